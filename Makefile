@@ -1,0 +1,72 @@
+# Surmise: `make help` lists what there is. Every target that builds does the set-up first.
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+BUILD   := go build -ldflags '-X main.version=$(VERSION)'
+# Packages without OpenCV, tested once more with cgo off and with the race detector. (Under the race detector
+# the OpenCV binding would be compiled again.)
+PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/report/... ./trainer/checkpoint/... ./proto/... ./internal/...
+TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
+
+.PHONY: help setup build demo test check lint race pure generate generated bench fuzz clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+setup: ## install what is missing (Debian 12)
+	@./deploy/setup.sh
+
+build: setup ## bin/surmise, bin/coordinator (no cgo), bin/worker
+	$(BUILD) -o bin/surmise ./cmd/surmise
+	CGO_ENABLED=0 $(BUILD) -o bin/coordinator ./cmd/coordinator
+	$(BUILD) -o bin/worker ./cmd/worker
+
+demo: build ## train a small model on made clips, score held-out pairs, write a report
+	bin/surmise demo
+
+test: setup check lint generated bin/tools/grpcurl ## everything: checks, all tests, the race detector, the build without cgo
+	go test ./...
+	$(MAKE) race pure
+
+check: setup ## vet and gofmt
+	@test -z "$$(gofmt -l .)" || { echo 'gofmt wants changes in:'; gofmt -l .; exit 1; }
+	go vet ./...
+
+lint: setup $(TOOLS) ## staticcheck and golangci-lint
+	bin/tools/staticcheck ./...
+	bin/tools/golangci-lint run ./...
+
+race: setup ## what needs no OpenCV, under the race detector
+	go test -race $(PURE)
+
+pure: setup ## what must work without cgo
+	CGO_ENABLED=0 go build -o /dev/null ./cmd/coordinator
+	CGO_ENABLED=0 go test $(PURE)
+
+generate: ## the Go of the API, from proto/
+	sh proto/generate.sh
+
+generated: ## check that the committed code is what `make generate` writes
+	@before=$$(find proto -name '*.go' | sort | xargs sha256sum) && sh proto/generate.sh && \
+	after=$$(find proto -name '*.go' | sort | xargs sha256sum) && \
+	test "$$before" = "$$after" || { echo 'proto/: make generate changed the generated code; commit it'; exit 1; }
+
+bench: build ## training speed on this machine, and the benchmarks of the packages
+	bin/surmise bench --preset tiny --json
+	go test -run '^$$' -bench . ./...
+
+FUZZTIME ?= 20s
+fuzz: setup ## each fuzz test for FUZZTIME (20s)
+	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func / /' | while read -r file name; do \
+		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; done
+
+clean: ## remove bin/
+	rm -rf bin
+
+bin/tools/staticcheck: tools/go.mod tools/go.sum
+	go build -C tools -o $(CURDIR)/$@ honnef.co/go/tools/cmd/staticcheck
+
+bin/tools/golangci-lint: tools/go.mod tools/go.sum
+	go build -C tools -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/tools/grpcurl: tools/go.mod tools/go.sum
+	go build -C tools -o $(CURDIR)/$@ github.com/fullstorydev/grpcurl/cmd/grpcurl
