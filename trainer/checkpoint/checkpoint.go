@@ -1,0 +1,407 @@
+// Package checkpoint keeps the state of a training run on disk, as safetensors files and a manifest.
+//
+// A run's folder holds one folder per checkpoint:
+//
+//	step-00000100/
+//	    model.safetensors      weights; its metadata repeats the config, so the file can travel alone
+//	    optimizer.safetensors  moments and whatever else training needs to go on exactly
+//	    manifest.json          config, step, seed, position, and the digest of each file
+//
+// A checkpoint is written to a temporary folder, synced, and renamed: it exists whole or not at all,
+// after a kill, a power cut or a full disk. Load checks every digest. One process at a time may write
+// to a run's folder; any number may read.
+//
+// The package knows nothing of models: tensors are names, shapes and numbers, the config is JSON.
+package checkpoint
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	manifestVersion  = 1
+	maxManifestBytes = 16 << 20
+
+	modelFile     = "model.safetensors"
+	optimizerFile = "optimizer.safetensors"
+	manifestFile  = "manifest.json"
+
+	stepPrefix = "step-"
+	tempPrefix = ".unfinished-" // folders being written or removed; left behind only by a killed process
+
+	configKey = "surmise.config"
+	stepKey   = "surmise.step"
+)
+
+// Manifest describes a checkpoint.
+type Manifest struct {
+	Version      int                `json:"version"`           // of this layout; set by Save
+	Step         int                `json:"step"`              // optimiser steps taken, from 0
+	Config       json.RawMessage    `json:"config"`            // what the run was started with; a JSON object
+	Seed         uint64             `json:"seed"`              // every random number of the run follows from it
+	Threads      int                `json:"threads"`           // sums are bit-identical only with as many
+	DataPosition int64              `json:"data_position"`     // training clips consumed so far
+	Metrics      map[string]float64 `json:"metrics,omitempty"` // of the last step; finite
+	Files        map[string]Digest  `json:"files"`             // by file name; set by Save
+}
+
+// Checkpoint is one checkpoint in memory.
+type Checkpoint struct {
+	Path      string
+	Manifest  Manifest
+	Model     []Tensor
+	Optimizer []Tensor
+}
+
+// Save writes a checkpoint for m.Step below dir and returns its folder. Nothing is left behind on error.
+// A damaged checkpoint of the same step is replaced. A whole one with the same tensors is kept as it is;
+// one with other tensors is an error, because two runs are then writing to one folder.
+func Save(dir string, m Manifest, model, optimizer []Tensor) (path string, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("save checkpoint of step %d: %w", m.Step, err)
+		}
+	}()
+	if m.Config, err = checkManifest(m); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	if err := syncFolder(filepath.Dir(dir)); err != nil { // dir may be new
+		return "", err
+	}
+	if err := Sweep(dir); err != nil {
+		return "", err
+	}
+	final := filepath.Join(dir, stepName(m.Step))
+	temp := filepath.Join(dir, tempPrefix+stepName(m.Step))
+	if err := os.Mkdir(temp, 0o755); err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(temp)) }()
+
+	m.Version, m.Files = manifestVersion, map[string]Digest{}
+	metadata := map[string]string{configKey: string(m.Config), stepKey: strconv.Itoa(m.Step)}
+	if m.Files[modelFile], err = WriteSafetensors(filepath.Join(temp, modelFile), model, metadata); err != nil {
+		return "", err
+	}
+	if m.Files[optimizerFile], err = WriteSafetensors(filepath.Join(temp, optimizerFile), optimizer, nil); err != nil {
+		return "", err
+	}
+	text, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return "", err
+	}
+	if _, err := writeDurably(filepath.Join(temp, manifestFile), func(w io.Writer) error {
+		_, err := w.Write(append(text, '\n'))
+		return err
+	}); err != nil {
+		return "", err
+	}
+
+	if _, err := os.Lstat(final); err == nil {
+		if old, err := Load(final); err == nil {
+			if !maps.Equal(old.Manifest.Files, m.Files) {
+				return "", fmt.Errorf("%s exists and holds other tensors; is another run using this folder?", final)
+			}
+			return final, nil
+		}
+		if err := discard(final); err != nil {
+			return "", err
+		}
+	}
+	if err := os.Rename(temp, final); err != nil {
+		return "", err
+	}
+	return final, syncFolder(dir)
+}
+
+// Load reads the checkpoint in the folder path and checks it: digests, layout, and that the weights
+// belong to the manifest. Errors name the file or tensor.
+func Load(path string) (*Checkpoint, error) {
+	m, model, err := loadModel(path)
+	if err != nil {
+		return nil, fmt.Errorf("load checkpoint %s: %w", path, err)
+	}
+	optimizer, err := readVerified(path, optimizerFile, m)
+	if err != nil {
+		return nil, fmt.Errorf("load checkpoint %s: %w", path, err)
+	}
+	return &Checkpoint{Path: path, Manifest: m, Model: model.floats, Optimizer: optimizer.floats}, nil
+}
+
+// Model is the weights of a trained model, without what only training needs.
+type Model struct {
+	Tensors []Tensor
+	Config  json.RawMessage // of the run that made it, a JSON object
+	Step    int             // optimiser steps behind it
+	Digest  Digest          // of the weights' file
+}
+
+// LoadModel reads a model. path is the folder of a checkpoint, or a single .safetensors file whose
+// metadata holds the config under "surmise.config" and may hold the step under "surmise.step".
+func LoadModel(path string) (*Model, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("load model: %w", err)
+	}
+	if info.IsDir() {
+		m, c, err := loadModel(path)
+		if err != nil {
+			return nil, fmt.Errorf("load model %s: %w", path, err)
+		}
+		return &Model{c.floats, m.Config, m.Step, m.Files[modelFile]}, nil
+	}
+	c, digest, err := readSafetensors(path)
+	if err != nil {
+		return nil, fmt.Errorf("load model: %w", err)
+	}
+	text, ok := c.metadata[configKey]
+	if !ok {
+		return nil, fmt.Errorf("load model %s: no %q in its metadata, so its shape is unknown; was it written by Surmise?", path, configKey)
+	}
+	config, err := compactObject([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("load model %s: metadata %q: %w", path, configKey, err)
+	}
+	if err := onlyFloats(c); err != nil {
+		return nil, fmt.Errorf("load model %s: %w", path, err)
+	}
+	m := &Model{c.floats, config, 0, digest}
+	if text, ok := c.metadata[stepKey]; ok {
+		if m.Step, err = strconv.Atoi(text); err != nil || m.Step < 0 {
+			return nil, fmt.Errorf("load model %s: metadata %q is %q, want a number of steps", path, stepKey, clip(text))
+		}
+	}
+	return m, nil
+}
+
+// Latest returns the folder of the newest whole checkpoint in dir. Damaged ones are passed over with a
+// warning in the log. ok is false when dir is missing or has no checkpoint. When there are checkpoints
+// and none is whole it returns an error that names each fault: to start afresh is for a person to decide.
+func Latest(dir string) (path string, ok bool, err error) {
+	paths, err := list(dir)
+	if err != nil {
+		return "", false, fmt.Errorf("find the latest checkpoint: %w", err)
+	}
+	var faults []error
+	for _, path := range paths {
+		_, err := Load(path)
+		if err == nil {
+			return path, true, nil
+		}
+		slog.Warn("damaged checkpoint passed over", "path", path, "error", err)
+		faults = append(faults, err)
+	}
+	if len(faults) > 0 {
+		return "", false, fmt.Errorf("no checkpoint in %s is whole: %w", dir, errors.Join(faults...))
+	}
+	return "", false, nil
+}
+
+// Prune removes the checkpoints in dir that are older than the newest keep whole ones. Whole means here
+// that all files are present and as long as the manifest says; digests are left to Load.
+func Prune(dir string, keep int) error {
+	if keep < 1 {
+		return fmt.Errorf("prune checkpoints in %s: keep is %d, at least 1 must stay", dir, keep)
+	}
+	paths, err := list(dir)
+	if err != nil {
+		return fmt.Errorf("prune checkpoints: %w", err)
+	}
+	for _, path := range paths {
+		switch {
+		case keep == 0:
+			if err := discard(path); err != nil {
+				return fmt.Errorf("prune checkpoints: %w", err)
+			}
+		case looksWhole(path):
+			keep--
+		}
+	}
+	return nil
+}
+
+// Sweep removes what a killed process left unfinished in dir. Save does it too; call it when a run
+// starts, so that a leftover does not wait on the disk for the first checkpoint.
+func Sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("sweep unfinished checkpoints: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), tempPrefix) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return fmt.Errorf("sweep unfinished checkpoints: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+// discard removes a checkpoint. It is renamed first: a kill half-way must not leave a damaged one.
+func discard(path string) error {
+	dir, name := filepath.Split(path)
+	doomed := filepath.Join(dir, tempPrefix+"removed-"+name)
+	if err := os.Rename(path, doomed); err != nil {
+		return err
+	}
+	return os.RemoveAll(doomed)
+}
+
+// list returns the checkpoint folders in dir, newest first, whole or not.
+func list(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	var steps []int
+	for _, e := range entries {
+		step, err := strconv.Atoi(strings.TrimPrefix(e.Name(), stepPrefix))
+		if err == nil && e.IsDir() && e.Name() == stepName(step) {
+			steps = append(steps, step)
+		}
+	}
+	slices.Sort(steps)
+	slices.Reverse(steps)
+	paths := make([]string, len(steps))
+	for i, step := range steps {
+		paths[i] = filepath.Join(dir, stepName(step))
+	}
+	return paths, nil
+}
+
+func stepName(step int) string { return fmt.Sprintf("%s%08d", stepPrefix, step) }
+
+// checkManifest refuses what Save could not write or Load not read, and returns the config in compact form.
+func checkManifest(m Manifest) (json.RawMessage, error) {
+	if m.Step < 0 || m.DataPosition < 0 {
+		return nil, fmt.Errorf("step %d and data position %d must not be below 0", m.Step, m.DataPosition)
+	}
+	for name, v := range m.Metrics {
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return nil, fmt.Errorf("metric %q is %v", name, v)
+		}
+	}
+	config, err := compactObject(m.Config)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	return config, nil
+}
+
+// compactObject checks that text is one JSON object and strips its white space, so that equal configs
+// written differently compare equal.
+func compactObject(text []byte) (json.RawMessage, error) {
+	var b bytes.Buffer
+	if err := json.Compact(&b, text); err != nil {
+		return nil, fmt.Errorf("not valid JSON: %w", err)
+	}
+	if b.Bytes()[0] != '{' {
+		return nil, fmt.Errorf("not a JSON object: %s", clip(b.String()))
+	}
+	return b.Bytes(), nil
+}
+
+func readManifest(path string) (Manifest, error) {
+	var m Manifest
+	name := filepath.Join(path, manifestFile)
+	f, size, err := openRegular(name)
+	if errors.Is(err, os.ErrNotExist) {
+		if inside, _ := list(path); len(inside) > 0 {
+			return m, fmt.Errorf("this folder holds checkpoints; name one of them, such as %s", inside[0])
+		}
+	}
+	if err != nil {
+		return m, err
+	}
+	defer f.Close()
+	if size > maxManifestBytes {
+		return m, fmt.Errorf("%s: %d bytes are over the limit of %d", name, size, maxManifestBytes)
+	}
+	dec := json.NewDecoder(io.LimitReader(f, maxManifestBytes))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&m); err != nil {
+		return m, fmt.Errorf("%s: %w", name, err)
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return m, fmt.Errorf("%s: text after the JSON object", name)
+	}
+	if m.Version != manifestVersion {
+		return m, fmt.Errorf("%s: version %d, this program reads version %d", name, m.Version, manifestVersion)
+	}
+	if m.Config, err = checkManifest(m); err != nil {
+		return m, fmt.Errorf("%s: %w", name, err)
+	}
+	return m, nil
+}
+
+// looksWhole is the cheap check: a readable manifest, and files as long as it says.
+func looksWhole(path string) bool {
+	m, err := readManifest(path)
+	if err != nil {
+		return false
+	}
+	for _, name := range []string{modelFile, optimizerFile} {
+		info, err := os.Stat(filepath.Join(path, name))
+		if err != nil || info.Size() != m.Files[name].Bytes {
+			return false
+		}
+	}
+	return true
+}
+
+// loadModel reads manifest and weights of a checkpoint folder and checks that they belong together.
+func loadModel(path string) (Manifest, *contents, error) {
+	m, err := readManifest(path)
+	if err != nil {
+		return m, nil, err
+	}
+	c, err := readVerified(path, modelFile, m)
+	if err != nil {
+		return m, nil, err
+	}
+	if got, want := c.metadata[configKey], string(m.Config); got != want {
+		return m, nil, fmt.Errorf("%s was written with config %s, %s says %s", modelFile, clip(got), manifestFile, clip(want))
+	}
+	if got, want := c.metadata[stepKey], strconv.Itoa(m.Step); got != want {
+		return m, nil, fmt.Errorf("%s is of step %s, %s says %s", modelFile, clip(got), manifestFile, want)
+	}
+	return m, c, nil
+}
+
+// readVerified reads one of a checkpoint's files and holds it against the manifest's digest.
+func readVerified(path, name string, m Manifest) (*contents, error) {
+	want, ok := m.Files[name]
+	if !ok {
+		return nil, fmt.Errorf("%s has no digest of %s", manifestFile, name)
+	}
+	c, got, err := readSafetensors(filepath.Join(path, name))
+	if err != nil {
+		return nil, err
+	}
+	if got != want {
+		return nil, fmt.Errorf("%s is damaged: %d bytes with sha256 %s, the manifest says %d and %s", name, got.Bytes, got.SHA256, want.Bytes, clip(want.SHA256))
+	}
+	return c, onlyFloats(c)
+}
+
+func onlyFloats(c *contents) error {
+	if len(c.ints) > 0 {
+		return fmt.Errorf("tensor %q: int64 numbers in a file of weights", c.ints[0].Name)
+	}
+	return nil
+}
