@@ -1,0 +1,157 @@
+package video
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+)
+
+// container is what the first bytes of a file say it is. Only these few are handed to FFmpeg: its other
+// formats include playlists and scripts (HLS, DASH, concat) that name further files and hosts, and a file
+// called clip.mp4 may well hold one.
+type container struct {
+	name    string // "mp4", "matroska", "avi", "gif", "mpeg"
+	size    int64  // bytes
+	codec   string // where the container names it in plain text, else ""
+	problem string // why it holds no video, where the container shows it, else ""
+	counts  bool   // its header holds a count of frames, which OpenCV will not read past
+}
+
+// Bounds of what is read to tell containers apart. Track headers stand in the first kilobytes of a Matroska
+// file; an MP4's moov box grows with its length, about 10 bytes a frame.
+const (
+	headBytes    = 64 << 10
+	maxMoovBytes = 64 << 20
+	maxTopBoxes  = 1 << 16
+)
+
+// identify reads just enough of a file to know its container. The error's text is the reason a verdict gives.
+func identify(path string) (container, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return container{}, errors.New("unreadable: no such file")
+	case err != nil:
+		return container{}, fmt.Errorf("unreadable: %v", errors.Unwrap(err))
+	case !info.Mode().IsRegular():
+		// A named pipe would block for ever, a device may hold anything.
+		return container{}, errors.New("unreadable: not a regular file")
+	case info.Size() == 0:
+		return container{}, errors.New("unreadable: the file is empty")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return container{}, fmt.Errorf("unreadable: %v", errors.Unwrap(err))
+	}
+	defer f.Close()
+	head := make([]byte, headBytes)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return container{}, fmt.Errorf("unreadable: %v", err)
+	}
+	c := classify(head[:n])
+	c.size = info.Size()
+	switch c.name {
+	case "":
+		return c, fmt.Errorf("unreadable: not an MP4, MOV, Matroska, WebM, AVI, GIF or MPEG file (it begins with %q)", head[:min(n, 12)])
+	case "mp4":
+		c.problem = mp4Problem(f, c.size)
+	}
+	return c, nil
+}
+
+var matroskaCodec = regexp.MustCompile(`V_[A-Z0-9_/]+`)
+
+// matroskaCluster is the element that holds frames; tracks are described before the first.
+const matroskaCluster = "\x1f\x43\xb6\x75"
+
+// classify knows a container by its magic number.
+func classify(head []byte) container {
+	at := func(offset int, magic string) bool {
+		return len(head) >= offset+len(magic) && string(head[offset:offset+len(magic)]) == magic
+	}
+	switch {
+	case at(4, "ftyp"), at(4, "moov"), at(4, "mdat"), at(4, "wide"), at(4, "free"), at(4, "skip"), at(4, "styp"):
+		return container{name: "mp4", counts: true} // and QuickTime
+	case at(0, "\x1a\x45\xdf\xa3"):
+		c := container{name: "matroska"} // and WebM
+		tracks, _, whole := bytes.Cut(head, []byte(matroskaCluster))
+		if id := matroskaCodec.Find(tracks); id != nil {
+			c.codec = strings.ToLower(strings.TrimPrefix(string(id), "V_"))
+		} else if whole {
+			c.problem = "no video stream"
+		}
+		return c
+	case at(0, "RIFF") && at(8, "AVI "):
+		return container{name: "avi", counts: true}
+	case at(0, "GIF87a"), at(0, "GIF89a"):
+		return container{name: "gif", codec: "gif"}
+	case at(0, "\x00\x00\x01\xba"), at(0, "\x00\x00\x01\xb3"):
+		return container{name: "mpeg"}
+	}
+	return container{}
+}
+
+// mp4Problem walks the top-level boxes (ISO/IEC 14496-12, 4.2) to the movie header and looks for a video track.
+func mp4Problem(f io.ReaderAt, size int64) string {
+	var header [16]byte
+	for offset, boxes := int64(0), 0; boxes < maxTopBoxes; boxes++ {
+		if n, _ := f.ReadAt(header[:], offset); n < 8 {
+			return "unreadable: no moov box (an unfinished or cut-off file)"
+		}
+		length, body := int64(binary.BigEndian.Uint32(header[:4])), int64(8)
+		switch length {
+		case 0: // to the end of the file
+			length = size - offset
+		case 1:
+			length, body = int64(binary.BigEndian.Uint64(header[8:])), 16
+		}
+		if length < body {
+			return "unreadable: a damaged box header"
+		}
+		if string(header[4:8]) == "moov" {
+			if length > maxMoovBytes {
+				return fmt.Sprintf("too large: a moov box of %d bytes (limit %d)", length, maxMoovBytes)
+			}
+			if length > size-offset {
+				return "unreadable: the moov box is cut off"
+			}
+			moov := make([]byte, length)
+			if _, err := f.ReadAt(moov, offset); err != nil {
+				return fmt.Sprintf("unreadable: %v", err)
+			}
+			if !hasVideoTrack(moov) {
+				return "no video stream"
+			}
+			return ""
+		}
+		if length > size-offset {
+			return "unreadable: no moov box (an unfinished or cut-off file)"
+		}
+		offset += length
+	}
+	return fmt.Sprintf("unreadable: more than %d boxes", maxTopBoxes)
+}
+
+// hasVideoTrack looks for a handler box of type vide: 4 bytes of name, 4 of version and flags, 4 predefined.
+// A moov box compressed into cmov hides its tracks, so it is left to FFmpeg.
+func hasVideoTrack(moov []byte) bool {
+	if bytes.Contains(moov, []byte("cmov")) {
+		return true
+	}
+	for {
+		i := bytes.Index(moov, []byte("hdlr"))
+		if i < 0 || len(moov) < i+16 {
+			return false
+		}
+		if string(moov[i+12:i+16]) == "vide" {
+			return true
+		}
+		moov = moov[i+4:]
+	}
+}

@@ -1,0 +1,238 @@
+package video
+
+import (
+	"math"
+	"math/rand/v2"
+)
+
+// Mean and standard deviation of ImageNet's pixels, red, green, blue, in units of 255: what V-JEPA and most
+// video encoders normalise with.
+var (
+	imageNetMean = [3]float32{0.485, 0.456, 0.406}
+	imageNetStd  = [3]float32{0.229, 0.224, 0.225}
+)
+
+// Crop is a region of a frame, in pixels.
+type Crop struct {
+	Top    int `json:"top"`
+	Left   int `json:"left"`
+	Height int `json:"height"`
+	Width  int `json:"width"`
+}
+
+// randomCrop draws one region for all frames of a clip, as torchvision's RandomResizedCrop.get_params does:
+// ten tries at a share of the area, uniform in [ScaleMin,ScaleMax], and a width/height ratio, log-uniform in
+// [AspectMin,AspectMax]; if none fits the frame, the largest centred region within the ratios.
+func randomCrop(rng *rand.Rand, height, width int, s Spec) Crop {
+	const tries = 10
+	area := float64(height) * float64(width)
+	logMin, logMax := math.Log(s.AspectMin), math.Log(s.AspectMax)
+	for range tries {
+		target := area * (s.ScaleMin + rng.Float64()*(s.ScaleMax-s.ScaleMin))
+		aspect := math.Exp(logMin + rng.Float64()*(logMax-logMin))
+		w := int(math.RoundToEven(math.Sqrt(target * aspect)))
+		h := int(math.RoundToEven(math.Sqrt(target / aspect)))
+		if 0 < w && w <= width && 0 < h && h <= height {
+			return Crop{Top: rng.IntN(height - h + 1), Left: rng.IntN(width - w + 1), Height: h, Width: w}
+		}
+	}
+	w, h := width, height
+	switch aspect := float64(width) / float64(height); {
+	case aspect < s.AspectMin:
+		h = int(math.RoundToEven(float64(w) / s.AspectMin))
+	case aspect > s.AspectMax:
+		w = int(math.RoundToEven(float64(h) * s.AspectMax))
+	}
+	w, h = min(max(w, 1), width), min(max(h, 1), height)
+	return Crop{Top: (height - h) / 2, Left: (width - w) / 2, Height: h, Width: w}
+}
+
+// centreCrop is the evaluation transform's region: the largest centred square. Resizing it is the same as
+// resizing the short side and cutting the centre out, without resizing what is cut off.
+func centreCrop(height, width int) Crop {
+	side := min(height, width)
+	return Crop{Top: (height - side) / 2, Left: (width - side) / 2, Height: side, Width: side}
+}
+
+// resampler brings one region of frames of one size to size×size pixels. It holds the weights, which all
+// frames of a clip share, and scratch memory, so it serves one goroutine.
+//
+// The filter is bilinear with half-pixel centres, and its triangle is widened by the factor of reduction, as
+// Pillow does it and torchvision does with antialias on. V-JEPA's training transform reduces without: then a
+// small bright spot comes and goes as it moves between the sampled pixels, which is a surprise that no physics
+// made. Where the region is enlarged the two are the same.
+type resampler struct {
+	width      int // pixels, of the whole frame
+	crop       Crop
+	size       int // pixels
+	horizontal taps
+	vertical   taps
+	rows       []float32 // [crop.Height,3,size], after the horizontal pass
+	line       []float32 // [3,size], after the vertical pass
+}
+
+// taps are the weights of one direction: output i is the sum of weights[i*count+k] * input[first[i]+k].
+type taps struct {
+	count   int
+	first   []int
+	weights []float32 // [size,count]
+}
+
+func newResampler(frameWidth int, crop Crop, size int, flip bool) *resampler {
+	r := &resampler{
+		width: frameWidth, crop: crop, size: size,
+		horizontal: triangle(crop.Width, size),
+		vertical:   triangle(crop.Height, size),
+		rows:       make([]float32, crop.Height*3*size),
+		line:       make([]float32, 3*size),
+	}
+	if flip {
+		r.horizontal = r.horizontal.reversed()
+	}
+	return r
+}
+
+// triangle computes the weights that bring in samples to out.
+func triangle(in, out int) taps {
+	scale := float64(in) / float64(out)
+	support := max(scale, 1) // half the filter's width, in input samples
+	// Samples whose centres lie within the support of output i's centre; at least the nearest one does.
+	window := func(i int) (centre float64, first, last int) {
+		centre = (float64(i) + 0.5) * scale
+		return centre, max(0, int(math.Floor(centre-support+0.5))), min(in, int(math.Ceil(centre+support-0.5)))
+	}
+	t := taps{first: make([]int, out)}
+	for i := range out {
+		_, first, last := window(i)
+		t.count = max(t.count, last-first)
+	}
+	t.weights = make([]float32, out*t.count)
+	for i := range out {
+		centre, first, last := window(i)
+		weight := func(j int) float64 { return max(0, 1-math.Abs(float64(j)+0.5-centre)/support) }
+		total := 0.0
+		for j := first; j < last; j++ {
+			total += weight(j)
+		}
+		// Moved back where the padded row of taps would reach past the input.
+		t.first[i] = min(first, in-t.count)
+		for j := first; j < last; j++ {
+			t.weights[i*t.count+j-t.first[i]] = float32(weight(j) / total)
+		}
+	}
+	return t
+}
+
+// reversed mirrors the outputs.
+func (t taps) reversed() taps {
+	out := len(t.first)
+	m := taps{count: t.count, first: make([]int, out), weights: make([]float32, len(t.weights))}
+	for i := range out {
+		j := out - 1 - i
+		m.first[i] = t.first[j]
+		copy(m.weights[i*t.count:(i+1)*t.count], t.weights[j*t.count:(j+1)*t.count])
+	}
+	return m
+}
+
+// load does the horizontal pass over pix, a whole frame [H,width,3].
+func (r *resampler) load(pix []uint8) {
+	size, count := r.size, r.horizontal.count
+	for y := range r.crop.Height {
+		from := ((r.crop.Top+y)*r.width + r.crop.Left) * 3
+		row := pix[from : from+r.crop.Width*3]
+		out := r.rows[y*3*size : (y+1)*3*size]
+		reds, greens, blues := out[:size], out[size:2*size], out[2*size:]
+		for x := range size {
+			var red, green, blue float32
+			p := row[r.horizontal.first[x]*3:]
+			for _, w := range r.horizontal.weights[x*count : (x+1)*count] {
+				_ = p[2] // one bounds check for three
+				red += w * float32(p[0])
+				green += w * float32(p[1])
+				blue += w * float32(p[2])
+				p = p[3:]
+			}
+			reds[x], greens[x], blues[x] = red, green, blue
+		}
+	}
+}
+
+// at does the vertical pass for output row y: [3,size], 0 to 255, valid until the next call. Two input rows
+// at a time: most sums have two or three, and the line is then written once or twice.
+func (r *resampler) at(y int) []float32 {
+	line, weights := r.line, r.vertical.weights[y*r.vertical.count:(y+1)*r.vertical.count]
+	row := func(k int) []float32 {
+		from := (r.vertical.first[y] + k) * len(line)
+		return r.rows[from : from+len(line)]
+	}
+	clear(line)
+	for k := 0; k < len(weights); k += 2 {
+		a, b := row(k), row(min(k+1, len(weights)-1))
+		wa, wb := weights[k], float32(0)
+		if k+1 < len(weights) {
+			wb = weights[k+1]
+		}
+		if wa == 0 && wb == 0 {
+			continue
+		}
+		a, b = a[:len(line)], b[:len(line)]
+		for i := range line {
+			line[i] += wa*a[i] + wb*b[i]
+		}
+	}
+	return line
+}
+
+// normalised writes the region of pix as normalised floats. dst starts at the frame's place in the first
+// colour's plane; the planes lie stride floats apart.
+func (r *resampler) normalised(dst []float32, stride int, pix []uint8) {
+	r.load(pix)
+	size := r.size
+	for y := range size {
+		line := r.at(y)
+		for c := range 3 {
+			scale, shift := normalisation(c)
+			out := dst[c*stride+y*size : c*stride+(y+1)*size]
+			for x, v := range line[c*size : (c+1)*size] {
+				out[x] = v*scale + shift
+			}
+		}
+	}
+}
+
+// bytes writes the region of pix as dst [size,size,3], rounded.
+func (r *resampler) bytes(dst, pix []uint8) {
+	r.load(pix)
+	size := r.size
+	for y := range size {
+		line := r.at(y)
+		out := dst[y*size*3 : (y+1)*size*3]
+		for c := range 3 {
+			for x, v := range line[c*size : (c+1)*size] {
+				out[x*3+c] = uint8(min(max(v+0.5, 0), 255))
+			}
+		}
+	}
+}
+
+// normalisation gives colour c's line from pixel value (0 to 255) to model input: scale*v + shift.
+func normalisation(c int) (scale, shift float32) {
+	return 1 / (255 * imageNetStd[c]), -imageNetMean[c] / imageNetStd[c]
+}
+
+// Normalize writes frames from, …, from+frames-1 of c to dst [3,frames,H,W], normalised with ImageNet's mean
+// and standard deviation. It panics, as an index does, when c has no such frames or dst another length.
+func Normalize(dst []float32, c *Clip, from, frames int) {
+	plane := c.Height * c.Width
+	pix := c.Pix[from*plane*3 : (from+frames)*plane*3]
+	stride := frames * plane
+	dst = dst[: 3*stride : 3*stride]
+	for channel := range 3 {
+		scale, shift := normalisation(channel)
+		out := dst[channel*stride : (channel+1)*stride]
+		for i := range out {
+			out[i] = float32(pix[i*3+channel])*scale + shift
+		}
+	}
+}

@@ -1,0 +1,132 @@
+// Package video turns video files into clips for training and scoring.
+//
+// The path of a file, one source file each:
+//
+//	index.go      folders, globs and CSV indexes -> the list of files
+//	container.go  the first bytes of a file -> which container it is, before any decoder sees it
+//	decode.go     file -> frames, through OpenCV's FFmpeg backend
+//	inspect.go    file -> Verdict: usable, or why not, found by decoding
+//	dataset.go    list of files -> training clips, pure in (seed, index)
+//	transform.go  frames -> cropped, resized, normalised floats
+//	feed.go       clips -> batches, prefetched in order
+//
+// Dimension letters: T frames, H rows, W columns, C or 3 colour channels in the order red, green, blue.
+// Frames are uint8 [T,H,W,3]; what a model sees is float32 [3,T,H,W], normalised with ImageNet's mean and
+// standard deviation.
+//
+// Everything a file says of itself is taken for a claim. Counts, rates and durations are measured by
+// decoding; sizes and counts are bounded; a file that cannot be used gets a reason and is counted, and
+// none is ever replaced by another.
+package video
+
+import (
+	"fmt"
+	"math"
+)
+
+// Clip is a run of decoded frames.
+type Clip struct {
+	Frames, Height, Width int
+	Pix                   []uint8   // [Frames,Height,Width,3], RGB
+	Times                 []float64 // [Frames], seconds after the start of the stream; never decreasing
+	Path                  string
+	// More is true when the video went on after the last frame kept, because a limit ended the reading.
+	More bool
+}
+
+// Spec says what a training set is and how clips are cut from it. The zero value of a field means its default.
+type Spec struct {
+	Data []string `json:"data"` // files, folders, globs, CSV indexes (see Resolve)
+
+	Size      int     `json:"size"`                 // pixels, height and width of a clip
+	Frames    int     `json:"frames"`               // frames in a clip
+	FrameStep int     `json:"frame_step,omitempty"` // video frames from one clip frame to the next; default 1; not with FPS
+	FPS       float64 `json:"fps,omitempty"`        // clip frames per second, taken by time stamp; not with FrameStep
+
+	ScaleMin  float64 `json:"scale_min,omitempty"`  // smallest share of the frame's area a crop covers; default 0.3
+	ScaleMax  float64 `json:"scale_max,omitempty"`  // largest share; default 1
+	AspectMin float64 `json:"aspect_min,omitempty"` // smallest width/height of a crop; default 0.75
+	AspectMax float64 `json:"aspect_max,omitempty"` // largest; default 1.35
+	Flip      bool    `json:"flip,omitempty"`       // mirror every second clip, at random; default off, as V-JEPA
+
+	// MaxUnusable is the share of unusable files, 0 to 1, above which a dataset is refused. Default 0.2; a
+	// negative value refuses any.
+	MaxUnusable float64 `json:"max_unusable,omitempty"`
+	// Roots, when set, are the only folders below which files may be read.
+	Roots []string `json:"roots,omitempty"`
+	// CacheMiB bounds the decoded frames kept in memory, in MiB. Default 512; negative keeps none.
+	CacheMiB int `json:"cache_mib,omitempty"`
+}
+
+// Bounds of a Spec: generous for any model that fits a machine, small enough that no buffer size overflows.
+const (
+	maxSize      = 4096
+	maxFrames    = 4096
+	maxFrameStep = 1 << 16
+	maxFPS       = 1000
+	maxCacheMiB  = 1 << 20
+)
+
+// WithDefaults returns the Spec with every default filled in.
+func (s Spec) WithDefaults() Spec {
+	if s.FrameStep == 0 && s.FPS == 0 {
+		s.FrameStep = 1
+	}
+	setDefault(&s.ScaleMin, 0.3)
+	setDefault(&s.ScaleMax, 1)
+	setDefault(&s.AspectMin, 0.75)
+	setDefault(&s.AspectMax, 1.35)
+	setDefault(&s.MaxUnusable, 0.2)
+	if s.CacheMiB == 0 {
+		s.CacheMiB = 512
+	}
+	return s
+}
+
+func setDefault(field *float64, value float64) {
+	if *field == 0 {
+		*field = value
+	}
+}
+
+// Validate checks a Spec as WithDefaults leaves it, and names the first field that cannot be.
+func (s Spec) Validate() error {
+	switch {
+	case len(s.Data) == 0:
+		return fmt.Errorf("data: no file, folder, glob or index named")
+	case s.Size < 1 || s.Size > maxSize:
+		return fmt.Errorf("size: %d pixels, want 1 to %d", s.Size, maxSize)
+	case s.Frames < 1 || s.Frames > maxFrames:
+		return fmt.Errorf("frames: %d, want 1 to %d", s.Frames, maxFrames)
+	case s.FrameStep != 0 && s.FPS != 0:
+		return fmt.Errorf("frame_step: %d and fps: %g are both set, want one", s.FrameStep, s.FPS)
+	case s.FPS == 0 && (s.FrameStep < 1 || s.FrameStep > maxFrameStep):
+		return fmt.Errorf("frame_step: %d, want 1 to %d", s.FrameStep, maxFrameStep)
+	case !within(s.FPS, 0, maxFPS):
+		return fmt.Errorf("fps: %g, want above 0, at most %d", s.FPS, maxFPS)
+	case !within(s.ScaleMin, 1e-6, 1):
+		return fmt.Errorf("scale_min: %g, want above 0, at most 1", s.ScaleMin)
+	case !within(s.ScaleMax, s.ScaleMin, 1):
+		return fmt.Errorf("scale_max: %g, want scale_min (%g) to 1", s.ScaleMax, s.ScaleMin)
+	case !within(s.AspectMin, 1e-3, 1e3):
+		return fmt.Errorf("aspect_min: %g, want 0.001 to 1000", s.AspectMin)
+	case !within(s.AspectMax, s.AspectMin, 1e3):
+		return fmt.Errorf("aspect_max: %g, want aspect_min (%g) to 1000", s.AspectMax, s.AspectMin)
+	case !within(s.MaxUnusable, math.Inf(-1), 1):
+		return fmt.Errorf("max_unusable: %g, want at most 1", s.MaxUnusable)
+	case s.CacheMiB > maxCacheMiB:
+		return fmt.Errorf("cache_mib: %d, want at most %d", s.CacheMiB, maxCacheMiB)
+	}
+	return nil
+}
+
+// within is false for NaN.
+func within(v, low, high float64) bool { return v >= low && v <= high }
+
+// FileError is a file that could not be read, and why. Its text names both.
+type FileError struct {
+	Path   string
+	Reason string
+}
+
+func (e *FileError) Error() string { return fmt.Sprintf("video %q: %s", e.Path, e.Reason) }
