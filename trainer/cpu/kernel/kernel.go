@@ -1,0 +1,285 @@
+// Package kernel holds the single-threaded float32 kernels that the CPU machine runs a graph with.
+//
+// Every kernel exists as plain Go (kernel_generic.go), which is the reference and serves builds with CGO_ENABLED=0 or
+// the tag nonative, and as native code (kernels_impl.h) in the instruction set that the processor offers: AVX-512,
+// AVX2 with FMA, or the compiler's baseline. Matrix products go through oneDNN.
+//
+// Kernels keep to the calling thread, allocate nothing on the Go heap and return no errors: the caller has checked
+// shapes before. A buffer that is too short is a fault of the program and panics here, before native code sees it.
+// Matrices are row-major; ld is a row stride in elements. Inputs and outputs may not overlap unless a kernel says so.
+// A NaN in an input reaches the output. For the same input and instruction set every kernel returns the same bits.
+package kernel
+
+import (
+	"fmt"
+	"sync"
+)
+
+var setup = sync.OnceFunc(implementation{}.setup)
+
+// Setup chooses the widest instruction set that this processor has. It is called before the first kernel; without it
+// the baseline runs. Calls after the first do nothing.
+func Setup() { setup() }
+
+// Gemm sets C = op(A) op(B) + beta*C, where op(A) is [m,k], op(B) is [k,n] and C is [m,n]. A transposed operand is
+// stored as [k,m] or [n,k]. beta is 0, and C is then not read, or 1.
+func Gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
+	c = matrix(c, m, n, ldc)
+	if m == 0 || n == 0 {
+		return
+	}
+	if k == 0 { // an empty sum; libraries differ on it
+		if beta == 0 {
+			for i := range m {
+				clear(c[i*ldc:][:n])
+			}
+		}
+		return
+	}
+	if transA {
+		a = matrix(a, k, m, lda)
+	} else {
+		a = matrix(a, m, k, lda)
+	}
+	if transB {
+		b = matrix(b, n, k, ldb)
+	} else {
+		b = matrix(b, k, n, ldb)
+	}
+	implementation{}.gemm(transA, transB, m, n, k, a, lda, b, ldb, beta, c, ldc)
+}
+
+// BiasAdd adds bias [n] to every row of y [m,n].
+func BiasAdd(y []float32, m, n int, bias []float32) {
+	implementation{}.biasAdd(cut(y, m*n), m, n, cut(bias, n))
+}
+
+// BiasGELU adds bias [n] to every row of pre [m,n] and sets out [m,n] to GELU of the result.
+func BiasGELU(out, pre []float32, m, n int, bias []float32) {
+	implementation{}.biasGELU(cut(out, m*n), cut(pre, m*n), m, n, cut(bias, n))
+}
+
+// GELU sets out to x Φ(x), Φ the normal distribution function: the exact GELU, not the tanh form. Its error is below
+// 3e-7 max(1, |x|). out and x have the same length and may be the same slice.
+func GELU(out, x []float32) {
+	implementation{}.gelu(cut(out, len(x)), x)
+}
+
+// GELUGrad sets dx = dy (Φ(x) + x φ(x)), φ the normal density. All have the length of x; dx may be dy.
+func GELUGrad(dx, x, dy []float32) {
+	implementation{}.geluGrad(cut(dx, len(x)), x, cut(dy, len(x)))
+}
+
+// LayerNorm sets each row of y [m,n] to (x - mean)/√(variance + eps) * gamma + beta with the statistics of that row of
+// x [m,n] (variance over n, not n-1). gamma and beta are [n] or nil. y may be x.
+func LayerNorm(y, x []float32, m, n int, gamma, beta []float32, eps float32) {
+	implementation{}.layerNorm(cut(y, m*n), cut(x, m*n), m, n, optional(gamma, n), optional(beta, n), eps)
+}
+
+// LayerNormGrad sets dx [m,n] to the gradient of LayerNorm with respect to x [m,n], given dy [m,n], and adds those of
+// gamma and beta to dgamma and dbeta [n]. dx, dgamma and dbeta may each be nil and are then left out; gamma is nil
+// where LayerNorm had none. The statistics are computed from x again. dx may be dy.
+func LayerNormGrad(dx, x, dy []float32, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
+	implementation{}.layerNormGrad(optional(dx, m*n), cut(x, m*n), cut(dy, m*n), m, n, optional(gamma, n), eps,
+		optional(dgamma, n), optional(dbeta, n))
+}
+
+// Attention is multi-head self-attention inside segments of packed rows. With D = heads*headDim:
+//
+//	out     [rows, D]
+//	qkv     [rows, 3D]: all queries, all keys, all values, each head-major
+//	offsets [segments+1]: ascending row bounds; segment s is rows offsets[s] to offsets[s+1]-1
+//	scratch at least AttentionScratch of the longest segment
+//
+// Scores are scaled by headDim^-0.5. block 0 lets every row see its whole segment; a positive block makes attention
+// block-causal: row i of a segment sees row j of it if j/block <= i/block. Rows outside the segments are not touched.
+func Attention(out, qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+	rows, longest := checkOffsets(offsets)
+	if rows == 0 {
+		return
+	}
+	width := heads * headDim
+	implementation{}.attention(cut(out, rows*width), cut(qkv, rows*3*width), offsets, heads, headDim, block,
+		cut(scratch, AttentionScratch(longest, heads, headDim)))
+}
+
+// AttentionGrad sets dqkv [rows, 3D] to the gradient of Attention with respect to qkv, given dout [rows, D]. The
+// probabilities are computed again, tile by tile; the other arguments are those of Attention.
+func AttentionGrad(dqkv, qkv, dout []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+	rows, longest := checkOffsets(offsets)
+	if rows == 0 {
+		return
+	}
+	width := heads * headDim
+	implementation{}.attentionGrad(cut(dqkv, rows*3*width), cut(qkv, rows*3*width), cut(dout, rows*width), offsets, heads, headDim,
+		block, cut(scratch, AttentionScratch(longest, heads, headDim)))
+}
+
+// AttentionScratch is the number of floats of scratch that Attention and AttentionGrad need for segments of at most
+// maxSegmentRows rows.
+func AttentionScratch(maxSegmentRows, heads, headDim int) int {
+	// Two tiles of scores [rows, stride] and one value per row. tile_rows in attention.c keeps a tile below
+	// tileFloats, or at tileRows rows where even these are more.
+	if maxSegmentRows == 0 {
+		return 0
+	}
+	stride := (maxSegmentRows+15)/16*16 + 16
+	rows := min(maxSegmentRows, max(tileRows, tileFloats/16))
+	return 2*min(maxSegmentRows*stride, max(tileFloats, tileRows*stride)) + rows
+}
+
+// The limits of a tile of scores; attention.c has the same.
+const (
+	tileFloats = 1 << 16
+	tileRows   = 64
+)
+
+// GatherRows copies row srcBase+idx[i] of src [rows,n] to row i of dst [len(idx),n].
+func GatherRows(dst, src []float32, n int, idx []int32, srcBase int) {
+	for i, row := range idx {
+		copy(cut(dst[i*n:], n), cut(src[(srcBase+int(row))*n:], n))
+	}
+}
+
+// ScatterAddRows adds row i of src [len(idx),n] to row dstBase+idx[i] of dst [rows,n], in the order of i.
+func ScatterAddRows(dst, src []float32, n int, idx []int32, dstBase int) {
+	dst = dst[dstBase*n:]
+	for _, row := range idx {
+		_ = cut(dst[int(row)*n:], n)
+	}
+	implementation{}.scatterAdd(dst, cut(src, len(idx)*n), n, idx)
+}
+
+// Add sets dst = a + b; all have the length of dst, and dst may be a or b.
+func Add(dst, a, b []float32) {
+	implementation{}.add(dst, cut(a, len(dst)), cut(b, len(dst)))
+}
+
+// Accumulate adds a to dst; both have the length of dst.
+func Accumulate(dst, a []float32) {
+	implementation{}.add(dst, dst, cut(a, len(dst)))
+}
+
+// Scale sets dst = factor * a; both have the length of dst, and dst may be a.
+func Scale(dst, a []float32, factor float32) {
+	implementation{}.scale(dst, cut(a, len(dst)), factor)
+}
+
+// ColumnSum adds the sum over the rows of x [m,n] to dst [n].
+func ColumnSum(dst, x []float32, m, n int) {
+	implementation{}.columnSum(cut(dst, n), cut(x, m*n), m, n)
+}
+
+// LpSum is the sum of |pred - target|^exponent / exponent. Both have the length of pred. Exponents 1 and 2 are fast.
+func LpSum(pred, target []float32, exponent float64) float64 {
+	return implementation{}.lpSum(pred, cut(target, len(pred)), exponent)
+}
+
+// LpGrad sets dpred = weight |pred - target|^(exponent-1) sign(pred - target): weight times the gradient of LpSum.
+// It is 0 where pred equals target. All have the length of pred.
+func LpGrad(dpred, pred, target []float32, weight float32, exponent float64) {
+	implementation{}.lpGrad(cut(dpred, len(pred)), pred, cut(target, len(pred)), weight, exponent)
+}
+
+// RowAbsError sets dst[i] [m] to the mean over n of |pred - target| in row i; pred and target are [m,n].
+func RowAbsError(dst, pred, target []float32, m, n int) {
+	implementation{}.rowAbsError(cut(dst, m), cut(pred, m*n), cut(target, m*n), m, n)
+}
+
+// SumSquares is the sum of x². Elements beyond 1.8e19 overflow to +Inf.
+func SumSquares(x []float32) float64 {
+	return implementation{}.sumSquares(x)
+}
+
+// AdamW holds the settings of one AdamWEMA step. None has a default.
+type AdamW struct {
+	Scale                    float64 // factor on the gradient, for clipping; 1: none
+	Beta1, Beta2             float64 // decay of the first and second moment
+	Eps                      float64 // added to the root of the second moment
+	LR                       float64 // learning rate of this step
+	WeightDecay              float64 // decoupled: p shrinks by LR*WeightDecay
+	Correction1, Correction2 float64 // bias corrections 1-β₁^t and 1-β₂^t; t counts from 1
+	Momentum                 float64 // share of the old value kept by ema
+}
+
+// AdamWEMA makes one AdamW step (Loshchilov and Hutter, 2019, in PyTorch's order of operations) and moves the
+// exponential moving average after it, in one pass:
+//
+//	s = Scale g;  m = β₁ m + (1-β₁) s;  v = β₂ v + (1-β₂) s²
+//	p = (1 - LR WeightDecay) p - LR/Correction1 * m / (√v/√Correction2 + Eps)
+//	ema = Momentum ema + (1-Momentum) p
+//
+// All have the length of p; ema nil leaves the last line out.
+func AdamWEMA(p, g, m, v, ema []float32, h AdamW) {
+	n := len(p)
+	implementation{}.adamWEMA(p, cut(g, n), cut(m, n), cut(v, n), optional(ema, n), h)
+}
+
+// Patchify cuts clip [c,t,h,w] into tubelets and lays each out as a row of
+// dst [(t/tubelet)*(h/patch)*(w/patch), c*tubelet*patch*patch]: rows in order (t,h,w), columns in order (c,dt,dy,dx),
+// which is how the weights of the patch embedding are stored. t, h and w are multiples of the tubelet and patch size.
+func Patchify(dst, clip []float32, c, t, h, w, tubelet, patch int) {
+	column := c * tubelet * patch * patch
+	clip = cut(clip, c*t*h*w)
+	for t0 := 0; t0 < t; t0 += tubelet {
+		for h0 := 0; h0 < h; h0 += patch {
+			for w0 := 0; w0 < w; w0 += patch {
+				row := cut(dst, column)
+				dst = dst[column:]
+				for channel := range c {
+					for dt := range tubelet {
+						frame := clip[(channel*t+t0+dt)*h*w:]
+						for dy := range patch {
+							copy(row[:patch], frame[(h0+dy)*w+w0:])
+							row = row[patch:]
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// SetFlushToZero makes the calling thread treat subnormal floats as 0, which keeps the arithmetic at full speed. The
+// caller has locked its goroutine to the thread. It does nothing in a build without native code.
+func SetFlushToZero() { implementation{}.setFlushToZero() }
+
+// Features names the instruction set of the kernels and the product library, for logs and benchmark reports.
+func Features() string { return implementation{}.features() }
+
+// cut is s[:n] that panics beyond the length of s, not only beyond its capacity: buffers are parts of one arena.
+func cut[T any](s []T, n int) []T { return s[:n:len(s)] }
+
+// matrix cuts s to the extent of a [rows,cols] matrix with row stride ld.
+func matrix(s []float32, rows, cols, ld int) []float32 {
+	if rows == 0 || cols == 0 {
+		return nil
+	}
+	if ld < cols {
+		panic(fmt.Sprintf("kernel: row stride %d is below the %d columns of a matrix", ld, cols))
+	}
+	return cut(s, (rows-1)*ld+cols)
+}
+
+// optional cuts s to n elements and leaves nil alone.
+func optional(s []float32, n int) []float32 {
+	if s == nil {
+		return nil
+	}
+	return cut(s, n)
+}
+
+// checkOffsets returns the last row bound and the length of the longest segment.
+func checkOffsets(offsets []int32) (rows, longest int) {
+	if len(offsets) == 0 {
+		return 0, 0
+	}
+	for i, end := range offsets[1:] {
+		length := int(end - offsets[i])
+		if length < 0 || offsets[i] < 0 {
+			panic(fmt.Sprintf("kernel: segment %d runs from row %d to row %d", i, offsets[i], end))
+		}
+		longest = max(longest, length)
+	}
+	return int(offsets[len(offsets)-1]), longest
+}

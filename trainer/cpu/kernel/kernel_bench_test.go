@@ -1,0 +1,117 @@
+package kernel
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+)
+
+// The sizes are those of one clip: 392 tokens (tiny preset, 8x7x7), width 192 with 3 heads, and 512 tokens of the
+// demo, width 128.
+
+func random(n int) []float32 {
+	rng := rand.New(rand.NewPCG(uint64(n), 0))
+	s := make([]float32, n)
+	for i := range s {
+		s[i] = float32(rng.NormFloat64())
+	}
+	return s
+}
+
+// measure runs f and reports GFLOP/s for the given FLOP per call (0: none) and GB/s for the given bytes.
+func measure(b *testing.B, flop, bytes int, f func()) {
+	Setup()
+	f()
+	b.SetBytes(int64(bytes))
+	for b.Loop() {
+		f()
+	}
+	if flop > 0 {
+		b.ReportMetric(float64(flop)*float64(b.N)/float64(b.Elapsed().Nanoseconds()), "GFLOP/s")
+	}
+}
+
+func BenchmarkGemm(b *testing.B) {
+	for _, s := range []struct{ m, n, k int }{
+		{392, 576, 192}, {392, 192, 192}, {392, 768, 192}, {392, 192, 768}, {512, 384, 128}, {512, 512, 128}, {512, 128, 512},
+	} {
+		x, w, y := random(s.m*s.k), random(s.n*s.k), random(s.m*s.n)
+		flop := 2 * s.m * s.n * s.k
+		b.Run(fmt.Sprintf("y=xW'/%dx%dx%d", s.m, s.n, s.k), func(b *testing.B) {
+			measure(b, flop, 0, func() { Gemm(false, true, s.m, s.n, s.k, x, s.k, w, s.k, 0, y, s.n) })
+		})
+		b.Run(fmt.Sprintf("dx=dyW/%dx%dx%d", s.m, s.k, s.n), func(b *testing.B) {
+			measure(b, flop, 0, func() { Gemm(false, false, s.m, s.k, s.n, y, s.n, w, s.k, 0, x, s.k) })
+		})
+		b.Run(fmt.Sprintf("dW+=dy'x/%dx%dx%d", s.n, s.k, s.m), func(b *testing.B) {
+			measure(b, flop, 0, func() { clear(w); Gemm(true, false, s.n, s.k, s.m, y, s.n, x, s.k, 1, w, s.k) })
+		})
+	}
+}
+
+func BenchmarkAttention(b *testing.B) {
+	for _, s := range []struct{ rows, heads, dim, block int }{{392, 3, 64, 0}, {512, 2, 64, 64}, {512, 2, 64, 0}, {1568, 6, 64, 0}} {
+		width := s.heads * s.dim
+		qkv, out, dqkv := random(s.rows*3*width), random(s.rows*width), random(s.rows*3*width)
+		scratch := random(AttentionScratch(s.rows, s.heads, s.dim))
+		offsets := []int32{0, int32(s.rows)}
+		pairs := 0
+		for i := range s.rows {
+			seen := s.rows
+			if s.block > 0 {
+				seen = min(seen, (i/s.block+1)*s.block)
+			}
+			pairs += seen
+		}
+		name := fmt.Sprintf("%dx%dx%d,block%d", s.rows, s.heads, s.dim, s.block)
+		b.Run("forward/"+name, func(b *testing.B) {
+			measure(b, 4*pairs*width, 0, func() { Attention(out, qkv, offsets, s.heads, s.dim, s.block, scratch) })
+		})
+		b.Run("gradient/"+name, func(b *testing.B) {
+			measure(b, 10*pairs*width, 0, func() { AttentionGrad(dqkv, qkv, out, offsets, s.heads, s.dim, s.block, scratch) })
+		})
+	}
+}
+
+func BenchmarkRows(b *testing.B) {
+	const m, n, wide = 392, 192, 768
+	x, y, dy, gamma, beta := random(m*n), random(m*n), random(m*n), random(n), random(n)
+	pre, out, bias := random(m*wide), random(m*wide), random(wide)
+	const size = 4 * m * n
+	for _, c := range []struct {
+		name  string
+		bytes int
+		f     func()
+	}{
+		{"LayerNorm", 2 * size, func() { LayerNorm(y, x, m, n, gamma, beta, 1e-6) }},
+		{"LayerNormGrad", 3 * size, func() { LayerNormGrad(y, x, dy, m, n, gamma, 1e-6, beta, beta) }},
+		{"BiasAdd", 2 * size, func() { BiasAdd(y, m, n, bias) }},
+		{"BiasGELU768", 12 * size, func() { BiasGELU(out, pre, m, wide, bias) }},
+		{"GELU768", 8 * size, func() { GELU(out, pre) }},
+		{"GELUGrad768", 12 * size, func() { GELUGrad(out, pre, out) }},
+		{"Add", 3 * size, func() { Add(y, x, dy) }},
+		{"Scale", 2 * size, func() { Scale(y, x, 0.5) }},
+		{"ColumnSum768", 4 * size, func() { ColumnSum(bias, pre, m, wide) }},
+		{"LpSum1", 2 * size, func() { LpSum(x, y, 1) }},
+		{"LpGrad1", 3 * size, func() { LpGrad(dy, x, y, 0.1, 1) }},
+		{"RowAbsError", 2 * size, func() { RowAbsError(bias, x, y, m, n) }},
+		{"SumSquares", size, func() { SumSquares(x) }},
+		{"AddOne", 12, func() { Add(y[:1], x[:1], x[:1]) }}, // the cost of a call
+	} {
+		b.Run(c.name, func(b *testing.B) { measure(b, 0, c.bytes, c.f) })
+	}
+}
+
+// BenchmarkAdamWEMA runs over more parameters than any cache holds.
+func BenchmarkAdamWEMA(b *testing.B) {
+	const n = 5_000_000
+	p, g, m, v, ema := random(n), random(n), make([]float32, n), make([]float32, n), random(n)
+	h := AdamW{Scale: 1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, LR: 1e-5, WeightDecay: 0.04, Correction1: 0.1, Correction2: 0.001, Momentum: 0.99}
+	measure(b, 0, 9*4*n, func() { AdamWEMA(p, g, m, v, ema, h) })
+}
+
+func BenchmarkPatchify(b *testing.B) {
+	clip := random(3 * 16 * 112 * 112)
+	dst := random(len(clip))
+	measure(b, 0, 8*len(clip), func() { Patchify(dst, clip, 3, 16, 112, 112, 2, 16) })
+}

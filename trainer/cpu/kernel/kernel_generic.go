@@ -1,0 +1,345 @@
+package kernel
+
+import "math"
+
+// reference is every kernel as its definition, in plain Go: what the native kernels are tested against, and what runs
+// in a build without them. Inner sums and functions are in float64, products in float32.
+type reference struct{}
+
+// gemm takes four rows of the stored B at a time: where B is transposed they are four columns of C, each a dot product,
+// and otherwise four terms of every element in a row of C.
+func (reference) gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
+	rowA, columnA := lda, 1 // op(A)[i,p] is a[i*rowA + p*columnA]
+	if transA {
+		rowA, columnA = 1, lda
+	}
+	for i := range m {
+		row := c[i*ldc:][:n]
+		if beta == 0 {
+			clear(row)
+		}
+		if transB {
+			j := 0
+			for ; j+4 <= n; j += 4 {
+				b0, b1, b2, b3 := b[j*ldb:][:k], b[(j+1)*ldb:][:k], b[(j+2)*ldb:][:k], b[(j+3)*ldb:][:k]
+				var s0, s1, s2, s3 float32
+				for p := range k {
+					v := a[i*rowA+p*columnA]
+					s0 += v * b0[p]
+					s1 += v * b1[p]
+					s2 += v * b2[p]
+					s3 += v * b3[p]
+				}
+				row[j] += s0
+				row[j+1] += s1
+				row[j+2] += s2
+				row[j+3] += s3
+			}
+			for ; j < n; j++ {
+				var sum float32
+				for p, v := range b[j*ldb:][:k] {
+					sum += a[i*rowA+p*columnA] * v
+				}
+				row[j] += sum
+			}
+			continue
+		}
+		a := a[i*rowA:]
+		p := 0
+		for ; p+4 <= k; p += 4 {
+			a0, a1, a2, a3 := a[p*columnA], a[(p+1)*columnA], a[(p+2)*columnA], a[(p+3)*columnA]
+			b0, b1, b2, b3 := b[p*ldb:][:n], b[(p+1)*ldb:][:n], b[(p+2)*ldb:][:n], b[(p+3)*ldb:][:n]
+			for j := range row {
+				row[j] += (a0*b0[j] + a1*b1[j]) + (a2*b2[j] + a3*b3[j])
+			}
+		}
+		for ; p < k; p++ {
+			a0, b0 := a[p*columnA], b[p*ldb:][:n]
+			for j := range row {
+				row[j] += a0 * b0[j]
+			}
+		}
+	}
+}
+
+func (reference) biasAdd(y []float32, m, n int, bias []float32) {
+	for i := range m {
+		for j := range n {
+			y[i*n+j] += bias[j]
+		}
+	}
+}
+
+func (r reference) biasGELU(out, pre []float32, m, n int, bias []float32) {
+	r.biasAdd(pre, m, n, bias)
+	r.gelu(out, pre)
+}
+
+func (reference) gelu(out, x []float32) {
+	for i, v := range x {
+		out[i] = float32(float64(v) * normal(float64(v)))
+	}
+}
+
+func (reference) geluGrad(dx, x, dy []float32) {
+	for i := range x {
+		v := float64(x[i])
+		density := math.Exp(-v*v/2) / math.Sqrt(2*math.Pi)
+		dx[i] = float32(float64(dy[i]) * (normal(v) + v*density))
+	}
+}
+
+// normal is the normal distribution function.
+func normal(x float64) float64 { return 0.5 * math.Erfc(-x/math.Sqrt2) }
+
+func (reference) layerNorm(y, x []float32, m, n int, gamma, beta []float32, eps float32) {
+	for i := range m {
+		in, out := x[i*n:][:n], y[i*n:][:n]
+		mean, rstd := rowStatistics(in, eps)
+		for j, v := range in {
+			value := (float64(v) - mean) * rstd
+			if gamma != nil {
+				value *= float64(gamma[j])
+			}
+			if beta != nil {
+				value += float64(beta[j])
+			}
+			out[j] = float32(value)
+		}
+	}
+}
+
+// rowStatistics returns the mean of a row and 1/√(variance + eps).
+func rowStatistics(row []float32, eps float32) (mean, rstd float64) {
+	for _, v := range row {
+		mean += float64(v)
+	}
+	mean /= float64(len(row))
+	var variance float64
+	for _, v := range row {
+		variance += (float64(v) - mean) * (float64(v) - mean)
+	}
+	return mean, 1 / math.Sqrt(variance/float64(len(row))+float64(eps))
+}
+
+// layerNormGrad: with x̂ = (x - mean) rstd and g = dy gamma, dx = rstd (g - mean(g) - x̂ mean(g x̂)).
+func (reference) layerNormGrad(dx, x, dy []float32, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
+	g := func(i, j int) float64 {
+		if gamma == nil {
+			return float64(dy[i*n+j])
+		}
+		return float64(dy[i*n+j]) * float64(gamma[j])
+	}
+	for i := range m {
+		row := x[i*n:][:n]
+		mean, rstd := rowStatistics(row, eps)
+		var meanG, meanGX float64
+		for j, v := range row {
+			xhat := (float64(v) - mean) * rstd
+			if dgamma != nil {
+				dgamma[j] += float32(float64(dy[i*n+j]) * xhat)
+			}
+			if dbeta != nil {
+				dbeta[j] += dy[i*n+j]
+			}
+			meanG += g(i, j) / float64(n)
+			meanGX += g(i, j) * xhat / float64(n)
+		}
+		if dx == nil {
+			continue
+		}
+		for j, v := range row {
+			xhat := (float64(v) - mean) * rstd
+			dx[i*n+j] = float32(rstd * (g(i, j) - meanG - xhat*meanGX))
+		}
+	}
+}
+
+func (r reference) attention(out, qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+	eachQuery(qkv, offsets, heads, headDim, block, scratch, func(q attentionQuery) {
+		result := out[q.row*heads*headDim+q.head*headDim:][:headDim]
+		clear(result)
+		for j, p := range q.probabilities {
+			for d, v := range q.value(j) {
+				result[d] += p * v
+			}
+		}
+	})
+}
+
+func (r reference) attentionGrad(dqkv, qkv, dout []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+	width := heads * headDim
+	for i := 1; i < len(offsets); i++ {
+		clear(dqkv[int(offsets[i-1])*3*width : int(offsets[i])*3*width])
+	}
+	scale := 1 / math.Sqrt(float64(headDim))
+	eachQuery(qkv, offsets, heads, headDim, block, scratch, func(q attentionQuery) {
+		do := dout[q.row*width+q.head*headDim:][:headDim]
+		var mean float64 // sum over keys of P dP
+		for j, p := range q.probabilities {
+			mean += float64(p) * dot(do, q.value(j))
+		}
+		at := func(row, part int) []float32 { return dqkv[(row*3+part)*width+q.head*headDim:][:headDim] }
+		dq := at(q.row, 0)
+		for j, p := range q.probabilities {
+			ds := float32(float64(p) * (dot(do, q.value(j)) - mean) * scale)
+			dk, dv := at(q.start+j, 1), at(q.start+j, 2)
+			for d := range headDim {
+				dq[d] += ds * q.key(j)[d]
+				dk[d] += ds * q.query[d]
+				dv[d] += p * do[d]
+			}
+		}
+	})
+}
+
+// attentionQuery is one query of one head and the keys it sees, rows start onward.
+type attentionQuery struct {
+	row, head, start int
+	query            []float32 // [headDim]
+	probabilities    []float32 // [keys seen]
+	key, value       func(j int) []float32
+}
+
+func eachQuery(qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32, visit func(attentionQuery)) {
+	width := heads * headDim
+	scale := 1 / math.Sqrt(float64(headDim))
+	for segment := 1; segment < len(offsets); segment++ {
+		start, end := int(offsets[segment-1]), int(offsets[segment])
+		for head := range heads {
+			at := func(row, part int) []float32 { return qkv[(row*3+part)*width+head*headDim:][:headDim] }
+			key := func(j int) []float32 { return at(start+j, 1) }
+			value := func(j int) []float32 { return at(start+j, 2) }
+			for row := start; row < end; row++ {
+				seen := end - start
+				if block > 0 {
+					seen = min(seen, ((row-start)/block+1)*block)
+				}
+				query, scores := at(row, 0), scratch[:seen]
+				highest := math.Inf(-1)
+				for j := range scores {
+					scores[j] = float32(dot(query, key(j)) * scale)
+					highest = math.Max(highest, float64(scores[j]))
+				}
+				var sum float64
+				for j, s := range scores {
+					e := math.Exp(float64(s) - highest)
+					scores[j] = float32(e)
+					sum += e
+				}
+				for j := range scores {
+					scores[j] = float32(float64(scores[j]) / sum)
+				}
+				visit(attentionQuery{row, head, start, query, scores, key, value})
+			}
+		}
+	}
+}
+
+func dot(a, b []float32) float64 {
+	var sum float64
+	for i, v := range a {
+		sum += float64(v) * float64(b[i])
+	}
+	return sum
+}
+
+func (reference) scatterAdd(dst, src []float32, n int, idx []int32) {
+	for i, row := range idx {
+		for j := range n {
+			dst[int(row)*n+j] += src[i*n+j]
+		}
+	}
+}
+
+func (reference) add(dst, a, b []float32) {
+	for i := range dst {
+		dst[i] = a[i] + b[i]
+	}
+}
+
+func (reference) scale(dst, a []float32, factor float32) {
+	for i := range dst {
+		dst[i] = factor * a[i]
+	}
+}
+
+func (reference) columnSum(dst, x []float32, m, n int) {
+	for j := range n {
+		var sum float64
+		for i := range m {
+			sum += float64(x[i*n+j])
+		}
+		dst[j] += float32(sum)
+	}
+}
+
+func (reference) lpSum(pred, target []float32, exponent float64) float64 {
+	var sum float64
+	for i := range pred {
+		sum += power(math.Abs(float64(pred[i])-float64(target[i])), exponent)
+	}
+	return sum / exponent
+}
+
+func (reference) lpGrad(dpred, pred, target []float32, weight float32, exponent float64) {
+	for i := range pred {
+		d := float64(pred[i]) - float64(target[i])
+		if d == 0 {
+			dpred[i] = 0
+			continue
+		}
+		dpred[i] = float32(float64(weight) * math.Copysign(power(math.Abs(d), exponent-1), d))
+	}
+}
+
+// power is math.Pow without its cost for the usual exponents, and NaN for a NaN base with exponent 0.
+func power(x, exponent float64) float64 {
+	switch exponent {
+	case 0:
+		return 1 + 0*x
+	case 1:
+		return x
+	case 2:
+		return x * x
+	}
+	return math.Pow(x, exponent)
+}
+
+func (reference) rowAbsError(dst, pred, target []float32, m, n int) {
+	for i := range m {
+		var sum float64
+		for j := range n {
+			sum += math.Abs(float64(pred[i*n+j]) - float64(target[i*n+j]))
+		}
+		dst[i] = float32(sum / float64(n))
+	}
+}
+
+func (reference) sumSquares(x []float32) float64 {
+	var sum float64
+	for _, v := range x {
+		sum += float64(v) * float64(v)
+	}
+	return sum
+}
+
+func (reference) adamWEMA(p, g, m, v, ema []float32, h AdamW) {
+	root := math.Sqrt(h.Correction2)
+	for i := range p {
+		s := h.Scale * float64(g[i])
+		mi := h.Beta1*float64(m[i]) + (1-h.Beta1)*s
+		vi := h.Beta2*float64(v[i]) + (1-h.Beta2)*s*s
+		pi := (1-h.LR*h.WeightDecay)*float64(p[i]) - h.LR/h.Correction1*mi/(math.Sqrt(vi)/root+h.Eps)
+		m[i], v[i], p[i] = float32(mi), float32(vi), float32(pi)
+		if ema != nil {
+			ema[i] = float32(h.Momentum*float64(ema[i]) + (1-h.Momentum)*pi)
+		}
+	}
+}
+
+func (reference) setup() {}
+
+func (reference) setFlushToZero() {}
+
+func (reference) features() string { return "plain Go" }

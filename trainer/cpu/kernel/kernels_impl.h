@@ -1,0 +1,352 @@
+// The one source of the vector kernels, in GCC's vector extensions. Each kernels_*.c file includes it once, after
+// naming an instruction set and defining
+//
+//	LANES       floats per vector
+//	SPLAT(x)    vector of LANES copies of x
+//	VMAX(a, b)  a > b ? a : b per lane, so that a NaN in b stays
+//	VSQRT(a)    square root per lane
+//	CHOOSE(mask, yes, no)  per lane; mask is the result of a comparison
+//	TABLE       name of the table it defines
+//	TABLE_NAME  what Features prints
+//
+// All sums run in a fixed order: the same input gives the same bits on the same instruction set.
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels.h"
+
+typedef float vec __attribute__((vector_size(4 * LANES), may_alias));
+typedef float vec_mem __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load(const float *p) { return *(const vec_mem *)p; }
+INLINE void store(float *p, vec v) { *(vec_mem *)p = v; }
+
+// load_part and store_part touch only the first n < LANES floats; the other lanes read as 0.
+INLINE vec load_part(const float *p, long n) {
+	float t[LANES] = {0};
+	memcpy(t, p, n * sizeof(float));
+	return load(t);
+}
+INLINE void store_part(float *p, vec v, long n) { memcpy(p, &v, n * sizeof(float)); }
+
+INLINE float lane_sum(vec v) {
+	float t[LANES];
+	store(t, v);
+	for (int width = LANES / 2; width; width /= 2)
+		for (int i = 0; i < width; i++) t[i] += t[i + width];
+	return t[0];
+}
+INLINE float lane_max(vec v) {
+	float t[LANES];
+	store(t, v);
+	for (int width = LANES / 2; width; width /= 2)
+		for (int i = 0; i < width; i++) t[i] = t[i] > t[i + width] ? t[i] : t[i + width];
+	return t[0];
+}
+INLINE vec vabs(vec v) { return (vec)((ivec)v & 0x7fffffff); }
+
+// EACH runs its body for every vector of n floats: i is the offset, `full` whether all lanes are there, `left` how
+// many are. GET and PUT in the body are a whole load or store, or a partial one at the end.
+#define GET(p) (full ? load((p) + i) : load_part((p) + i, left))
+#define PUT(p, v) (full ? store((p) + i, (v)) : store_part((p) + i, (v), left))
+#define EACH(n, body) \
+	do { \
+		long i = 0, left = LANES; \
+		for (; i + LANES <= (n); i += LANES) { \
+			const int full = 1; \
+			body \
+		} \
+		left = (n) - i; \
+		if (left > 0) { \
+			const int full = 0; \
+			body \
+		} \
+		(void)left; \
+	} while (0)
+
+#define LOG2E 1.44269504088896341f
+
+// exp2_neg is 2^y for y <= 0: within 2 ulp down to -126, 2^-126 below, NaN for NaN. It splits y into a whole number and
+// f in [-1/2, 1/2]; 2^f = 1 + f Q(f), Q (degree 5) being our own Chebyshev interpolation, error 1e-8 before rounding.
+INLINE vec exp2_neg(vec y) {
+	const float magic = 12582912.0f; // 1.5 * 2^23: adding it rounds to a whole number, left in the low bits
+	y = VMAX(SPLAT(-126.0f), y);
+	vec shifted = y + magic;
+	vec f = y - (shifted - magic), f2 = f * f;
+	vec high = f * 1.54531634e-4f + 1.33908633e-3f;
+	vec middle = f * 9.61808302e-3f + 5.55035695e-2f;
+	vec low = f * 2.40226507e-1f + 6.93147182e-1f;
+	vec p = ((high * f2 + middle) * f2 + low) * f + 1.0f;
+	return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+// normal_tail gives Phi(-a), the normal distribution's tail, for a >= 0, and *e = exp(-a²/2). With t = 1/(1 + 0.295 a),
+// Phi(-a) = t P(t) e, the form of Abramowitz and Stegun 7.1.26; P (degree 7) is our own Chebyshev interpolation of
+// erfcx(a/√2)/(2t) on a <= 13, error 1e-8 before rounding. Being the tail itself, it keeps its relative accuracy where
+// erf would cancel.
+INLINE vec normal_tail(vec a, vec *e) {
+	vec t = 1.0f / (a * 0.295f + 1.0f), t2 = t * t;
+	*e = exp2_neg(a * a * (-0.5f * LOG2E));
+	vec p01 = t * (0.5f * 0.239101401f) + 0.5f * 0.235171455f;
+	vec p23 = t * (0.5f * 0.292686409f) + 0.5f * 0.186440137f;
+	vec p45 = t * (0.5f * 0.492144437f) - 0.5f * 0.176590432f;
+	vec p67 = t * (0.5f * 0.0740156067f) - 0.5f * 0.342968994f;
+	return (((p67 * t2 + p45) * t2 + p23) * t2 + p01) * (t * *e);
+}
+// gelu_of: x Phi(x) = max(x, 0) - |x| Phi(-|x|) on both sides of 0.
+INLINE vec gelu_of(vec x) {
+	vec e, a = vabs(x), tail = normal_tail(a, &e);
+	return VMAX(SPLAT(0.0f), x) - a * tail;
+}
+INLINE vec gelu_slope(vec x) {
+	vec e, tail = normal_tail(vabs(x), &e);
+	return CHOOSE(x > 0.0f, 1.0f - tail, tail) + x * e * 0.3989422804014327f; // 1/√(2π)
+}
+
+static void bias_add(float *y, long m, long n, const float *bias) {
+	for (long r = 0; r < m; r++, y += n) EACH(n, PUT(y, GET(y) + GET(bias)););
+}
+
+static void bias_gelu(float *out, float *pre, long m, long n, const float *bias) {
+	for (long r = 0; r < m; r++, out += n, pre += n)
+		EACH(n, vec x = GET(pre) + GET(bias); PUT(pre, x); PUT(out, gelu_of(x)););
+}
+
+static void gelu(float *out, const float *x, long n) { EACH(n, PUT(out, gelu_of(GET(x)));); }
+
+static void gelu_grad(float *dx, const float *x, const float *dy, long n) {
+	EACH(n, PUT(dx, GET(dy) * gelu_slope(GET(x))););
+}
+
+// sum_of adds n floats in four interleaved vector sums.
+INLINE float sum_of(const float *x, long n) {
+	vec s0 = SPLAT(0.0f), s1 = s0, s2 = s0, s3 = s0;
+	long i = 0;
+	for (; i + 4 * LANES <= n; i += 4 * LANES) {
+		s0 += load(x + i);
+		s1 += load(x + i + LANES);
+		s2 += load(x + i + 2 * LANES);
+		s3 += load(x + i + 3 * LANES);
+	}
+	for (; i + LANES <= n; i += LANES) s0 += load(x + i);
+	if (i < n) s1 += load_part(x + i, n - i);
+	return lane_sum((s0 + s1) + (s2 + s3));
+}
+
+// row_statistics gives mean and 1/√(variance + eps) of one row, in two passes so that a large mean costs nothing.
+INLINE void row_statistics(const float *x, long n, float eps, float *mean, float *rstd) {
+	float mu = sum_of(x, n) / (float)n;
+	vec s0 = SPLAT(0.0f), s1 = s0;
+	long i = 0;
+	for (; i + 2 * LANES <= n; i += 2 * LANES) {
+		vec a = load(x + i) - mu, b = load(x + i + LANES) - mu;
+		s0 += a * a;
+		s1 += b * b;
+	}
+	float rest = 0;
+	for (; i < n; i++) rest += (x[i] - mu) * (x[i] - mu);
+	*mean = mu;
+	*rstd = 1.0f / sqrtf((lane_sum(s0 + s1) + rest) / (float)n + eps);
+}
+
+static void layer_norm(float *y, const float *x, long m, long n, const float *gamma, const float *beta, float eps) {
+	for (long r = 0; r < m; r++, x += n, y += n) {
+		float mean, rstd;
+		row_statistics(x, n, eps, &mean, &rstd);
+		if (gamma && beta)
+			EACH(n, PUT(y, (GET(x) - mean) * rstd * GET(gamma) + GET(beta)););
+		else
+			EACH(n, vec v = (GET(x) - mean) * rstd; if (gamma) v *= GET(gamma); if (beta) v += GET(beta); PUT(y, v););
+	}
+}
+
+// layer_norm_grad: with x̂ = (x - mean) rstd and g = dy gamma, dx = rstd (g - mean(g) - x̂ mean(g x̂)).
+static void layer_norm_grad(float *dx, const float *x, const float *dy, long m, long n, const float *gamma, float eps,
+	float *dgamma, float *dbeta) {
+	for (long r = 0; r < m; r++, x += n, dy += n) {
+		float mean, rstd;
+		row_statistics(x, n, eps, &mean, &rstd);
+		vec sum = SPLAT(0.0f), dot = sum;
+		EACH(n,
+			vec xhat = (GET(x) - mean) * rstd; vec d = GET(dy);
+			if (dgamma) PUT(dgamma, GET(dgamma) + d * xhat);
+			if (dbeta) PUT(dbeta, GET(dbeta) + d);
+			vec g = d; if (gamma) g *= GET(gamma);
+			sum += g; dot += g * xhat;);
+		if (!dx) continue;
+		float mean_g = lane_sum(sum) / (float)n, mean_gx = lane_sum(dot) / (float)n;
+		EACH(n,
+			vec xhat = (GET(x) - mean) * rstd;
+			vec g = GET(dy); if (gamma) g *= GET(gamma);
+			PUT(dx, (g - mean_g - xhat * mean_gx) * rstd););
+		dx += n;
+	}
+}
+
+// visible is the number of leading keys that query row i of a segment sees; width keys are in the tile.
+INLINE long visible(long i, long block, long width) {
+	if (block <= 0) return width;
+	long seen = (i / block + 1) * block;
+	return seen < width ? seen : width;
+}
+INLINE long round_up(long n) { return (n + LANES - 1) / LANES * LANES; }
+
+// softmax_tile turns rows of raw scores s [rows, ld] into exp(scale (s - max)) and stores 1/sum of each row; hidden
+// keys become 0. Row r is query row first + r of its segment. ld is a multiple of 16, so that whole vectors fit.
+static void softmax_tile(float *s, float *inverse, long rows, long width, long ld, long first, long block, float scale) {
+	scale *= LOG2E; // powers of 2 below
+	for (long r = 0; r < rows; r++, s += ld) {
+		long seen = visible(first + r, block, width), end = round_up(seen);
+		for (long i = seen; i < end; i++) s[i] = -INFINITY;
+		vec max0 = load(s), max1 = max0;
+		long i = 0;
+		for (; i + 2 * LANES <= end; i += 2 * LANES) {
+			max0 = VMAX(max0, load(s + i));
+			max1 = VMAX(max1, load(s + i + LANES));
+		}
+		for (; i < end; i += LANES) max0 = VMAX(max0, load(s + i));
+		float max = lane_max(VMAX(max0, max1)) * scale;
+		vec sum0 = SPLAT(0.0f), sum1 = sum0;
+		for (i = 0; i + 2 * LANES <= end; i += 2 * LANES) {
+			vec a = exp2_neg(load(s + i) * scale - max), b = exp2_neg(load(s + i + LANES) * scale - max);
+			store(s + i, a);
+			store(s + i + LANES, b);
+			sum0 += a;
+			sum1 += b;
+		}
+		for (; i < end; i += LANES) {
+			vec a = exp2_neg(load(s + i) * scale - max);
+			store(s + i, a);
+			sum0 += a;
+		}
+		for (i = seen; i < width; i++) s[i] = 0;
+		inverse[r] = 1.0f / lane_sum(sum0 + sum1);
+	}
+}
+
+// softmax_tile_grad takes p from softmax_tile and d = dP and leaves in p the normalised probabilities and in d the
+// gradient of the raw scores: P (dP - sum(P dP)) scale.
+static void softmax_tile_grad(float *p, float *d, const float *inverse, long rows, long width, long ld, long first,
+	long block, float scale) {
+	for (long r = 0; r < rows; r++, p += ld, d += ld) {
+		long seen = visible(first + r, block, width), end = round_up(seen);
+		for (long i = seen; i < end; i++) d[i] = 0;
+		vec sum0 = SPLAT(0.0f), sum1 = sum0;
+		long i = 0;
+		for (; i + 2 * LANES <= end; i += 2 * LANES) {
+			sum0 += load(p + i) * load(d + i);
+			sum1 += load(p + i + LANES) * load(d + i + LANES);
+		}
+		for (; i < end; i += LANES) sum0 += load(p + i) * load(d + i);
+		float norm = inverse[r], dot = lane_sum(sum0 + sum1) * norm;
+		for (i = 0; i < end; i += LANES) {
+			vec q = load(p + i) * norm;
+			store(p + i, q);
+			store(d + i, q * ((load(d + i) - dot) * scale));
+		}
+		for (i = end; i < width; i++) d[i] = 0;
+	}
+}
+
+// scale_rows multiplies row r of y [m, n], row stride ld, with factor[r].
+static void scale_rows(float *y, long m, long n, long ld, const float *factor) {
+	for (long r = 0; r < m; r++, y += ld) {
+		float f = factor[r];
+		EACH(n, PUT(y, GET(y) * f););
+	}
+}
+
+static void scatter_add(float *dst, const float *src, long n, const int32_t *idx, long rows) {
+	for (long r = 0; r < rows; r++, src += n) {
+		float *row = dst + idx[r] * n;
+		EACH(n, PUT(row, GET(row) + GET(src)););
+	}
+}
+
+static void add(float *dst, const float *a, const float *b, long n) { EACH(n, PUT(dst, GET(a) + GET(b));); }
+
+static void scale(float *dst, const float *a, float factor, long n) { EACH(n, PUT(dst, GET(a) * factor);); }
+
+// column_sum adds eight rows as a tree before they meet the running sum, for accuracy and fewer passes over dst.
+static void column_sum(float *dst, const float *x, long m, long n) {
+	long r = 0;
+	for (; r + 8 <= m; r += 8, x += 8 * n)
+		EACH(n, vec a = (GET(x) + GET(x + n)) + (GET(x + 2 * n) + GET(x + 3 * n));
+			vec b = (GET(x + 4 * n) + GET(x + 5 * n)) + (GET(x + 6 * n) + GET(x + 7 * n));
+			PUT(dst, GET(dst) + (a + b)););
+	for (; r < m; r++, x += n) EACH(n, PUT(dst, GET(dst) + GET(x)););
+}
+
+// Long sums add blocks of this many floats in single precision and the blocks in double.
+enum { SUM_BLOCK = 1024 };
+
+#define BLOCK_SUM(total, n, value) \
+	for (long first = 0; first < (n); first += SUM_BLOCK) { \
+		long count = (n)-first < SUM_BLOCK ? (n)-first : SUM_BLOCK; \
+		vec sum0 = SPLAT(0.0f), sum1 = sum0, sum2; \
+		EACH(count, sum2 = sum1; sum1 = sum0 + (value); sum0 = sum2;); \
+		(total) += (double)lane_sum(sum0) + (double)lane_sum(sum1); \
+	}
+
+static double lp_sum(const float *pred, const float *target, long n, double exponent) {
+	double total = 0;
+	if (exponent == 1) {
+		BLOCK_SUM(total, n, vabs(GET(pred + first) - GET(target + first)))
+	} else if (exponent == 2) {
+		BLOCK_SUM(total, n, (GET(pred + first) - GET(target + first)) * (GET(pred + first) - GET(target + first)))
+	} else {
+		for (long i = 0; i < n; i++) total += pow(fabs((double)pred[i] - (double)target[i]), exponent);
+	}
+	return total / exponent;
+}
+
+static void lp_grad(float *dpred, const float *pred, const float *target, long n, float weight, double exponent) {
+	if (exponent == 1) {
+		// The sign of 0 is 0; a NaN difference fails both comparisons and is added back so that it stays a NaN.
+		EACH(n, vec d = GET(pred) - GET(target);
+			vec sign = (vec)((d > 0.0f) & (ivec)SPLAT(1.0f)) - (vec)((d < 0.0f) & (ivec)SPLAT(1.0f));
+			PUT(dpred, CHOOSE(d == d, sign * weight, d)););
+	} else if (exponent == 2) {
+		EACH(n, PUT(dpred, (GET(pred) - GET(target)) * weight););
+	} else {
+		for (long i = 0; i < n; i++) {
+			double d = (double)pred[i] - (double)target[i];
+			dpred[i] = d == 0 ? 0 : (float)((double)weight * copysign(pow(fabs(d), exponent - 1), d));
+		}
+	}
+}
+
+static void row_abs_error(float *dst, const float *pred, const float *target, long m, long n) {
+	for (long r = 0; r < m; r++, pred += n, target += n) {
+		vec sum = SPLAT(0.0f);
+		EACH(n, sum += vabs(GET(pred) - GET(target)););
+		dst[r] = lane_sum(sum) / (float)n;
+	}
+}
+
+static double sum_squares(const float *x, long n) {
+	double total = 0;
+	BLOCK_SUM(total, n, GET(x + first) * GET(x + first))
+	return total;
+}
+
+static void adamw_ema(float *p, const float *g, float *m, float *v, float *ema, long n, adamw_t h) {
+	EACH(n, vec gi = GET(g) * h.scale;
+		vec mi = GET(m) * h.beta1 + gi * h.beta1c;
+		vec vi = GET(v) * h.beta2 + gi * gi * h.beta2c;
+		vec pi = GET(p) * h.decay - mi * h.step / (VSQRT(vi) * h.root + h.eps);
+		PUT(m, mi); PUT(v, vi); PUT(p, pi);
+		if (ema) PUT(ema, GET(ema) * h.momentum + pi * h.momentumc););
+}
+
+const kernel_table TABLE = {
+	.name = TABLE_NAME,
+#define X(result, name, params, args) .name = name,
+	KERNELS(X)
+#undef X
+};

@@ -1,0 +1,180 @@
+//go:build cgo && !nonative
+
+package kernel
+
+/*
+#cgo CFLAGS: -O3
+#cgo LDFLAGS: -ldnnl -lgomp -lm
+#cgo noescape surmise_product
+#cgo nocallback surmise_product
+#cgo noescape surmise_attention
+#cgo nocallback surmise_attention
+#cgo noescape surmise_attention_grad
+#cgo nocallback surmise_attention_grad
+#cgo noescape surmise_bias_add
+#cgo nocallback surmise_bias_add
+#cgo noescape surmise_bias_gelu
+#cgo nocallback surmise_bias_gelu
+#cgo noescape surmise_gelu
+#cgo nocallback surmise_gelu
+#cgo noescape surmise_gelu_grad
+#cgo nocallback surmise_gelu_grad
+#cgo noescape surmise_layer_norm
+#cgo nocallback surmise_layer_norm
+#cgo noescape surmise_layer_norm_grad
+#cgo nocallback surmise_layer_norm_grad
+#cgo noescape surmise_scatter_add
+#cgo nocallback surmise_scatter_add
+#cgo noescape surmise_add
+#cgo nocallback surmise_add
+#cgo noescape surmise_scale
+#cgo nocallback surmise_scale
+#cgo noescape surmise_column_sum
+#cgo nocallback surmise_column_sum
+#cgo noescape surmise_lp_sum
+#cgo nocallback surmise_lp_sum
+#cgo noescape surmise_lp_grad
+#cgo nocallback surmise_lp_grad
+#cgo noescape surmise_row_abs_error
+#cgo nocallback surmise_row_abs_error
+#cgo noescape surmise_sum_squares
+#cgo nocallback surmise_sum_squares
+#cgo noescape surmise_adamw_ema
+#cgo nocallback surmise_adamw_ema
+#include "kernels.h"
+*/
+import "C"
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+)
+
+// implementation is what the exported functions run.
+type implementation = native
+
+// Native tells whether this build has native kernels.
+const Native = true
+
+// native calls the C kernels. Its methods pass shapes on; kernel.go has cut every slice to the extent they cover.
+type native struct{}
+
+// level is an instruction set of the native kernels.
+type level int
+
+const (
+	baseline level = iota
+	avx2
+	avx512
+)
+
+// setup chooses the widest instruction set of this processor.
+func (native) setup() { _ = use(avx512) || use(avx2) || use(baseline) }
+
+// use switches all kernels of the process to a level and reports whether the processor has it.
+func use(l level) bool { return C.surmise_select(C.int(l)) != 0 }
+
+func (native) features() string {
+	var version [3]C.int
+	C.surmise_product_version(&version[0])
+	return fmt.Sprintf("%s kernels, oneDNN %d.%d.%d products", C.GoString(C.surmise_selected()), version[0], version[1], version[2])
+}
+
+// setFlushToZero acts on the thread that runs it.
+func (native) setFlushToZero() { C.surmise_flush_to_zero() }
+
+func floats(s []float32) *C.float { return (*C.float)(unsafe.SliceData(s)) }
+func ints(s []int32) *C.int32_t   { return (*C.int32_t)(unsafe.SliceData(s)) }
+func flag(b bool) C.int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (native) gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
+	C.surmise_product(flag(transA), flag(transB), C.long(m), C.long(n), C.long(k), floats(a), C.long(lda),
+		floats(b), C.long(ldb), C.float(beta), floats(c), C.long(ldc))
+}
+
+func (native) biasAdd(y []float32, m, n int, bias []float32) {
+	C.surmise_bias_add(floats(y), C.long(m), C.long(n), floats(bias))
+}
+
+func (native) biasGELU(out, pre []float32, m, n int, bias []float32) {
+	C.surmise_bias_gelu(floats(out), floats(pre), C.long(m), C.long(n), floats(bias))
+}
+
+func (native) gelu(out, x []float32) {
+	C.surmise_gelu(floats(out), floats(x), C.long(len(x)))
+}
+
+func (native) geluGrad(dx, x, dy []float32) {
+	C.surmise_gelu_grad(floats(dx), floats(x), floats(dy), C.long(len(x)))
+}
+
+func (native) layerNorm(y, x []float32, m, n int, gamma, beta []float32, eps float32) {
+	C.surmise_layer_norm(floats(y), floats(x), C.long(m), C.long(n), floats(gamma), floats(beta), C.float(eps))
+}
+
+func (native) layerNormGrad(dx, x, dy []float32, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
+	C.surmise_layer_norm_grad(floats(dx), floats(x), floats(dy), C.long(m), C.long(n), floats(gamma), C.float(eps),
+		floats(dgamma), floats(dbeta))
+}
+
+func (native) attention(out, qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+	C.surmise_attention(floats(out), floats(qkv), ints(offsets), C.long(len(offsets)-1), C.long(heads), C.long(headDim),
+		C.long(block), floats(scratch))
+}
+
+func (native) attentionGrad(dqkv, qkv, dout []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+	C.surmise_attention_grad(floats(dqkv), floats(qkv), floats(dout), ints(offsets), C.long(len(offsets)-1),
+		C.long(heads), C.long(headDim), C.long(block), floats(scratch))
+}
+
+func (native) scatterAdd(dst, src []float32, n int, idx []int32) {
+	C.surmise_scatter_add(floats(dst), floats(src), C.long(n), ints(idx), C.long(len(idx)))
+}
+
+func (native) add(dst, a, b []float32) {
+	C.surmise_add(floats(dst), floats(a), floats(b), C.long(len(dst)))
+}
+
+func (native) scale(dst, a []float32, factor float32) {
+	C.surmise_scale(floats(dst), floats(a), C.float(factor), C.long(len(dst)))
+}
+
+func (native) columnSum(dst, x []float32, m, n int) {
+	C.surmise_column_sum(floats(dst), floats(x), C.long(m), C.long(n))
+}
+
+func (native) lpSum(pred, target []float32, exponent float64) float64 {
+	return float64(C.surmise_lp_sum(floats(pred), floats(target), C.long(len(pred)), C.double(exponent)))
+}
+
+func (native) lpGrad(dpred, pred, target []float32, weight float32, exponent float64) {
+	C.surmise_lp_grad(floats(dpred), floats(pred), floats(target), C.long(len(pred)), C.float(weight), C.double(exponent))
+}
+
+func (native) rowAbsError(dst, pred, target []float32, m, n int) {
+	C.surmise_row_abs_error(floats(dst), floats(pred), floats(target), C.long(m), C.long(n))
+}
+
+func (native) sumSquares(x []float32) float64 {
+	return float64(C.surmise_sum_squares(floats(x), C.long(len(x))))
+}
+
+func (native) adamWEMA(p, g, m, v, ema []float32, h AdamW) {
+	settings := C.adamw_t{
+		scale: C.float(h.Scale),
+		beta1: C.float(h.Beta1), beta1c: C.float(1 - h.Beta1),
+		beta2: C.float(h.Beta2), beta2c: C.float(1 - h.Beta2),
+		eps:      C.float(h.Eps),
+		decay:    C.float(1 - h.LR*h.WeightDecay),
+		step:     C.float(h.LR / h.Correction1),
+		root:     C.float(1 / math.Sqrt(h.Correction2)),
+		momentum: C.float(h.Momentum), momentumc: C.float(1 - h.Momentum),
+	}
+	C.surmise_adamw_ema(floats(p), floats(g), floats(m), floats(v), floats(ema), C.long(len(p)), settings)
+}

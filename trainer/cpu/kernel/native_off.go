@@ -1,0 +1,9 @@
+//go:build !cgo || nonative
+
+package kernel
+
+// implementation is what the exported functions run.
+type implementation = reference
+
+// Native tells whether this build has native kernels.
+const Native = false
