@@ -1,0 +1,13 @@
+//go:build !linux
+
+package cpu
+
+// arena is memory of the Go heap where the system's own is not used.
+type arena struct {
+	floats []float32
+	used   int
+}
+
+func newArena(floats int) (*arena, error) { return &arena{floats: make([]float32, floats)}, nil }
+
+func (a *arena) free() error { a.floats = nil; return nil }

@@ -1,0 +1,396 @@
+// Package cpu runs a graph.Program on the CPU, clip by clip.
+//
+// A token matrix never exists for the whole batch: every thread takes one clip
+// through forward and backward pass with buffers the size of that clip, which stay in
+// its cache, and adds weight gradients to sums of its own. When all clips are done the
+// threads' sums are added, in the order of the threads, and the optimiser runs.
+//
+//	plan.go     which operations run per clip, which sum over clips, which run once; where each buffer lies
+//	machine.go  the run: bind offsets, all clips, sums, results; then the update
+//	clip.go     one clip through the operations, each a call into package kernel
+//	arena.go    memory outside the Go heap
+//
+// Clips are dealt to threads by their number, so the result depends on the number of
+// threads alone, bit for bit, and never on scheduling.
+package cpu
+
+import (
+	"fmt"
+	"runtime"
+	"sync"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
+	"github.com/surmise-ml/surmise/trainer/graph"
+)
+
+// Options of a machine.
+type Options struct {
+	// Threads that run clips, each locked to an OS thread; 0 takes as many as Go may
+	// use (GOMAXPROCS, which follows a container's CPU limit). Never more than clips.
+	Threads int
+}
+
+// Machine runs one program. It is used from one goroutine at a time.
+type Machine struct {
+	plan    *plan
+	memory  *arena
+	ints    map[*G.Node][]int32   // inputs
+	floats  map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
+	adam    []adamStep
+	workers []*worker
+	wg      sync.WaitGroup
+	active  int  // clips of the batch that are run
+	failed  bool // the last Run ended in an error
+	ran     bool
+}
+
+// Compile plans a program and starts its threads; Close ends them.
+func Compile(p *graph.Program, o Options) (*Machine, error) {
+	if o.Threads < 0 {
+		return nil, fmt.Errorf("threads is %d, want 0 (all) or more", o.Threads)
+	}
+	if o.Threads == 0 {
+		o.Threads = runtime.GOMAXPROCS(0)
+	}
+	o.Threads = min(o.Threads, p.Clips)
+	kernel.Setup()
+	pl, err := newPlan(p)
+	if err != nil {
+		return nil, fmt.Errorf("plan for the CPU: %w", err)
+	}
+	m := &Machine{plan: pl, active: p.Clips, ints: map[*G.Node][]int32{}, floats: map[*G.Node][]float32{}}
+	if err := m.allocate(o.Threads); err != nil {
+		return nil, err
+	}
+	for _, w := range m.workers {
+		go w.loop(&m.wg)
+	}
+	if m.adam, err = m.adamSteps(); err != nil {
+		_ = m.Close()
+		return nil, fmt.Errorf("plan for the CPU: %w", err)
+	}
+	return m, nil
+}
+
+// allocate lays out everything the machine will ever use, in one piece of memory.
+func (m *Machine) allocate(threads int) error {
+	const align = 16 // floats: a cache line
+	round := func(n int) int { return (n + align - 1) / align * align }
+	var size int
+	var global G.Nodes
+	for _, n := range m.plan.once {
+		if n.Dtype() != tensor.Int32 {
+			global = append(global, n)
+			size += round(n.Shape().TotalSize())
+		}
+	}
+	perThread := round(m.plan.clipFloats) + round(m.plan.sumFloats) + round(m.plan.scratchFloats)
+	var err error
+	if m.memory, err = newArena(size + threads*perThread); err != nil {
+		return fmt.Errorf("memory for %d threads of %d floats and %d floats of weights, moments and gradients: %w", threads, perThread, size, err)
+	}
+	for _, n := range global {
+		m.floats[n] = m.memory.take(n.Shape().TotalSize(), align)
+	}
+	for _, n := range m.plan.once {
+		if n.Dtype() == tensor.Int32 {
+			m.ints[n] = make([]int32, n.Shape().TotalSize())
+		}
+	}
+	for t := range threads {
+		w := &worker{m: m, index: t, threads: threads, work: make(chan func(*worker) error)}
+		w.clip = m.memory.take(m.plan.clipFloats, align)
+		w.sums = m.memory.take(m.plan.sumFloats, align)
+		w.scratch = m.memory.take(m.plan.scratchFloats, align)
+		w.offsets = make([]int32, m.plan.longestOffsets)
+		m.workers = append(m.workers, w)
+	}
+	m.plan.scalars = make([][]float64, len(m.plan.scalarSums))
+	for i := range m.plan.scalars {
+		m.plan.scalars[i] = make([]float64, m.plan.clips)
+	}
+	return nil
+}
+
+// Floats returns the memory of an input, a state, a result or a sum; nil for others.
+func (m *Machine) Floats(n *G.Node) []float32 { return m.floats[n] }
+
+// Ints returns the memory of an int32 input.
+func (m *Machine) Ints(n *G.Node) []int32 { return m.ints[n] }
+
+// Bytes returns the memory the machine holds, bytes.
+func (m *Machine) Bytes() int { return 4 * len(m.memory.floats) }
+
+// SetClips has further runs stop after the first n clips of the batch: the last windows
+// of a video rarely fill one. Only a program without sums over clips can do so.
+func (m *Machine) SetClips(n int) error {
+	if n < 1 || n > m.plan.clips || len(m.plan.scalarSums)+len(m.plan.tensorSums) > 0 && n != m.plan.clips {
+		return fmt.Errorf("a run of %d clips: the program was built for %d, with %d sums over them", n, m.plan.clips, len(m.plan.scalarSums)+len(m.plan.tensorSums))
+	}
+	m.active = n
+	return nil
+}
+
+// Run computes the results. On an error the state is untouched.
+func (m *Machine) Run() error {
+	m.ran, m.failed = true, true
+	if err := m.checkLayout(); err != nil {
+		return err
+	}
+	for _, n := range m.plan.prologue {
+		m.runOnce(n)
+	}
+	if err := m.all((*worker).runClips); err != nil {
+		return err
+	}
+	if err := m.all((*worker).addSums); err != nil {
+		return err
+	}
+	for i, n := range m.plan.scalarSums {
+		var sum float64
+		for _, x := range m.plan.scalars[i] { // in the order of clips: independent of threads
+			sum += x
+		}
+		m.floats[n][0] = float32(sum)
+	}
+	for _, n := range m.plan.epilogue {
+		m.runOnce(n)
+	}
+	m.failed = false
+	return nil
+}
+
+// all has every worker do one thing and waits.
+func (m *Machine) all(do func(*worker) error) error {
+	m.wg.Add(len(m.workers))
+	for _, w := range m.workers {
+		w.work <- do
+	}
+	m.wg.Wait()
+	for _, w := range m.workers {
+		if w.err != nil {
+			return w.err
+		}
+	}
+	return nil
+}
+
+// checkLayout holds the offsets and indices of this run against the capacities, so
+// that no kernel can be led outside its buffers.
+func (m *Machine) checkLayout() error {
+	for n, capacity := range m.plan.spaces {
+		off := m.ints[n]
+		if off[0] != 0 {
+			return fmt.Errorf("%s: the first is %d, want 0", n.Name(), off[0])
+		}
+		for s := 1; s < len(off); s++ {
+			if off[s] < off[s-1] {
+				return fmt.Errorf("%s: number %d is %d, after %d", n.Name(), s, off[s], off[s-1])
+			}
+		}
+		for b := range m.plan.clips {
+			if rows := m.rowsOf(n, b); rows > capacity {
+				return fmt.Errorf("%s: clip %d has %d rows, the graph was built for %d", n.Name(), b, rows, capacity)
+			}
+		}
+	}
+	for _, c := range m.plan.indexChecks {
+		if err := c.check(m); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rowsOf returns the rows of clip b in the space of the given offsets.
+func (m *Machine) rowsOf(offsets *G.Node, b int) int {
+	off := m.ints[offsets]
+	k := (len(off) - 1) / m.plan.clips
+	return int(off[(b+1)*k] - off[b*k])
+}
+
+// runOnce runs an operation on whole buffers: scalars, and sums of gradients.
+func (m *Machine) runOnce(n *G.Node) {
+	out := m.floats[n]
+	in := m.plan.children[n]
+	switch op := n.Op().(type) {
+	case *graph.OnesOp:
+		for i := range out {
+			out[i] = 1
+		}
+	case *graph.ScaleOp:
+		kernel.Scale(out, m.floats[in[0]], float32(op.Factor))
+	case *graph.AddOp:
+		kernel.Add(out, m.floats[in[0]], m.floats[in[1]])
+	case *graph.SumSquaresOp:
+		var sum float64
+		for _, c := range in {
+			sum += kernel.SumSquares(m.floats[c])
+		}
+		out[0] = float32(sum)
+	case *graph.ClipFactorOp:
+		out[0] = float32(graph.ClipScale(float64(m.floats[in[0]][0]), float64(m.floats[in[1]][graph.ClipNorm])))
+	}
+}
+
+// adamStep is the fused update of one tensor: both moments, the weights, and their
+// moving average in the target encoder.
+type adamStep struct {
+	weights, gradient, first, second, target []float32 // target may be nil
+	factor, schedule                         []float32
+	beta1, beta2, eps                        float64
+	decays                                   bool
+}
+
+// adamSteps recognises the program's updates as AdamW steps.
+func (m *Machine) adamSteps() ([]adamStep, error) {
+	next := map[*G.Node]*G.Node{}  // state -> new value
+	state := map[*G.Node]*G.Node{} // new value -> state
+	targets := map[*G.Node]*G.Node{}
+	for _, u := range m.plan.program.Updates {
+		next[u.State], state[u.Next] = u.Next, u.State
+		if _, ok := u.Next.Op().(*graph.EMAOp); ok {
+			targets[graph.Children(u.Next)[1]] = u.State
+		}
+	}
+	var steps []adamStep
+	handled := 0
+	for _, u := range m.plan.program.Updates {
+		op, ok := u.Next.Op().(*graph.AdamWOp)
+		if !ok {
+			continue
+		}
+		in := graph.Children(u.Next) // w, m, v, schedule
+		first, okFirst := in[1].Op().(*graph.FirstMomentOp)
+		second, okSecond := in[2].Op().(*graph.SecondMomentOp)
+		if in[0] != u.State || !okFirst || !okSecond || state[in[1]] == nil || state[in[2]] == nil {
+			return nil, fmt.Errorf("update of %s is not an AdamW step of its own moments", u.State.Name())
+		}
+		moment := graph.Children(in[1]) // m, gradient, factor
+		s := adamStep{weights: m.floats[u.State], gradient: m.floats[moment[1]], first: m.floats[state[in[1]]], second: m.floats[state[in[2]]],
+			factor: m.floats[moment[2]], schedule: m.floats[in[3]], beta1: first.Beta, beta2: second.Beta, eps: op.Eps, decays: op.Decays}
+		if s.gradient == nil || s.factor == nil || s.schedule == nil {
+			return nil, fmt.Errorf("update of %s reads what is not computed once a run", u.State.Name())
+		}
+		handled += 3
+		if t := targets[u.Next]; t != nil {
+			s.target = m.floats[t]
+			handled++
+		}
+		steps = append(steps, s)
+	}
+	if handled != len(m.plan.program.Updates) {
+		return nil, fmt.Errorf("%d of %d updates are not part of an AdamW step with moving average", len(m.plan.program.Updates)-handled, len(m.plan.program.Updates))
+	}
+	return steps, nil
+}
+
+// Update applies AdamW and the moving average of the last Run, in place.
+func (m *Machine) Update() error {
+	if !m.ran || m.failed {
+		return fmt.Errorf("update: there is no successful run to apply")
+	}
+	return m.all((*worker).update)
+}
+
+// update takes this thread's share of every tensor. Elements do not depend on each
+// other, so neither does the result on the number of threads.
+func (w *worker) update() error {
+	for _, s := range w.m.adam {
+		first, last := share(len(s.weights), w.index, w.threads)
+		var target []float32
+		if s.target != nil {
+			target = s.target[first:last]
+		}
+		h := kernel.AdamW{Scale: float64(s.factor[0]), Beta1: s.beta1, Beta2: s.beta2, Eps: s.eps,
+			LR: float64(s.schedule[graph.LearningRate]), Correction1: float64(s.schedule[graph.BiasCorrect1]),
+			Correction2: float64(s.schedule[graph.BiasCorrect2]), Momentum: float64(s.schedule[graph.EMAMomentum])}
+		if s.decays {
+			h.WeightDecay = float64(s.schedule[graph.WeightDecay])
+		}
+		kernel.AdamWEMA(s.weights[first:last], s.gradient[first:last], s.first[first:last], s.second[first:last], target, h)
+	}
+	return nil
+}
+
+// share is the part of n elements that thread t of threads takes.
+func share(n, t, threads int) (first, last int) { return n * t / threads, n * (t + 1) / threads }
+
+// Close ends the threads and frees the memory. The machine cannot be used after it.
+func (m *Machine) Close() error {
+	for _, w := range m.workers {
+		close(w.work)
+		<-w.done()
+	}
+	m.workers = nil
+	m.floats, m.ints = nil, nil
+	return m.memory.free()
+}
+
+// worker is one thread.
+type worker struct {
+	m              *Machine
+	index, threads int
+	clip           []float32 // buffers of the clip it is at
+	sums           []float32 // its sums over clips
+	scratch        []float32 // for attention
+	offsets        []int32   // a clip's offsets, counted from its first row
+	work           chan func(*worker) error
+	ended          chan struct{}
+	endedOnce      sync.Once
+	err            error
+}
+
+func (w *worker) done() chan struct{} {
+	w.endedOnce.Do(func() { w.ended = make(chan struct{}) })
+	return w.ended
+}
+
+// loop owns an OS thread: its floating-point mode and its OpenMP settings are its own.
+func (w *worker) loop(wg *sync.WaitGroup) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	defer close(w.done())
+	kernel.SetFlushToZero()
+	for do := range w.work {
+		w.err = w.guard(do)
+		wg.Done()
+	}
+}
+
+// guard turns a panic, which is a fault of this package, into an error of the run.
+func (w *worker) guard(do func(*worker) error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("CPU thread %d: %v", w.index, r)
+		}
+	}()
+	return do(w)
+}
+
+// runClips takes clips index, index+threads, … through the clip operations.
+func (w *worker) runClips() error {
+	clear(w.sums)
+	for b := w.index; b < w.m.active; b += w.threads {
+		if err := w.runClip(b); err != nil {
+			return fmt.Errorf("clip %d: %w", b, err)
+		}
+	}
+	return nil
+}
+
+// addSums adds all threads' sums over this thread's share of every gradient.
+func (w *worker) addSums() error {
+	for _, n := range w.m.plan.tensorSums {
+		out := w.m.floats[n]
+		at := w.m.plan.sumAt[n]
+		first, last := share(len(out), w.index, w.threads)
+		copy(out[first:last], w.m.workers[0].sums[at+first:at+last])
+		for _, other := range w.m.workers[1:] {
+			kernel.Accumulate(out[first:last], other.sums[at+first:at+last])
+		}
+	}
+	return nil
+}
