@@ -1,0 +1,222 @@
+package model
+
+import (
+	"fmt"
+	"strings"
+
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/surmise-ml/surmise/trainer/graph"
+)
+
+// Graph is a model's computation for batches of up to B clips with G segments each,
+// with the nodes that the outside sets or reads.
+type Graph struct {
+	Config  Config
+	Program *graph.Program
+	Clips   int // B
+	Groups  int // G: mask groups when training, context lengths when scoring; 1 for NextTubelet
+
+	Params map[string]*G.Node // weights by name
+	Clip   *G.Node            // [B,3,frames,size,size], normalised
+	Target *G.Node            // [B·N,D]: the target encoder's output, every token normalised
+	Pred   *G.Node            // [S·N,D]: predictions, packed
+
+	packed // what Pack fills in
+}
+
+// rows is a space of packed token rows.
+type rows struct {
+	offsets  *G.Node // int32 [segments+1]
+	capacity int     // rows at most
+}
+
+// packed holds the int32 inputs that describe where tokens are.
+type packed struct {
+	full     rows    // [B·N]: all tokens of every clip
+	tubelets *G.Node // NextTubelet: int32 [B·T+1], offsets of each clip's tubelets in full
+
+	context, pred, both          rows    // Masked: visible tokens, hidden tokens, visible then hidden
+	contextToken, predToken      *G.Node // token of each row
+	contextPlace, predPlace      *G.Node // its row in the segment of both
+	maskToken                    *G.Node // mask token of each hidden row
+	fullToken, fullSpace         *G.Node // NextTubelet: each row's token; the same in the first tubelet
+	next                         rows    // NextTubelet: [B·(N-HW)]: rows that have a next tubelet
+	nextFrom, nextTo             *G.Node // row it is predicted from, row that is predicted
+	weights                      *G.Node // loss weight of each segment, float [S]
+	predicted                    rows    // pred or next: the space of Pred
+	firstMaskTokenForAllSegments bool    // scoring: mask token 0 whatever the context length
+}
+
+// builder collects nodes; the first error sticks.
+type builder struct {
+	*Graph
+	g     *G.ExprGraph
+	dtype tensor.Dtype
+	err   error
+}
+
+func (b *builder) node(n *G.Node, err error) *G.Node {
+	if err != nil && b.err == nil {
+		b.err = err
+	}
+	return n
+}
+
+func (b *builder) input(name string, dtype tensor.Dtype, shape ...int) *G.Node {
+	n := G.NewTensor(b.g, dtype, len(shape), G.WithShape(shape...), G.WithName(name))
+	b.Program.Inputs = append(b.Program.Inputs, n)
+	return n
+}
+
+func (b *builder) ints(name string, size int) *G.Node { return b.input(name, tensor.Int32, size) }
+
+func (b *builder) space(name string, segments, capacity int) rows {
+	return rows{b.ints(name+" offsets", segments+1), capacity}
+}
+
+func (b *builder) param(name string) *G.Node {
+	n := b.Params[name]
+	if n == nil && b.err == nil {
+		b.err = fmt.Errorf("model has no tensor %s", name)
+	}
+	return n
+}
+
+// build makes encoder, target encoder and predictor for the forward pass.
+func build(c Config, clips, groups int, dtype tensor.Dtype) (*builder, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if clips < 1 || groups < 1 || clips*groups*c.Tokens() > 1<<26 {
+		return nil, fmt.Errorf("batch of %d clips with %d segments of up to %d tokens: want 1 to %d tokens in all", clips, groups, c.Tokens(), 1<<26)
+	}
+	b := &builder{g: G.NewGraph(), dtype: dtype, Graph: &Graph{Config: c, Clips: clips, Groups: groups,
+		Program: &graph.Program{Clips: clips}, Params: map[string]*G.Node{}}}
+	for _, p := range c.Params() {
+		shape := p.GraphShape()
+		n := G.NewTensor(b.g, dtype, len(shape), G.WithShape(shape...), G.WithName(p.Name))
+		b.Params[p.Name] = n
+		b.Program.State = append(b.Program.State, n)
+	}
+	b.Clip = b.input("clip", dtype, clips, c.PatchValues, c.Frames, c.Size, c.Size)
+	b.full = b.space("full", clips, clips*c.Tokens())
+	patches := b.node(graph.Patchify(b.Clip, c.Tubelet, c.Patch)) // [B·N, 3·tubelet·patch²]
+	if c.Objective == Masked {
+		b.masked(patches)
+	} else {
+		b.nextTubelet(patches)
+	}
+	return b, b.err
+}
+
+// masked is V-JEPA: the context encoder sees the visible tokens alone; the predictor
+// sees their representations and a mask token for every hidden one.
+func (b *builder) masked(patches *G.Node) {
+	c, n, s := b.Config, b.Config.Tokens(), b.Clips*b.Groups
+	b.context, b.pred, b.both = b.space("context", s, s*n), b.space("pred", s, s*n), b.space("both", s, s*n)
+	b.contextToken, b.contextPlace = b.ints("context token", s*n), b.ints("context place", s*n)
+	b.predToken, b.predPlace = b.ints("pred token", s*n), b.ints("pred place", s*n)
+	b.maskToken, b.fullToken = b.ints("mask token", s*n), b.ints("full token", b.Clips*n)
+	b.predicted = b.pred
+
+	target := b.encoder(TargetPrefix, patches, b.fullToken, b.full, b.full.offsets)
+	b.Target = b.node(graph.Normalize(target, targetEps))
+
+	visible := b.node(graph.Gather(patches, b.contextToken, b.full.offsets, b.context.offsets))
+	context := b.encoder(EncoderPrefix, visible, b.contextToken, b.context, b.context.offsets)
+
+	// x [S·N,P]: representation plus position of visible tokens, mask token plus position of hidden ones
+	pos := b.param("predictor.predictor_pos_embed")
+	x := b.linear("predictor.predictor_embed", context)
+	x = b.node(graph.Add(x, b.node(graph.Lookup(b.contextToken, b.context.offsets, pos))))
+	masks := make(G.Nodes, c.MaskTokens)
+	for i := range masks {
+		masks[i] = b.param(fmt.Sprintf("predictor.mask_tokens.%d", i))
+	}
+	y := b.node(graph.Lookup(b.maskToken, b.pred.offsets, masks...))
+	y = b.node(graph.Add(y, b.node(graph.Lookup(b.predToken, b.pred.offsets, pos))))
+	x = b.node(graph.Scatter(x, b.contextPlace, b.context.offsets, b.both.offsets, b.both.capacity))
+	y = b.node(graph.Scatter(y, b.predPlace, b.pred.offsets, b.both.offsets, b.both.capacity))
+	x = b.blocks("predictor.predictor_blocks", b.node(graph.Add(x, y)), c.PredDepth, c.PredHeads, b.both.offsets, 0)
+	x = b.node(graph.Gather(x, b.predPlace, b.both.offsets, b.pred.offsets))
+	b.Pred = b.linear("predictor.predictor_proj", b.norm("predictor.predictor_norm", x))
+}
+
+// nextTubelet encodes each tubelet with attention inside it, adds time in the
+// predictor, and predicts tubelet t+1 from the block-causal predictor's output at t
+// plus a linear map of the token at t.
+func (b *builder) nextTubelet(patches *G.Node) {
+	c := b.Config
+	t, h, w := c.Grid()
+	n := b.Clips * c.Tokens()
+	b.tubelets = b.ints("tubelet offsets", b.Clips*t+1)
+	b.fullToken, b.fullSpace = b.ints("full token", n), b.ints("full token in space", n)
+	b.next = b.space("next", b.Clips, b.Clips*(t-1)*h*w)
+	b.nextFrom, b.nextTo = b.ints("next from", b.next.capacity), b.ints("next to", b.next.capacity)
+	b.predicted = b.next
+
+	target := b.encoder(TargetPrefix, patches, b.fullSpace, b.full, b.tubelets)
+	b.Target = b.node(graph.Normalize(target, targetEps))
+	context := b.encoder(EncoderPrefix, patches, b.fullSpace, b.full, b.tubelets)
+
+	x := b.linear("predictor.predictor_embed", context)
+	x = b.node(graph.Add(x, b.node(graph.Lookup(b.fullToken, b.full.offsets, b.param("predictor.predictor_pos_embed")))))
+	x = b.blocks("predictor.predictor_blocks", x, c.PredDepth, c.PredHeads, b.full.offsets, h*w)
+	x = b.node(graph.Gather(x, b.nextFrom, b.full.offsets, b.next.offsets))
+	x = b.linear("predictor.predictor_proj", b.norm("predictor.predictor_norm", x))
+	from := b.node(graph.Gather(context, b.nextFrom, b.full.offsets, b.next.offsets))
+	b.Pred = b.node(graph.Add(x, b.linear("predictor.predictor_skip", from)))
+}
+
+// predictedTargets are the rows of Target that Pred predicts, in Pred's order.
+func (b *builder) predictedTargets() *G.Node {
+	token := b.predToken
+	if b.Config.Objective == NextTubelet {
+		token = b.nextTo
+	}
+	return b.node(graph.Gather(b.Target, token, b.full.offsets, b.predicted.offsets))
+}
+
+const (
+	normEps   = 1e-6 // LayerNorm inside the models
+	targetEps = 1e-5 // target normalisation (F.layer_norm's default)
+)
+
+// encoder is a ViT on tubelet rows x [R, 3·tubelet·patch²]; result [R,D]. Attention
+// stays inside the segments of the given offsets, which divide the same rows as space.
+func (b *builder) encoder(prefix string, x, token *G.Node, space rows, attention *G.Node) *G.Node {
+	x = b.linear(prefix+"patch_embed.proj", x)
+	x = b.node(graph.Add(x, b.node(graph.Lookup(token, space.offsets, b.param(prefix+"pos_embed")))))
+	x = b.blocks(prefix+"blocks", x, b.Config.Depth, b.Config.Heads, attention, 0)
+	return b.norm(strings.TrimSuffix(prefix, ".")+".norm", x)
+}
+
+// blocks are pre-norm transformer blocks on x [R,D].
+func (b *builder) blocks(prefix string, x *G.Node, depth, heads int, offsets *G.Node, causal int) *G.Node {
+	for i := range depth {
+		p := fmt.Sprintf("%s.%d", prefix, i)
+		a := b.linear(p+".attn.qkv", b.norm(p+".norm1", x)) // [R,3D]
+		a = b.linear(p+".attn.proj", b.node(graph.Attention(a, offsets, heads, causal)))
+		x = b.node(graph.Add(x, a))
+		m := b.linear(p+".mlp.fc1", b.norm(p+".norm2", x)) // [R,4D]
+		m = b.linear(p+".mlp.fc2", b.node(graph.GELU(m)))
+		x = b.node(graph.Add(x, m))
+	}
+	return x
+}
+
+func (b *builder) linear(name string, x *G.Node) *G.Node {
+	if b.err != nil {
+		return x
+	}
+	return b.node(graph.Linear(x, b.param(name+".weight"), b.param(name+".bias")))
+}
+
+func (b *builder) norm(name string, x *G.Node) *G.Node {
+	if b.err != nil {
+		return x
+	}
+	return b.node(graph.LayerNorm(x, b.param(name+".weight"), b.param(name+".bias"), normEps))
+}

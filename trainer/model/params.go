@@ -1,0 +1,147 @@
+package model
+
+import (
+	"fmt"
+	"hash/fnv"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+)
+
+// Param is one tensor of a model.
+type Param struct {
+	Name    string
+	Shape   []int // as published, for example [D,3,tubelet,patch,patch]
+	Rows    int   // the graph's view of it: [Rows, Size/Rows], or [Size] if Rows is 0
+	Trained bool  // position tables are not
+	Decays  bool  // weight decay applies: not to biases and 1-D tensors (vjepa init_opt)
+}
+
+// Size returns the number of elements.
+func (p Param) Size() int {
+	n := 1
+	for _, s := range p.Shape {
+		n *= s
+	}
+	return n
+}
+
+// GraphShape returns the shape the graph uses: two dimensions, or one.
+func (p Param) GraphShape() []int {
+	if p.Rows == 0 {
+		return []int{p.Size()}
+	}
+	return []int{p.Rows, p.Size() / p.Rows}
+}
+
+// Prefixes of the three networks' tensors.
+const (
+	EncoderPrefix   = "encoder."
+	PredictorPrefix = "predictor."
+	TargetPrefix    = "target_encoder."
+)
+
+// Params lists the tensors of encoder, predictor and target encoder, in that order.
+func (c Config) Params() []Param {
+	var out []Param
+	add := func(name string, rows int, trained bool, shape ...int) {
+		oneDim := len(shape) == 1
+		out = append(out, Param{Name: name, Shape: shape, Rows: rows, Trained: trained,
+			Decays: trained && !oneDim && !strings.Contains(name, "bias")})
+	}
+	linear := func(name string, from, to int) {
+		add(name+".weight", to, true, to, from)
+		add(name+".bias", 0, true, to)
+	}
+	norm := func(name string, d int) {
+		add(name+".weight", 0, true, d)
+		add(name+".bias", 0, true, d)
+	}
+	blocks := func(prefix string, depth, d int) {
+		hidden := int(float64(d) * c.MLPRatio)
+		for i := range depth {
+			b := fmt.Sprintf("%s.%d", prefix, i)
+			norm(b+".norm1", d)
+			linear(b+".attn.qkv", d, 3*d)
+			linear(b+".attn.proj", d, d)
+			norm(b+".norm2", d)
+			linear(b+".mlp.fc1", d, hidden)
+			linear(b+".mlp.fc2", hidden, d)
+		}
+	}
+	n := c.Tokens()
+	encoder := func(prefix string) {
+		add(prefix+"pos_embed", n, false, 1, n, c.Dim)
+		add(prefix+"patch_embed.proj.weight", c.Dim, true, c.Dim, c.PatchValues, c.Tubelet, c.Patch, c.Patch)
+		add(prefix+"patch_embed.proj.bias", 0, true, c.Dim)
+		blocks(prefix+"blocks", c.Depth, c.Dim)
+		norm(prefix+"norm", c.Dim)
+	}
+	encoder(EncoderPrefix)
+	add("predictor.predictor_pos_embed", n, false, 1, n, c.PredDim)
+	for i := range c.MaskTokens {
+		add(fmt.Sprintf("predictor.mask_tokens.%d", i), 1, true, 1, 1, c.PredDim)
+	}
+	linear("predictor.predictor_embed", c.Dim, c.PredDim)
+	blocks("predictor.predictor_blocks", c.PredDepth, c.PredDim)
+	norm("predictor.predictor_norm", c.PredDim)
+	linear("predictor.predictor_proj", c.PredDim, c.Dim)
+	if c.Objective == NextTubelet {
+		linear("predictor.predictor_skip", c.Dim, c.Dim)
+	}
+	encoder(TargetPrefix)
+	for i := range out {
+		if strings.HasPrefix(out[i].Name, TargetPrefix) {
+			out[i].Trained, out[i].Decays = false, false // it follows the encoder by moving average
+		}
+	}
+	return out
+}
+
+// initStd is the standard deviation of fresh weights (init_std of the published configs).
+const initStd = 0.02
+
+// Init returns fresh weights by tensor name: normal with standard deviation 0.02,
+// the last linear map of each residual branch divided by sqrt(2·block), biases and
+// mask tokens 0, norms 1; the target encoder a copy of the encoder. Each tensor has
+// a random stream of its own, drawn from seed and its name, so adding a tensor
+// changes no other. Source: facebookresearch/jepa, vision_transformer.py.
+func (c Config) Init(seed uint64) map[string][]float32 {
+	t, h, w := c.Grid()
+	out := map[string][]float32{}
+	for _, p := range c.Params() {
+		x := make([]float32, p.Size())
+		switch {
+		case strings.HasPrefix(p.Name, TargetPrefix):
+			x = slices.Clone(out[EncoderPrefix+strings.TrimPrefix(p.Name, TargetPrefix)])
+		case !p.Trained:
+			x = Positions(c.Positions, t, h, w, p.Shape[2])
+		case strings.Contains(p.Name, "norm") && strings.HasSuffix(p.Name, ".weight"):
+			for i := range x {
+				x[i] = 1
+			}
+		case strings.HasSuffix(p.Name, ".weight"):
+			std := initStd
+			if strings.HasSuffix(p.Name, "attn.proj.weight") || strings.HasSuffix(p.Name, "mlp.fc2.weight") {
+				std /= math.Sqrt(2 * float64(1+blockIndex(p.Name)))
+			}
+			hash := fnv.New64a()
+			_, _ = hash.Write([]byte(p.Name))
+			rng := rand.New(rand.NewPCG(seed, hash.Sum64()))
+			for i := range x {
+				x[i] = float32(rng.NormFloat64() * std)
+			}
+		}
+		out[p.Name] = x
+	}
+	return out
+}
+
+// blockIndex is the number in a name such as encoder.blocks.3.mlp.fc2.weight.
+func blockIndex(name string) int {
+	var i int
+	_, after, _ := strings.Cut(name, "blocks.")
+	_, _ = fmt.Sscanf(after, "%d", &i)
+	return i
+}
