@@ -1,0 +1,152 @@
+// Package trainer is one training run: clips in, checkpoints out. Read train.go.
+package trainer
+
+import (
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/surmise-ml/surmise/masking"
+	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/video"
+)
+
+// Config is everything that a run's result depends on, beside the videos themselves.
+// The zero value of a field means its default, where one is named; Defaults fills
+// them in, for those who write a Config by hand.
+type Config struct {
+	Model model.Config `json:"model"`
+	Data  video.Spec   `json:"data"` // Size and Frames are the model's
+	Mask  masking.Spec `json:"mask"` // for objective masked; default V-JEPA's two mask groups
+
+	Steps   int    `json:"steps"`   // optimiser steps
+	Batch   int    `json:"batch"`   // clips per step
+	Seed    uint64 `json:"seed"`    // of weights, clips and masks
+	Threads int    `json:"threads"` // 0: as many as the process may use
+
+	LearningRate     float64 `json:"learning_rate"`       // peak
+	StartLR          float64 `json:"start_learning_rate"` // at the start of the warmup
+	FinalLR          float64 `json:"final_learning_rate"` // at the end of the cosine
+	WarmupSteps      int     `json:"warmup_steps"`
+	WeightDecay      float64 `json:"weight_decay"`       // at the start of its cosine
+	FinalWeightDecay float64 `json:"final_weight_decay"` // at its end
+	EMAStart         float64 `json:"ema_start"`          // momentum of the target encoder, linear in the step
+	EMAEnd           float64 `json:"ema_end"`
+	ScheduleScale    float64 `json:"schedule_scale"` // schedules run over ScheduleScale · Steps; default 1. V-JEPA stops them early with 1.25 (its ipe_scale)
+	ClipNorm         float64 `json:"clip_norm"`      // largest gradient norm, encoder and predictor apart; 0: no clipping
+	ClipAfter        int     `json:"clip_after"`     // steps before clipping begins
+	LossExponent     float64 `json:"loss_exponent"`  // default 1
+	VarianceCoeff    float64 `json:"variance_coeff"` // weight of the variance regulariser
+
+	LogEvery        int  `json:"log_every"`        // steps between progress reports
+	CheckpointEvery int  `json:"checkpoint_every"` // steps between checkpoints; 0: only at the end
+	Truncate        bool `json:"truncate"`         // cut masks to the batch minimum as published; drops late frames
+}
+
+// AdamW's constants are those of the published configurations.
+const (
+	beta1   = 0.9
+	beta2   = 0.999
+	adamEps = 1e-8
+)
+
+// Defaults fills in what was left zero. Learning rates, decays and momenta are those
+// that trained the demo's model best (docs/experiments.md).
+func (c Config) Defaults() Config {
+	c.Model = c.Model.WithDefaults()
+	c.Data.Size, c.Data.Frames = c.Model.Size, c.Model.Frames
+	if c.Model.Objective == model.Masked && c.Mask.Kind == "" {
+		c.Mask.Kind = "multiblock3d"
+	}
+	setDefault(&c.Steps, 600)
+	setDefault(&c.Batch, 16)
+	setDefault(&c.LearningRate, 1e-3)
+	setDefault(&c.StartLR, c.LearningRate/5)
+	setDefault(&c.FinalLR, 1e-6)
+	setDefault(&c.WarmupSteps, c.Steps/10)
+	setDefault(&c.WeightDecay, 0.04)
+	setDefault(&c.FinalWeightDecay, 0.4)
+	setDefault(&c.EMAStart, 0.99)
+	setDefault(&c.EMAEnd, 1)
+	setDefault(&c.ScheduleScale, 1)
+	setDefault(&c.LossExponent, 1)
+	setDefault(&c.LogEvery, 10)
+	return c
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+// Validate reports the first impossible field, by name, before any work.
+func (c Config) Validate() error {
+	if err := c.Model.Validate(); err != nil {
+		return err
+	}
+	if c.Data.Size != c.Model.Size || c.Data.Frames != c.Model.Frames {
+		return fmt.Errorf("data gives clips of %d frames of %d px, the model takes %d frames of %d px",
+			c.Data.Frames, c.Data.Size, c.Model.Frames, c.Model.Size)
+	}
+	for _, f := range []struct {
+		name               string
+		value, least, most int
+	}{
+		{"steps", c.Steps, 1, 1e8}, {"batch", c.Batch, 1, 4096}, {"threads", c.Threads, 0, 1024},
+		{"warmup_steps", c.WarmupSteps, 0, c.Steps},
+		{"clip_after", c.ClipAfter, 0, 1e8}, {"log_every", c.LogEvery, 1, 1e8}, {"checkpoint_every", c.CheckpointEvery, 0, 1e8},
+	} {
+		if f.value < f.least || f.value > f.most {
+			return fmt.Errorf("%s is %d, want %d to %d", f.name, f.value, f.least, f.most)
+		}
+	}
+	for _, f := range []struct {
+		name               string
+		value, least, most float64
+	}{
+		{"learning_rate", c.LearningRate, 0, 10}, {"start_learning_rate", c.StartLR, 0, 10}, {"final_learning_rate", c.FinalLR, 0, 10},
+		{"weight_decay", c.WeightDecay, 0, 10}, {"final_weight_decay", c.FinalWeightDecay, 0, 10},
+		{"ema_start", c.EMAStart, 0, 1}, {"ema_end", c.EMAEnd, 0, 1}, {"clip_norm", c.ClipNorm, 0, 1e6},
+		{"schedule_scale", c.ScheduleScale, 1, 100}, {"loss_exponent", c.LossExponent, 1, 8}, {"variance_coeff", c.VarianceCoeff, 0, 1e6},
+	} {
+		if math.IsNaN(f.value) || f.value < f.least || f.value > f.most {
+			return fmt.Errorf("%s is %g, want %g to %g", f.name, f.value, f.least, f.most)
+		}
+	}
+	return nil
+}
+
+// Progress is what a run says of itself at every log line.
+type Progress struct {
+	Step, Steps    int     // done, to do
+	Loss           float64 // of the newest step: LossJEPA + VarianceCoeff · LossVariance
+	LossJEPA       float64
+	LossVariance   float64
+	LearningRate   float64
+	GradNorm       float64 // of encoder and predictor together, before clipping
+	ClipsPerSecond float64 // since the last report
+	StepSeconds    float64 // mean since the last report
+	DataWaitShare  float64 // share of the time since the last report spent waiting for clips, 0 to 1
+	Collapse
+
+	ETA      time.Duration
+	Videos   int // usable files
+	Unusable int // files that are not, named in Result.Verdicts
+}
+
+// Hooks are called from the training goroutine, which waits for them.
+type Hooks struct {
+	Indexing   func(done, total int)             // while the videos are inspected
+	Progress   func(Progress)                    // every LogEvery steps, and at the end
+	Checkpoint func(path string, step int) error // after each checkpoint is on disk; an error ends the run
+	Now        func() time.Time                  // the clock that rates and ETA are measured with; default time.Now
+}
+
+// Result is what a run that came to its end leaves behind.
+type Result struct {
+	Checkpoint string          // folder of the last checkpoint
+	Last       Progress        // figures of the last report
+	Verdicts   []video.Verdict // one for every file that was looked at
+}

@@ -1,0 +1,100 @@
+package trainer
+
+import (
+	"math"
+
+	"gonum.org/v1/gonum/mat"
+)
+
+// Collapse holds the monitors of collapse, measured on the target encoder's
+// normalised outputs of one batch. A loss that falls says nothing when every clip
+// has come to look alike; these do.
+type Collapse struct {
+	EffectiveRank float64 // exp of the entropy of the normalised singular values, 1 to D (RankMe, Garrido et al. 2023)
+	FeatureStd    float64 // standard deviation over tokens, mean over features; 0: every token is alike
+	Cosine        float64 // mean cosine between tokens of different clips; near 1: every clip is alike
+}
+
+// monitorRows bounds the tokens a monitor looks at: plenty for a rank of up to a
+// thousand features, and a few milliseconds of work.
+const monitorRows = 2048
+
+// measureCollapse looks at x [clips·N,d], evenly spaced rows where there are more than monitorRows.
+func measureCollapse(x []float32, clips, d int) Collapse {
+	rows := len(x) / d
+	stride := max(1, rows/monitorRows)
+	perClip := rows / clips
+
+	gram := mat.NewSymDense(d, nil) // XᵀX
+	mean, square := make([]float64, d), make([]float64, d)
+	unit := make([]float64, d)   // Σ of unit tokens
+	inClip := make([]float64, d) // the same, of the clip at hand
+	row := mat.NewVecDense(d, nil)
+	var n, pairs, within float64
+	var clipRows float64
+	endClip := func() {
+		for _, v := range inClip {
+			within += v * v
+		}
+		pairs -= clipRows * clipRows
+		clear(inClip)
+		clipRows = 0
+	}
+	for i := 0; i < rows; i += stride {
+		if i > 0 && i/perClip != (i-stride)/perClip {
+			endClip()
+		}
+		var norm float64
+		for j := range d {
+			v := float64(x[i*d+j])
+			row.SetVec(j, v)
+			mean[j] += v
+			square[j] += v * v
+			norm += v * v
+		}
+		norm = math.Sqrt(max(norm, 1e-30))
+		for j := range d {
+			inClip[j] += row.AtVec(j) / norm
+			unit[j] += row.AtVec(j) / norm
+		}
+		gram.SymRankOne(gram, 1, row)
+		n, clipRows = n+1, clipRows+1
+	}
+	endClip()
+	pairs += n * n
+
+	c := Collapse{EffectiveRank: effectiveRank(gram)}
+	var all float64
+	for j := range d {
+		c.FeatureStd += math.Sqrt(max(0, square[j]/n-mean[j]/n*mean[j]/n)) / float64(d)
+		all += unit[j] * unit[j]
+	}
+	if pairs > 0 {
+		c.Cosine = (all - within) / pairs
+	}
+	return c
+}
+
+// effectiveRank of X from XᵀX: exp of the entropy of X's normalised singular values. 0 if they cannot be had.
+func effectiveRank(gram *mat.SymDense) float64 {
+	var eig mat.EigenSym
+	if !eig.Factorize(gram, false) {
+		return 0
+	}
+	var sum float64
+	values := eig.Values(nil)
+	for i, v := range values {
+		values[i] = math.Sqrt(max(0, v))
+		sum += values[i]
+	}
+	if sum == 0 {
+		return 0
+	}
+	var entropy float64
+	for _, v := range values {
+		if p := v / sum; p > 0 {
+			entropy -= p * math.Log(p)
+		}
+	}
+	return math.Exp(entropy)
+}

@@ -1,0 +1,81 @@
+package trainer
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/surmise-ml/surmise/trainer/graph"
+	"github.com/surmise-ml/surmise/trainer/model"
+)
+
+// stepper takes optimiser steps of one model on one machine.
+type stepper struct {
+	cfg   Config
+	model *model.Training
+	m     graph.Machine
+}
+
+// figures are what one step measures.
+type figures struct {
+	loss, jepa, variance float64
+	norms                [2]float64 // gradient norm of encoder and predictor, before clipping
+}
+
+// newTraining builds the training graph that a config asks for, with groups mask groups.
+func newTraining(cfg Config, groups int) (*model.Training, error) {
+	return model.NewTraining(cfg.Model, cfg.Batch, groups, model.TrainingOptions{
+		Exponent: cfg.LossExponent, VarianceCoeff: cfg.VarianceCoeff, Beta1: beta1, Beta2: beta2, Eps: adamEps})
+}
+
+// step takes step number n, counted from 1, on clips [B,3,T,H,W] with their masks
+// (see model.Graph.Pack). A loss or gradient that is not finite is an error, and then
+// no weight has changed.
+func (s *stepper) step(n int, clips []float32, context, pred [][]int32) (figures, error) {
+	var f figures
+	copy(s.m.Floats(s.model.Clip), clips)
+	if err := s.model.Pack(s.m, context, pred); err != nil {
+		return f, fmt.Errorf("step %d: %w", n, err)
+	}
+	s.cfg.schedule(n, s.m.Floats(s.model.Schedule))
+	if err := s.m.Run(); err != nil {
+		return f, fmt.Errorf("step %d: %w", n, err)
+	}
+	f.loss = float64(s.m.Floats(s.model.Loss)[0])
+	f.jepa = float64(s.m.Floats(s.model.LossJEPA)[0])
+	f.variance = float64(s.m.Floats(s.model.LossVariance)[0])
+	for i, norm := range s.model.Norms {
+		f.norms[i] = math.Sqrt(float64(s.m.Floats(norm)[0]))
+	}
+	if err := f.check(); err != nil {
+		return f, fmt.Errorf("step %d: %w", n, err)
+	}
+	if err := s.m.Update(); err != nil {
+		return f, fmt.Errorf("step %d: %w", n, err)
+	}
+	return f, nil
+}
+
+// NotFiniteError ends a run whose loss or gradients are no longer numbers.
+type NotFiniteError struct {
+	What  string
+	Value float64
+}
+
+func (e *NotFiniteError) Error() string {
+	return fmt.Sprintf("%s is %g; the weights were left as they were: lower learning_rate, or set clip_norm", e.What, e.Value)
+}
+
+func (f figures) check() error {
+	for _, x := range []struct {
+		what  string
+		value float64
+	}{
+		{"loss", f.loss}, {"variance regulariser", f.variance},
+		{"gradient norm of the encoder", f.norms[0]}, {"gradient norm of the predictor", f.norms[1]},
+	} {
+		if math.IsNaN(x.value) || math.IsInf(x.value, 0) {
+			return &NotFiniteError{x.what, x.value}
+		}
+	}
+	return nil
+}
