@@ -1,0 +1,152 @@
+package compare
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// Aggregation reduces the [C,W] matrix of a video to one number: first the
+// contexts of each window, then the windows.
+//
+//	avg           mean over windows               (suits pairs)
+//	max           max over windows                (suits single videos)
+//	filtered_avg  min over contexts, then mean    (published as "filtered")
+//	filtered_max  min over contexts, then max
+//	peak          max over time of the tubelet values (Scores.Peak)
+//	peak_avg      mean over windows of each window's largest tubelet
+//
+// avg, max and the peaks take the mean over contexts, or the one context that
+// Context names. The context is part of the question, fixed beforehand: the
+// published headline numbers take the best one on the evaluation data itself,
+// which is an oracle.
+type Aggregation struct {
+	Name    string
+	Context int // frames; 0: all contexts
+}
+
+// Aggregations lists every aggregation over all contexts.
+func Aggregations() []Aggregation {
+	return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "filtered_avg"}, {Name: "filtered_max"}, {Name: "peak"}, {Name: "peak_avg"}}
+}
+
+// DefaultAggregation is what a spec is judged by unless asked otherwise: the peak
+// for next-tubelet models, filtered_avg with several contexts, avg with one.
+func DefaultAggregation(s Spec) Aggregation {
+	switch len(s.Contexts) {
+	case 0:
+		return Aggregation{Name: "peak"}
+	case 1:
+		return Aggregation{Name: "avg"}
+	}
+	return Aggregation{Name: "filtered_avg"}
+}
+
+// ParseAggregation reads "max", or "max@4" for the context of 4 frames.
+func ParseAggregation(text string) (Aggregation, error) {
+	name, context, found := strings.Cut(text, "@")
+	a := Aggregation{Name: name}
+	if found {
+		c, err := strconv.Atoi(context)
+		if err != nil || c < 1 {
+			return a, fmt.Errorf("aggregation %q: context %q, want a number of frames", text, context)
+		}
+		a.Context = c
+	}
+	if _, ok := reductions[name]; !ok {
+		return a, fmt.Errorf("aggregation: %q, want one of avg, max, filtered_avg, filtered_max, peak, peak_avg", text)
+	}
+	if a.Context != 0 && reductions[name].filtered {
+		return a, fmt.Errorf("aggregation %q: filtered takes the minimum over contexts, so it takes no context", text)
+	}
+	return a, nil
+}
+
+func (a Aggregation) String() string {
+	if a.Context == 0 {
+		return a.Name
+	}
+	return fmt.Sprintf("%s@%d", a.Name, a.Context)
+}
+
+// MarshalText writes what ParseAggregation reads.
+func (a Aggregation) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (a *Aggregation) UnmarshalText(text []byte) (err error) {
+	*a, err = ParseAggregation(string(text))
+	return err
+}
+
+type reduction struct{ peak, filtered, max bool }
+
+var reductions = map[string]reduction{
+	"avg":          {},
+	"max":          {max: true},
+	"filtered_avg": {filtered: true},
+	"filtered_max": {filtered: true, max: true},
+	"peak":         {peak: true, max: true},
+	"peak_avg":     {peak: true},
+}
+
+// Videos returns one surprise per video, [N].
+func (s *Set) Videos(spec Spec, a Aggregation) ([]float64, error) {
+	r, ok := reductions[a.Name]
+	if !ok {
+		return nil, fmt.Errorf("aggregation: unknown name %q", a.Name)
+	}
+	row := -1
+	if a.Context != 0 {
+		for i, c := range spec.Contexts {
+			if c == a.Context {
+				row = i
+			}
+		}
+		if row < 0 {
+			return nil, fmt.Errorf("aggregation %s: context %d was not scored, only %v frames", a, a.Context, spec.Contexts)
+		}
+	}
+	out := make([]float64, len(s.Scores))
+	for i := range s.Scores {
+		values := s.Scores[i].Surprise
+		if r.peak {
+			values = s.Scores[i].Peak
+		}
+		if row >= 0 {
+			values = values[row : row+1]
+		}
+		out[i] = r.reduce(values)
+	}
+	return out, nil
+}
+
+// reduce takes values [C,W] to one number.
+func (r reduction) reduce(values [][]float64) float64 {
+	var sum float64
+	largest := math.Inf(-1)
+	windows := len(values[0])
+	for w := range windows {
+		x := r.contexts(values, w)
+		sum += x
+		largest = max(largest, x)
+	}
+	if r.max {
+		return largest
+	}
+	return sum / float64(windows)
+}
+
+// contexts takes window w of values [C,W] to one number.
+func (r reduction) contexts(values [][]float64, w int) float64 {
+	var sum float64
+	smallest := math.Inf(1)
+	for c := range values {
+		sum += values[c][w]
+		smallest = min(smallest, values[c][w])
+	}
+	if r.filtered {
+		return smallest
+	}
+	return sum / float64(len(values))
+}

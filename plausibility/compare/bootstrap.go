@@ -1,0 +1,65 @@
+package compare
+
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+)
+
+// Interval is a share with its confidence interval, all from 0 to 1 (differences
+// of shares from -1 to 1).
+type Interval struct {
+	Value float64 `json:"value"`
+	Low   float64 `json:"low"`
+	High  float64 `json:"high"`
+}
+
+// Covers says whether x lies in the interval, ends included.
+func (i Interval) Covers(x float64) bool { return i.Low <= x && x <= i.High }
+
+// resampler draws groups with replacement. One draw serves every number of a
+// row, for all columns: that is what makes differences paired.
+type resampler struct {
+	rng    *rand.Rand
+	weight []float64 // [G] how often each group was drawn
+}
+
+func newResampler(seed, stream uint64, groups int) *resampler {
+	return &resampler{rng: rand.New(rand.NewPCG(seed, stream)), weight: make([]float64, groups)}
+}
+
+func (r *resampler) draw() []float64 {
+	clear(r.weight)
+	for range r.weight {
+		r.weight[r.rng.IntN(len(r.weight))]++
+	}
+	return r.weight
+}
+
+// percentileInterval is the percentile bootstrap interval of value from its
+// resampled values, which it sorts. lowest and highest bound what the number can
+// be at all.
+//
+// Where every resample gives the same number, as when all groups agree, the
+// bootstrap sees no spread and would claim certainty after three groups. The
+// interval is then the exact binomial one with groups as trials: unseen groups
+// may make up a share 1 - (alpha/2)^(1/G) and hold anything.
+func percentileInterval(value float64, resampled []float64, groups int, confidence, lowest, highest float64) Interval {
+	slices.Sort(resampled)
+	tail := (1 - confidence) / 2
+	n := len(resampled)
+	if resampled[0] == resampled[n-1] {
+		seen := math.Pow(tail, 1/float64(groups))
+		return Interval{Value: value, Low: value*seen + lowest*(1-seen), High: value*seen + highest*(1-seen)}
+	}
+	at := func(q float64) float64 { // linear between order statistics
+		position := q * float64(n-1)
+		i := int(position)
+		if i >= n-1 {
+			return resampled[n-1]
+		}
+		return resampled[i] + (position-float64(i))*(resampled[i+1]-resampled[i])
+	}
+	// Resamples of very few groups can all lie on one side of the value.
+	return Interval{Value: value, Low: min(value, at(tail)), High: max(value, at(1-tail))}
+}

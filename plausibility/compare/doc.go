@@ -1,0 +1,25 @@
+// Package compare holds score files and what can be concluded from them: which
+// of two videos surprised a model more, how often that agrees with which one is
+// possible, and how sure the answer is.
+//
+// It is arithmetic on recorded numbers. Nothing here decodes a video, loads a
+// model or needs cgo, so the coordinator can compare score files as well as the
+// command line can.
+//
+//	file.go       the score file
+//	pairs.go      its videos -> groups and pairs
+//	aggregate.go  the surprise of a video's windows -> one number
+//	table.go      score files -> Table: a model beside its twin, or several models
+//	row.go        one row of it, and the resampling of groups (bootstrap.go)
+//	like.go       which files may be compared at all
+//	text.go       a table for the terminal, and in words
+//	metrics.go    single videos; published.go: the published metrics, exactly
+//
+// Letters used for shapes:
+//
+//	N videos, C context lengths, W windows of one video, G groups, R resamples
+//
+// A surprise is a mean absolute error between predicted and encoded features
+// that have unit variance; it has no unit. Accuracies, AUROC and AUPRC are
+// shares from 0 to 1; only tables and the published metrics print percentages.
+package compare

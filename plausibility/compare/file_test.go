@@ -1,0 +1,150 @@
+package compare
+
+import (
+	"bytes"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func TestFileRoundTrip(t *testing.T) {
+	f := madeUp(1, 3, 1, "colour_visible")
+	path := filepath.Join(t.TempDir(), "scores.json")
+	if err := f.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(f, got) {
+		t.Errorf("read back\n%+v\nwant\n%+v", got, f)
+	}
+	entries, err := os.ReadDir(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != 1 {
+		t.Errorf("folder holds %d files after saving, want the score file alone", len(entries))
+	}
+}
+
+// A file that cannot be saved leaves the old one whole.
+func TestSaveKeepsOldFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "scores.json")
+	f := madeUp(1, 2, 1, "p")
+	if err := f.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	f.Sets[0].Scores[1].Surprise[1][2] = math.NaN()
+	err := f.Save(path)
+	if err == nil || !strings.Contains(err.Error(), "000-0-0.mp4") || !strings.Contains(err.Error(), "surprise[1][2]: NaN") {
+		t.Fatalf("saving NaN: %v, want an error naming video, context and window", err)
+	}
+	if _, err := Load(path); err != nil {
+		t.Errorf("the old file is gone: %v", err)
+	}
+	entries, _ := os.ReadDir(filepath.Dir(path))
+	if len(entries) != 1 {
+		t.Errorf("a temporary file stayed behind: %v", entries)
+	}
+}
+
+func TestValidateNamesTheFault(t *testing.T) {
+	cases := []struct {
+		want  string
+		spoil func(*File)
+	}{
+		{"spec.window: 0", func(f *File) { f.Spec.Window = 0 }},
+		{"spec.contexts[1]: 8", func(f *File) { f.Spec.Contexts[1] = 8 }},
+		{"spec.contexts[1]: 2 after 2", func(f *File) { f.Spec.Contexts[1] = 2 }},
+		{"spec.fps", func(f *File) { f.Spec.FPS, f.Spec.FrameStep = math.Inf(1), 0 }},
+		{"label: 2", func(f *File) { f.Videos[0].Label = 2 }},
+		{`group "0": has no impossible video`, func(f *File) { f.Videos[1].Label, f.Videos[3].Label = 1, 1 }},
+		{`group "lonely": has one video`, func(f *File) { f.Videos[0].Group = "lonely" }},
+		{`property "other"`, func(f *File) { f.Videos[1].Property = "other" }},
+		{"window_start_s: 0 windows", func(f *File) { f.Videos[2].WindowStart = nil }},
+		{"times: NaN", func(f *File) { f.Videos[2].WindowStart[1] = math.NaN() }},
+		{"surprise: 1 contexts", func(f *File) { f.Sets[0].Scores[0].Surprise = f.Sets[0].Scores[0].Surprise[:1] }},
+		{"surprise[0]: 2 windows", func(f *File) { f.Sets[0].Scores[0].Surprise[0] = f.Sets[0].Scores[0].Surprise[0][:2] }},
+		{"peak[0][1]: -1", func(f *File) { f.Sets[1].Scores[2].Peak[0][1] = -1 }},
+		{"curve: 1 values", func(f *File) { f.Sets[0].Scores[0].Curve = f.Sets[0].Scores[0].Curve[:1] }},
+		{"scores: 7 of them for 8", func(f *File) { f.Sets[0].Scores = f.Sets[0].Scores[:7] }},
+		{`"model" appears twice`, func(f *File) { f.Sets[1].Name = ModelSet }},
+		{`no set named "model"`, func(f *File) { f.Sets = f.Sets[1:] }},
+		{"videos: none", func(f *File) { f.Videos = nil }},
+	}
+	for _, c := range cases {
+		f := madeUp(1, 2, 1, "p")
+		c.spoil(f)
+		if err := f.Validate(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want an error with %q", err, c.want)
+		}
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	var good bytes.Buffer
+	if err := madeUp(1, 2, 1, "p").Encode(&good); err != nil {
+		t.Fatal(err)
+	}
+	text := good.String()
+	cases := map[string]struct{ text, want string }{
+		"other version":  {strings.Replace(text, `"version": 1`, `"version": 7`, 1), "it is version 7, this program reads version 1"},
+		"no version":     {`{"videos": []}`, "no version field"},
+		"unknown field":  {strings.Replace(text, `"version": 1`, `"version": 1, "colour": 3`, 1), "colour"},
+		"trailing data":  {text + "{}", "not JSON"},
+		"truncated":      {text[:len(text)/2], "not JSON"},
+		"no JSON":        {"\x00\x01", "not JSON"},
+		"huge number":    {strings.Replace(text, `"size_px": 64`, `"size_px": 1e999`, 1), "size_px"},
+		"array":          {`[1]`, "not JSON"},
+		"null":           {`null`, "no version field"},
+		"empty document": {``, "not JSON"},
+	}
+	for name, c := range cases {
+		if _, err := Decode(strings.NewReader(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
+		}
+	}
+	if _, err := Decode(strings.NewReader(cases["other version"].text)); !errors.Is(err, ErrVersion) {
+		t.Errorf("another version: %v, want ErrVersion", err)
+	}
+}
+
+func TestDefaultSpec(t *testing.T) {
+	for window, want := range map[int][]int{16: {2, 4, 6, 8, 10}, 32: {4, 8, 12, 16, 20}, 8: {2, 4, 6}, 4: {2}} {
+		s := DefaultSpec(window, 2, false)
+		if !reflect.DeepEqual(s.Contexts, want) || s.Stride != 2 || s.TopTokens != 0 {
+			t.Errorf("window %d: %+v, want contexts %v", window, s, want)
+		}
+		if err := s.Validate(); err != nil {
+			t.Error(err)
+		}
+	}
+	if s := DefaultSpec(16, 2, true); len(s.Contexts) != 0 || s.TopTokens != NextTubeletTopTokens || DefaultAggregation(s).Name != "peak" {
+		t.Errorf("next tubelet: %+v", s)
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	var good bytes.Buffer
+	if err := madeUp(1, 2, 1, "p").Encode(&good); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good.Bytes())
+	f.Add([]byte(`{"version":1,"spec":{"window":2},"videos":[{}],"sets":[{}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		file, err := Decode(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		// What Decode lets through must be safe to compute with.
+		if _, err := Summarize(file, Options{Resamples: 100}); err != nil && !strings.Contains(err.Error(), "no pair") {
+			t.Errorf("a valid file cannot be summarized: %v", err)
+		}
+	})
+}

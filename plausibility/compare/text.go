@@ -1,0 +1,179 @@
+package compare
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"unicode/utf8"
+)
+
+// WriteText prints the table for a terminal: columns side by side, in percent,
+// with intervals, numbers of pairs and verdicts.
+func (t *Table) WriteText(w io.Writer) error {
+	header := []string{"property", "groups", "pairs"}
+	for _, c := range t.Columns {
+		header = append(header, c)
+	}
+	for range t.Columns[1:] {
+		header = append(header, "difference")
+	}
+	header = append(header, "verdict")
+	lines := [][]string{header}
+	for i, r := range t.Rows {
+		if r.Pooled && (i == 0 || !t.Rows[i-1].Pooled) {
+			lines = append(lines, nil)
+		}
+		line := []string{r.Name, fmt.Sprint(r.Groups), fmt.Sprint(r.Pairs)}
+		verdicts := []string{r.Cells[0].Verdict}
+		for _, c := range r.Cells {
+			line = append(line, fmt.Sprintf("%5.1f [%5.1f, %5.1f]", 100*c.Accuracy.Value, 100*c.Accuracy.Low, 100*c.Accuracy.High))
+		}
+		for _, d := range r.Differences {
+			line = append(line, fmt.Sprintf("%+5.1f [%+5.1f, %+5.1f]", 100*d.Accuracy.Value, 100*d.Accuracy.Low, 100*d.Accuracy.High))
+			if d.Verdict == Inconclusive {
+				verdicts = append(verdicts, "difference inconclusive")
+			} else {
+				verdicts = append(verdicts, d.Verdict+" than "+d.Column)
+			}
+		}
+		lines = append(lines, append(line, strings.Join(verdicts, ", ")))
+	}
+
+	var b strings.Builder
+	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50. Statistic: %s.\n\n",
+		100*t.Confidence, t.Resamples, t.Aggregation)
+	writeColumns(&b, lines)
+
+	last := t.Rows[len(t.Rows)-1]
+	b.WriteString("\nPooled over all:\n")
+	more := [][]string{{"", "groups, both against both", "AUROC, single videos", "single videos right at 90 %"}}
+	for c, name := range t.Columns {
+		cell := last.Cells[c]
+		absolute := "too few"
+		if t.Single[c].AbsoluteAccuracy != nil {
+			absolute = fmt.Sprintf("%.1f", 100**t.Single[c].AbsoluteAccuracy)
+		}
+		more = append(more, []string{"  " + name,
+			fmt.Sprintf("%.1f [%.1f, %.1f]", 100*cell.GroupAccuracy.Value, 100*cell.GroupAccuracy.Low, 100*cell.GroupAccuracy.High),
+			fmt.Sprintf("%.3f [%.3f, %.3f]", cell.AUROC.Value, cell.AUROC.Low, cell.AUROC.High), absolute})
+	}
+	writeColumns(&b, more)
+	for _, d := range last.Differences {
+		fmt.Fprintf(&b, "  pairs: %d both right, %d only %s, %d only %s, %d neither\n", d.Both, d.First, t.Columns[0], d.Second, d.Column, d.Neither)
+	}
+	for _, twin := range t.Twins {
+		fmt.Fprintf(&b, "  %s, untrained twin: %.1f [%.1f, %.1f]\n", twin.Column, 100*twin.Accuracy.Value, 100*twin.Accuracy.Low, 100*twin.Accuracy.High)
+	}
+	b.WriteString("\nThe same pairs under other statistics (choosing one by its result would be an oracle):\n")
+	others := [][]string{append([]string{""}, t.Columns...)}
+	for _, o := range t.Others {
+		line := []string{"  " + o.Aggregation.String()}
+		for _, a := range o.Accuracy {
+			line = append(line, fmt.Sprintf("%5.1f [%5.1f, %5.1f]", 100*a.Value, 100*a.Low, 100*a.High))
+		}
+		others = append(others, line)
+	}
+	writeColumns(&b, others)
+	for _, warning := range t.Warnings {
+		fmt.Fprintf(&b, "\nwarning: %s", warning)
+	}
+	for _, s := range t.Skipped {
+		fmt.Fprintf(&b, "\nskipped: %s: %s", s.Path, s.Reason)
+	}
+	if len(t.Warnings)+len(t.Skipped) > 0 {
+		b.WriteString("\n")
+	}
+	fmt.Fprintf(&b, "\n%s\n", strings.Join(t.Sentences(), "\n"))
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("writing table: %w", err)
+	}
+	return nil
+}
+
+// writeColumns aligns cells: the first and the last column to the left, the
+// others to the right. A nil line is a rule.
+func writeColumns(b *strings.Builder, lines [][]string) {
+	var width []int
+	for _, line := range lines {
+		for i, cell := range line {
+			if i == len(width) {
+				width = append(width, 0)
+			}
+			width[i] = max(width[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, line := range lines {
+		if line == nil {
+			total := 2 * (len(width) - 1)
+			for _, w := range width[:len(width)-1] {
+				total += w
+			}
+			b.WriteString(strings.Repeat("-", total) + "\n")
+			continue
+		}
+		for i, cell := range line {
+			pad := strings.Repeat(" ", width[i]-utf8.RuneCountInString(cell))
+			switch {
+			case i == 0:
+				b.WriteString(cell + pad)
+			case i == len(line)-1:
+				b.WriteString("  " + cell)
+			default:
+				b.WriteString("  " + pad + cell)
+			}
+		}
+		b.WriteString("\n")
+	}
+}
+
+// Sentence says in words what a row shows.
+func (t *Table) Sentence(row *Row) string {
+	first := row.Cells[0]
+	pairs := row.Name + " pairs"
+	if row.Name == All {
+		pairs = "pairs in all"
+	}
+	text := fmt.Sprintf("%s finds the impossible video in %s of the %d %s (%.0f %% interval %s): %s.",
+		subject(t.Columns[0]), percent(first.Accuracy.Value), row.Pairs, pairs, 100*t.Confidence, span(first.Accuracy), first.Verdict)
+	for i, d := range row.Differences {
+		cell := row.Cells[i+1]
+		gap := fmt.Sprintf("%.1f points (%s)", 100*math.Abs(d.Accuracy.Value), span(d.Accuracy))
+		switch d.Verdict {
+		case Higher:
+			gap += " lower"
+		case Lower:
+			gap += " higher"
+		default:
+			gap = fmt.Sprintf("the difference of %.1f points (%s) is inconclusive", 100*d.Accuracy.Value, span(d.Accuracy))
+		}
+		text += fmt.Sprintf(" %s: %s (%s); %s.", subject(d.Column), percent(cell.Accuracy.Value), span(cell.Accuracy), gap)
+	}
+	return text
+}
+
+func subject(column string) string {
+	switch column {
+	case ModelSet:
+		return "The model"
+	case TwinSet:
+		return "Its untrained twin"
+	}
+	return column
+}
+
+// Sentences are those of the pooled rows.
+func (t *Table) Sentences() []string {
+	var all []string
+	for i := range t.Rows {
+		if t.Rows[i].Pooled {
+			all = append(all, t.Sentence(&t.Rows[i]))
+		}
+	}
+	return all
+}
+
+func percent(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }
+
+// span is an interval's ends in percent.
+func span(i Interval) string { return fmt.Sprintf("%.1f to %.1f", 100*i.Low, 100*i.High) }

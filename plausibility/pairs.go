@@ -1,0 +1,184 @@
+package plausibility
+
+import (
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Bounds on a pairs file.
+const (
+	maxPairsBytes = 64 << 20
+	maxPairsRows  = 1_000_000
+	maxFieldBytes = 4096
+)
+
+var pairsColumns = []string{"path", "label", "group", "property"}
+
+// ReadPairs reads a pairs file: CSV with the header path,label,group,property.
+// Paths are relative to the file's folder; with roots, only paths below one of
+// these folders are accepted, links resolved. Errors name the line and the field,
+// or the group that has fewer than two videos, one label only, or two properties.
+func ReadPairs(path string, roots []string) ([]Video, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening pairs file: %w", err)
+	}
+	defer f.Close()
+	videos, err := parsePairs(f)
+	if err != nil {
+		return nil, fmt.Errorf("pairs file %s: %w", path, err)
+	}
+	for i := range videos {
+		v := &videos[i]
+		if !filepath.IsAbs(v.Path) {
+			v.Path = filepath.Join(filepath.Dir(path), v.Path)
+		}
+		if len(roots) > 0 {
+			if err := checkRoots(v.Path, roots); err != nil {
+				return nil, fmt.Errorf("pairs file %s: path: %w", path, err)
+			}
+		}
+	}
+	return videos, nil
+}
+
+func checkRoots(path string, roots []string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		// What does not exist cannot be read either; where it would lie is all there is to check.
+		if real, err = filepath.Abs(path); err != nil {
+			return fmt.Errorf("%q: %w", path, err)
+		}
+	}
+	for _, root := range roots {
+		realRoot, err := filepath.EvalSymlinks(root)
+		if err != nil {
+			return fmt.Errorf("data root %q: %w", root, err)
+		}
+		if rel, err := filepath.Rel(realRoot, real); err == nil && filepath.IsLocal(rel) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%q lies outside the data roots %q", path, roots)
+}
+
+func parsePairs(r io.Reader) ([]Video, error) {
+	counted := &countingReader{r: io.LimitReader(r, maxPairsBytes+1)}
+	in := csv.NewReader(counted)
+	in.FieldsPerRecord = -1 // counted below, to name the line in our words
+	header, err := in.Read()
+	if errors.Is(err, io.EOF) {
+		return nil, errors.New("empty")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("header: %w", err)
+	}
+	header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets write a byte order mark
+	if !slices.Equal(header, pairsColumns) {
+		return nil, fmt.Errorf("line 1: header %q, want %q", strings.Join(header, ","), strings.Join(pairsColumns, ","))
+	}
+	var videos []Video
+	lineOf := map[string]int{}
+	for {
+		row, err := in.Read()
+		if counted.n > maxPairsBytes {
+			return nil, fmt.Errorf("larger than %d MiB", maxPairsBytes>>20)
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err // names the line
+		}
+		line, _ := in.FieldPos(0)
+		if len(row) != len(pairsColumns) {
+			return nil, fmt.Errorf("line %d: %d fields, want %d (%s)", line, len(row), len(pairsColumns), strings.Join(pairsColumns, ","))
+		}
+		for i, field := range row {
+			if len(field) > maxFieldBytes || strings.ContainsRune(field, 0) {
+				return nil, fmt.Errorf("line %d: %s: longer than %d bytes, or holds a zero byte", line, pairsColumns[i], maxFieldBytes)
+			}
+		}
+		v := Video{Path: row[0], Group: row[2], Property: row[3]}
+		if v.Path == "" {
+			return nil, fmt.Errorf("line %d: path: empty", line)
+		}
+		switch row[1] {
+		case "1":
+			v.Label = 1
+		case "0":
+		default:
+			return nil, fmt.Errorf("line %d: label: %q, want 1 (possible) or 0 (impossible)", line, row[1])
+		}
+		if v.Group == "" {
+			return nil, fmt.Errorf("line %d: group: empty", line)
+		}
+		if first, ok := lineOf[v.Path]; ok {
+			return nil, fmt.Errorf("line %d: path: %q is on line %d already", line, v.Path, first)
+		}
+		lineOf[v.Path] = line
+		if videos = append(videos, v); len(videos) > maxPairsRows {
+			return nil, fmt.Errorf("line %d: more than %d videos", line, maxPairsRows)
+		}
+	}
+	if len(videos) == 0 {
+		return nil, errors.New("names no video")
+	}
+	_, err = byGroup(videos)
+	return videos, err
+}
+
+type countingReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countingReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	c.n += int64(n)
+	return n, err
+}
+
+// byGroup sorts videos into groups in order of first appearance, and checks that
+// each has both a possible and an impossible one, of one property.
+func byGroup(videos []Video) ([][]Video, error) {
+	index := map[string]int{}
+	var groups [][]Video
+	for _, v := range videos {
+		i, ok := index[v.Group]
+		if !ok {
+			i = len(groups)
+			index[v.Group] = i
+			groups = append(groups, nil)
+		}
+		groups[i] = append(groups[i], v)
+	}
+	for _, g := range groups {
+		var labels [2]int
+		for _, v := range g {
+			if v.Label != 0 && v.Label != 1 {
+				return nil, fmt.Errorf("group %q: label of %s: %d, want 1 (possible) or 0 (impossible)", v.Group, v.Path, v.Label)
+			}
+			if v.Property != g[0].Property {
+				return nil, fmt.Errorf("group %q: property %q of %s, but %q of %s", v.Group, v.Property, v.Path, g[0].Property, g[0].Path)
+			}
+			labels[v.Label]++
+		}
+		name := g[0].Group
+		switch {
+		case len(g) < 2:
+			return nil, fmt.Errorf("group %q: one video (%s), want at least two", name, g[0].Path)
+		case labels[1] == 0:
+			return nil, fmt.Errorf("group %q: no possible video (label 1) among its %d", name, len(g))
+		case labels[0] == 0:
+			return nil, fmt.Errorf("group %q: no impossible video (label 0) among its %d", name, len(g))
+		}
+	}
+	return groups, nil
+}

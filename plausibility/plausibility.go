@@ -1,0 +1,51 @@
+// Package plausibility measures how much a video surprises a model: the error of
+// predicting, in representation space, what the video goes on to show. Where
+// something implausible happens the error is high.
+//
+//	pairs.go     pairs.csv -> the videos to score
+//	windows.go   frames -> sliding windows; token errors -> surprise
+//	score.go     videos + model (+ its untrained twin) -> a score file
+//
+// What can be concluded from score files is package compare, which needs neither
+// videos nor models; pages and pictures are package report.
+//
+// Letters: N windows in a batch, T frames of a window, S pixels (height and width).
+// The procedure is the published one (Garrido et al., arXiv:2502.11831): a window
+// slides over the video; for each context length the model sees the window's first
+// frames and predicts the representation of the rest.
+package plausibility
+
+import (
+	"context"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+)
+
+// Spec says how windows are taken and reduced; see compare.Spec.
+type Spec = compare.Spec
+
+// Video is one row of a pairs file.
+type Video struct {
+	Path     string // of the file
+	Label    int    // 1 possible, 0 impossible
+	Group    string // videos of a group share everything but the event
+	Property string // what the event violates
+}
+
+// Predictor is what scoring needs of a model.
+type Predictor interface {
+	// Surprise returns the prediction errors of n windows; windows is
+	// [n,3,Window,S,S], normalised. Results are in the order of the windows.
+	Surprise(ctx context.Context, windows []float32, n int) ([]WindowErrors, error)
+}
+
+// WindowErrors holds the errors of one window, one element per context length of
+// the spec in its order; exactly one, of Context 0, for next-tubelet models.
+type WindowErrors []ContextErrors
+
+// ContextErrors holds the errors of the predicted tokens of one window.
+type ContextErrors struct {
+	Context int       // frames the model saw
+	Tokens  []int32   // of the token grid, index (t*H + h)*W + w, ascending
+	Errors  []float32 // mean |prediction - target| over features, per token
+}

@@ -1,0 +1,216 @@
+package report
+
+import (
+	_ "embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+)
+
+//go:embed page.html
+var pageText string
+
+var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+	"pct":    func(x float64) string { return fmt.Sprintf("%.1f", 100*x) },
+	"signed": func(x float64) string { return strings.Replace(fmt.Sprintf("%+.1f", 100*x), "-", "\u2212", 1) },
+	"num":    func(x float64) string { return fmt.Sprintf("%.4g", x) },
+	"colour": func(i int) template.CSS { return template.CSS(columnColour(i)) },
+}).Parse(pageText))
+
+// view is what page.html shows.
+type view struct {
+	*Page
+	Verdict    string // of the pooled row
+	Tone       string // CSS class of the verdict
+	Sentences  []string
+	Headline   *compare.Row // the pooled row
+	Confidence string       // %
+	Forest     template.HTML
+	Charts     []template.HTML
+	PairViews  []pairView
+	Facts      []Fact
+}
+
+type pairView struct {
+	*Pair
+	Chart template.HTML
+	Right bool
+}
+
+// WriteHTML writes the page to w.
+func WriteHTML(w io.Writer, p *Page) error {
+	if p.Table == nil || len(p.Table.Rows) == 0 {
+		return errors.New("writing report: no table")
+	}
+	v := view{Page: p, Sentences: p.Table.Sentences(), Forest: forest(p.Table), Facts: facts(p),
+		Confidence: fmt.Sprintf("%g", 100*p.Table.Confidence)}
+	v.Headline = &p.Table.Rows[len(p.Table.Rows)-1]
+	v.Verdict, v.Tone = verdict(p.Table, v.Headline)
+	for _, m := range monitors(p.Training) {
+		v.Charts = append(v.Charts, lineChart(m.name, m.x, m.y, m.colour))
+	}
+	for i := range p.Pairs {
+		chart, err := pairChart(&p.Pairs[i])
+		if err != nil {
+			return fmt.Errorf("writing report: %w", err)
+		}
+		v.PairViews = append(v.PairViews, pairView{&p.Pairs[i], chart, p.Pairs[i].Margin > 0})
+	}
+	if err := pageTemplate.Execute(w, v); err != nil {
+		return fmt.Errorf("writing report: %w", err)
+	}
+	return nil
+}
+
+// Save writes the page to path: whole, or not at all.
+func Save(path string, p *Page) error {
+	return saveFile(path, func(w io.Writer) error { return WriteHTML(w, p) })
+}
+
+func saveFile(path string, write func(io.Writer) error) error {
+	dir := filepath.Dir(path)
+	tmp, err := os.CreateTemp(dir, ".report-*")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer os.Remove(tmp.Name()) // fails once renamed
+	err = write(tmp)
+	if err == nil {
+		err = tmp.Chmod(0o644)
+	}
+	if err == nil {
+		err = tmp.Sync()
+	}
+	err = errors.Join(err, tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("syncing folder %s: %w", dir, err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("syncing folder %s: %w", dir, err)
+	}
+	return nil
+}
+
+// verdict puts the row in a few words. With a floor to compare with, being above
+// chance is not enough: the twin may be so too, by an artefact of the clips.
+func verdict(t *compare.Table, row *compare.Row) (text, tone string) {
+	first := row.Cells[0]
+	if len(row.Differences) == 1 && t.Columns[0] == compare.ModelSet {
+		switch d := row.Differences[0]; {
+		case first.Verdict == compare.AboveChance && d.Verdict == compare.Higher:
+			return "Above chance, and above its untrained twin", "good"
+		case d.Verdict == compare.Higher:
+			return "Above its untrained twin, but not above chance", "open"
+		case first.Verdict == compare.AboveChance:
+			return "Above chance, but not shown to be above its untrained twin", "open"
+		case first.Verdict == compare.BelowChance:
+			return "Below chance", "bad"
+		}
+		return "Inconclusive", "open"
+	}
+	if len(row.Differences) > 0 {
+		d := row.Differences[0]
+		if d.Verdict == compare.Inconclusive {
+			return fmt.Sprintf("%s and %s: inconclusive", t.Columns[0], d.Column), "open"
+		}
+		return fmt.Sprintf("%s is %s than %s", t.Columns[0], d.Verdict, d.Column), "good"
+	}
+	switch first.Verdict {
+	case compare.AboveChance:
+		return "Above chance", "good"
+	case compare.BelowChance:
+		return "Below chance", "bad"
+	}
+	return "Inconclusive", "open"
+}
+
+type monitor struct {
+	name, colour string
+	x, y         []float64
+}
+
+// monitors are the training curves that have at least two finite values.
+func monitors(steps []Step) []monitor {
+	all := []struct {
+		name, colour string
+		value        func(Step) float64
+	}{
+		{"loss", colourModel, func(s Step) float64 { return s.Loss }},
+		{"effective rank", colourPossible, func(s Step) float64 { return s.EffectiveRank }},
+		{"feature standard deviation", colourPossible, func(s Step) float64 { return s.FeatureStd }},
+		{"cosine between tokens", colourImpossible, func(s Step) float64 { return s.Cosine }},
+	}
+	var out []monitor
+	for _, a := range all {
+		m := monitor{name: a.name, colour: a.colour}
+		measured := false
+		for _, s := range steps {
+			y := a.value(s)
+			if math.IsNaN(y) || math.IsInf(y, 0) {
+				continue
+			}
+			measured = measured || y != 0
+			m.x, m.y = append(m.x, float64(s.Step)), append(m.y, y)
+		}
+		if len(m.x) >= 2 && measured {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// facts is the provenance: what made these numbers.
+func facts(p *Page) []Fact {
+	var out []Fact
+	if f := p.File; f != nil {
+		for _, s := range f.Sets {
+			out = append(out, Fact{s.Name, fmt.Sprintf("%s, step %d, seed %d", s.Model.Name, s.Model.Step, s.Model.Seed)})
+			if s.Model.SHA256 != "" {
+				out = append(out, Fact{s.Name + ", weights SHA-256", s.Model.SHA256})
+			}
+			if len(s.Model.Config) > 0 {
+				out = append(out, Fact{s.Name + ", configuration", string(s.Model.Config)})
+			}
+		}
+		sampling := "every frame"
+		switch {
+		case f.Spec.FPS > 0:
+			sampling = fmt.Sprintf("%g frames a second", f.Spec.FPS)
+		case f.Spec.FrameStep > 1:
+			sampling = fmt.Sprintf("every %d. frame", f.Spec.FrameStep)
+		}
+		contexts := "every next tubelet"
+		if len(f.Spec.Contexts) > 0 {
+			contexts = fmt.Sprintf("contexts of %v frames", f.Spec.Contexts)
+		}
+		tokens := "mean over all tokens"
+		if f.Spec.TopTokens > 0 {
+			tokens = fmt.Sprintf("mean of the %d worst tokens of a tubelet", f.Spec.TopTokens)
+		}
+		out = append(out,
+			Fact{"windows", fmt.Sprintf("%d frames, stride %d, %s, %d × %d pixels", f.Spec.Window, f.Spec.Stride, sampling, f.Size, f.Size)},
+			Fact{"surprise", contexts + "; " + tokens},
+			Fact{"videos", fmt.Sprintf("%d scored, %d skipped", len(f.Videos), len(f.Skipped))},
+			Fact{"videos, SHA-256", f.Data},
+			Fact{"decoder", f.Decoder})
+	}
+	out = append(out, Fact{"statistic", p.Table.Aggregation.String()},
+		Fact{"intervals", fmt.Sprintf("%.0f %%, bootstrap over groups, %d resamples, seed %s", 100*p.Table.Confidence, p.Table.Resamples, strconv.FormatUint(p.Table.Seed, 10))})
+	return append(out, p.Facts...)
+}

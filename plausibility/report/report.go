@@ -1,0 +1,116 @@
+// Package report shows scores: one HTML page that holds everything it needs, and
+// pictures for papers and slides.
+//
+//	report.go   what a page shows; typical pairs with their frames
+//	html.go     the page
+//	svg.go      its charts
+//	png.go      the same as PNG
+//
+// The page loads nothing from anywhere: styles, charts and frames are in the file.
+package report
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+)
+
+// Page is what a report shows. Only Title and Table must be set.
+type Page struct {
+	Title    string
+	Made     string // when and by what version, as it should read
+	Table    *compare.Table
+	File     *compare.File // where the scores came from
+	Training []Step        // of the model, in order
+	Pairs    []Pair
+	Facts    []Fact // further provenance, such as the command that reproduces the page
+}
+
+// Step is one log line of the training run.
+type Step struct {
+	Step          int
+	Loss          float64
+	EffectiveRank float64 // of the representations; falls towards 1 as they collapse
+	FeatureStd    float64 // mean standard deviation of a feature over tokens
+	Cosine        float64 // mean cosine between representations of different tokens
+}
+
+// Fact is a line of the provenance table.
+type Fact struct{ Name, Value string }
+
+// Pair is a possible and an impossible video side by side.
+type Pair struct {
+	Property, Group      string
+	Margin               float64 // surprise of the impossible video minus the possible one's
+	Possible, Impossible Curve
+	EventSeconds         float64 // when the event happens; negative if not known
+	FrameSeconds         []float64
+}
+
+// Curve is one video's surprise over time, with some of its frames.
+type Curve struct {
+	Path     string
+	Seconds  []float64 // [n] starts of tubelets
+	Surprise []float64 // [n]
+	Frames   [][]byte  // JPEG or PNG, one per Pair.FrameSeconds; empty without a source of frames
+}
+
+// FrameSource takes single frames out of videos, as JPEG or PNG.
+type FrameSource interface {
+	Frames(ctx context.Context, path string, seconds []float64) ([][]byte, error)
+}
+
+const framesShown = 10
+
+// TypicalPairs picks a pair per property to show, at most n: the one whose margin
+// is the median, not the best. events says when the event of a video happens, in
+// seconds by path; frames may be nil.
+func TypicalPairs(ctx context.Context, f *compare.File, a compare.Aggregation, n int, events map[string]float64, frames FrameSource) ([]Pair, error) {
+	typical, err := f.Typical(a, n)
+	if err != nil {
+		return nil, fmt.Errorf("choosing pairs to show: %w", err)
+	}
+	model, _ := f.Set(compare.ModelSet)
+	var pairs []Pair
+	for _, m := range typical {
+		possible, impossible := &f.Videos[m.Possible], &f.Videos[m.Impossible]
+		p := Pair{Property: m.Property, Group: m.Group, Margin: m.Margin, EventSeconds: -1,
+			Possible:   Curve{Path: possible.Path, Seconds: possible.TubeletStart, Surprise: model.Scores[m.Possible].Curve},
+			Impossible: Curve{Path: impossible.Path, Seconds: impossible.TubeletStart, Surprise: model.Scores[m.Impossible].Curve},
+		}
+		if at, ok := events[impossible.Path]; ok {
+			p.EventSeconds = at
+		}
+		if frames != nil {
+			from, to := p.span()
+			for i := range framesShown {
+				p.FrameSeconds = append(p.FrameSeconds, from+(to-from)*(float64(i)+0.5)/framesShown)
+			}
+			for _, c := range []*Curve{&p.Possible, &p.Impossible} {
+				if c.Frames, err = frames.Frames(ctx, c.Path, p.FrameSeconds); err != nil {
+					return nil, fmt.Errorf("frames for the report: %w", err)
+				}
+				if len(c.Frames) != framesShown {
+					return nil, fmt.Errorf("frames for the report: got %d of %s, want %d", len(c.Frames), c.Path, framesShown)
+				}
+			}
+		}
+		pairs = append(pairs, p)
+	}
+	return pairs, nil
+}
+
+// span is the time both curves cover, in seconds.
+func (p *Pair) span() (from, to float64) {
+	first := true
+	for _, c := range []Curve{p.Possible, p.Impossible} {
+		for _, t := range c.Seconds {
+			if first {
+				from, to, first = t, t, false
+			}
+			from, to = min(from, t), max(to, t)
+		}
+	}
+	return from, to
+}

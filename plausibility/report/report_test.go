@@ -1,0 +1,243 @@
+package report
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"image"
+	"image/color"
+	"image/jpeg"
+	"image/png"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+)
+
+// madeUp is a score file of pairs with an event at 0.8 s.
+func madeUp(groups int) *compare.File {
+	rng := rand.New(rand.NewPCG(1, 2))
+	properties := []string{"permanence", "permanence_occluded", "colour", "colour_occluded", "shape"}
+	f := &compare.File{Version: compare.Version, Spec: compare.Spec{Window: 16, Stride: 2, FrameStep: 1, TopTokens: 4},
+		Size: 64, Decoder: "made up", Skipped: []compare.Skipped{{Path: "pairs/broken.mp4", Group: "9", Reason: "no video stream"}},
+		Sets: []compare.Set{
+			{Name: compare.ModelSet, Model: compare.Model{Name: "demo", Step: 600, SHA256: strings.Repeat("ab", 32), Config: []byte(`{"dim":128}`)}},
+			{Name: compare.TwinSet, Model: compare.Model{Name: "demo, untrained"}}}}
+	for g := range groups {
+		property := properties[g%len(properties)]
+		for pair := range 2 {
+			for label := 1; label >= 0; label-- {
+				v := compare.Video{Path: fmt.Sprintf("pairs/%s-%03d-%d-%d.mp4", property, g, pair, label), Label: label, Group: fmt.Sprint(g), Property: property,
+					Pair: fmt.Sprint(pair), SHA256: fmt.Sprintf("%d %d %d", g, pair, label), Frames: 18, WindowStart: []float64{0, 0.1}}
+				for s := range f.Sets {
+					event := 0.0
+					if s == 0 && label == 0 && !strings.Contains(property, "occluded") {
+						event = 0.5
+					}
+					peak := 2 + 0.3*rng.NormFloat64() + event
+					sc := compare.Scores{Surprise: [][]float64{{peak, peak}}, Peak: [][]float64{{peak, peak}}}
+					for t := range 14 {
+						at := 0.1 + 0.1*float64(t)
+						if s == 0 {
+							v.TubeletStart = append(v.TubeletStart, at)
+						}
+						sc.Curve = append(sc.Curve, 0.8+0.1*rng.Float64()+event*math.Exp(-20*(at-0.8)*(at-0.8)))
+					}
+					f.Sets[s].Scores = append(f.Sets[s].Scores, sc)
+				}
+				f.Videos = append(f.Videos, v)
+			}
+		}
+	}
+	f.Data = compare.Digest(f.Videos)
+	return f
+}
+
+// discs draws a frame with a disc that moves with time.
+type discs struct{}
+
+func (discs) Frames(_ context.Context, path string, seconds []float64) ([][]byte, error) {
+	var out [][]byte
+	for _, t := range seconds {
+		img := image.NewRGBA(image.Rect(0, 0, 64, 64))
+		for y := range 64 {
+			for x := range 64 {
+				c := color.RGBA{210, 205, 190, 255}
+				dx, dy := float64(x)-10-t*25, float64(y)-32
+				if dx*dx+dy*dy < 90 {
+					c = color.RGBA{200, 60, 40, 255}
+				}
+				img.SetRGBA(x, y, c)
+			}
+		}
+		var b bytes.Buffer
+		if err := jpeg.Encode(&b, img, nil); err != nil {
+			return nil, err
+		}
+		out = append(out, b.Bytes())
+	}
+	return out, nil
+}
+
+func madeUpPage(t *testing.T) *Page {
+	t.Helper()
+	f := madeUp(100)
+	table, err := compare.Summarize(f, compare.Options{Resamples: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events := map[string]float64{}
+	for _, v := range f.Videos {
+		events[v.Path] = 0.8
+	}
+	pairs, err := TypicalPairs(t.Context(), f, table.Aggregation, 3, events, discs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var steps []Step
+	for s := 10; s <= 600; s += 10 {
+		x := float64(s)
+		steps = append(steps, Step{Step: s, Loss: 0.1 + 0.8*math.Exp(-x/120), EffectiveRank: 20 + 26*math.Exp(-x/200), FeatureStd: 0.9 - x/3000, Cosine: 0.1 + x/4000})
+	}
+	return &Page{Title: "Does the model expect what is possible?", Made: "made up for a test", Table: table, File: f, Training: steps, Pairs: pairs,
+		Facts: []Fact{{"command", "surmise score --model M --pairs pairs.csv"}}}
+}
+
+func TestHTMLIsSelfContained(t *testing.T) {
+	page := madeUpPage(t)
+	path := filepath.Join(t.TempDir(), "report.html")
+	if err := Save(path, page); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	for _, found := range regexp.MustCompile(`(?:src|href|url)\s*[=(]\s*"?([^"')>]{1,40})`).FindAllStringSubmatch(text, -1) {
+		if !strings.HasPrefix(found[1], "data:image/") {
+			t.Errorf("the page loads %q", found[1])
+		}
+	}
+	for _, want := range []string{"The model finds the impossible video", "Above chance, and above its untrained twin", "permanence_occluded", "no video stream", "effective rank", "data:image/jpeg;base64,", strings.Repeat("ab", 32), "surmise score --model M"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	if n := strings.Count(text, "data:image/jpeg"); n != 3*2*framesShown {
+		t.Errorf("%d frames in the page, want %d", n, 3*2*framesShown)
+	}
+	if strings.Contains(text, "ZgotmplZ") {
+		t.Error("the template refused a value")
+	}
+	if dir := os.Getenv("SURMISE_REPORT_DIR"); dir != "" { // to look at what the test made
+		if err := errorsOf(Save(filepath.Join(dir, "report.html"), page), SavePNG(filepath.Join(dir, "scores.png"), page.Table, page.Pairs)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func errorsOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Names from outside are text, never markup, in the page and in its charts.
+func TestHTMLEscapesNames(t *testing.T) {
+	const evil = `<script>alert("x")</script>`
+	f := madeUp(10)
+	for i := range f.Videos {
+		f.Videos[i].Property, f.Videos[i].Path = evil, evil+fmt.Sprint(i)
+	}
+	f.Skipped[0].Reason, f.Decoder, f.Sets[0].Model.Name = evil, evil, evil
+	table, err := compare.Summarize(f, compare.Options{Resamples: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairs, err := TypicalPairs(t.Context(), f, table.Aggregation, 2, nil, discs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := WriteHTML(&b, &Page{Title: evil, Table: table, File: f, Pairs: pairs, Facts: []Fact{{evil, evil}}}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(b.String(), "<script") {
+		t.Error("a name became markup")
+	}
+}
+
+func TestHTMLWithLittle(t *testing.T) {
+	f := madeUp(1)
+	f.Sets = f.Sets[:1]
+	table, err := compare.Summarize(f, compare.Options{Resamples: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := WriteHTML(&b, &Page{Title: "little", Table: table}); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(b.String(), "Inconclusive") {
+		t.Error("one group, but the page does not say inconclusive")
+	}
+	if err := WriteHTML(&b, &Page{Title: "nothing"}); err == nil {
+		t.Error("a page without a table was written")
+	}
+}
+
+func TestFramesMustBeImages(t *testing.T) {
+	page := madeUpPage(t)
+	page.Pairs[0].Possible.Frames[0] = []byte("<svg onload=x>")
+	if err := WriteHTML(&bytes.Buffer{}, page); err == nil || !strings.Contains(err.Error(), "want JPEG or PNG") {
+		t.Errorf("a frame that is no image: %v", err)
+	}
+}
+
+func TestPNG(t *testing.T) {
+	page := madeUpPage(t)
+	var b bytes.Buffer
+	if err := WritePNG(&b, page.Table, page.Pairs); err != nil {
+		t.Fatal(err)
+	}
+	img, err := png.Decode(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	colours := map[color.Color]bool{}
+	for y := range img.Bounds().Dy() {
+		for x := range img.Bounds().Dx() {
+			colours[img.At(x, y)] = true
+		}
+	}
+	for _, hex := range []string{colourModel, colourTwin, colourPossible, colourImpossible} {
+		if !colours[rgb(hex)] {
+			t.Errorf("nothing is drawn in %s", hex)
+		}
+	}
+}
+
+func TestTicksAreRound(t *testing.T) {
+	for _, c := range []struct {
+		from, to float64
+		n        int
+		want     string
+	}{{0, 1, 5, "[0 0.2 0.4 0.6 0.8 1]"}, {0, 600, 5, "[0 200 400 600]"}, {0.93, 1.07, 4, "[0.95 1 1.05]"}, {3, 3, 4, "[3]"}} {
+		var out []string
+		for _, x := range (scale{from: c.from, to: c.to}).ticks(c.n) {
+			out = append(out, label(x))
+		}
+		if got := fmt.Sprint(out); got != c.want {
+			t.Errorf("ticks of %g to %g: %s, want %s", c.from, c.to, got, c.want)
+		}
+	}
+}

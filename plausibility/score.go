@@ -1,0 +1,402 @@
+package plausibility
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/video"
+)
+
+// Config is one scoring run.
+type Config struct {
+	Videos []Video // see ReadPairs
+	Spec   Spec
+
+	Size    int // pixels, height and width the model takes
+	Patch   int // pixels, height and width of a token
+	Tubelet int // frames of a token; divides Spec.Window
+
+	Predictor Predictor
+	Model     compare.Model
+	Twin      Predictor // the same model untrained: the floor; nil scores none
+	TwinModel compare.Model
+
+	Batch     int    // windows per call of a predictor; default 8
+	MaxFrames int    // of a video, after sampling; longer ones are skipped by name; default 1024
+	Decoder   string // name and version of the decoder, for the record
+
+	Progress func(Progress) // called after each video; may be nil
+
+	// Read decodes a video; nil means video.ReadFrames.
+	Read func(ctx context.Context, path string, o video.ReadOptions) (*video.Clip, error)
+}
+
+// Progress is how far a scoring run is.
+type Progress struct {
+	Done, Total int // videos
+	Skipped     int // of those done
+	Path        string
+}
+
+const (
+	defaultBatch     = 8
+	defaultMaxFrames = 1024
+	maxBatchFloats   = 1 << 30 // 4 GiB of float32
+)
+
+func (c *Config) setDefaults() {
+	c.Spec = c.Spec.WithDefaults()
+	if c.Batch == 0 {
+		c.Batch = defaultBatch
+	}
+	if c.MaxFrames == 0 {
+		c.MaxFrames = defaultMaxFrames
+	}
+	if c.Progress == nil {
+		c.Progress = func(Progress) {}
+	}
+	if c.Read == nil {
+		c.Read = video.ReadFrames
+	}
+}
+
+func (c *Config) validate() error {
+	if err := c.Spec.Validate(); err != nil {
+		return fmt.Errorf("spec.%w", err)
+	}
+	switch {
+	case c.Predictor == nil:
+		return errors.New("predictor: none")
+	case c.Patch < 1 || c.Size < c.Patch || c.Size%c.Patch != 0:
+		return fmt.Errorf("size: %d pixels, want a multiple of the patch of %d", c.Size, c.Patch)
+	case c.Tubelet < 1 || c.Spec.Window%c.Tubelet != 0:
+		return fmt.Errorf("spec.window: %d frames, want a multiple of the tubelet of %d", c.Spec.Window, c.Tubelet)
+	case c.Decoder == "":
+		return errors.New("decoder: empty")
+	case c.Batch < 1:
+		return fmt.Errorf("batch: %d windows, want at least 1", c.Batch)
+	case c.MaxFrames < c.Spec.Window:
+		return fmt.Errorf("max_frames: %d, below the window of %d", c.MaxFrames, c.Spec.Window)
+	case int64(c.Spec.Window) > 1<<16 || int64(c.Size) > 1<<14,
+		int64(c.Batch) > maxBatchFloats/(3*int64(c.Spec.Window)*int64(c.Size)*int64(c.Size)):
+		return fmt.Errorf("batch: %d windows of %d frames of %d×%d pixels need more than %d GiB", c.Batch, c.Spec.Window, c.Size, c.Size, maxBatchFloats*4>>30)
+	}
+	for _, context := range c.Spec.Contexts {
+		if context%c.Tubelet != 0 {
+			return fmt.Errorf("spec.contexts: %d frames, want multiples of the tubelet of %d", context, c.Tubelet)
+		}
+	}
+	return nil
+}
+
+// Score measures every video with the model and its twin and returns the score
+// file. A video that cannot be read or is too short or too long is listed in
+// Skipped with the reason, and with it the rest of its group; when no group is
+// left that is an error. Any other failure, a NaN from the model too, ends the
+// run with an error that names the video.
+//
+// Memory holds the batch of windows, the frames of the video being scored and of
+// the next one, which is decoded meanwhile, and small thumbnails of one group.
+func Score(ctx context.Context, c Config) (*compare.File, error) {
+	c.setDefaults()
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("scoring: %w", err)
+	}
+	groups, err := byGroup(c.Videos)
+	if err != nil {
+		return nil, fmt.Errorf("scoring: %w", err)
+	}
+	s := newScorer(&c)
+	work, ctx := errgroup.WithContext(ctx)
+	decoded := make(chan decodedVideo)
+	work.Go(func() error {
+		defer close(decoded)
+		return readAll(ctx, &c, groups, decoded)
+	})
+	work.Go(func() error {
+		for _, g := range groups {
+			if err := s.group(ctx, g, decoded); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err := work.Wait(); err != nil {
+		return nil, fmt.Errorf("scoring: %w", err)
+	}
+	f := s.file
+	if len(f.Videos) == 0 {
+		return nil, fmt.Errorf("scoring: no group is left of %d; the first video skipped was %s: %s", len(groups), f.Skipped[0].Path, f.Skipped[0].Reason)
+	}
+	f.Data = compare.Digest(f.Videos)
+	if err := f.Validate(); err != nil {
+		return nil, fmt.Errorf("scoring: %w", err)
+	}
+	return f, nil
+}
+
+// decodedVideo is a video's frames, or why there are none.
+type decodedVideo struct {
+	clip   *video.Clip
+	sha256 string
+	skip   string // reason
+}
+
+// readAll decodes the videos in order.
+func readAll(ctx context.Context, c *Config, groups [][]Video, out chan<- decodedVideo) error {
+	for _, g := range groups {
+		for _, v := range g {
+			d, err := read(ctx, c, v.Path)
+			if err != nil {
+				return fmt.Errorf("reading %s: %w", v.Path, err)
+			}
+			select {
+			case out <- d:
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}
+	return nil
+}
+
+func read(ctx context.Context, c *Config, path string) (decodedVideo, error) {
+	digest, err := fileSHA256(path)
+	if err != nil {
+		return decodedVideo{skip: err.Error()}, nil
+	}
+	clip, err := c.Read(ctx, path, video.ReadOptions{Size: c.Size, FrameStep: c.Spec.FrameStep, FPS: c.Spec.FPS, MaxFrames: c.MaxFrames})
+	var unusable *video.FileError
+	switch {
+	case ctx.Err() != nil:
+		return decodedVideo{}, context.Cause(ctx)
+	case errors.As(err, &unusable):
+		return decodedVideo{skip: unusable.Reason}, nil
+	case err != nil:
+		return decodedVideo{}, err
+	case clip.More:
+		return decodedVideo{skip: fmt.Sprintf("longer than %d frames after sampling", c.MaxFrames)}, nil
+	case clip.Frames < c.Spec.Window:
+		return decodedVideo{skip: fmt.Sprintf("%d frames after sampling, a window has %d", clip.Frames, c.Spec.Window)}, nil
+	case clip.Height != c.Size || clip.Width != c.Size || len(clip.Times) != clip.Frames || len(clip.Pix) != clip.Frames*c.Size*c.Size*3:
+		return decodedVideo{}, fmt.Errorf("decoder returned %d frames of %d×%d, %d bytes and %d times; want %d×%d", clip.Frames, clip.Height, clip.Width, len(clip.Pix), len(clip.Times), c.Size, c.Size)
+	}
+	return decodedVideo{clip: clip, sha256: digest}, nil
+}
+
+func fileSHA256(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if !info.Mode().IsRegular() {
+		return "", fmt.Errorf("%s is not a regular file", path) // opening a pipe would wait for ever
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+type scorer struct {
+	c          *Config
+	predictors []Predictor // of file.Sets
+	windows    []float32   // [Batch,3,Window,Size,Size]
+	reducer    reducer
+	file       *compare.File
+	progress   Progress
+}
+
+func newScorer(c *Config) *scorer {
+	side := c.Size / c.Patch
+	s := &scorer{
+		c:          c,
+		predictors: []Predictor{c.Predictor},
+		windows:    make([]float32, c.Batch*3*c.Spec.Window*c.Size*c.Size),
+		reducer:    reducer{spec: c.Spec, tubelets: c.Spec.Window / c.Tubelet, tubeletTokens: side * side},
+		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Decoder: c.Decoder,
+			Skipped: []compare.Skipped{}, Sets: []compare.Set{{Name: compare.ModelSet, Model: c.Model}}},
+		progress: Progress{Total: len(c.Videos)},
+	}
+	if c.Twin != nil {
+		s.predictors = append(s.predictors, c.Twin)
+		s.file.Sets = append(s.file.Sets, compare.Set{Name: compare.TwinSet, Model: c.TwinModel})
+	}
+	return s
+}
+
+// scoredVideo is one video's part of the score file.
+type scoredVideo struct {
+	video      compare.Video
+	scores     []compare.Scores // per set
+	thumbnails [][]uint8
+}
+
+// group scores the videos of one group as they are decoded, and enters them into
+// the file, all or none.
+func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decodedVideo) error {
+	var scored []scoredVideo
+	reasons := make([]string, len(videos))
+	broken := ""
+	for i, v := range videos {
+		d, ok := <-decoded
+		if !ok {
+			return nil // the reader has failed, and its error is what Score returns
+		}
+		switch {
+		case d.skip != "":
+			reasons[i] = d.skip
+			if broken == "" {
+				broken = v.Path
+			}
+		case broken == "":
+			one, err := s.video(ctx, v, d)
+			if err != nil {
+				return fmt.Errorf("video %s: %w", v.Path, err)
+			}
+			scored = append(scored, one)
+		}
+		s.progress.Done++
+		s.progress.Path = v.Path
+		if d.skip != "" {
+			s.progress.Skipped++
+		}
+		s.c.Progress(s.progress)
+	}
+	if broken != "" {
+		for i, v := range videos {
+			if reasons[i] == "" {
+				reasons[i] = fmt.Sprintf("its group %q is incomplete without %s", v.Group, broken)
+			}
+			s.file.Skipped = append(s.file.Skipped, compare.Skipped{Path: v.Path, Group: v.Group, Reason: reasons[i]})
+		}
+		return nil
+	}
+	match(scored)
+	for _, one := range scored {
+		s.file.Videos = append(s.file.Videos, one.video)
+		for k := range s.file.Sets {
+			s.file.Sets[k].Scores = append(s.file.Sets[k].Scores, one.scores[k])
+		}
+	}
+	return nil
+}
+
+// match names the pairs of a group by the shared start of its videos, where its
+// possible and impossible videos are equally many.
+func match(videos []scoredVideo) {
+	var possible, impossible []int
+	for i, v := range videos {
+		if v.video.Label == 1 {
+			possible = append(possible, i)
+		} else {
+			impossible = append(impossible, i)
+		}
+	}
+	shared := make([][]int, len(possible))
+	for p := range possible {
+		for q := range impossible {
+			shared[p] = append(shared[p], sharedStart(videos[possible[p]].thumbnails, videos[impossible[q]].thumbnails))
+		}
+	}
+	for p, q := range compare.MatchByStart(shared) {
+		pair := strconv.Itoa(p + 1)
+		videos[possible[p]].video.Pair = pair
+		videos[impossible[q]].video.Pair = pair
+	}
+}
+
+// video scores one video, batch by batch.
+func (s *scorer) video(ctx context.Context, v Video, d decodedVideo) (scoredVideo, error) {
+	spec := s.c.Spec
+	starts := WindowStarts(d.clip.Frames, spec.Window, spec.Stride)
+	out := scoredVideo{
+		video: compare.Video{Path: v.Path, Label: v.Label, Group: v.Group, Property: v.Property, SHA256: d.sha256, Frames: d.clip.Frames},
+		// The frames themselves are let go after this video.
+		thumbnails: thumbnails(d.clip),
+	}
+	for _, from := range starts {
+		out.video.WindowStart = append(out.video.WindowStart, d.clip.Times[from])
+	}
+	curves := make([]curve, len(s.predictors))
+	for k := range s.predictors {
+		curves[k] = curve{}
+		out.scores = append(out.scores, compare.Scores{Surprise: make([][]float64, spec.NumContexts()), Peak: make([][]float64, spec.NumContexts())})
+	}
+	length := 3 * spec.Window * s.c.Size * s.c.Size // of one window
+	for batch := range slices.Chunk(starts, s.c.Batch) {
+		for i, from := range batch {
+			video.Normalize(s.windows[i*length:(i+1)*length], d.clip, from, spec.Window)
+		}
+		for k, p := range s.predictors {
+			errs, err := p.Surprise(ctx, s.windows[:len(batch)*length], len(batch))
+			if err != nil {
+				return out, fmt.Errorf("%s: %w", s.file.Sets[k].Name, err)
+			}
+			if len(errs) != len(batch) {
+				return out, fmt.Errorf("%s: returned %d windows for %d", s.file.Sets[k].Name, len(errs), len(batch))
+			}
+			for i, from := range batch {
+				contexts, err := s.reducer.reduce(errs[i])
+				if err != nil {
+					return out, fmt.Errorf("%s: window at %.3f s: %w", s.file.Sets[k].Name, d.clip.Times[from], err)
+				}
+				for c, x := range contexts {
+					out.scores[k].Surprise[c] = append(out.scores[k].Surprise[c], x.surprise)
+					out.scores[k].Peak[c] = append(out.scores[k].Peak[c], x.peak)
+					curves[k].add(x.tubelet, from, s.c.Tubelet)
+				}
+			}
+		}
+	}
+	frames := slices.Sorted(maps.Keys(curves[0]))
+	for _, f := range frames {
+		out.video.TubeletStart = append(out.video.TubeletStart, d.clip.Times[f])
+	}
+	for k := range curves {
+		if !slices.Equal(frames, slices.Sorted(maps.Keys(curves[k]))) {
+			return out, fmt.Errorf("%s predicts other tubelets than the model", s.file.Sets[k].Name)
+		}
+		for _, f := range frames {
+			out.scores[k].Curve = append(out.scores[k].Curve, curves[k][f].sum/float64(curves[k][f].n))
+		}
+	}
+	return out, nil
+}
+
+// curve collects the surprise of each tubelet by its first frame in the video,
+// over all windows and contexts that predict it.
+type curve map[int]struct {
+	sum float64
+	n   int
+}
+
+func (c curve) add(tubelets []float64, from, frames int) {
+	for t, x := range tubelets {
+		if math.IsNaN(x) {
+			continue
+		}
+		at := c[from+t*frames]
+		at.sum += x
+		at.n++
+		c[from+t*frames] = at
+	}
+}
