@@ -1,0 +1,309 @@
+// Package jobspec checks a job's specification and fills in its defaults, once, for the coordinator that stores the job
+// and for commands that run it in their own process.
+package jobspec
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"strings"
+
+	"buf.build/go/protovalidate"
+	"google.golang.org/protobuf/proto"
+
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+// A FieldError says what is wrong with one field.
+type FieldError struct {
+	Field   string // path below the specification, such as "train.model.patch"
+	Problem string // names the value
+}
+
+// Errors is every fault found in a specification.
+type Errors []FieldError
+
+func (e Errors) Error() string {
+	lines := make([]string, len(e))
+	for i, f := range e {
+		lines[i] = f.Field + ": " + f.Problem
+	}
+	return strings.Join(lines, "; ")
+}
+
+// Complete returns a copy of spec with every default filled in, as the comments of job.proto state them. An error is an
+// Errors unless a rule itself is broken. Left to the worker, which has the model: a scoring job's window, contexts and
+// top_tokens; and threads, 0 for all that it has.
+func Complete(spec *surmisev1.JobSpec) (*surmisev1.JobSpec, error) {
+	if err := Validate(spec); err != nil {
+		return nil, err
+	}
+	spec = proto.CloneOf(spec)
+	var errs Errors
+	if train := spec.GetTrain(); train != nil {
+		errs = completeTrain(train)
+	} else {
+		errs = completeScore(spec.GetScore())
+	}
+	if errs != nil {
+		return nil, errs
+	}
+	return spec, nil
+}
+
+// Validate holds a message against the rules written in its .proto file. An error is an Errors unless a rule itself is
+// broken.
+func Validate(m proto.Message) error {
+	err := protovalidate.Validate(m)
+	var invalid *protovalidate.ValidationError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	var errs Errors
+	for _, v := range invalid.Violations {
+		field := protovalidate.FieldPathString(v.Proto.GetField())
+		if field == "" && v.RuleDescriptor == nil {
+			field = "(message)"
+		}
+		problem := v.Proto.GetMessage()
+		if v.FieldValue.IsValid() {
+			if s := fmt.Sprint(v.FieldValue.Interface()); s != "" && len(s) <= 64 {
+				problem += fmt.Sprintf(", got %s", s)
+			}
+		}
+		errs = append(errs, FieldError{field, problem})
+	}
+	return errs
+}
+
+// A preset is where the defaults of a training job come from.
+type preset struct {
+	batch int32
+	model *surmisev1.ModelSpec
+}
+
+func presetOf(name string) preset {
+	if name == "tiny" {
+		return preset{8, &surmisev1.ModelSpec{
+			Objective: "masked", Size: 112, Frames: 16, Patch: 16, Tubelet: 2,
+			Dim: 192, Depth: 12, Heads: 3, PredDim: 96, PredDepth: 6, PredHeads: 3, Positions: "sincos",
+		}}
+	}
+	return preset{16, &surmisev1.ModelSpec{
+		Objective: "next_tubelet", Size: 64, Frames: 16, Patch: 8, Tubelet: 2,
+		Dim: 128, Depth: 4, Heads: 2, PredDim: 128, PredDepth: 3, PredHeads: 2, Positions: "sincos",
+	}}
+}
+
+// maxDataBytes keeps a job, which is sent whole and in lists, well below what a message may hold.
+const maxDataBytes = 1 << 20
+
+func completeTrain(t *surmisev1.TrainSpec) Errors {
+	var errs Errors
+	size := 0
+	for _, d := range t.Data {
+		size += len(d)
+	}
+	if size > maxDataBytes {
+		errs = append(errs, FieldError{"train.data", fmt.Sprintf("must hold at most %d bytes of paths, got %d: name folders, globs or a CSV index", maxDataBytes, size)})
+	}
+	setDefault(&t.Preset, "demo")
+	preset := presetOf(t.Preset)
+	setDefault(&t.Steps, 600)
+	setDefault(&t.Batch, preset.batch)
+	setDefault(&t.LogEvery, 10)
+	setDefault(&t.CheckpointEvery, 100)
+
+	if t.Model == nil {
+		t.Model = &surmisev1.ModelSpec{}
+	}
+	if t.Mask != nil {
+		setDefault(&t.Model.Objective, "masked")
+	}
+	errs = append(errs, completeModel(t.Model, preset.model)...)
+
+	if t.Model.Objective == "next_tubelet" && t.Mask != nil {
+		errs = append(errs, FieldError{"train.mask", "needs train.model.objective masked, got next_tubelet"})
+	}
+	if t.Model.Objective == "masked" {
+		if t.Mask == nil {
+			t.Mask = &surmisev1.MaskSpec{}
+		}
+		errs = append(errs, completeMask(t.Mask, t.Model)...)
+	}
+
+	if t.Sampling == nil {
+		t.Sampling = &surmisev1.SamplingSpec{}
+	}
+	errs = append(errs, completeSampling(t.Sampling)...)
+
+	if t.Optimizer == nil {
+		t.Optimizer = &surmisev1.OptimizerSpec{}
+	}
+	errs = append(errs, completeOptimizer(t.Optimizer, t.Steps)...)
+	return errs
+}
+
+func completeModel(m, preset *surmisev1.ModelSpec) Errors {
+	setDefault(&m.Objective, preset.Objective)
+	setDefault(&m.Size, preset.Size)
+	setDefault(&m.Frames, preset.Frames)
+	setDefault(&m.Patch, preset.Patch)
+	setDefault(&m.Tubelet, preset.Tubelet)
+	setDefault(&m.Dim, preset.Dim)
+	setDefault(&m.Depth, preset.Depth)
+	setDefault(&m.Heads, preset.Heads)
+	setDefault(&m.PredDim, preset.PredDim)
+	setDefault(&m.PredDepth, preset.PredDepth)
+	setDefault(&m.PredHeads, preset.PredHeads)
+	setDefault(&m.Positions, preset.Positions)
+
+	var errs Errors
+	multiple := func(field string, value int32, of string, unit int32) {
+		if value%unit != 0 {
+			errs = append(errs, FieldError{"train.model." + field, fmt.Sprintf("must be a multiple of %s %d, got %d", of, unit, value)})
+		}
+	}
+	multiple("size", m.Size, "patch", m.Patch)
+	multiple("frames", m.Frames, "tubelet", m.Tubelet)
+	multiple("dim", m.Dim, "heads", m.Heads)
+	multiple("pred_dim", m.PredDim, "pred_heads", m.PredHeads)
+	// A sine and a cosine per frequency and axis.
+	multiple("dim", m.Dim, "sines and cosines,", 2)
+	multiple("pred_dim", m.PredDim, "sines and cosines,", 2)
+	if m.Objective == "next_tubelet" && m.Frames/m.Tubelet < 2 {
+		errs = append(errs, FieldError{"train.model.frames", fmt.Sprintf("next_tubelet needs at least two tubelets of %d frames, got %d frames", m.Tubelet, m.Frames)})
+	}
+	return errs
+}
+
+func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
+	var errs Errors
+	setDefault(&m.Kind, "multiblock3d")
+	foreign := func(field, kind string, given bool) {
+		if given && m.Kind != kind {
+			errs = append(errs, FieldError{"train.mask." + field, fmt.Sprintf("belongs to kind %s, got kind %s", kind, m.Kind)})
+		}
+	}
+	foreign("blocks", "multiblock3d", len(m.Blocks) > 0)
+	foreign("ratio", "tube", m.Ratio != 0)
+	foreign("context_tubelets", "causal", len(m.ContextTubelets) > 0)
+
+	tubelets := model.Frames / model.Tubelet
+	switch m.Kind {
+	case "multiblock3d":
+		if len(m.Blocks) == 0 {
+			m.Blocks = []*surmisev1.MaskBlocks{{Count: 8, SpatialScale: 0.15}, {Count: 2, SpatialScale: 0.7}}
+		}
+		for i, b := range m.Blocks {
+			setDefault(&b.Count, 1)
+			setDefault(&b.SpatialScale, 0.15)
+			setDefault(&b.TemporalScale, 1)
+			setDefault(&b.AspectMin, 0.75)
+			setDefault(&b.AspectMax, 1.5)
+			errs = append(errs, ordered(fmt.Sprintf("train.mask.blocks[%d].aspect_min", i), b.AspectMin, b.AspectMax)...)
+		}
+	case "tube":
+		setDefault(&m.Ratio, 0.9)
+		tokens := (model.Size / model.Patch) * (model.Size / model.Patch)
+		if hidden := int32(m.Ratio * float64(tokens)); hidden < 1 || hidden >= tokens {
+			errs = append(errs, FieldError{"train.mask.ratio", fmt.Sprintf("must hide at least one of %d positions and leave one, got %g", tokens, m.Ratio)})
+		}
+	case "causal":
+		if len(m.ContextTubelets) == 0 {
+			m.ContextTubelets = quarters(tubelets)
+		}
+		for i, c := range m.ContextTubelets {
+			if c >= tubelets {
+				errs = append(errs, FieldError{fmt.Sprintf("train.mask.context_tubelets[%d]", i), fmt.Sprintf("must leave at least one of %d tubelets to predict, got %d", tubelets, c)})
+			}
+		}
+		if tubelets < 2 {
+			errs = append(errs, FieldError{"train.model.frames", fmt.Sprintf("a causal mask needs at least two tubelets of %d frames, got %d frames", model.Tubelet, model.Frames)})
+		}
+	}
+	return errs
+}
+
+// quarters is a quarter, half and three quarters of n, without repeats, each at least 1 and below n.
+func quarters(n int32) []int32 {
+	var out []int32
+	for _, q := range []int32{n / 4, n / 2, 3 * n / 4} {
+		if q = max(q, 1); q < n && (len(out) == 0 || q > out[len(out)-1]) {
+			out = append(out, q)
+		}
+	}
+	return out
+}
+
+func completeSampling(s *surmisev1.SamplingSpec) Errors {
+	if s.Fps == 0 {
+		setDefault(&s.FrameStep, 1)
+	}
+	setDefault(&s.ScaleMin, min(0.3, orOne(s.ScaleMax)))
+	setDefault(&s.ScaleMax, 1)
+	setDefault(&s.AspectMin, 0.75)
+	setDefault(&s.AspectMax, 1.35)
+	setOptional(&s.MaxUnusable, 0.2)
+	return append(ordered("train.sampling.scale_min", s.ScaleMin, s.ScaleMax),
+		ordered("train.sampling.aspect_min", s.AspectMin, s.AspectMax)...)
+}
+
+func orOne(v float64) float64 {
+	if v == 0 {
+		return 1
+	}
+	return v
+}
+
+func completeOptimizer(o *surmisev1.OptimizerSpec, steps int32) Errors {
+	setDefault(&o.LearningRate, 1e-3)
+	setOptional(&o.StartLearningRate, o.LearningRate/5)
+	setOptional(&o.FinalLearningRate, min(1e-6, o.LearningRate))
+	setOptional(&o.WarmupSteps, steps/10)
+	setOptional(&o.WeightDecay, 0.04)
+	setOptional(&o.FinalWeightDecay, 0.4)
+	setOptional(&o.EmaStart, 0.99)
+	setOptional(&o.EmaEnd, 1)
+	setOptional(&o.ClipNorm, 10)
+	setDefault(&o.LossExponent, 1)
+	if *o.WarmupSteps > steps {
+		return Errors{{"train.optimizer.warmup_steps", fmt.Sprintf("must not exceed steps %d, got %d", steps, *o.WarmupSteps)}}
+	}
+	return ordered("train.optimizer.ema_start", *o.EmaStart, *o.EmaEnd)
+}
+
+func completeScore(s *surmisev1.ScoreSpec) Errors {
+	setDefault(&s.Stride, 2)
+	if s.Fps == 0 {
+		setDefault(&s.FrameStep, 1)
+	}
+	var errs Errors
+	for i, c := range s.Contexts {
+		if s.Window != 0 && c >= s.Window {
+			errs = append(errs, FieldError{fmt.Sprintf("score.contexts[%d]", i), fmt.Sprintf("must be below window %d, got %d", s.Window, c)})
+		}
+	}
+	return errs
+}
+
+// ordered faults field when its value lies above the end of its range.
+func ordered(field string, low, high float64) Errors {
+	if low <= high && !math.IsInf(high, 0) {
+		return nil
+	}
+	return Errors{{field, fmt.Sprintf("must not exceed the end of its range %g, got %g", high, low)}}
+}
+
+func setDefault[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func setOptional[T any](field **T, value T) {
+	if *field == nil {
+		*field = &value
+	}
+}

@@ -1,0 +1,108 @@
+package jobspec_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/surmise-ml/surmise/proto/jobspec"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+func parse(t *testing.T, text string) *surmisev1.JobSpec {
+	t.Helper()
+	spec := &surmisev1.JobSpec{}
+	if err := protojson.Unmarshal([]byte(text), spec); err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+func TestDataAloneIsACompleteJob(t *testing.T) {
+	given := parse(t, `{"train":{"data":["clips"]}}`)
+	before := proto.CloneOf(given)
+	spec, err := jobspec.Complete(given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !proto.Equal(given, before) {
+		t.Error("Complete changed its argument")
+	}
+	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,
+		"model":{"objective":"next_tubelet","size":64,"frames":16,"patch":8,"tubelet":2,"dim":128,"depth":4,"heads":2,
+			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"sincos"},
+		"sampling":{"frame_step":1,"scale_min":0.3,"scale_max":1,"aspect_min":0.75,"aspect_max":1.35,"max_unusable":0.2},
+		"optimizer":{"learning_rate":0.001,"start_learning_rate":0.0002,"final_learning_rate":0.000001,"warmup_steps":60,
+			"weight_decay":0.04,"final_weight_decay":0.4,"ema_start":0.99,"ema_end":1,"clip_norm":10,"loss_exponent":1}}}`)
+	if !proto.Equal(spec, want) {
+		t.Errorf("got  %v\nwant %v", spec, want)
+	}
+	again, err := jobspec.Complete(spec)
+	if err != nil || !proto.Equal(again, spec) {
+		t.Errorf("completing twice: %v, %v", again, err)
+	}
+}
+
+func TestMaskMakesTheObjectiveMasked(t *testing.T) {
+	spec, err := jobspec.Complete(parse(t, `{"train":{"data":["d"],"mask":{"kind":"causal"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	train := spec.GetTrain()
+	if train.Model.Objective != "masked" {
+		t.Errorf("objective %q", train.Model.Objective)
+	}
+	if got := train.Mask.ContextTubelets; len(got) != 3 || got[0] != 2 || got[1] != 4 || got[2] != 6 {
+		t.Errorf("context tubelets %v", got)
+	}
+}
+
+func TestZeroIsAValueWhereItMeansSomething(t *testing.T) {
+	spec, err := jobspec.Complete(parse(t, `{"train":{"data":["d"],"optimizer":{"weight_decay":0,"clip_norm":0,"warmup_steps":0},"sampling":{"max_unusable":0}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := spec.GetTrain().Optimizer
+	if o.GetWeightDecay() != 0 || o.GetClipNorm() != 0 || o.GetWarmupSteps() != 0 || spec.GetTrain().Sampling.GetMaxUnusable() != 0 {
+		t.Errorf("a zero was replaced: %v", spec)
+	}
+}
+
+func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
+	for _, c := range []struct{ spec, field, says string }{
+		{`{}`, "kind", "required"},
+		{`{"train":{}}`, "train.data", "at least 1"},
+		{`{"train":{"data":[""]}}`, "train.data[0]", "1 character"},
+		{`{"train":{"data":["` + strings.Repeat(strings.Repeat("d", 4000)+`","`, 300) + `d"]}}`, "train.data", "got 1200001"},
+		{`{"train":{"data":["d"],"steps":-1}}`, "train.steps", "-1"},
+		{`{"train":{"data":["d"],"preset":"huge"}}`, "train.preset", "huge"},
+		{`{"train":{"data":["d"],"model":{"patch":7}}}`, "train.model.size", "patch 7, got 64"},
+		{`{"train":{"data":["d"],"model":{"frames":15}}}`, "train.model.frames", "15"},
+		{`{"train":{"data":["d"],"model":{"dim":100,"heads":3}}}`, "train.model.dim", "100"},
+		{`{"train":{"data":["d"],"model":{"frames":2}}}`, "train.model.frames", "two tubelets"},
+		{`{"train":{"data":["d"],"model":{"objective":"next_tubelet"},"mask":{}}}`, "train.mask", "next_tubelet"},
+		{`{"train":{"data":["d"],"mask":{"kind":"tube","ratio":0.001}}}`, "train.mask.ratio", "0.001"},
+		{`{"train":{"data":["d"],"mask":{"kind":"tube","context_tubelets":[1]}}}`, "train.mask.context_tubelets", "causal"},
+		{`{"train":{"data":["d"],"mask":{"kind":"causal","context_tubelets":[2,8]}}}`, "train.mask.context_tubelets[1]", "got 8"},
+		{`{"train":{"data":["d"],"sampling":{"fps":3,"frame_step":2}}}`, "train.sampling", "exclude"},
+		{`{"train":{"data":["d"],"sampling":{"scale_min":0.9,"scale_max":0.5}}}`, "train.sampling.scale_min", "0.9"},
+		{`{"train":{"data":["d"],"optimizer":{"learning_rate":"NaN"}}}`, "train.optimizer.learning_rate", "NaN"},
+		{`{"train":{"data":["d"],"steps":5,"optimizer":{"warmup_steps":6}}}`, "train.optimizer.warmup_steps", "6"},
+		{`{"train":{"data":["d"],"optimizer":{"ema_start":1,"ema_end":0.5}}}`, "train.optimizer.ema_start", "0.5"},
+		{`{"score":{"pairs":"p.csv"}}`, "score.model", "1 character"},
+		{`{"score":{"pairs":"p.csv","model":"m","window":8,"contexts":[8]}}`, "score.contexts[0]", "got 8"},
+	} {
+		_, err := jobspec.Complete(parse(t, c.spec))
+		var errs jobspec.Errors
+		if !errors.As(err, &errs) {
+			t.Errorf("%s: got %v, want a fault in %s", c.spec, err, c.field)
+			continue
+		}
+		if errs[0].Field != c.field || !strings.Contains(errs[0].Problem, c.says) {
+			t.Errorf("%s: got %v, want %s saying %q", c.spec, errs, c.field, c.says)
+		}
+	}
+}
