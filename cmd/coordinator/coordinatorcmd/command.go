@@ -1,0 +1,96 @@
+// Package coordinatorcmd is the coordinator as a command and as a part of other commands: its flags, its files and what
+// it is made of.
+package coordinatorcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/queue"
+)
+
+// DefaultListen is loopback: anyone who reaches the port may run jobs.
+const DefaultListen = "127.0.0.1:7433"
+
+// Options says where a coordinator listens and keeps its files.
+type Options struct {
+	Listen        string        // host:port; "" for DefaultListen, port 0 for any free one
+	DataDir       string        // jobs.db and artifacts/ lie in it; required
+	LeaseDuration time.Duration // 0: coordinator.DefaultLeaseDuration
+	Logger        *slog.Logger  // nil: slog.Default()
+	// Serving, if set, is called with the address once connections are accepted.
+	Serving func(net.Addr)
+}
+
+// Run runs a coordinator until ctx ends, and stops it gracefully.
+func Run(ctx context.Context, o Options) (err error) {
+	if o.Listen == "" {
+		o.Listen = DefaultListen
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.DataDir == "" {
+		return errors.New("the coordinator needs a data folder")
+	}
+	store, err := queue.OpenSQLite(ctx, filepath.Join(o.DataDir, "jobs.db"), time.Now)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	server, err := coordinator.New(coordinator.Config{
+		Store:         store,
+		ArtifactDir:   filepath.Join(o.DataDir, "artifacts"),
+		LeaseDuration: o.LeaseDuration,
+		Logger:        o.Logger,
+		Comparer:      Comparer{},
+	})
+	if err != nil {
+		return err
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", o.Listen, err)
+	}
+	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
+		o.Logger.Warn("listening beyond this machine without authentication: anyone who reaches the port may run jobs", "address", tcp.String())
+	}
+	if o.Serving != nil {
+		o.Serving(listener.Addr())
+	}
+	return server.Serve(ctx, listener)
+}
+
+// Command is "coordinator". It stops gracefully when its context ends.
+func Command() *cobra.Command {
+	var o Options
+	cmd := &cobra.Command{
+		Use:   "coordinator",
+		Short: "Take jobs over gRPC and give them to workers",
+		Long: `Take jobs over gRPC and give them to the workers that attach.
+
+Jobs are kept in DATA-DIR/jobs.db, artifacts in DATA-DIR/artifacts, which workers on other machines must see under the
+same path.`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Logger = slog.Default()
+			o.Serving = func(a net.Addr) { fmt.Fprintf(cmd.OutOrStdout(), "coordinator listens on %s\n", a) }
+			return Run(cmd.Context(), o)
+		},
+	}
+	cmd.Flags().StringVar(&o.Listen, "listen", DefaultListen, "address to listen on (host:port); only loopback is safe without a firewall")
+	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
+	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
+	return cmd
+}

@@ -1,0 +1,107 @@
+package coordinatorcmd
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+// scoreFile writes scores of three pairs: the model is right about all, its twin about none. stride tells files apart.
+func scoreFile(t *testing.T, stride int) string {
+	t.Helper()
+	f := &compare.File{
+		Version: compare.Version, Spec: compare.Spec{Window: 8, Stride: stride, FrameStep: 1, Contexts: []int{2, 4}}, Size: 64, Decoder: "none 1",
+		Sets: []compare.Set{
+			{Name: compare.ModelSet, Model: compare.Model{Name: "m", SHA256: strings.Repeat("a", 64), Step: 5}},
+			{Name: compare.TwinSet, Model: compare.Model{Name: "twin"}},
+		},
+	}
+	for i := range 6 {
+		f.Videos = append(f.Videos, compare.Video{
+			Path: fmt.Sprintf("%d.mp4", i), Label: (i + 1) % 2, Group: fmt.Sprint(i / 2), Property: "permanence",
+			SHA256: fmt.Sprintf("%064x", i), Frames: 8, WindowStart: []float64{0}, TubeletStart: []float64{0, 0.5},
+		})
+		for s := range f.Sets {
+			surprise := 0.25 + float64(i%2)*(0.25-0.375*float64(s)) // impossible: 0.5 to the model, 0.125 to the twin
+			f.Sets[s].Scores = append(f.Sets[s].Scores, compare.Scores{
+				Surprise: [][]float64{{surprise}, {surprise}}, Peak: [][]float64{{surprise}, {surprise}}, Curve: []float64{surprise, surprise},
+			})
+		}
+	}
+	f.Data = compare.Digest(f.Videos)
+	path := filepath.Join(t.TempDir(), "scores.json")
+	if err := f.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestCompareOne(t *testing.T) {
+	file := coordinator.ScoreFile{Source: "jobs/a", Path: scoreFile(t, 2)}
+	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{file}, "max@4", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := got.Rows[len(got.Rows)-1]
+	if got.Measure != "max@4" || len(got.Columns) != 2 || last.Property != compare.All || !last.Pooled || last.Pairs != 3 || last.Groups != 3 {
+		t.Errorf("got %v", got)
+	}
+	if m, twin := last.Cells[0], last.Cells[1]; m.Accuracy.Value != 1 || twin.Accuracy.Value != 0 || m.Auroc.Value != 1 || m.Verdict == "" {
+		t.Errorf("model %v, twin %v", m, twin)
+	}
+	if last.Differences[0].Accuracy.Value != 1 || !strings.Contains(got.Text, "permanence") {
+		t.Errorf("differences %v, text %s", last.Differences, got.Text)
+	}
+}
+
+func TestCompareTwo(t *testing.T) {
+	files := []coordinator.ScoreFile{{Source: "jobs/a", Path: scoreFile(t, 2)}, {Source: "jobs/b", Path: scoreFile(t, 2)}}
+	got, err := Comparer{}.Compare(t.Context(), files, "", 0)
+	if err != nil || got.Columns[0] != "jobs/a" || got.Columns[1] != "jobs/b" {
+		t.Fatalf("got %v, %v", got, err)
+	}
+	files[1].Path = scoreFile(t, 4)
+	if _, err = (Comparer{}).Compare(t.Context(), files, "", 0); !errors.Is(err, compare.ErrUnlike) || !strings.Contains(err.Error(), "stride") {
+		t.Errorf("unlike files: %v", err)
+	}
+}
+
+func TestCompareFaults(t *testing.T) {
+	path := scoreFile(t, 2)
+	_, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, "best", 0)
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "best") {
+		t.Errorf("unknown measure: %v", err)
+	}
+	if _, err := (Comparer{}).Compare(t.Context(), []coordinator.ScoreFile{{Path: path + "x"}}, "", 0); err == nil || !strings.Contains(err.Error(), path+"x") {
+		t.Errorf("missing file: %v", err)
+	}
+}
+
+func TestScores(t *testing.T) {
+	var videos []*surmisev1.GetScoresResponse
+	err := Comparer{}.Scores(t.Context(), scoreFile(t, 2), func(v *surmisev1.GetScoresResponse) error {
+		videos = append(videos, v)
+		return nil
+	})
+	if err != nil || len(videos) != 6 {
+		t.Fatalf("%d videos, %v", len(videos), err)
+	}
+	v := videos[1]
+	if v.Path != "1.mp4" || v.Label != 0 || v.Group != "0" || v.Property != "permanence" || len(v.Model.Contexts) != 2 ||
+		v.Model.Contexts[1].Context != 4 || v.Model.Contexts[1].Surprise[0] != 0.5 || len(v.Model.Curve) != len(v.TubeletStartSeconds) || v.Twin == nil {
+		t.Errorf("got %v", v)
+	}
+	stop := errors.New("stop")
+	if err := (Comparer{}).Scores(t.Context(), scoreFile(t, 2), func(*surmisev1.GetScoresResponse) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("got %v", err)
+	}
+}

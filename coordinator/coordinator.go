@@ -1,0 +1,208 @@
+// Package coordinator takes jobs over gRPC, keeps them in a store, and gives them to the workers that attach.
+//
+// A job passes through: jobs.go (submit, check, store) → dispatch.go (lease to a free worker) → attach.go (what the
+// worker says, each word stored before it is answered) → watch.go (the events that watchers see). What may happen to a
+// job, and when, is decided in package queue alone.
+//
+// State lives in the store only: a coordinator that is killed and started again knows all that it ever answered, and
+// workers attach again and go on.
+package coordinator
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/surmise-ml/surmise/coordinator/queue"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+// Store keeps jobs. Each change is durable when the call returns, and decided by queue.Apply. Leases follow the store's
+// clock. Package queuetest holds what is expected of it.
+type Store interface {
+	// Submit appends a job to the queue, or returns the job that has the same request id, with created false.
+	Submit(context.Context, queue.Submission) (job queue.Job, created bool, err error)
+	// Get returns a job, or queue.ErrNotFound.
+	Get(ctx context.Context, id string) (queue.Job, error)
+	// List returns jobs, newest first.
+	List(context.Context, queue.Filter) ([]queue.Job, error)
+	// Position is the place in the queue, from 1, of the queued job with this sequence.
+	Position(ctx context.Context, sequence int64) (int, error)
+	// LeaseNext leases the first job of the queue; ok is false when there is none.
+	LeaseNext(ctx context.Context, worker string, lease time.Duration) (job queue.Job, ok bool, err error)
+	// HeldBy returns the jobs that a worker holds.
+	HeldBy(ctx context.Context, worker string) ([]queue.Job, error)
+	// Apply moves a job on by an event.
+	Apply(ctx context.Context, id string, e queue.Event) (queue.Job, queue.Effects, error)
+	// ExpireDue takes back the leases that have run out and says how long until the next one does; negative: none.
+	ExpireDue(context.Context) (expired []queue.Job, next time.Duration, err error)
+	// Events returns the events of a job after a revision, oldest first.
+	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
+	Close() error
+}
+
+// Comparer reads score files. It speaks in messages of the API because nothing here looks inside them.
+type Comparer interface {
+	// Compare compares the score files of one or two jobs. An empty measure means the files' own.
+	Compare(ctx context.Context, files []ScoreFile, measure string, seed uint64) (*surmisev1.CompareScoresResponse, error)
+	// Scores passes the videos of one score file to each, in order, until each returns an error, which it returns.
+	Scores(ctx context.Context, path string, each func(*surmisev1.GetScoresResponse) error) error
+}
+
+// ScoreFile is the "scores" artifact of a job.
+type ScoreFile struct {
+	Source string // "jobs/{id}"
+	Path   string
+}
+
+// Clock says when to look for leases that have run out, and for watchers that are stuck. Whether a lease has run out is
+// for the store's own clock to say.
+type Clock interface {
+	After(time.Duration) <-chan time.Time
+}
+
+// Config says how a Server works. The zero value of a field has the meaning stated.
+type Config struct {
+	Store         Store         // required; the caller closes it, after Serve
+	ArtifactDir   string        // where attempts publish, shared with the workers; required
+	LeaseDuration time.Duration // 0: 30 s
+	Clock         Clock         // nil: the system's
+	Logger        *slog.Logger  // nil: slog.Default()
+	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
+	NewID         func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
+}
+
+// DefaultLeaseDuration is long against a garbage collection or a slow disk, short against losing a worker's time.
+const DefaultLeaseDuration = 30 * time.Second
+
+const (
+	// maxMessageBytes is gRPC's customary limit, which clients such as grpcurl hold as well.
+	maxMessageBytes = 4 << 20
+	// stopPatience is how long a graceful stop waits for calls under way.
+	stopPatience = 5 * time.Second
+)
+
+// Server is a coordinator.
+type Server struct {
+	surmisev1.UnimplementedJobServiceServer
+	surmisev1.UnimplementedPlausibilityServiceServer
+	surmisev1.UnimplementedWorkerServiceServer
+
+	store       Store
+	artifactDir string // absolute
+	lease       time.Duration
+	clock       Clock
+	log         *slog.Logger
+	comparer    Comparer
+	newID       func() string
+
+	watchers watchers
+	workers  workers
+	stopping chan struct{}  // closed when Serve stops: ends every stream
+	streams  sync.WaitGroup // goroutines that a stream's handler could not wait for
+}
+
+// New returns a coordinator that Serve runs once.
+func New(cfg Config) (*Server, error) {
+	if cfg.Store == nil {
+		return nil, errors.New("coordinator: Store is nil")
+	}
+	if cfg.ArtifactDir == "" {
+		return nil, errors.New("coordinator: ArtifactDir is empty")
+	}
+	artifactDir, err := filepath.Abs(cfg.ArtifactDir)
+	if err != nil {
+		return nil, fmt.Errorf("coordinator: ArtifactDir %q: %w", cfg.ArtifactDir, err)
+	}
+	if cfg.LeaseDuration < 0 {
+		return nil, fmt.Errorf("coordinator: LeaseDuration %v is negative", cfg.LeaseDuration)
+	}
+	s := &Server{
+		store:       cfg.Store,
+		artifactDir: artifactDir,
+		lease:       cfg.LeaseDuration,
+		clock:       cfg.Clock,
+		log:         cfg.Logger,
+		comparer:    cfg.Comparer,
+		newID:       cfg.NewID,
+		watchers:    watchers{byJob: map[string]map[chan struct{}]bool{}},
+		workers:     workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
+		stopping:    make(chan struct{}),
+	}
+	if s.lease == 0 {
+		s.lease = DefaultLeaseDuration
+	}
+	if s.clock == nil {
+		s.clock = systemClock{}
+	}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if s.newID == nil {
+		s.newID = func() string { return strings.ToLower(rand.Text()[:12]) }
+	}
+	return s, nil
+}
+
+// Serve answers on l, which it closes, until ctx ends, and then stops gracefully: calls under way finish, streams end
+// with UNAVAILABLE, leases stay with their workers. It returns nil after a graceful stop.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	server := grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.MaxSendMsgSize(maxMessageBytes),
+		grpc.WaitForHandlers(true),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ChainUnaryInterceptor(s.logUnary, s.recoverUnary(), checkUnary),
+		grpc.ChainStreamInterceptor(s.logStream, s.recoverStream(), checkStream),
+	)
+	surmisev1.RegisterJobServiceServer(server, s)
+	surmisev1.RegisterPlausibilityServiceServer(server, s)
+	surmisev1.RegisterWorkerServiceServer(server, s)
+	healthServer := health.NewServer()
+	healthv1.RegisterHealthServer(server, healthServer)
+	for name := range server.GetServiceInfo() {
+		healthServer.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
+	}
+	reflection.Register(server)
+
+	dispatchCtx, stopDispatch := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { s.dispatch(dispatchCtx) })
+	running.Go(func() {
+		<-dispatchCtx.Done()
+		healthServer.Shutdown()
+		close(s.stopping)
+		forced := time.AfterFunc(stopPatience, server.Stop)
+		server.GracefulStop()
+		forced.Stop()
+	})
+	s.log.Info("coordinator serves", "address", l.Addr().String(), "artifacts", s.artifactDir, "lease", s.lease)
+
+	err := server.Serve(l)
+	stopDispatch()
+	running.Wait()
+	s.streams.Wait()
+	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
+		s.log.Info("coordinator stopped")
+		return nil
+	}
+	return fmt.Errorf("serving on %s: %w", l.Addr(), err)
+}
+
+type systemClock struct{}
+
+func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }

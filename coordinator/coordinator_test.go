@@ -1,0 +1,843 @@
+package coordinator_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/queue"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+func TestJobFromSubmitToResult(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	if job.State != surmisev1.JobState_QUEUED || job.QueuePosition != 1 || job.Reason != "waiting: no worker is attached" {
+		t.Errorf("submitted as %v", job)
+	}
+	if job.Spec.GetTrain().Model.GetObjective() != "next_tubelet" {
+		t.Errorf("the defaults are not filled in: %v", job.Spec)
+	}
+
+	w := s.ready("w")
+	l := w.lease()
+	if l.Lease.Job != job.Name || l.Lease.Epoch != 1 || !proto.Equal(l.Spec, job.Spec) || l.Duration.AsDuration() != lease || l.ResumeFrom != nil {
+		t.Errorf("leased %v", l)
+	}
+	if !filepath.IsAbs(l.ArtifactDir) || !strings.HasSuffix(l.ArtifactDir, "attempts/1") {
+		t.Errorf("artifact folder %s", l.ArtifactDir)
+	}
+	w.heartbeat(l.Lease, 7, &surmisev1.Progress{Phase: "training", Step: 3, Steps: 600, Loss: math.NaN()})
+	if r := hear(w, (*surmisev1.AttachResponse).GetRenewed); r.Sequence != 7 || r.Duration.AsDuration() != lease {
+		t.Errorf("renewed %v", r)
+	}
+	running := s.wantState(job.Name, surmisev1.JobState_RUNNING)
+	if running.Progress.Step != 3 || running.Worker != "w" || running.StartTime == nil {
+		t.Errorf("running as %v", running)
+	}
+	checkpoint := publish(t, l, "checkpoints/step-00000100")
+	w.checkpoint(l.Lease, 100, checkpoint)
+	if r := hear(w, (*surmisev1.AttachResponse).GetCheckpointRecorded); r.Step != 100 {
+		t.Errorf("recorded %v", r)
+	}
+	w.beat(l.Lease, &surmisev1.Progress{Step: 101})
+	model := publish(t, l, "model.safetensors")
+	w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: model})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+
+	done := s.wantState(job.Name, surmisev1.JobState_SUCCEEDED)
+	if done.Result.Artifacts[0].Path != model || done.Result.Metrics["loss"] != 0.5 || done.EndTime == nil || done.Worker != "" ||
+		done.LastCheckpoint.Step != 100 || done.LastCheckpoint.Path != checkpoint || done.Progress.Step != 101 {
+		t.Errorf("done as %v", done)
+	}
+
+	var types []string
+	events := s.watch(job.Name, 0, surmisev1.JobEventType_JOB_ENDED)
+	for _, e := range events {
+		types = append(types, strings.TrimPrefix(e.Type.String(), "JOB_"))
+		if e.Job.Spec != nil {
+			t.Errorf("event %d carries the spec", e.Revision)
+		}
+	}
+	if got := strings.Join(types, " "); got != "SUBMITTED LEASED STARTED CHECKPOINTED PROGRESS ENDED" {
+		t.Errorf("events: %s", got)
+	}
+	if last := events[len(events)-1]; !proto.Equal(last.Job.Result, done.Result) || last.Revision != done.Revision {
+		t.Errorf("last event %v", last)
+	}
+}
+
+func TestLostWorkerIsReplacedAndFencedOff(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.ready("w")
+	first := w.lease()
+	w.beat(first.Lease, nil)
+	checkpoint := publish(t, first, "step-00000005")
+	w.checkpoint(first.Lease, 5, checkpoint)
+	hear(w, (*surmisev1.AttachResponse).GetCheckpointRecorded)
+	w.cut()
+
+	x := s.ready("x")
+	s.clock.advance(lease)
+	second := x.lease()
+	if second.Lease.Job != job.Name || second.Lease.Epoch != 2 || second.ResumeFrom.GetStep() != 5 || second.ResumeFrom.GetPath() != checkpoint {
+		t.Errorf("second lease %v", second)
+	}
+	if second.ArtifactDir == first.ArtifactDir {
+		t.Error("two attempts share a folder")
+	}
+	x.beat(second.Lease, &surmisev1.Progress{Step: 6})
+	before := s.get(job.Name)
+
+	// The lost worker is back and knows nothing.
+	w = s.attach("w", first.Lease)
+	if r := hear(w, (*surmisev1.AttachResponse).GetRevoked); !proto.Equal(r.Lease, first.Lease) {
+		t.Errorf("revoked %v", r)
+	}
+	for name, say := range map[string]func(){
+		"heartbeat":   func() { w.heartbeat(first.Lease, 1, &surmisev1.Progress{Step: 99}) },
+		"checkpoint":  func() { w.checkpoint(first.Lease, 99, publish(t, first, "step-00000099")) },
+		"done":        func() { w.done(first.Lease) },
+		"failed":      func() { w.failed(first.Lease, "r", surmisev1.Blame_BLAME_JOB) },
+		"handed back": func() { w.handedBack(first.Lease, "r") },
+		"not there":   func() { w.heartbeat(&surmisev1.LeaseRef{Job: "jobs/none", Epoch: 1}, 1, nil) },
+		"not yet":     func() { w.done(&surmisev1.LeaseRef{Job: job.Name, Epoch: 3}) },
+	} {
+		say()
+		hear(w, (*surmisev1.AttachResponse).GetRevoked)
+		if after := s.get(job.Name); !proto.Equal(after, before) {
+			t.Errorf("stale %s changed the job to %v", name, after)
+		}
+	}
+	x.done(second.Lease)
+	x.settled(surmisev1.JobState_SUCCEEDED)
+}
+
+func TestHeartbeatsKeepALease(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	for range 5 {
+		s.clock.advance(lease - time.Millisecond)
+		w.beat(l.Lease, nil)
+	}
+	s.wantState(job.Name, surmisev1.JobState_RUNNING)
+}
+
+func TestRestartLosesNothing(t *testing.T) {
+	s := start(t, nil)
+	running := s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	w.beat(l.Lease, &surmisev1.Progress{Step: 3})
+	queued := s.submit(train())
+	before := s.get(running.Name)
+
+	s.down()
+	wantCode(t, w.ended(), codes.Unavailable)
+	s.clock.advance(lease / 2)
+	s.up(nil)
+
+	if after := s.get(running.Name); !proto.Equal(after, before) {
+		t.Errorf("running job came back as %v\nwant %v", after, before)
+	}
+	if after := s.wantState(queued.Name, surmisev1.JobState_QUEUED); !proto.Equal(after.Spec, queued.Spec) {
+		t.Errorf("queued job came back as %v", after)
+	}
+	w = s.attach("w", l.Lease)
+	hear(w, (*surmisev1.AttachResponse).GetRenewed)
+	s.clock.advance(lease - time.Millisecond) // past the end of the lease given before the restart
+	w.done(l.Lease)
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	w.ready()
+	if next := w.lease(); next.Lease.Job != queued.Name {
+		t.Errorf("leased %v next", next)
+	}
+}
+
+func TestResultWhoseAnswerWasLostIsSettledAgain(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	w.done(l.Lease)
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	before := s.get(job.Name)
+	w.done(l.Lease)
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	if after := s.get(job.Name); !proto.Equal(after, before) {
+		t.Errorf("the repetition changed the job to %v", after)
+	}
+}
+
+func TestWorkerThatComesBackEmptyHandedFreesItsJob(t *testing.T) {
+	s := start(t, nil)
+	s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	w.beat(l.Lease, nil)
+	w.cut()
+
+	again := s.ready("w") // no lease held; the clock stands still
+	if l := again.lease(); l.Lease.Epoch != 2 {
+		t.Errorf("leased %v", l)
+	}
+}
+
+func TestNewerStreamOfAWorkerReplacesTheOlder(t *testing.T) {
+	s := start(t, nil)
+	older := s.ready("w")
+	s.attach("w")
+	wantCode(t, older.ended(), codes.Aborted)
+	s.submit(train())
+	if l := s.ready("x").lease(); l.Lease.Epoch != 1 {
+		t.Errorf("the job went through the older stream: %v", l)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	t.Run("queued", func(t *testing.T) {
+		s := start(t, nil)
+		job := s.submit(train())
+		for range 2 { // twice is once
+			got, err := s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: job.Name})
+			if err != nil || got.State != surmisev1.JobState_CANCELLED || got.EndTime == nil {
+				t.Fatalf("got %v, %v", got, err)
+			}
+		}
+	})
+	t.Run("running", func(t *testing.T) {
+		s := start(t, nil)
+		job := s.submit(train())
+		w := s.ready("w")
+		l := w.lease()
+		w.beat(l.Lease, nil)
+		got, err := s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: job.Name})
+		if err != nil || got.State != surmisev1.JobState_CANCELLING {
+			t.Fatalf("got %v, %v", got, err)
+		}
+		if c := hear(w, (*surmisev1.AttachResponse).GetCancel); !proto.Equal(c.Lease, l.Lease) {
+			t.Errorf("worker told %v", c)
+		}
+		w.handedBack(l.Lease, "cancelled")
+		w.settled(surmisev1.JobState_CANCELLED)
+	})
+	t.Run("running, and the word is lost", func(t *testing.T) {
+		s := start(t, nil)
+		job := s.submit(train())
+		w := s.ready("w")
+		l := w.lease()
+		w.cut()
+		wantCode(t, w.ended(), codes.Canceled)
+		if _, err := s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: job.Name}); err != nil {
+			t.Fatal(err)
+		}
+		w = s.attach("w", l.Lease)
+		hear(w, (*surmisev1.AttachResponse).GetRenewed)
+		hear(w, (*surmisev1.AttachResponse).GetCancel)
+	})
+	t.Run("running, and the worker is lost", func(t *testing.T) {
+		s := start(t, nil)
+		job := s.submit(train())
+		w := s.ready("w")
+		w.lease()
+		if _, err := s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: job.Name}); err != nil {
+			t.Fatal(err)
+		}
+		s.clock.advance(lease)
+		s.watch(job.Name, 0, surmisev1.JobEventType_JOB_ENDED)
+		s.wantState(job.Name, surmisev1.JobState_CANCELLED)
+	})
+	t.Run("ended", func(t *testing.T) {
+		s := start(t, nil)
+		job := s.submit(train())
+		w := s.ready("w")
+		l := w.lease()
+		w.done(l.Lease)
+		w.settled(surmisev1.JobState_SUCCEEDED)
+		_, err := s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: job.Name})
+		wantCode(t, err, codes.FailedPrecondition)
+	})
+}
+
+func TestHowAttemptsEnd(t *testing.T) {
+	for name, c := range map[string]struct {
+		end   func(*worker, *surmisev1.Lease)
+		state surmisev1.JobState
+		says  string
+	}{
+		"the job's fault": {func(w *worker, l *surmisev1.Lease) {
+			w.failed(l.Lease, "clips/a.mp4: no video", surmisev1.Blame_BLAME_JOB)
+		}, surmisev1.JobState_FAILED, "clips/a.mp4: no video"},
+		"the machine's fault": {func(w *worker, l *surmisev1.Lease) {
+			w.failed(l.Lease, "disk full", surmisev1.Blame_BLAME_INFRASTRUCTURE)
+		}, surmisev1.JobState_QUEUED, "disk full; waiting"},
+		"drained": {func(w *worker, l *surmisev1.Lease) { w.handedBack(l.Lease, "drained") }, surmisev1.JobState_QUEUED, "handed back: drained"},
+		"an artifact outside of its folder": {func(w *worker, l *surmisev1.Lease) {
+			w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: "/etc/passwd"})
+		}, surmisev1.JobState_QUEUED, "artifact model: /etc/passwd does not lie below"},
+		"an artifact that climbs out": {func(w *worker, l *surmisev1.Lease) {
+			w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: l.ArtifactDir + "/../../x"})
+		}, surmisev1.JobState_QUEUED, "does not lie below"},
+		"an artifact that is not there": {func(w *worker, l *surmisev1.Lease) {
+			w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: filepath.Join(l.ArtifactDir, "none")})
+		}, surmisev1.JobState_QUEUED, "none: no such file"},
+		"a checkpoint outside of its folder": {func(w *worker, l *surmisev1.Lease) {
+			w.checkpoint(l.Lease, 1, "step-00000001")
+		}, surmisev1.JobState_QUEUED, "does not lie below"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, nil)
+			job := s.submit(train())
+			w := s.ready("w")
+			c.end(w, w.lease())
+			w.settled(c.state)
+			if got := s.wantState(job.Name, c.state); !strings.Contains(got.Reason, c.says) {
+				t.Errorf("reason %q, want %q", got.Reason, c.says)
+			}
+		})
+	}
+}
+
+func TestJobThatLosesItsWorkersIsGivenUp(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.attach("w")
+	for i := range queue.MaxLosses {
+		w.ready()
+		l := w.lease()
+		w.failed(l.Lease, "out of memory", surmisev1.Blame_BLAME_INFRASTRUCTURE)
+		if i < queue.MaxLosses-1 {
+			w.settled(surmisev1.JobState_QUEUED)
+		}
+	}
+	w.settled(surmisev1.JobState_FAILED)
+	if got := s.get(job.Name).Reason; !strings.Contains(got, "10 lost attempts") || !strings.Contains(got, "out of memory") {
+		t.Errorf("reason %q", got)
+	}
+}
+
+func TestScoringJobWhoseModelIsGoneFails(t *testing.T) {
+	gone := make(chan struct{})
+	s := start(t, func(c *coordinator.Config) { c.Store = forgetfulStore{c.Store, gone} })
+	trained := s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: publish(t, l, "m.safetensors")})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	scored := s.submit(score(trained.Name))
+	next := s.submit(train())
+	close(gone)
+	w.ready()
+	if l := w.lease(); l.Lease.Job != next.Name {
+		t.Errorf("leased %v", l)
+	}
+	if got := s.get(scored.Name); got.State != surmisev1.JobState_FAILED || !strings.Contains(got.Reason, "score.model") {
+		t.Errorf("the scoring job is %v", got)
+	}
+}
+
+// forgetfulStore shows results no more once gone is closed.
+type forgetfulStore struct {
+	coordinator.Store
+	gone chan struct{}
+}
+
+func (f forgetfulStore) Get(ctx context.Context, id string) (queue.Job, error) {
+	job, err := f.Store.Get(ctx, id)
+	select {
+	case <-f.gone:
+		if job.Result != nil {
+			job.Result = []byte("{}")
+		}
+	default:
+	}
+	return job, err
+}
+
+func TestDrain(t *testing.T) {
+	s := start(t, nil)
+	w := s.attach("w")
+	if err := s.srv.Drain("w", "maintenance"); err != nil {
+		t.Fatal(err)
+	}
+	if d := hear(w, (*surmisev1.AttachResponse).GetDrain); d.Reason != "maintenance" {
+		t.Errorf("told %v", d)
+	}
+	if err := s.srv.Drain("nobody", ""); err == nil {
+		t.Error("drained a worker that is not attached")
+	}
+}
+
+func TestTwoWorkersShareAQueue(t *testing.T) {
+	s := start(t, nil)
+	w, x := s.ready("w"), s.ready("x")
+	a, b := s.submit(train()), s.submit(train())
+	c := s.submit(train())
+	if c.QueuePosition < 1 {
+		t.Errorf("third of two is at %d", c.QueuePosition)
+	}
+	got := []string{w.lease().Lease.Job, x.lease().Lease.Job}
+	slices.Sort(got)
+	want := []string{a.Name, b.Name}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("leased %v, want %v", got, want)
+	}
+	if c = s.get(c.Name); c.QueuePosition != 1 || c.Reason != "waiting: all 2 workers are busy" {
+		t.Errorf("third waits as %v", c)
+	}
+}
+
+func TestWorkerThatBreaksTheRulesIsSentAway(t *testing.T) {
+	hello := &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Hello{Hello: &surmisev1.Hello{Name: "w"}}}
+	for name, c := range map[string]struct {
+		say   []*surmisev1.AttachRequest
+		field string
+	}{
+		"nothing said":     {[]*surmisev1.AttachRequest{{}}, "message"},
+		"no hello":         {[]*surmisev1.AttachRequest{{Message: &surmisev1.AttachRequest_Ready{Ready: &surmisev1.Ready{}}}}, "message"},
+		"hello twice":      {[]*surmisev1.AttachRequest{hello, hello}, "message"},
+		"no name":          {[]*surmisev1.AttachRequest{{Message: &surmisev1.AttachRequest_Hello{Hello: &surmisev1.Hello{}}}}, "hello.name"},
+		"no lease":         {[]*surmisev1.AttachRequest{hello, {Message: &surmisev1.AttachRequest_Heartbeat{Heartbeat: &surmisev1.Heartbeat{}}}}, "heartbeat.lease"},
+		"done, not what":   {[]*surmisev1.AttachRequest{hello, {Message: &surmisev1.AttachRequest_Done{Done: &surmisev1.Done{Lease: &surmisev1.LeaseRef{Job: "jobs/a", Epoch: 1}}}}}, "done.result"},
+		"failed, not why":  {[]*surmisev1.AttachRequest{hello, {Message: &surmisev1.AttachRequest_Failed{Failed: &surmisev1.Failed{Lease: &surmisev1.LeaseRef{Job: "jobs/a", Epoch: 1}, Blame: 1}}}}, "failed.reason"},
+		"no such job name": {[]*surmisev1.AttachRequest{hello, {Message: &surmisev1.AttachRequest_Heartbeat{Heartbeat: &surmisev1.Heartbeat{Lease: &surmisev1.LeaseRef{Job: "../a", Epoch: 1}}}}}, "heartbeat.lease.job"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, nil)
+			stream, err := s.workers.Attach(s.ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &worker{t: t, name: "w", stream: stream}
+			for _, m := range c.say {
+				w.say(m)
+			}
+			wantField(t, w.ended(), c.field)
+		})
+	}
+}
+
+func TestBadRequestsNameTheField(t *testing.T) {
+	s := start(t, nil)
+	trained := s.submit(train())
+	submit := func(change func(*surmisev1.TrainSpec)) *surmisev1.SubmitJobRequest {
+		req := train()
+		change(req.GetTrain())
+		return req
+	}
+	for _, c := range []struct {
+		field string
+		req   *surmisev1.SubmitJobRequest
+	}{
+		{"spec", &surmisev1.SubmitJobRequest{}},
+		{"train.data", submit(func(t *surmisev1.TrainSpec) { t.Data = nil })},
+		{"train.steps", submit(func(t *surmisev1.TrainSpec) { t.Steps = -1 })},
+		{"train.model.size", submit(func(t *surmisev1.TrainSpec) { t.Model = &surmisev1.ModelSpec{Patch: 7} })},
+		{"request_id", &surmisev1.SubmitJobRequest{Spec: train().Spec, RequestId: "a b"}},
+		{"score.pairs", &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{Score: &surmisev1.ScoreSpec{Model: "m"}}}},
+		{"score.model", score("jobs/none")},
+		{"score.model", score(trained.Name)}, // not finished
+	} {
+		_, err := s.jobs.SubmitJob(s.ctx, c.req)
+		wantField(t, err, c.field)
+	}
+	_, err := s.jobs.GetJob(s.ctx, &surmisev1.GetJobRequest{Name: "a"})
+	wantField(t, err, "name")
+	_, err = s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{PageSize: -1})
+	wantField(t, err, "page_size")
+	_, err = s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{State: 99})
+	wantField(t, err, "state")
+	_, err = s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{PageToken: "x"})
+	wantField(t, err, "page_token")
+	stream, err := s.jobs.WatchJob(s.ctx, &surmisev1.WatchJobRequest{Name: trained.Name, AfterRevision: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	wantField(t, err, "after_revision")
+
+	_, err = s.jobs.GetJob(s.ctx, &surmisev1.GetJobRequest{Name: "jobs/none"})
+	wantCode(t, err, codes.NotFound)
+	_, err = s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: "jobs/none"})
+	wantCode(t, err, codes.NotFound)
+	if list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{}); err != nil || len(list.Jobs) != 1 {
+		t.Errorf("bad requests left jobs behind: %v, %v", list, err)
+	}
+}
+
+func TestValidateOnlyStoresNothing(t *testing.T) {
+	s := start(t, nil)
+	req := train()
+	req.ValidateOnly = true
+	job := s.submit(req)
+	if job.Name != "" || job.Spec.GetTrain().Steps != 600 {
+		t.Errorf("got %v", job)
+	}
+	if list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{}); err != nil || len(list.Jobs) != 0 {
+		t.Errorf("stored %v, %v", list, err)
+	}
+}
+
+func TestRequestIDMakesOneJob(t *testing.T) {
+	s := start(t, nil)
+	req := train()
+	req.RequestId = "once"
+	first := s.submit(req)
+	if again := s.submit(req); again.Name != first.Name {
+		t.Errorf("two jobs: %s, %s", first.Name, again.Name)
+	}
+	req.GetTrain().Steps = 7
+	_, err := s.jobs.SubmitJob(s.ctx, req)
+	wantCode(t, err, codes.AlreadyExists)
+}
+
+func TestPaging(t *testing.T) {
+	s := start(t, nil)
+	var want []string
+	for range 5 {
+		want = append([]string{s.submit(train()).Name}, want...)
+	}
+	if _, err := s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: want[2]}); err != nil {
+		t.Fatal(err)
+	}
+	collect := func(state surmisev1.JobState) (names []string, positions []int32) {
+		req := &surmisev1.ListJobsRequest{PageSize: 2, State: state}
+		for {
+			page, err := s.jobs.ListJobs(s.ctx, req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(page.Jobs) > 2 {
+				t.Fatalf("a page of %d", len(page.Jobs))
+			}
+			for _, job := range page.Jobs {
+				names, positions = append(names, job.Name), append(positions, job.QueuePosition)
+			}
+			if page.NextPageToken == "" {
+				return names, positions
+			}
+			req.PageToken = page.NextPageToken
+		}
+	}
+	names, positions := collect(surmisev1.JobState_JOB_STATE_UNSPECIFIED)
+	if !slices.Equal(names, want) || !slices.Equal(positions, []int32{4, 3, 0, 2, 1}) {
+		t.Errorf("listed %v at %v, want %v", names, positions, want)
+	}
+	if names, _ := collect(surmisev1.JobState_CANCELLED); !slices.Equal(names, want[2:3]) {
+		t.Errorf("cancelled: %v", names)
+	}
+	queued, _ := collect(surmisev1.JobState_QUEUED)
+	if !slices.Equal(queued, []string{want[0], want[1], want[3], want[4]}) {
+		t.Errorf("queued: %v", queued)
+	}
+
+	page, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{PageSize: 1, State: surmisev1.JobState_QUEUED})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{PageToken: page.NextPageToken})
+	wantField(t, err, "page_token")
+}
+
+func TestPageOfLargeJobsFitsAMessage(t *testing.T) {
+	s := start(t, nil)
+	req := train()
+	for range 250 {
+		req.GetTrain().Data = append(req.GetTrain().Data, strings.Repeat("d", 4000))
+	}
+	for range 4 { // 1 MB each
+		s.submit(req)
+	}
+	seen := 0
+	list := &surmisev1.ListJobsRequest{}
+	for {
+		page, err := s.jobs.ListJobs(s.ctx, list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen += len(page.Jobs)
+		if list.PageToken = page.NextPageToken; list.PageToken == "" {
+			break
+		}
+	}
+	if seen != 4 {
+		t.Errorf("%d jobs on all pages, want 4", seen)
+	}
+}
+
+func TestWatchResumes(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	w.beat(l.Lease, nil)
+	seen := s.watch(job.Name, 0, surmisev1.JobEventType_JOB_STARTED)
+	after := seen[len(seen)-1].Revision
+	if after != 3 {
+		t.Errorf("started at revision %d", after)
+	}
+	w.beat(l.Lease, &surmisev1.Progress{Step: 1})
+
+	watched := make(chan []*surmisev1.WatchJobResponse)
+	go func() {
+		defer close(watched) // should watch fail the test
+		watched <- s.watch(job.Name, after, surmisev1.JobEventType_JOB_ENDED)
+	}()
+	w.beat(l.Lease, &surmisev1.Progress{Step: 2})
+	w.done(l.Lease)
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	events := <-watched
+	if len(events) != 3 || events[0].Job.Progress.Step != 1 || events[1].Job.Progress.Step != 2 || events[2].Job.State != surmisev1.JobState_SUCCEEDED {
+		t.Errorf("resumed with %v", events)
+	}
+	for i, e := range events {
+		if e.Revision != after+int64(i)+1 {
+			t.Errorf("event %d has revision %d", i, e.Revision)
+		}
+	}
+
+	for revision, want := range map[int64]codes.Code{6: codes.OK, 7: codes.OutOfRange} {
+		stream, err := s.jobs.WatchJob(s.ctx, &surmisev1.WatchJobRequest{Name: job.Name, AfterRevision: revision})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := stream.Recv(); errors.Is(err, io.EOF) != (want == codes.OK) || want != codes.OK && status.Code(err) != want {
+			t.Errorf("after %d: %v, %v", revision, e, err)
+		}
+	}
+}
+
+// watchPatience is the coordinator's.
+const watchPatience = 20 * time.Second
+
+// stuckStream is a watcher that takes nothing.
+type stuckStream struct {
+	grpc.ServerStreamingServer[surmisev1.WatchJobResponse]
+	ctx context.Context
+}
+
+func (w stuckStream) Context() context.Context { return w.ctx }
+
+func (w stuckStream) Send(*surmisev1.WatchJobResponse) error {
+	<-w.ctx.Done()
+	return w.ctx.Err()
+}
+
+func TestSlowWatcherIsDropped(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.ready("w")
+	w.beat(w.lease().Lease, nil)
+
+	ctx, cancel := context.WithCancel(s.ctx)
+	defer cancel() // as gRPC does when the handler returns
+	dropped := make(chan error)
+	go func() {
+		dropped <- s.srv.WatchJob(&surmisev1.WatchJobRequest{Name: job.Name}, stuckStream{ctx: ctx})
+	}()
+	for {
+		select {
+		case d := <-s.clock.set:
+			if d == watchPatience {
+				s.clock.advance(d)
+			}
+		case err := <-dropped:
+			wantCode(t, err, codes.ResourceExhausted)
+			s.get(job.Name) // nobody waited for it
+			return
+		case <-s.ctx.Done():
+			t.Fatal("still waiting for a watcher that takes nothing")
+		}
+	}
+}
+
+func TestStoppingEndsStreams(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.attach("w")
+	stream, err := s.jobs.WatchJob(s.ctx, &surmisev1.WatchJobRequest{Name: job.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	s.down()
+	wantCode(t, w.ended(), codes.Unavailable)
+	_, err = stream.Recv()
+	wantCode(t, err, codes.Unavailable)
+}
+
+// comparer stands for the reading of score files.
+type comparer struct{ panics bool }
+
+func (c comparer) Compare(_ context.Context, files []coordinator.ScoreFile, measure string, seed uint64) (*surmisev1.CompareScoresResponse, error) {
+	if c.panics {
+		panic("as asked")
+	}
+	if len(files) == 2 {
+		return nil, errors.New("score files are unlike")
+	}
+	return &surmisev1.CompareScoresResponse{Measure: measure, Columns: []string{files[0].Source, files[0].Path}}, nil
+}
+
+func (comparer) Scores(_ context.Context, path string, each func(*surmisev1.GetScoresResponse) error) error {
+	return errors.Join(each(&surmisev1.GetScoresResponse{Path: path}), each(&surmisev1.GetScoresResponse{Path: path}))
+}
+
+func TestScoring(t *testing.T) {
+	s := start(t, func(c *coordinator.Config) { c.Comparer = comparer{} })
+	w := s.ready("w")
+	trained := s.submit(train())
+	l := w.lease()
+	model := publish(t, l, "model.safetensors")
+	w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: model})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+
+	var names []string
+	for range 2 {
+		scored := s.submit(score(trained.Name))
+		w.ready()
+		l = w.lease()
+		if l.ModelPath != model || l.Spec.GetScore().Model != trained.Name {
+			t.Errorf("leased with the model at %q: %v", l.ModelPath, l.Spec)
+		}
+		_, err := s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: []string{scored.Name}})
+		wantCode(t, err, codes.FailedPrecondition) // not finished
+		w.done(l.Lease, &surmisev1.Artifact{Name: "scores", Path: publish(t, l, "scores.json")})
+		w.settled(surmisev1.JobState_SUCCEEDED)
+		names = append(names, scored.Name)
+	}
+
+	got, err := s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: names[:1], Measure: "max@4"})
+	if err != nil || got.Measure != "max@4" || got.Columns[0] != names[0] || filepath.Base(got.Columns[1]) != "scores.json" {
+		t.Errorf("compared as %v, %v", got, err)
+	}
+	stream, err := s.scores.GetScores(s.ctx, &surmisev1.GetScoresRequest{Name: names[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if video, err := stream.Recv(); err != nil || filepath.Base(video.Path) != "scores.json" {
+			t.Errorf("got %v, %v", video, err)
+		}
+	}
+	_, err = s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: names})
+	wantCode(t, err, codes.FailedPrecondition) // the comparer refused
+	_, err = s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: []string{trained.Name}})
+	wantCode(t, err, codes.FailedPrecondition) // no scoring job
+	_, err = s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{})
+	wantField(t, err, "names")
+	_, err = s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: names[:1], Measure: "Best!"})
+	wantField(t, err, "measure")
+}
+
+func TestPanicBecomesInternal(t *testing.T) {
+	s := start(t, func(c *coordinator.Config) { c.Comparer = comparer{panics: true} })
+	w := s.ready("w")
+	job := s.submit(score("m.safetensors"))
+	l := w.lease()
+	w.done(l.Lease, &surmisev1.Artifact{Name: "scores", Path: publish(t, l, "scores.json")})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	_, err := s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: []string{job.Name}})
+	wantCode(t, err, codes.Internal)
+	s.get(job.Name) // still serving
+}
+
+func TestWithoutComparer(t *testing.T) {
+	s := start(t, nil)
+	_, err := s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: []string{"jobs/a"}})
+	wantCode(t, err, codes.Unimplemented)
+}
+
+// brokenStore fails every change when broken.
+type brokenStore struct {
+	coordinator.Store
+	broken chan struct{} // closed: broken
+}
+
+func (b brokenStore) Apply(ctx context.Context, id string, e queue.Event) (queue.Job, queue.Effects, error) {
+	select {
+	case <-b.broken:
+		return queue.Job{}, queue.Effects{}, errors.New("disk full")
+	default:
+		return b.Store.Apply(ctx, id, e)
+	}
+}
+
+func TestStoreThatFailsIsUnavailable(t *testing.T) {
+	broken := make(chan struct{})
+	s := start(t, func(c *coordinator.Config) { c.Store = brokenStore{c.Store, broken} })
+	job := s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	close(broken)
+	_, err := s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: job.Name})
+	wantCode(t, err, codes.Unavailable)
+	w.done(l.Lease) // must not be answered as settled
+	wantCode(t, w.ended(), codes.Unavailable)
+	s.wantState(job.Name, surmisev1.JobState_LEASED)
+}
+
+func TestHealthAndReflection(t *testing.T) {
+	s := start(t, nil)
+	health, err := healthv1.NewHealthClient(s.conn).Check(s.ctx, &healthv1.HealthCheckRequest{Service: "surmise.v1.JobService"})
+	if err != nil || health.Status != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("health %v, %v", health, err)
+	}
+	stream, err := reflectionv1.NewServerReflectionClient(s.conn).ServerReflectionInfo(s.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = stream.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_ListServices{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, service := range answer.GetListServicesResponse().Service {
+		names = append(names, service.Name)
+	}
+	for _, want := range []string{"surmise.v1.JobService", "surmise.v1.PlausibilityService", "surmise.v1.WorkerService"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("reflection lists %v, not %s", names, want)
+		}
+	}
+}
+
+func TestConfigFaultsNameTheField(t *testing.T) {
+	for field, cfg := range map[string]coordinator.Config{
+		"Store":         {ArtifactDir: "a"},
+		"ArtifactDir":   {Store: brokenStore{}},
+		"LeaseDuration": {Store: brokenStore{}, ArtifactDir: "a", LeaseDuration: -1},
+	} {
+		if _, err := coordinator.New(cfg); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	if _, err := os.Stat("a"); err == nil {
+		t.Error("New made a folder")
+	}
+}

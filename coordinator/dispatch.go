@@ -1,0 +1,267 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/surmise-ml/surmise/coordinator/queue"
+	"github.com/surmise-ml/surmise/proto/jobspec"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+// storeRetry is how long dispatch waits after the store has failed.
+const storeRetry = time.Second
+
+// dispatch gives queued jobs to free workers, and takes leases back when they run out, until ctx ends. It sleeps until
+// a job is queued, a worker is ready or a lease is due.
+func (s *Server) dispatch(ctx context.Context) {
+	for {
+		wait, err := s.dispatchAll(ctx)
+		if err != nil && ctx.Err() == nil {
+			s.log.Error("dispatch", "error", err, "retry_in", storeRetry)
+			wait = storeRetry
+		}
+		var due <-chan time.Time
+		if wait >= 0 {
+			due = s.clock.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.workers.wake:
+		case <-due:
+		}
+	}
+}
+
+// dispatchAll does all that can be done now and returns how long until a lease is due; negative: none is.
+func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error) {
+	expired, next, err := s.store.ExpireDue(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, job := range expired {
+		effects := queue.Effects{Log: queue.LogRequeued}
+		if job.State.Ended() {
+			effects.Log = queue.LogEnded
+		}
+		s.changed(job, effects)
+	}
+	for ctx.Err() == nil {
+		worker := s.workers.takeFree()
+		if worker == nil {
+			break
+		}
+		job, ok, err := s.store.LeaseNext(ctx, worker.name, s.lease)
+		if err != nil || !ok {
+			s.workers.putBack(worker)
+			return next, err
+		}
+		s.changed(job, queue.Effects{Log: queue.LogLeased})
+		if err := s.give(ctx, worker, job); err != nil {
+			return 0, err
+		}
+		if next < 0 || next > s.lease {
+			next = s.lease
+		}
+	}
+	return next, nil
+}
+
+// give sends a job that was just leased to its worker. A job that can never be sent fails, one whose worker has gone is
+// queued again at once. On error the lease is left to run out.
+func (s *Server) give(ctx context.Context, worker *session, job queue.Job) error {
+	lease, err := s.leaseMessage(ctx, job)
+	var back queue.Event
+	var fault jobspec.Errors
+	switch {
+	case errors.As(err, &fault) || status.Code(err) == codes.Internal:
+		s.workers.putBack(worker)
+		back = queue.Fail{Epoch: job.Epoch, Reason: status.Convert(statusOf(err)).Message()}
+	case err != nil:
+		s.workers.putBack(worker)
+		return err
+	case worker.send(lease):
+		return nil
+	default:
+		back = queue.HandBack{Epoch: job.Epoch, Reason: "worker " + worker.name + " detached"}
+	}
+	after, effects, err := s.store.Apply(ctx, job.ID, back)
+	if err != nil {
+		return err
+	}
+	s.changed(after, effects)
+	return nil
+}
+
+func (s *Server) leaseMessage(ctx context.Context, job queue.Job) (*surmisev1.AttachResponse, error) {
+	spec := &surmisev1.JobSpec{}
+	if err := unmarshal(job, "spec", job.Spec, spec); err != nil {
+		return nil, err
+	}
+	modelPath, err := s.modelPath(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	return &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Lease{Lease: &surmisev1.Lease{
+		Lease:       leaseRef(job),
+		Spec:        spec,
+		Duration:    durationpb.New(s.lease),
+		ArtifactDir: s.attemptDir(job),
+		ResumeFrom:  checkpointMessage(job),
+		ModelPath:   modelPath,
+	}}}, nil
+}
+
+func leaseRef(job queue.Job) *surmisev1.LeaseRef {
+	return &surmisev1.LeaseRef{Job: jobPrefix + job.ID, Epoch: job.Epoch}
+}
+
+func cancelMessage(job queue.Job) *surmisev1.AttachResponse {
+	return &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Cancel{Cancel: &surmisev1.Cancel{Lease: leaseRef(job)}}}
+}
+
+// Drain asks an attached worker to checkpoint, hand back what it holds and take nothing more.
+func (s *Server) Drain(worker, reason string) error {
+	if !s.workers.send(worker, &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Drain{Drain: &surmisev1.Drain{Reason: reason}}}) {
+		return status.Errorf(codes.NotFound, "worker %s is not attached", worker)
+	}
+	return nil
+}
+
+// session is one attached worker. Its handler owns the stream; others reach it through out.
+type session struct {
+	name string
+	out  chan *surmisev1.AttachResponse
+	gone chan struct{} // closed when the handler must return, or has
+	once sync.Once
+	why  error // set before gone is closed
+}
+
+// outgoing messages that a worker has not taken: a handful at most in good order.
+const outgoing = 64
+
+func newSession(name string) *session {
+	return &session{name: name, out: make(chan *surmisev1.AttachResponse, outgoing), gone: make(chan struct{})}
+}
+
+// end makes the handler return why. Only the first call counts.
+func (w *session) end(why error) {
+	w.once.Do(func() {
+		w.why = why
+		close(w.gone)
+	})
+}
+
+// send queues a message and never waits; false when the worker is gone, or gets dropped for taking nothing.
+func (w *session) send(m *surmisev1.AttachResponse) bool {
+	select {
+	case <-w.gone:
+		return false
+	default:
+	}
+	select {
+	case w.out <- m:
+		return true
+	default:
+		w.end(status.Errorf(codes.ResourceExhausted, "worker %s left %d messages untaken", w.name, outgoing))
+		return false
+	}
+}
+
+// workers knows who is attached, and who asked for a job, longest waiting first.
+type workers struct {
+	mu     sync.Mutex
+	byName map[string]*session
+	free   []*session
+	wake   chan struct{} // holds a token when dispatch has something to do
+}
+
+func (ws *workers) wakeDispatch() {
+	select {
+	case ws.wake <- struct{}{}:
+	default:
+	}
+}
+
+// attach adds a session; an older one of the same worker ends.
+func (ws *workers) attach(w *session) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if old := ws.byName[w.name]; old != nil {
+		old.end(status.Errorf(codes.Aborted, "worker %s attached again", w.name))
+		ws.removeFree(old)
+	}
+	ws.byName[w.name] = w
+}
+
+func (ws *workers) detach(w *session) {
+	w.end(nil)
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	ws.removeFree(w)
+	if ws.byName[w.name] == w {
+		delete(ws.byName, w.name)
+	}
+}
+
+// ready notes that the worker asks for a job.
+func (ws *workers) ready(w *session) {
+	ws.mu.Lock()
+	ws.removeFree(w) // asking twice is asking once
+	if ws.byName[w.name] == w {
+		ws.free = append(ws.free, w)
+	}
+	ws.mu.Unlock()
+	ws.wakeDispatch()
+}
+
+// takeFree takes the worker that has waited longest; nil when there is none.
+func (ws *workers) takeFree() *session {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if len(ws.free) == 0 {
+		return nil
+	}
+	w := ws.free[0]
+	ws.free = ws.free[1:]
+	return w
+}
+
+// putBack undoes takeFree.
+func (ws *workers) putBack(w *session) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	if ws.byName[w.name] == w {
+		ws.free = append([]*session{w}, ws.free...)
+	}
+}
+
+// send queues a message to a worker by name; false when it is not attached.
+func (ws *workers) send(name string, m *surmisev1.AttachResponse) bool {
+	ws.mu.Lock()
+	w := ws.byName[name]
+	ws.mu.Unlock()
+	return w != nil && w.send(m)
+}
+
+func (ws *workers) count() (attached, free int) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return len(ws.byName), len(ws.free)
+}
+
+func (ws *workers) removeFree(w *session) {
+	for i, f := range ws.free {
+		if f == w {
+			ws.free = append(ws.free[:i:i], ws.free[i+1:]...)
+			return
+		}
+	}
+}

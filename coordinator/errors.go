@@ -1,0 +1,127 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"runtime/debug"
+
+	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/surmise-ml/surmise/coordinator/queue"
+	"github.com/surmise-ml/surmise/proto/jobspec"
+)
+
+// badRequest is INVALID_ARGUMENT with a google.rpc.BadRequest that names each field at fault.
+func badRequest(errs ...jobspec.FieldError) error {
+	details := &errdetails.BadRequest{}
+	for _, e := range errs {
+		details.FieldViolations = append(details.FieldViolations,
+			&errdetails.BadRequest_FieldViolation{Field: e.Field, Description: e.Problem})
+	}
+	st := status.New(codes.InvalidArgument, jobspec.Errors(errs).Error())
+	if detailed, err := st.WithDetails(details); err == nil {
+		st = detailed
+	}
+	return st.Err()
+}
+
+// statusOf turns the errors of this package's inner parts into statuses. A store that fails is UNAVAILABLE: nothing was
+// changed, and the same call may succeed later.
+func statusOf(err error) error {
+	var fields jobspec.Errors
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &fields):
+		return badRequest(fields...)
+	case errors.Is(err, queue.ErrNotFound):
+		return status.Error(codes.NotFound, err.Error())
+	case errors.Is(err, queue.ErrEnded):
+		return status.Error(codes.FailedPrecondition, err.Error())
+	case errors.Is(err, context.Canceled):
+		return status.Error(codes.Canceled, err.Error())
+	case errors.Is(err, context.DeadlineExceeded):
+		return status.Error(codes.DeadlineExceeded, err.Error())
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codes.Unavailable, err.Error())
+}
+
+// check holds a request against the rules of its .proto file.
+func check(request any) error {
+	m, ok := request.(proto.Message)
+	if !ok {
+		return nil
+	}
+	var fields jobspec.Errors
+	err := jobspec.Validate(m)
+	if err != nil && !errors.As(err, &fields) {
+		return status.Errorf(codes.Internal, "checking a %s: %v", m.ProtoReflect().Descriptor().FullName(), err)
+	}
+	return statusOf(err)
+}
+
+func checkUnary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if err := check(request); err != nil {
+		return nil, err
+	}
+	return handler(ctx, request)
+}
+
+func checkStream(server any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return handler(server, checkedStream{stream})
+}
+
+type checkedStream struct{ grpc.ServerStream }
+
+func (s checkedStream) RecvMsg(m any) error {
+	if err := s.ServerStream.RecvMsg(m); err != nil {
+		return err
+	}
+	return check(m)
+}
+
+func (s *Server) logUnary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	response, err := handler(ctx, request)
+	s.logCall(ctx, info.FullMethod, err)
+	return response, err
+}
+
+func (s *Server) logStream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	err := handler(server, stream)
+	s.logCall(stream.Context(), info.FullMethod, err)
+	return err
+}
+
+// logCall logs faults of ours above faults of callers.
+func (s *Server) logCall(ctx context.Context, method string, err error) {
+	level := slog.LevelDebug
+	switch status.Code(err) {
+	case codes.Internal, codes.Unknown, codes.DataLoss:
+		level = slog.LevelError
+	case codes.Unavailable, codes.ResourceExhausted:
+		level = slog.LevelWarn
+	}
+	s.log.Log(ctx, level, "call", "method", method, "code", status.Code(err).String(), "error", err)
+}
+
+func (s *Server) onPanic(ctx context.Context, p any) error {
+	s.log.ErrorContext(ctx, "panic in a call", "panic", p, "stack", string(debug.Stack()))
+	return status.Error(codes.Internal, "internal error; the coordinator's log says more")
+}
+
+func (s *Server) recoverUnary() grpc.UnaryServerInterceptor {
+	return recovery.UnaryServerInterceptor(recovery.WithRecoveryHandlerContext(s.onPanic))
+}
+
+func (s *Server) recoverStream() grpc.StreamServerInterceptor {
+	return recovery.StreamServerInterceptor(recovery.WithRecoveryHandlerContext(s.onPanic))
+}

@@ -1,0 +1,67 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/surmise-ml/surmise/coordinator/queue"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+// CompareScores implements PlausibilityService.
+func (s *Server) CompareScores(ctx context.Context, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
+	var files []ScoreFile
+	for _, name := range req.Names {
+		file, err := s.scoreFile(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	response, err := s.comparer.Compare(ctx, files, req.Measure, req.Seed)
+	return response, scoreStatus(err)
+}
+
+// GetScores implements PlausibilityService.
+func (s *Server) GetScores(req *surmisev1.GetScoresRequest, stream grpc.ServerStreamingServer[surmisev1.GetScoresResponse]) error {
+	file, err := s.scoreFile(stream.Context(), req.Name)
+	if err != nil {
+		return err
+	}
+	return scoreStatus(s.comparer.Scores(stream.Context(), file.Path, stream.Send))
+}
+
+// scoreFile finds the scores of a job that succeeded.
+func (s *Server) scoreFile(ctx context.Context, name string) (ScoreFile, error) {
+	if s.comparer == nil {
+		return ScoreFile{}, status.Error(codes.Unimplemented, "this coordinator was built without comparison of scores")
+	}
+	job, err := s.store.Get(ctx, strings.TrimPrefix(name, jobPrefix))
+	if err != nil {
+		return ScoreFile{}, statusOf(err)
+	}
+	if job.State != queue.Succeeded {
+		return ScoreFile{}, status.Errorf(codes.FailedPrecondition, "%s has no scores: it is %s", name, job.State)
+	}
+	path, err := artifactPath(job, scoresArtifact)
+	if err != nil {
+		return ScoreFile{}, err
+	}
+	if path == "" {
+		return ScoreFile{}, status.Errorf(codes.FailedPrecondition, "%s has no scores: it is no scoring job", name)
+	}
+	return ScoreFile{Source: name, Path: path}, nil
+}
+
+// scoreStatus is for errors of the Comparer: scores that cannot be read or compared are no fault of the request's form.
+func scoreStatus(err error) error {
+	if _, ok := status.FromError(err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return statusOf(err)
+	}
+	return status.Error(codes.FailedPrecondition, err.Error())
+}

@@ -1,0 +1,359 @@
+// Package queuetest holds the tests that every store of jobs must pass.
+package queuetest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/queue"
+)
+
+// Clock is a clock that the suite moves.
+type Clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+// Now is the time it shows.
+func (c *Clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *Clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+const lease = 30 * time.Second
+
+// Conformance runs the suite. open opens a store that the test closes, on the same jobs whenever it is called within one
+// subtest, also while the first is open, and on none at its start; its leases follow now.
+func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coordinator.Store) {
+	for name, test := range map[string]func(*testing.T, *suite){
+		"submitted jobs are kept":                    submitted,
+		"a request id makes one job":                 requestID,
+		"an unknown job is not found":                notFound,
+		"jobs are leased once, in order":             leasing,
+		"a requeued job keeps its place":             requeued,
+		"leases run out by the clock of the store":   expiry,
+		"a refused event leaves no trace":            refused,
+		"every field survives reopening":             reopened,
+		"the log is append only and complete":        eventLog,
+		"pages are newest first":                     listing,
+		"many workers at once never share a job":     concurrent,
+		"a cancelled context stops before it stores": cancelled,
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := &suite{clock: &Clock{now: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)}, open: open}
+			s.Store = open(t, s.clock.Now)
+			test(t, s)
+			if err := s.Close(); err != nil {
+				t.Errorf("closing: %v", err)
+			}
+		})
+	}
+}
+
+type suite struct {
+	coordinator.Store
+	clock *Clock
+	open  func(*testing.T, func() time.Time) coordinator.Store
+}
+
+func (s *suite) submit(t *testing.T, id string) queue.Job {
+	t.Helper()
+	job, created, err := s.Submit(t.Context(), queue.Submission{ID: id, DisplayName: "d", Spec: json.RawMessage(`{"train":{}}`)})
+	if err != nil || !created {
+		t.Fatalf("submitting %s: created %v, %v", id, created, err)
+	}
+	return job
+}
+
+func (s *suite) lease(t *testing.T, worker string) queue.Job {
+	t.Helper()
+	job, ok, err := s.LeaseNext(t.Context(), worker, lease)
+	if err != nil || !ok {
+		t.Fatalf("leasing to %s: %v, %v", worker, ok, err)
+	}
+	return job
+}
+
+func (s *suite) apply(t *testing.T, id string, e queue.Event) queue.Job {
+	t.Helper()
+	job, _, err := s.Apply(t.Context(), id, e)
+	if err != nil {
+		t.Fatalf("%T on %s: %v", e, id, err)
+	}
+	return job
+}
+
+// same holds a job that a call returned against what the store reads back.
+func (s *suite) same(t *testing.T, want queue.Job) {
+	t.Helper()
+	got, err := s.Get(t.Context(), want.ID)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("read back %+v, %v\nwant %+v", got, err, want)
+	}
+}
+
+func submitted(t *testing.T, s *suite) {
+	job := s.submit(t, "a")
+	if job.State != queue.Queued || job.Sequence == 0 || job.Revision != 1 || !job.Created.Equal(s.clock.Now()) {
+		t.Errorf("got %+v", job)
+	}
+	s.same(t, job)
+}
+
+func requestID(t *testing.T, s *suite) {
+	first, _, err := s.Submit(t.Context(), queue.Submission{ID: "a", RequestID: "r", Spec: json.RawMessage(`{}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, created, err := s.Submit(t.Context(), queue.Submission{ID: "b", RequestID: "r", Spec: json.RawMessage(`{"x":1}`)})
+	if err != nil || created || !reflect.DeepEqual(again, first) {
+		t.Errorf("got %+v, created %v, %v; want the first job", again, created, err)
+	}
+	if _, err := s.Get(t.Context(), "b"); !errors.Is(err, queue.ErrNotFound) {
+		t.Errorf("the second id exists: %v", err)
+	}
+}
+
+func notFound(t *testing.T, s *suite) {
+	if _, err := s.Get(t.Context(), "none"); !errors.Is(err, queue.ErrNotFound) {
+		t.Errorf("Get: %v", err)
+	}
+	if _, _, err := s.Apply(t.Context(), "none", queue.Cancel{}); !errors.Is(err, queue.ErrNotFound) {
+		t.Errorf("Apply: %v", err)
+	}
+	if _, ok, err := s.LeaseNext(t.Context(), "w", lease); ok || err != nil {
+		t.Errorf("leased from an empty queue: %v, %v", ok, err)
+	}
+}
+
+func leasing(t *testing.T, s *suite) {
+	a, b := s.submit(t, "a"), s.submit(t, "b")
+	for want, job := range map[int]queue.Job{1: a, 2: b} {
+		if got, err := s.Position(t.Context(), job.Sequence); err != nil || got != want {
+			t.Errorf("%s is at %d, %v; want %d", job.ID, got, err, want)
+		}
+	}
+	first := s.lease(t, "w")
+	if first.ID != "a" || first.State != queue.Leased || first.Epoch != 1 || first.Worker != "w" || !first.LeaseUntil.Equal(s.clock.Now().Add(lease)) {
+		t.Errorf("leased %+v", first)
+	}
+	s.same(t, first)
+	if second := s.lease(t, "x"); second.ID != "b" {
+		t.Errorf("leased %s second", second.ID)
+	}
+	if _, ok, err := s.LeaseNext(t.Context(), "y", lease); ok || err != nil {
+		t.Errorf("leased a third of two jobs: %v", err)
+	}
+	held, err := s.HeldBy(t.Context(), "w")
+	if err != nil || len(held) != 1 || held[0].ID != "a" {
+		t.Errorf("w holds %+v, %v", held, err)
+	}
+}
+
+func requeued(t *testing.T, s *suite) {
+	s.submit(t, "a")
+	s.submit(t, "b")
+	s.lease(t, "w")
+	s.apply(t, "a", queue.HandBack{Epoch: 1})
+	if again := s.lease(t, "x"); again.ID != "a" || again.Epoch != 2 {
+		t.Errorf("leased %s at epoch %d", again.ID, again.Epoch)
+	}
+}
+
+func expiry(t *testing.T, s *suite) {
+	if expired, next, err := s.ExpireDue(t.Context()); len(expired) != 0 || next >= 0 || err != nil {
+		t.Errorf("with no lease: %v, next %v, %v", expired, next, err)
+	}
+	s.submit(t, "a")
+	s.submit(t, "b")
+	s.lease(t, "w")
+	s.clock.advance(10 * time.Second)
+	s.lease(t, "x")
+
+	if expired, next, err := s.ExpireDue(t.Context()); len(expired) != 0 || next != 20*time.Second || err != nil {
+		t.Errorf("in time: %v, next %v, %v", expired, next, err)
+	}
+	s.clock.advance(20 * time.Second)
+	expired, next, err := s.ExpireDue(t.Context())
+	if err != nil || len(expired) != 1 || expired[0].ID != "a" || expired[0].State != queue.Queued || next != 10*time.Second {
+		t.Fatalf("when a is due: %+v, next %v, %v", expired, next, err)
+	}
+	s.same(t, expired[0])
+
+	s.apply(t, "b", queue.Heartbeat{Epoch: 1, For: lease})
+	if _, next, err := s.ExpireDue(t.Context()); next != lease || err != nil {
+		t.Errorf("after renewal: next %v, %v", next, err)
+	}
+}
+
+func refused(t *testing.T, s *suite) {
+	s.submit(t, "a")
+	before := s.lease(t, "w")
+	for _, e := range []queue.Event{
+		queue.Heartbeat{Epoch: 2, For: time.Hour, Progress: json.RawMessage(`{}`)},
+		queue.Checkpointed{Epoch: 2, Step: 1, Path: "p"},
+		queue.Done{Epoch: 2, Result: json.RawMessage(`{}`)},
+		queue.Fail{Epoch: 2, Reason: "r"},
+		queue.HandBack{Epoch: 2},
+	} {
+		job, effects, err := s.Apply(t.Context(), "a", e)
+		if !errors.Is(err, queue.ErrStale) || (effects != queue.Effects{}) || !reflect.DeepEqual(job, before) {
+			t.Errorf("%T: %+v, %+v, %v", e, job, effects, err)
+		}
+	}
+	s.same(t, before)
+}
+
+func reopened(t *testing.T, s *suite) {
+	s.submit(t, "a")
+	s.lease(t, "w")
+	s.clock.advance(time.Second)
+	s.apply(t, "a", queue.Heartbeat{Epoch: 1, For: lease, Progress: json.RawMessage(`{"step":3}`)})
+	held := s.apply(t, "a", queue.Checkpointed{Epoch: 1, Step: 3, Path: "/p/step-00000003"})
+	s.submit(t, "b")
+	s.lease(t, "w")
+	s.clock.advance(time.Second)
+	done := s.apply(t, "b", queue.Done{Epoch: 1, Result: json.RawMessage(`{"metrics":{"loss":1}}`)})
+
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.Store = s.open(t, s.clock.Now)
+	s.same(t, held)
+	s.same(t, done)
+	if held.Checkpoint != (queue.Checkpoint{Step: 3, Path: "/p/step-00000003", Time: s.clock.Now().Add(-time.Second)}) {
+		t.Errorf("checkpoint %+v", held.Checkpoint)
+	}
+	if !done.Ended.Equal(s.clock.Now()) || !done.Started.Equal(s.clock.Now()) {
+		t.Errorf("started %v, ended %v", done.Started, done.Ended)
+	}
+}
+
+func eventLog(t *testing.T, s *suite) {
+	s.submit(t, "a")
+	s.lease(t, "w")
+	s.apply(t, "a", queue.Heartbeat{Epoch: 1, For: lease})
+	s.apply(t, "a", queue.Heartbeat{Epoch: 1, For: lease}) // a bare renewal is no event
+	s.apply(t, "a", queue.Heartbeat{Epoch: 1, For: lease, Progress: json.RawMessage(`{"step":1}`)})
+	s.apply(t, "a", queue.Checkpointed{Epoch: 1, Step: 1, Path: "p"})
+	s.apply(t, "a", queue.HandBack{Epoch: 1, Reason: "drained"})
+	s.lease(t, "x")
+	s.clock.advance(lease)
+	if _, _, err := s.ExpireDue(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.lease(t, "y")
+	s.apply(t, "a", queue.Cancel{})
+	last := s.apply(t, "a", queue.HandBack{Epoch: 3})
+
+	want := []queue.LogType{queue.LogSubmitted, queue.LogLeased, queue.LogStarted, queue.LogProgress, queue.LogCheckpointed,
+		queue.LogRequeued, queue.LogLeased, queue.LogRequeued, queue.LogLeased, queue.LogCancelRequested, queue.LogEnded}
+	entries, err := s.Events(t.Context(), "a", 0, 100)
+	if err != nil || len(entries) != len(want) {
+		t.Fatalf("got %d events, %v; want %d", len(entries), err, len(want))
+	}
+	for i, e := range entries {
+		if e.Type != want[i] || e.Revision != int64(i+1) || e.Job.Revision != e.Revision || e.Job.Spec != nil || e.Time.IsZero() {
+			t.Errorf("event %d: %+v; want %s", i, e, want[i])
+		}
+	}
+	if got := string(entries[3].Job.Progress); got != `{"step":1}` {
+		t.Errorf("progress in its event: %s", got)
+	}
+	last.Spec = nil
+	if got := entries[len(entries)-1].Job; !reflect.DeepEqual(got, last) {
+		t.Errorf("the last event holds %+v\nwant %+v", got, last)
+	}
+	rest, err := s.Events(t.Context(), "a", 5, 2)
+	if err != nil || len(rest) != 2 || rest[0].Revision != 6 || rest[1].Revision != 7 {
+		t.Errorf("resumed after 5: %+v, %v", rest, err)
+	}
+}
+
+func listing(t *testing.T, s *suite) {
+	for i := range 5 {
+		s.submit(t, fmt.Sprint(i))
+	}
+	s.lease(t, "w")
+	page, err := s.List(t.Context(), queue.Filter{State: queue.Queued, Limit: 3})
+	if err != nil || len(page) != 3 || page[0].ID != "4" || page[2].ID != "2" {
+		t.Fatalf("first page %+v, %v", page, err)
+	}
+	page, err = s.List(t.Context(), queue.Filter{State: queue.Queued, Before: page[2].Sequence, Limit: 3})
+	if err != nil || len(page) != 1 || page[0].ID != "1" {
+		t.Errorf("second page %+v, %v", page, err)
+	}
+	if all, err := s.List(t.Context(), queue.Filter{Limit: 100}); err != nil || len(all) != 5 {
+		t.Errorf("all: %d, %v", len(all), err)
+	}
+}
+
+func concurrent(t *testing.T, s *suite) {
+	const jobs, workers = 24, 6
+	for i := range jobs {
+		s.submit(t, fmt.Sprint(i))
+	}
+	other := s.open(t, s.clock.Now) // a second coordinator on the same jobs
+	defer func() {
+		if err := other.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	stores := []coordinator.Store{s.Store, other}
+	var mu sync.Mutex
+	leased := map[string]int{}
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for {
+				job, ok, err := stores[w%2].LeaseNext(t.Context(), fmt.Sprint("w", w), lease)
+				if err != nil {
+					t.Error(err)
+				}
+				if !ok {
+					return
+				}
+				mu.Lock()
+				leased[job.ID]++
+				mu.Unlock()
+				if _, _, err := stores[w%2].Apply(t.Context(), job.ID, queue.Done{Epoch: job.Epoch, Result: json.RawMessage(`{}`)}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if len(leased) != jobs {
+		t.Errorf("%d jobs leased, want %d", len(leased), jobs)
+	}
+	for id, n := range leased {
+		if n != 1 {
+			t.Errorf("job %s leased %d times", id, n)
+		}
+	}
+}
+
+func cancelled(t *testing.T, s *suite) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, _, err := s.Submit(ctx, queue.Submission{ID: "a", Spec: json.RawMessage(`{}`)}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := s.Get(t.Context(), "a"); !errors.Is(err, queue.ErrNotFound) {
+		t.Errorf("stored all the same: %v", err)
+	}
+}
