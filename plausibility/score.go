@@ -33,7 +33,7 @@ type Config struct {
 	Twin      Predictor // the same model untrained: the floor; nil scores none
 	TwinModel compare.Model
 
-	Batch     int    // windows per call of a predictor; default 8
+	Batch     int    // windows per call of a predictor; default 16
 	MaxFrames int    // of a video, after sampling; longer ones are skipped by name; default 1024
 	Decoder   string // name and version of the decoder, for the record
 
@@ -51,7 +51,7 @@ type Progress struct {
 }
 
 const (
-	defaultBatch     = 8
+	defaultBatch     = 16
 	defaultMaxFrames = 1024
 	maxBatchFloats   = 1 << 30 // 4 GiB of float32
 )

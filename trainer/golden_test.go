@@ -234,7 +234,6 @@ func TestGoldenGradients(t *testing.T) {
 				}
 				// The reference is float32 too, and differs from its own float64 run by up to Noise.
 				allowed := 1e-6*largest(ref) + manifest.Noise.Grad[name].Max
-				t.Logf("GRAD %s %s rel %.3g", t.Name(), name, furthest(got, ref)/largest(ref))
 				if d := furthest(got, ref); !(d <= allowed) {
 					t.Errorf("%s: gradient differs by %.2g of its largest element, allowed %.2g", name, d/largest(ref), allowed/largest(ref))
 				}
@@ -285,12 +284,12 @@ func TestGoldenTraining(t *testing.T) {
 					d := len(want) / 3
 					got, want = append(slices.Clone(got[:d]), got[2*d:]...), append(slices.Clone(want[:d]), want[2*d:]...)
 				}
-				// 2.3e-5 is the largest difference between the reference's own float32 and float64 runs.
-				if d := furthest(got, want); !(d <= 3e-5) {
-					t.Errorf("%s: differs by %g after %d steps", p.Name, d, len(manifest.Steps))
-				}
+				checkWeights(t, p.Name, got, want)
 			}
 		})
+		if name == "oracle" {
+			continue // slow, and the same operations
+		}
 		for _, v := range manifest.Variants {
 			t.Run(fmt.Sprintf("%s, exponent %g, variance %g", name, v.LossExp, v.RegCoeff), func(t *testing.T) {
 				var clip float64
@@ -314,6 +313,26 @@ func TestGoldenTraining(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// checkWeights holds weights at the end against the reference's. AdamW turns the
+// rounding of a gradient that is nearly zero into a step of up to the learning rate, so
+// single elements may part: by 2.3e-5 between the reference's own float32 and float64
+// runs, and by 1.6e-4 where the exact gradient is zero (README of the golden data).
+func checkWeights(t *testing.T, name string, got, want []float32) {
+	t.Helper()
+	var apart int
+	var sum float64
+	for i := range want {
+		d := math.Abs(float64(got[i] - want[i]))
+		sum += d
+		if d > 3e-5 {
+			apart++
+		}
+	}
+	if d := furthest(got, want); !(d <= 1.6e-4) || apart > len(want)/1000 || sum/float64(len(want)) > 1e-7 {
+		t.Errorf("%s: differs by up to %.2g, on average %.2g, in %d of %d elements by more than 3e-5", name, d, sum/float64(len(want)), apart, len(want))
 	}
 }
 

@@ -222,3 +222,7 @@ func printable(fourcc string) string {
 		return r
 	}, fourcc))
 }
+
+// Decoder names what decodes videos, with its version, for the record of scores: other
+// decoders round colours differently.
+func Decoder() string { return "OpenCV " + gocv.OpenCVVersion() }

@@ -9,224 +9,323 @@ import (
 	"github.com/surmise-ml/surmise/trainer/graph"
 )
 
-// runClip takes clip b through forward and backward pass, and adds to this thread's sums.
-func (w *worker) runClip(b int) error {
-	p := w.m.plan
-	for _, s := range p.steps {
-		if err := w.runStep(b, s); err != nil {
-			return err
-		}
-		for _, n := range s.writes() {
-			if p.result[n] {
-				first, rows := w.rows(n, b)
-				d := p.place[n].width
-				copy(w.m.floats[n][first*d:(first+rows)*d], w.at(n, b))
-			}
-		}
+// A call does one operation for clip b with worker w's buffers. Shapes and buffers are
+// resolved when the machine is compiled; a call allocates nothing.
+type call func(w *worker, b int)
+
+// rows is a clip node's matrix [rows,width] in a worker's memory.
+type rows struct {
+	at, width, capacity int
+	offsets             offsets
+}
+
+// offsets are those of a space, with k segments to a clip; all nil: capacity rows for every clip.
+type offsets struct {
+	all []int32
+	k   int
+}
+
+// span returns where clip b's rows begin in the packed matrix of all clips, and their number.
+func (r rows) span(b int) (first, n int) {
+	if r.offsets.all == nil {
+		return b * r.capacity, r.capacity
 	}
-	return nil
+	first = int(r.offsets.all[b*r.offsets.k])
+	return first, int(r.offsets.all[(b+1)*r.offsets.k]) - first
 }
 
-// rows returns where clip b's rows of a clip node begin in the packed matrix, and how many there are.
-func (w *worker) rows(n *G.Node, b int) (first, rows int) {
-	pl := w.m.plan.place[n]
-	if pl.offsets == nil {
-		return b * pl.capacity, pl.capacity
-	}
-	off := w.m.ints[pl.offsets]
-	k := (len(off) - 1) / w.m.plan.clips
-	return int(off[b*k]), int(off[(b+1)*k] - off[b*k])
+// of returns clip b's rows, [n,width].
+func (r rows) of(w *worker, b int) []float32 {
+	_, n := r.span(b)
+	last := r.at + n*r.width
+	return w.clip[r.at:last:last]
 }
 
-// at returns clip b's rows of a clip node, [rows,width].
-func (w *worker) at(n *G.Node, b int) []float32 {
-	pl := w.m.plan.place[n]
-	_, rows := w.rows(n, b)
-	last := pl.at + rows*pl.width
-	return w.clip[pl.at:last:last]
-}
-
-// sum returns this thread's sum for a node.
-func (w *worker) sum(n *G.Node) []float32 {
-	at := w.m.plan.sumAt[n]
-	last := at + n.Shape().TotalSize()
-	return w.sums[at:last:last]
-}
-
-// clipOffsets returns clip b's offsets, counted from the clip's first row. The slice is the worker's, until the next call.
-func (w *worker) clipOffsets(offsets *G.Node, b int) []int32 {
-	off := w.m.ints[offsets]
-	k := (len(off) - 1) / w.m.plan.clips
-	out := w.offsets[:k+1]
+// from returns clip b's offsets counted from the clip's first row, in the worker's scratch.
+func (o offsets) from(w *worker, b int) []int32 {
+	out := w.offsets[:o.k+1]
 	for i := range out {
-		out[i] = off[b*k+i] - off[b*k]
+		out[i] = o.all[b*o.k+i] - o.all[b*o.k]
 	}
 	return out
 }
 
-func (w *worker) runStep(b int, s step) error {
-	m := w.m
-	n, in := s.node, m.plan.children[s.node]
-	switch op := n.Op().(type) {
-	case *graph.PatchifyOp:
-		c := in[0].Shape() // [B,C,F,Y,X]
-		size := c.TotalSize() / c[0]
-		kernel.Patchify(w.at(n, b), m.floats[in[0]][b*size:(b+1)*size], c[1], c[2], c[3], c[4], op.Tubelet, op.Patch)
+// total is a worker's sum for a node.
+type total struct{ at, size int }
 
-	case *graph.LinearOp:
-		d, k := in[1].Shape()[0], in[1].Shape()[1]
-		y := w.at(n, b)
-		rows := len(y) / d
-		kernel.Gemm(false, true, rows, d, k, w.at(in[0], b), k, m.floats[in[1]], k, 0, y, d)
-		if s.gelu != nil {
-			kernel.BiasGELU(w.at(s.gelu, b), y, rows, d, m.floats[in[2]])
-		} else {
-			kernel.BiasAdd(y, rows, d, m.floats[in[2]])
+func (t total) of(w *worker) []float32 { return w.sums[t.at : t.at+t.size : t.at+t.size] }
+
+func (m *Machine) rows(n *G.Node) rows {
+	p := m.plan.place[n]
+	r := rows{at: p.at, width: p.width, capacity: p.capacity}
+	if p.offsets != nil {
+		r.offsets = m.offsets(p.offsets)
+	}
+	return r
+}
+
+func (m *Machine) offsets(n *G.Node) offsets {
+	return offsets{m.ints[n], (len(m.ints[n]) - 1) / m.plan.clips}
+}
+
+func (m *Machine) total(n *G.Node) total { return total{m.plan.sumAt[n], len(m.floats[n])} }
+
+// perClip is the part of a float input [clips·k] that clip b owns.
+func (m *Machine) perClip(x []float32, b int) []float32 {
+	k := len(x) / m.plan.clips
+	return x[b*k : (b+1)*k]
+}
+
+// scalar returns where clips leave their parts of a scalar sum, [clips].
+func (m *Machine) scalar(n *G.Node) []float64 {
+	for i, s := range m.plan.scalarSums {
+		if s == n {
+			return m.plan.scalars[i]
 		}
-	case *graph.LinearGradXOp:
-		d, k := in[1].Shape()[0], in[1].Shape()[1]
-		dx := w.at(n, b)
-		kernel.Gemm(false, false, len(dx)/k, k, d, w.at(in[0], b), d, m.floats[in[1]], k, 0, dx, k)
-	case *graph.LinearGradWOp:
-		d, k := n.Shape()[0], n.Shape()[1]
-		dy := w.at(in[0], b)
-		kernel.Gemm(true, false, d, k, len(dy)/d, dy, d, w.at(in[1], b), k, 1, w.sum(n), k)
-	case *graph.ColumnSumOp:
-		x, d := w.at(in[0], b), n.Shape()[0]
-		kernel.ColumnSum(w.sum(n), x, len(x)/d, d)
-
-	case *graph.GELUOp:
-		kernel.GELU(w.at(n, b), w.at(in[0], b))
-	case *graph.GELUGradOp:
-		kernel.GELUGrad(w.at(n, b), w.at(in[0], b), w.at(in[1], b))
-
-	case *graph.LayerNormOp:
-		y, d := w.at(n, b), n.Shape()[1]
-		var scale, shift []float32
-		if len(in) == 3 {
-			scale, shift = m.floats[in[1]], m.floats[in[2]]
-		}
-		kernel.LayerNorm(y, w.at(in[0], b), len(y)/d, d, scale, shift, float32(op.Eps))
-	case *graph.LayerNormGradXOp:
-		dx, d := w.at(n, b), n.Shape()[1]
-		var scale, dscale, dshift []float32
-		if len(in) == 3 {
-			scale = m.floats[in[2]]
-		}
-		if s.norm != nil {
-			dscale, dshift = w.sum(s.norm.scale), w.sum(s.norm.shift)
-		}
-		kernel.LayerNormGrad(dx, w.at(in[0], b), w.at(in[1], b), len(dx)/d, d, scale, float32(op.Eps), dscale, dshift)
-	case *graph.LayerNormGradScaleOp:
-		x, d := w.at(in[0], b), n.Shape()[0]
-		kernel.LayerNormGrad(nil, x, w.at(in[1], b), len(x)/d, d, nil, float32(op.Eps), w.sum(n), nil)
-
-	case *graph.AddOp:
-		kernel.Add(w.at(n, b), w.at(in[0], b), w.at(in[1], b))
-	case *graph.ScaleOp:
-		kernel.Scale(w.at(n, b), w.at(in[0], b), float32(op.Factor))
-
-	case *graph.AttentionOp:
-		kernel.Attention(w.at(n, b), w.at(in[0], b), w.clipOffsets(in[1], b), op.Heads, n.Shape()[1]/op.Heads, op.Block, w.scratch)
-	case *graph.AttentionGradOp:
-		kernel.AttentionGrad(w.at(n, b), w.at(in[0], b), w.at(in[2], b), w.clipOffsets(in[1], b), op.Heads, n.Shape()[1]/3/op.Heads, op.Block, w.scratch)
-
-	case *graph.GatherOp:
-		d := n.Shape()[1]
-		w.segmentPairs(b, in[1], in[2], in[3], func(whole, part int, idx []int32) {
-			kernel.GatherRows(w.at(n, b)[part*d:], w.at(in[0], b), d, idx, whole)
-		})
-	case *graph.ScatterOp:
-		y, d := w.at(n, b), n.Shape()[1]
-		clear(y)
-		w.segmentPairs(b, in[1], in[3], in[2], func(whole, part int, idx []int32) {
-			kernel.ScatterAddRows(y, w.at(in[0], b)[part*d:], d, idx, whole)
-		})
-	case *graph.LookupOp:
-		w.lookup(b, n, in)
-	case *graph.LookupGradOp:
-		d, dy := n.Shape()[1], w.at(in[0], b)
-		first, rows := w.rows(in[0], b)
-		out := w.sum(n)
-		for i, id := range m.ints[in[1]][first : first+rows] {
-			if v := int(id) - op.First; v >= 0 && v < op.Rows {
-				kernel.Accumulate(out[v*d:(v+1)*d], dy[i*d:(i+1)*d])
-			}
-		}
-
-	case *graph.LpLossOp:
-		d, off := in[0].Shape()[1], w.clipOffsets(in[3], b)
-		pred, target := w.at(in[0], b), w.at(in[1], b)
-		var total float64
-		for i, weight := range w.segmentWeights(in[2], b) {
-			total += float64(weight) * op.Exponent * kernel.LpSum(pred[int(off[i])*d:int(off[i+1])*d], target[int(off[i])*d:int(off[i+1])*d], op.Exponent)
-		}
-		w.setScalar(n, b, total)
-	case *graph.LpLossGradOp:
-		d, off := in[0].Shape()[1], w.clipOffsets(in[3], b)
-		pred, target, out := w.at(in[0], b), w.at(in[1], b), w.at(n, b)
-		dloss := m.floats[in[4]][0]
-		for i, weight := range w.segmentWeights(in[2], b) {
-			first, last := int(off[i])*d, int(off[i+1])*d
-			kernel.LpGrad(out[first:last], pred[first:last], target[first:last], weight*float32(op.Exponent)*dloss, op.Exponent)
-		}
-	case *graph.RowErrorOp:
-		pred, d := w.at(in[0], b), in[0].Shape()[1]
-		kernel.RowAbsError(w.at(n, b), pred, w.at(in[1], b), len(pred)/d, d)
-
-	case *graph.VarianceHingeOp:
-		x, d := w.at(in[0], b), in[0].Shape()[1]
-		w.setScalar(n, b, varianceHinge(x, w.clipOffsets(in[1], b), d)/float64(m.plan.clips*d))
-	case *graph.VarianceHingeGradOp:
-		x, d := w.at(in[0], b), in[0].Shape()[1]
-		varianceHingeGrad(w.at(n, b), x, w.clipOffsets(in[1], b), d, float64(m.floats[in[2]][0])/float64(m.plan.clips*d))
-
-	default:
-		return fmt.Errorf("operation %v has no kernel", op)
 	}
 	return nil
 }
 
-// segmentPairs calls do for every segment of clip b's part rows with the first row of
-// the segment and of the whole one it belongs to, both counted from the clip's first
-// row, and the indices of its rows.
-func (w *worker) segmentPairs(b int, index, whole, part *G.Node, do func(whole, part int, idx []int32)) {
-	wo, po, idx := w.m.ints[whole], w.m.ints[part], w.m.ints[index]
-	kw, kp := (len(wo)-1)/w.m.plan.clips, (len(po)-1)/w.m.plan.clips
-	for s := range kp {
-		first, last := po[b*kp+s], po[b*kp+s+1]
-		do(int(wo[b*kw+s/(kp/kw)]-wo[b*kw]), int(first-po[b*kp]), idx[first:last])
+// calls resolves the plan's steps, and the copies of clip nodes that are results.
+func (m *Machine) calls() ([]call, error) {
+	var out []call
+	for _, s := range m.plan.steps {
+		c, err := m.call(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, c)
+		for _, n := range s.writes() {
+			if m.plan.result[n] {
+				from, to := m.rows(n), m.floats[n]
+				out = append(out, func(w *worker, b int) {
+					first, _ := from.span(b)
+					copy(to[first*from.width:], from.of(w, b))
+				})
+			}
+		}
 	}
+	return out, nil
 }
 
-// lookup copies table rows by id; consecutive tables are one.
-func (w *worker) lookup(b int, n *G.Node, in G.Nodes) {
-	y, d := w.at(n, b), n.Shape()[1]
-	first, rows := w.rows(n, b)
-	for i, id := range w.m.ints[in[0]][first : first+rows] {
-		v := int(id)
-		for _, t := range in[2:] {
-			if v < t.Shape()[0] {
-				copy(y[i*d:(i+1)*d], w.m.floats[t][v*d:(v+1)*d])
+// call resolves one step.
+func (m *Machine) call(s step) (call, error) {
+	n, in := s.node, m.plan.children[s.node]
+	y := m.rows(n)
+	switch op := n.Op().(type) {
+	case *graph.PatchifyOp:
+		c, clips := in[0].Shape(), m.floats[in[0]] // [B,C,F,Y,X]
+		return func(w *worker, b int) {
+			kernel.Patchify(y.of(w, b), m.perClip(clips, b), c[1], c[2], c[3], c[4], op.Tubelet, op.Patch)
+		}, nil
+
+	case *graph.LinearOp:
+		x, weights, bias := m.rows(in[0]), m.floats[in[1]], m.floats[in[2]]
+		d, k := y.width, x.width
+		if s.gelu == nil {
+			return func(w *worker, b int) {
+				out := y.of(w, b)
+				kernel.Gemm(false, true, len(out)/d, d, k, x.of(w, b), k, weights, k, 0, out, d)
+				kernel.BiasAdd(out, len(out)/d, d, bias)
+			}, nil
+		}
+		z := m.rows(s.gelu)
+		return func(w *worker, b int) {
+			out := y.of(w, b)
+			kernel.Gemm(false, true, len(out)/d, d, k, x.of(w, b), k, weights, k, 0, out, d)
+			kernel.BiasGELU(z.of(w, b), out, len(out)/d, d, bias)
+		}, nil
+	case *graph.LinearGradXOp:
+		dy, weights := m.rows(in[0]), m.floats[in[1]]
+		return func(w *worker, b int) {
+			dx := y.of(w, b)
+			kernel.Gemm(false, false, len(dx)/y.width, y.width, dy.width, dy.of(w, b), dy.width, weights, y.width, 0, dx, y.width)
+		}, nil
+	case *graph.LinearGradWOp:
+		dy, x, sum := m.rows(in[0]), m.rows(in[1]), m.total(n)
+		return func(w *worker, b int) {
+			_, r := dy.span(b)
+			kernel.Gemm(true, false, dy.width, x.width, r, dy.of(w, b), dy.width, x.of(w, b), x.width, 1, sum.of(w), x.width)
+		}, nil
+	case *graph.ColumnSumOp:
+		x, sum := m.rows(in[0]), m.total(n)
+		return func(w *worker, b int) {
+			_, r := x.span(b)
+			kernel.ColumnSum(sum.of(w), x.of(w, b), r, x.width)
+		}, nil
+
+	case *graph.GELUOp:
+		x := m.rows(in[0])
+		return func(w *worker, b int) { kernel.GELU(y.of(w, b), x.of(w, b)) }, nil
+	case *graph.GELUGradOp:
+		x, dy := m.rows(in[0]), m.rows(in[1])
+		return func(w *worker, b int) { kernel.GELUGrad(y.of(w, b), x.of(w, b), dy.of(w, b)) }, nil
+
+	case *graph.LayerNormOp:
+		x := m.rows(in[0])
+		var scale, shift []float32
+		if len(in) == 3 {
+			scale, shift = m.floats[in[1]], m.floats[in[2]]
+		}
+		return func(w *worker, b int) {
+			_, r := x.span(b)
+			kernel.LayerNorm(y.of(w, b), x.of(w, b), r, x.width, scale, shift, float32(op.Eps))
+		}, nil
+	case *graph.LayerNormGradXOp:
+		x, dy := m.rows(in[0]), m.rows(in[1])
+		var scale []float32
+		if len(in) == 3 {
+			scale = m.floats[in[2]]
+		}
+		if s.norm == nil {
+			return func(w *worker, b int) {
+				_, r := x.span(b)
+				kernel.LayerNormGrad(y.of(w, b), x.of(w, b), dy.of(w, b), r, x.width, scale, float32(op.Eps), nil, nil)
+			}, nil
+		}
+		dscale, dshift := m.total(s.norm.scale), m.total(s.norm.shift)
+		return func(w *worker, b int) {
+			_, r := x.span(b)
+			kernel.LayerNormGrad(y.of(w, b), x.of(w, b), dy.of(w, b), r, x.width, scale, float32(op.Eps), dscale.of(w), dshift.of(w))
+		}, nil
+	case *graph.LayerNormGradScaleOp:
+		x, dy, sum := m.rows(in[0]), m.rows(in[1]), m.total(n)
+		return func(w *worker, b int) {
+			_, r := x.span(b)
+			kernel.LayerNormGrad(nil, x.of(w, b), dy.of(w, b), r, x.width, nil, float32(op.Eps), sum.of(w), nil)
+		}, nil
+
+	case *graph.AddOp:
+		x, z := m.rows(in[0]), m.rows(in[1])
+		return func(w *worker, b int) { kernel.Add(y.of(w, b), x.of(w, b), z.of(w, b)) }, nil
+	case *graph.ScaleOp:
+		x := m.rows(in[0])
+		return func(w *worker, b int) { kernel.Scale(y.of(w, b), x.of(w, b), float32(op.Factor)) }, nil
+
+	case *graph.AttentionOp:
+		qkv, off := m.rows(in[0]), m.offsets(in[1])
+		return func(w *worker, b int) {
+			kernel.Attention(y.of(w, b), qkv.of(w, b), off.from(w, b), op.Heads, y.width/op.Heads, op.Block, w.scratch)
+		}, nil
+	case *graph.AttentionGradOp:
+		qkv, off, dy := m.rows(in[0]), m.offsets(in[1]), m.rows(in[2])
+		return func(w *worker, b int) {
+			kernel.AttentionGrad(y.of(w, b), qkv.of(w, b), dy.of(w, b), off.from(w, b), op.Heads, dy.width/op.Heads, op.Block, w.scratch)
+		}, nil
+
+	case *graph.GatherOp:
+		x, pairs := m.rows(in[0]), m.pairs(in[1], in[2], in[3])
+		return func(w *worker, b int) {
+			out, from := y.of(w, b), x.of(w, b)
+			for s := range pairs.part.k {
+				whole, part, index := pairs.segment(b, s)
+				kernel.GatherRows(out[part*y.width:], from, y.width, index, whole)
+			}
+		}, nil
+	case *graph.ScatterOp:
+		x, pairs := m.rows(in[0]), m.pairs(in[1], in[3], in[2])
+		return func(w *worker, b int) {
+			out, from := y.of(w, b), x.of(w, b)
+			clear(out)
+			for s := range pairs.part.k {
+				whole, part, index := pairs.segment(b, s)
+				kernel.ScatterAddRows(out, from[part*y.width:], y.width, index, whole)
+			}
+		}, nil
+	case *graph.LookupOp:
+		ids := m.ints[in[0]]
+		tables := make([][]float32, len(in)-2)
+		for i := range tables {
+			tables[i] = m.floats[in[i+2]]
+		}
+		return func(w *worker, b int) {
+			first, r := y.span(b)
+			lookup(y.of(w, b), ids[first:first+r], tables, y.width)
+		}, nil
+	case *graph.LookupGradOp:
+		dy, ids, sum := m.rows(in[0]), m.ints[in[1]], m.total(n)
+		return func(w *worker, b int) {
+			first, r := dy.span(b)
+			lookupGrad(sum.of(w), dy.of(w, b), ids[first:first+r], op.First, dy.width)
+		}, nil
+
+	case *graph.LpLossOp:
+		pred, target, weights, off, parts := m.rows(in[0]), m.rows(in[1]), m.floats[in[2]], m.offsets(in[3]), m.scalar(n)
+		return func(w *worker, b int) {
+			p, q, o := pred.of(w, b), target.of(w, b), off.from(w, b)
+			parts[b] = 0
+			for s, weight := range m.perClip(weights, b) {
+				first, last := int(o[s])*pred.width, int(o[s+1])*pred.width
+				parts[b] += float64(weight) * op.Exponent * kernel.LpSum(p[first:last], q[first:last], op.Exponent)
+			}
+		}, nil
+	case *graph.LpLossGradOp:
+		pred, target, weights, off, dloss := m.rows(in[0]), m.rows(in[1]), m.floats[in[2]], m.offsets(in[3]), m.floats[in[4]]
+		return func(w *worker, b int) {
+			out, p, q, o := y.of(w, b), pred.of(w, b), target.of(w, b), off.from(w, b)
+			for s, weight := range m.perClip(weights, b) {
+				first, last := int(o[s])*pred.width, int(o[s+1])*pred.width
+				kernel.LpGrad(out[first:last], p[first:last], q[first:last], weight*float32(op.Exponent)*dloss[0], op.Exponent)
+			}
+		}, nil
+	case *graph.RowErrorOp:
+		pred, target := m.rows(in[0]), m.rows(in[1])
+		return func(w *worker, b int) {
+			_, r := pred.span(b)
+			kernel.RowAbsError(y.of(w, b), pred.of(w, b), target.of(w, b), r, pred.width)
+		}, nil
+
+	case *graph.VarianceHingeOp:
+		x, off, parts := m.rows(in[0]), m.offsets(in[1]), m.scalar(n)
+		return func(w *worker, b int) {
+			parts[b] = varianceHinge(x.of(w, b), off.from(w, b), x.width) / float64(m.plan.clips*x.width)
+		}, nil
+	case *graph.VarianceHingeGradOp:
+		x, off, dloss := m.rows(in[0]), m.offsets(in[1]), m.floats[in[2]]
+		return func(w *worker, b int) {
+			varianceHingeGrad(y.of(w, b), x.of(w, b), off.from(w, b), x.width, float64(dloss[0])/float64(m.plan.clips*x.width))
+		}, nil
+	}
+	return nil, fmt.Errorf("operation %v has no kernel", n.Op())
+}
+
+// pairs are the segments of a part and the segments of the whole that they index into.
+type pairs struct {
+	index       []int32
+	whole, part offsets
+}
+
+func (m *Machine) pairs(index, whole, part *G.Node) pairs {
+	return pairs{m.ints[index], m.offsets(whole), m.offsets(part)}
+}
+
+// segment returns, for segment s of clip b's part, the first row of the whole's segment
+// and of its own, counted from the clip's first row, and its indices.
+func (p pairs) segment(b, s int) (whole, part int, index []int32) {
+	first, last := p.part.all[b*p.part.k+s], p.part.all[b*p.part.k+s+1]
+	owner := s / (p.part.k / p.whole.k)
+	return int(p.whole.all[b*p.whole.k+owner] - p.whole.all[b*p.whole.k]), int(first - p.part.all[b*p.part.k]), p.index[first:last]
+}
+
+// lookup sets row i of y [len(ids),d] to row ids[i] of the tables laid end to end.
+func lookup(y []float32, ids []int32, tables [][]float32, d int) {
+	for i, id := range ids {
+		at := int(id) * d
+		for _, t := range tables {
+			if at < len(t) {
+				copy(y[i*d:(i+1)*d], t[at:])
 				break
 			}
-			v -= t.Shape()[0]
+			at -= len(t)
 		}
 	}
 }
 
-// segmentWeights returns the weights of clip b's segments.
-func (w *worker) segmentWeights(weights *G.Node, b int) []float32 {
-	all := w.m.floats[weights]
-	k := len(all) / w.m.plan.clips
-	return all[b*k : (b+1)*k]
-}
-
-// setScalar keeps clip b's part of a sum of scalars.
-func (w *worker) setScalar(n *G.Node, b int, x float64) {
-	for i, s := range w.m.plan.scalarSums {
-		if s == n {
-			w.m.plan.scalars[i][b] = x
+// lookupGrad adds row i of dy [len(ids),d] to row ids[i]-first of sum, if it has one.
+func lookupGrad(sum, dy []float32, ids []int32, first, d int) {
+	for i, id := range ids {
+		if at := (int(id) - first) * d; at >= 0 && at < len(sum) {
+			kernel.Accumulate(sum[at:at+d], dy[i*d:(i+1)*d])
 		}
 	}
 }

@@ -39,6 +39,7 @@ type Machine struct {
 	memory  *arena
 	ints    map[*G.Node][]int32   // inputs
 	floats  map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
+	clip    []call                // what a clip goes through
 	adam    []adamStep
 	workers []*worker
 	wg      sync.WaitGroup
@@ -68,7 +69,10 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 	for _, w := range m.workers {
 		go w.loop(&m.wg)
 	}
-	if m.adam, err = m.adamSteps(); err != nil {
+	if m.clip, err = m.calls(); err == nil {
+		m.adam, err = m.adamSteps()
+	}
+	if err != nil {
 		_ = m.Close()
 		return nil, fmt.Errorf("plan for the CPU: %w", err)
 	}
@@ -374,8 +378,8 @@ func (w *worker) guard(do func(*worker) error) (err error) {
 func (w *worker) runClips() error {
 	clear(w.sums)
 	for b := w.index; b < w.m.active; b += w.threads {
-		if err := w.runClip(b); err != nil {
-			return fmt.Errorf("clip %d: %w", b, err)
+		for _, do := range w.m.clip {
+			do(w, b)
 		}
 	}
 	return nil

@@ -1,0 +1,287 @@
+package cpu
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/surmise-ml/surmise/trainer/graph"
+	"github.com/surmise-ml/surmise/trainer/model"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// smallModel is a model whose sizes are no multiples of a vector or a cache line.
+func smallModel(objective string) model.Config {
+	return model.Config{Objective: objective, Size: 24, Frames: 6, Patch: 8, Tubelet: 2, Dim: 24, Depth: 2, Heads: 3,
+		PredDim: 16, PredDepth: 2, PredHeads: 2, MLPRatio: 2.5}.WithDefaults()
+}
+
+// fill sets weights, clips and masks of a training graph, the same on every machine.
+func fill(t testing.TB, m graph.Buffers, tr *model.Training, seed uint64) {
+	t.Helper()
+	rng := rand.New(rand.NewPCG(seed, 1))
+	weights := tr.Config.Init(seed)
+	for _, p := range tr.Config.Params() {
+		w := m.Floats(tr.Params[p.Name])
+		for i, x := range weights[p.Name] {
+			w[i] = x + float32(0.1*rng.NormFloat64())
+		}
+	}
+	for i := range m.Floats(tr.Clip) {
+		m.Floats(tr.Clip)[i] = float32(rng.NormFloat64())
+	}
+	s := m.Floats(tr.Schedule)
+	s[graph.LearningRate], s[graph.WeightDecay], s[graph.EMAMomentum] = 1e-3, 0.1, 0.9
+	s[graph.BiasCorrect1], s[graph.BiasCorrect2], s[graph.ClipNorm] = 0.1, 0.001, 0.5
+	var context, pred [][]int32
+	if tr.Config.Objective == model.Masked {
+		n := tr.Config.Tokens()
+		for range tr.Clips * tr.Groups {
+			order := rng.Perm(n)
+			visible := 1 + rng.IntN(n-2)
+			hidden := 1 + rng.IntN(n-visible)
+			context, pred = append(context, sorted(order[:visible])), append(pred, sorted(order[visible:visible+hidden]))
+		}
+	}
+	if err := tr.Pack(m, context, pred); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func sorted(x []int) []int32 {
+	var out []int32
+	for _, v := range x {
+		out = append(out, int32(v))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// training builds a small training graph whose every computed node is a result.
+func training(t testing.TB, objective string, clips, groups int) *model.Training {
+	t.Helper()
+	tr, err := model.NewTraining(smallModel(objective), clips, groups,
+		model.TrainingOptions{Exponent: 1.5, VarianceCoeff: 0.3, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tr
+}
+
+// Every operation of a training step, forward, backward and update, against its Do.
+func TestEveryOperationAgainstItsReference(t *testing.T) {
+	for _, objective := range []string{model.Masked, model.NextTubelet} {
+		for _, threads := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s, %d threads", objective, threads), func(t *testing.T) {
+				groups := 2
+				if objective == model.NextTubelet {
+					groups = 1
+				}
+				tr := training(t, objective, 4, groups)
+				order, err := graph.Sort(slices.Concat(tr.Program.Results, nexts(tr.Program))...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				kinds := map[string]bool{}
+				for _, n := range order {
+					if n.Op() != nil && !updates(n) && !slices.Contains(tr.Program.Results, n) {
+						tr.Program.Results = append(tr.Program.Results, n)
+						kinds[fmt.Sprintf("%T", n.Op())] = true
+					}
+				}
+				if len(kinds) < 20 {
+					t.Errorf("only %d kinds of operations are compared", len(kinds))
+				}
+				oracle, err := graph.NewTape(tr.Program)
+				if err != nil {
+					t.Fatal(err)
+				}
+				machine, err := Compile(tr.Program, Options{Threads: threads})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer machine.Close()
+				for step := range uint64(2) { // the second with whatever the first left in the buffers
+					for _, m := range []graph.Machine{oracle, machine} {
+						fill(t, m, tr, 10+step)
+						if err := m.Run(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					for _, n := range tr.Program.Results {
+						compare(t, n, machine.Floats(n), oracle.Floats(n), rowsUsed(machine, n))
+					}
+					for _, m := range []graph.Machine{oracle, machine} {
+						if err := m.Update(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					for _, n := range tr.Program.State {
+						if strings.HasSuffix(n.Name(), "qkv.bias") {
+							continue // the keys' third has gradient 0: AdamW makes steps of its rounding
+						}
+						compare(t, n, machine.Floats(n), oracle.Floats(n), -1)
+					}
+				}
+			})
+		}
+	}
+}
+
+func nexts(p *graph.Program) G.Nodes {
+	var out G.Nodes
+	for _, u := range p.Updates {
+		out = append(out, u.Next)
+	}
+	return out
+}
+
+func updates(n *G.Node) bool {
+	switch n.Op().(type) {
+	case *graph.FirstMomentOp, *graph.SecondMomentOp, *graph.AdamWOp, *graph.EMAOp:
+		return true
+	}
+	return false
+}
+
+// rowsUsed is the number of rows of a packed matrix that are no padding; -1: all.
+func rowsUsed(m *Machine, n *G.Node) int {
+	pl, ok := m.plan.place[n]
+	if !ok || pl.offsets == nil {
+		return -1
+	}
+	off := m.ints[pl.offsets]
+	return int(off[len(off)-1])
+}
+
+func compare(t *testing.T, n *G.Node, got, want []float32, rows int) {
+	t.Helper()
+	if rows >= 0 {
+		d := n.Shape()[1]
+		got, want = got[:rows*d], want[:rows*d]
+	}
+	var most, worst float64
+	for i := range want {
+		most = max(most, math.Abs(float64(want[i])))
+		if d := math.Abs(float64(got[i] - want[i])); d > worst || math.IsNaN(d) {
+			worst = d
+		}
+	}
+	if !(worst <= 2e-5*most+1e-9) {
+		t.Errorf("%v %s %v: differs by %.2g where the largest element is %.2g", n.Op(), n.Name(), n.Shape(), worst, most)
+	}
+}
+
+// The same bits from run to run, and the same losses whatever the number of threads.
+func TestRunsRepeatThemselves(t *testing.T) {
+	tr := training(t, model.Masked, 5, 2)
+	run := func(threads int) (sums []float32) {
+		m, err := Compile(tr.Program, Options{Threads: threads})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		fill(t, m, tr, 3)
+		for range 3 {
+			if err := m.Run(); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Update(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sums = append(sums, m.Floats(tr.Loss)...)
+		for _, n := range tr.Program.State {
+			sums = append(sums, m.Floats(n)...)
+		}
+		return sums
+	}
+	for _, threads := range []int{1, 2, 4} {
+		if !slices.Equal(run(threads), run(threads)) {
+			t.Errorf("%d threads: two runs differ", threads)
+		}
+	}
+}
+
+func TestStepsDoNotAllocate(t *testing.T) {
+	tr := training(t, model.Masked, 4, 2)
+	m, err := Compile(tr.Program, Options{Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	fill(t, m, tr, 3)
+	step := func() {
+		if err := m.Run(); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Update(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step()
+	if n := testing.AllocsPerRun(5, step); n > 0 {
+		t.Errorf("%g allocations a step, want none", n)
+	}
+}
+
+// Layouts that would lead a kernel outside its buffers are refused.
+func TestLayoutsAreChecked(t *testing.T) {
+	tr := training(t, model.Masked, 2, 2)
+	m, err := Compile(tr.Program, Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	for _, n := range tr.Program.Inputs {
+		if n.Dtype() != tensor.Int32 {
+			continue
+		}
+		for _, bad := range []int32{-1, math.MaxInt32, 1 << 20} {
+			fill(t, m, tr, 3)
+			x := m.Ints(n)
+			if strings.HasSuffix(n.Name(), "offsets") {
+				x[len(x)-1] = bad
+			} else {
+				x[0] = bad
+			}
+			if err := m.Run(); err == nil {
+				t.Errorf("%s with %d: no error", n.Name(), bad)
+			}
+			if err := m.Update(); err == nil {
+				t.Errorf("%s with %d: an update after a failed run was accepted", n.Name(), bad)
+			}
+		}
+	}
+	fill(t, m, tr, 3)
+	if err := m.Run(); err != nil {
+		t.Errorf("a sound layout after the bad ones: %v", err)
+	}
+}
+
+func TestImpossibleSettings(t *testing.T) {
+	tr := training(t, model.NextTubelet, 2, 1)
+	if _, err := Compile(tr.Program, Options{Threads: -1}); err == nil || !strings.Contains(err.Error(), "threads") {
+		t.Errorf("-1 threads: got %v, want an error that names them", err)
+	}
+	m, err := Compile(tr.Program, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if want := min(2, runtime.GOMAXPROCS(0)); len(m.workers) != want {
+		t.Errorf("%d threads by default, want %d", len(m.workers), want)
+	}
+	if err := m.SetClips(1); err == nil {
+		t.Error("part of a batch of a training graph was accepted: its loss weights are the whole batch's")
+	}
+}

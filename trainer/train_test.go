@@ -1,0 +1,299 @@
+package trainer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/surmise-ml/surmise/masking"
+	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/synth"
+)
+
+// childEnv holds the folder of a run that this test binary is to do in place of its tests.
+const childEnv = "SURMISE_TEST_TRAIN"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childEnv); dir != "" {
+		if err := trainChild(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// trainChild does the run of dir/config.json in dir/run and prints a line after every checkpoint.
+func trainChild(dir string) error {
+	raw, err := os.ReadFile(filepath.Join(dir, "config.json"))
+	if err != nil {
+		return err
+	}
+	var cfg Config
+	if err := json.Unmarshal(raw, &cfg); err != nil {
+		return err
+	}
+	_, err = Run(context.Background(), cfg, filepath.Join(dir, "run"), Hooks{Checkpoint: func(_ string, step int) error {
+		_, err := fmt.Println("checkpoint", step)
+		return err
+	}})
+	return err
+}
+
+// smallRun is a run of a few seconds on a few synthetic clips.
+func smallRun(t *testing.T, objective string) Config {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "clips")
+	if _, err := synth.Generate(t.Context(), synth.Options{Dir: dir, Clips: 6, Seed: 5, Size: 32}, nil); err != nil {
+		t.Fatal(err)
+	}
+	return Config{
+		Model: model.Config{Objective: objective, Size: 32, Frames: 8, Dim: 24, Depth: 2, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3},
+		Data:  video.Spec{Data: []string{filepath.Join(dir, "clips")}},
+		Steps: 8, Batch: 3, Seed: 7, Threads: 2, CheckpointEvery: 1, LogEvery: 1, ClipNorm: 1,
+	}
+}
+
+// weightsOf is the digest of the weights and moments at the end of a run.
+func weightsOf(t *testing.T, dir string, step int) string {
+	t.Helper()
+	c, err := checkpoint.Load(filepath.Join(dir, fmt.Sprintf("step-%08d", step)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(c.Manifest.Files)
+}
+
+func TestTrainingLowersTheLossAndRepeatsItself(t *testing.T) {
+	for _, objective := range []string{model.Masked, model.NextTubelet} {
+		t.Run(objective, func(t *testing.T) {
+			cfg := smallRun(t, objective)
+			cfg.Steps, cfg.CheckpointEvery = 20, 0
+			var losses []float64
+			run := func(dir string, threads int) string {
+				cfg.Threads = threads
+				losses = nil
+				r, err := Run(t.Context(), cfg, dir, Hooks{Progress: func(p Progress) { losses = append(losses, p.Loss) }})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if r.Last.Step != cfg.Steps || r.Last.Videos != 6 || r.Last.EffectiveRank < 1 || math.IsNaN(r.Last.Cosine) {
+					t.Errorf("last report: %+v", r.Last)
+				}
+				return weightsOf(t, dir, cfg.Steps)
+			}
+			first := run(t.TempDir(), 2)
+			if again := run(t.TempDir(), 2); again != first {
+				t.Errorf("the same run gave other weights: %s and %s", first, again)
+			}
+			if len(losses) != cfg.Steps || losses[len(losses)-1] > 0.9*losses[0] {
+				t.Errorf("losses %v: want %d of them, falling", losses, cfg.Steps)
+			}
+		})
+	}
+}
+
+func TestCancelledRunGoesOnWhereItWas(t *testing.T) {
+	cfg := smallRun(t, model.Masked)
+	whole, parts := t.TempDir(), t.TempDir()
+	if _, err := Run(t.Context(), cfg, whole, Hooks{}); err != nil {
+		t.Fatal(err)
+	}
+	cfg.CheckpointEvery = 0
+	stop := errors.New("asked to stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	_, err := Run(ctx, cfg, parts, Hooks{Progress: func(p Progress) {
+		if p.Step == 3 {
+			cancel(stop)
+		}
+	}})
+	if !errors.Is(err, stop) {
+		t.Fatalf("got %v, want the cause of the cancellation", err)
+	}
+	if path, _, _ := checkpoint.Latest(parts); filepath.Base(path) != "step-00000003" {
+		t.Fatalf("the checkpoint of the cancelled run is %q, want that of step 3", path)
+	}
+	if _, err := Run(t.Context(), cfg, parts, Hooks{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := weightsOf(t, parts, cfg.Steps), weightsOf(t, whole, cfg.Steps); !sameWeights(got, want) {
+		t.Errorf("weights differ after a stop and a resume: %s and %s", got, want)
+	}
+}
+
+// sameWeights compares digests; the configs inside the files may differ in what does not count.
+func sameWeights(a, b string) bool {
+	return a == b || strings.Contains(a, "optimizer") && cut(a) == cut(b)
+}
+
+// cut keeps the optimiser's digest, whose file holds no config: equal moments after equal steps mean equal gradients.
+func cut(digests string) string {
+	_, after, _ := strings.Cut(digests, "optimizer.safetensors:")
+	out, _, _ := strings.Cut(after, "}")
+	return out
+}
+
+// A run that is killed with SIGKILL, again and again, ends with the weights of an undisturbed one.
+func TestKilledRunEndsWithTheSameWeights(t *testing.T) {
+	cfg := smallRun(t, model.Masked)
+	raw, err := json.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, killed := t.TempDir(), t.TempDir()
+	for _, dir := range []string{whole, killed} {
+		if err := os.WriteFile(filepath.Join(dir, "config.json"), raw, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(dir string, killAfter string) {
+		cmd := exec.CommandContext(t.Context(), os.Args[0])
+		cmd.Env = append(os.Environ(), childEnv+"="+dir)
+		cmd.Stderr = os.Stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			if lines.Text() == killAfter {
+				if err := cmd.Process.Kill(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := cmd.Wait(); killAfter == "" && err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(whole, "")
+	for _, after := range []string{"checkpoint 2", "checkpoint 5", ""} {
+		run(killed, after)
+	}
+	if got, want := weightsOf(t, filepath.Join(killed, "run"), cfg.Steps), weightsOf(t, filepath.Join(whole, "run"), cfg.Steps); got != want {
+		t.Errorf("weights differ after two kills: %s and %s", got, want)
+	}
+}
+
+func TestCheckpointOfAnotherRunIsRefused(t *testing.T) {
+	cfg := smallRun(t, model.Masked)
+	cfg.Steps = 1
+	dir := t.TempDir()
+	if _, err := Run(t.Context(), cfg, dir, Hooks{}); err != nil {
+		t.Fatal(err)
+	}
+	for field, change := range map[string]func(*Config){
+		"model.dim":     func(c *Config) { c.Model.Dim = 48 },
+		"seed":          func(c *Config) { c.Seed = 8 },
+		"learning_rate": func(c *Config) { c.LearningRate = 0.5 },
+		"mask.blocks":   func(c *Config) { c.Mask = masking.Spec{Kind: "multiblock3d", Blocks: masking.DefaultBlocks()[:1]} },
+		"data.flip":     func(c *Config) { c.Data.Flip = true },
+	} {
+		other := cfg
+		change(&other)
+		if _, err := Run(t.Context(), other, dir, Hooks{}); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("resumed with another %s: got %v, want an error that names it", field, err)
+		}
+	}
+	cfg.LogEvery, cfg.Threads = 5, 1 // neither changes what is trained
+	if _, err := Run(t.Context(), cfg, dir, Hooks{}); err != nil {
+		t.Errorf("resumed with another log_every and threads: %v", err)
+	}
+}
+
+func TestImpossibleConfigsAreNamed(t *testing.T) {
+	for field, change := range map[string]func(*Config){
+		"model.patch":             func(c *Config) { c.Model.Patch = 7 },
+		"model.heads":             func(c *Config) { c.Model.Heads = 5 },
+		"loss_exponent":           func(c *Config) { c.LossExponent = 0.5 },
+		"batch":                   func(c *Config) { c.Batch = -1 },
+		"learning_rate":           func(c *Config) { c.LearningRate = math.NaN() },
+		"ratio":                   func(c *Config) { c.Mask = masking.Spec{Kind: "tube", Ratio: 1} },
+		"no such folder":          func(c *Config) { c.Data.Data = []string{"/no such folder"} },
+		"model.mask_tokens is -1": func(c *Config) { c.Model.MaskTokens = -1 },
+	} {
+		cfg := Config{Model: model.Config{Objective: model.Masked}, Data: video.Spec{Data: []string{"x"}}}.Defaults()
+		change(&cfg)
+		if _, err := Run(t.Context(), cfg, t.TempDir(), Hooks{}); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("got %v, want an error that names %s", err, field)
+		}
+	}
+}
+
+func TestLossThatIsNoNumberChangesNoWeight(t *testing.T) {
+	cfg := Config{Model: model.Config{Size: 16, Frames: 4, Dim: 16, Depth: 1, Heads: 2, PredDim: 16, PredDepth: 1}, Batch: 2, Threads: 1}.Defaults()
+	s, err := newStepper(cfg, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.m.Close()
+	clips := make([]float32, 2*cfg.Model.ClipValues())
+	clips[5] = float32(math.NaN())
+	before := map[string][]float32{}
+	weights, _ := s.tensors()
+	for _, w := range weights {
+		before[w.Name] = slices.Clone(w.Data)
+	}
+	_, err = s.step(1, clips, nil, nil)
+	var notFinite *NotFiniteError
+	if !errors.As(err, &notFinite) || !strings.Contains(err.Error(), "step 1") {
+		t.Errorf("got %v, want a NotFiniteError that names the step", err)
+	}
+	for _, w := range weights {
+		if !slices.Equal(w.Data, before[w.Name]) {
+			t.Errorf("%s changed", w.Name)
+		}
+	}
+	if err := s.m.Update(); err == nil && notFinite == nil {
+		t.Error("an update after a failed run was accepted")
+	}
+}
+
+func TestCollapseMonitors(t *testing.T) {
+	const clips, perClip, d = 4, 32, 16
+	rng := rand.New(rand.NewPCG(1, 2))
+	random, constant, perClipConstant := make([]float32, clips*perClip*d), make([]float32, clips*perClip*d), make([]float32, clips*perClip*d)
+	for i := range random {
+		random[i] = float32(rng.NormFloat64())
+		constant[i] = float32(i % d)
+	}
+	for b := range clips { // every clip one direction of its own
+		for i := range perClip {
+			perClipConstant[(b*perClip+i)*d+b] = 3
+		}
+	}
+	for name, x := range map[string]struct {
+		data         []float32
+		rank, cosine float64
+	}{
+		"random": {random, d, 0}, "constant": {constant, 1, 1}, "one direction a clip": {perClipConstant, clips, 0},
+	} {
+		c := measureCollapse(x.data, clips, d)
+		if math.Abs(c.EffectiveRank-x.rank) > 0.05*x.rank || math.Abs(c.Cosine-x.cosine) > 0.02 {
+			t.Errorf("%s: rank %g, cosine %g, want about %g and %g", name, c.EffectiveRank, c.Cosine, x.rank, x.cosine)
+		}
+	}
+	if c := measureCollapse(constant, clips, d); c.FeatureStd > 1e-6 {
+		t.Errorf("constant tokens have spread %g", c.FeatureStd)
+	}
+	if c := measureCollapse(random, clips, d); math.Abs(c.FeatureStd-1) > 0.05 {
+		t.Errorf("normal tokens have spread %g, want 1", c.FeatureStd)
+	}
+}
