@@ -82,16 +82,26 @@ type preset struct {
 	model *surmisev1.ModelSpec
 }
 
+// presets are the shapes of trainer/model.Preset, which this package does not import; a
+// test of the worker holds the two together.
 func presetOf(name string) preset {
-	if name == "tiny" {
-		return preset{8, &surmisev1.ModelSpec{
-			Objective: "masked", Size: 112, Frames: 16, Patch: 16, Tubelet: 2,
-			Dim: 192, Depth: 12, Heads: 3, PredDim: 96, PredDepth: 6, PredHeads: 3, Positions: "sincos",
+	masked := func(batch, size, patch, dim, depth, heads, predDim, predDepth, predHeads int32) preset {
+		return preset{batch, &surmisev1.ModelSpec{
+			Objective: "masked", Size: size, Frames: 16, Patch: patch, Tubelet: 2, Dim: dim, Depth: depth, Heads: heads,
+			PredDim: predDim, PredDepth: predDepth, PredHeads: predHeads, Positions: "uniform",
 		}}
+	}
+	switch name {
+	case "nano":
+		return masked(16, 64, 8, 96, 4, 3, 48, 2, 3)
+	case "tiny":
+		return masked(8, 112, 16, 192, 12, 3, 96, 6, 3)
+	case "small":
+		return masked(2, 224, 16, 384, 12, 6, 192, 6, 6)
 	}
 	return preset{16, &surmisev1.ModelSpec{
 		Objective: "next_tubelet", Size: 64, Frames: 16, Patch: 8, Tubelet: 2,
-		Dim: 128, Depth: 4, Heads: 2, PredDim: 128, PredDepth: 3, PredHeads: 2, Positions: "sincos",
+		Dim: 128, Depth: 4, Heads: 2, PredDim: 128, PredDepth: 3, PredHeads: 2, Positions: "uniform",
 	}}
 }
 

@@ -33,7 +33,7 @@ func TestDataAloneIsACompleteJob(t *testing.T) {
 	}
 	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,
 		"model":{"objective":"next_tubelet","size":64,"frames":16,"patch":8,"tubelet":2,"dim":128,"depth":4,"heads":2,
-			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"sincos"},
+			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"uniform"},
 		"sampling":{"frame_step":1,"scale_min":0.3,"scale_max":1,"aspect_min":0.75,"aspect_max":1.35,"max_unusable":0.2},
 		"optimizer":{"learning_rate":0.001,"start_learning_rate":0.0002,"final_learning_rate":0.000001,"warmup_steps":60,
 			"weight_decay":0.04,"final_weight_decay":0.4,"ema_start":0.99,"ema_end":1,"clip_norm":10,"loss_exponent":1}}}`)

@@ -53,7 +53,7 @@ type Config struct {
 	PatchValues int     `json:"patch_values"` // channels of a pixel; default 3
 }
 
-// Presets are named shapes: demo is the default, the others are those of the benchmarks.
+// Preset returns a named shape: demo, the default, or one of the benchmarks' nano, tiny and small.
 func Preset(name string) (Config, error) {
 	masked := func(size, patch, dim, depth, heads, predDim, predDepth, predHeads int) Config {
 		return Config{Objective: Masked, Size: size, Patch: patch, Dim: dim, Depth: depth, Heads: heads,
@@ -141,7 +141,7 @@ func (c Config) Validate() error {
 			return fmt.Errorf("model.%s is %d, which model.%s %d does not divide", f.name, f.value, f.by, f.factor)
 		}
 	}
-	if c.MLPRatio < 0.25 || c.MLPRatio > 16 {
+	if !(c.MLPRatio >= 0.25 && c.MLPRatio <= 16) { // false for NaN
 		return fmt.Errorf("model.mlp_ratio is %g, want 0.25 to 16", c.MLPRatio)
 	}
 	if !slices.Contains([]string{SinCos, SinCosUniform}, c.Positions) {

@@ -352,7 +352,7 @@ type TrainSpec struct {
 	Data []string `protobuf:"bytes,1,rep,name=data,proto3" json:"data,omitempty"`
 	// Optimiser steps; default 600.
 	Steps int32 `protobuf:"varint,2,opt,name=steps,proto3" json:"steps,omitempty"`
-	// Clips per step; default the preset's (demo 16, tiny 8).
+	// Clips per step; default the preset's (demo 16, nano 16, tiny 8, small 2).
 	Batch int32 `protobuf:"varint,3,opt,name=batch,proto3" json:"batch,omitempty"`
 	// Seed of weights, clips and masks; default 0, which is a seed like any other.
 	Seed uint64 `protobuf:"varint,4,opt,name=seed,proto3" json:"seed,omitempty"`
@@ -360,7 +360,7 @@ type TrainSpec struct {
 	Threads int32 `protobuf:"varint,5,opt,name=threads,proto3" json:"threads,omitempty"`
 	// Where the defaults of model, batch and mask come from:
 	// "demo" (default): 64 px, 16 frames, next_tubelet, for a CPU in minutes;
-	// "tiny": ViT-Ti/16, 112 px, 16 frames, masked as V-JEPA.
+	// "nano", "tiny", "small": masked as V-JEPA, 96×4 at 64 px, 192×12 (ViT-Ti/16) at 112 px, 384×12 (ViT-S/16) at 224 px.
 	Preset    string         `protobuf:"bytes,6,opt,name=preset,proto3" json:"preset,omitempty"`
 	Model     *ModelSpec     `protobuf:"bytes,7,opt,name=model,proto3" json:"model,omitempty"`
 	Mask      *MaskSpec      `protobuf:"bytes,8,opt,name=mask,proto3" json:"mask,omitempty"`
@@ -520,8 +520,8 @@ type ModelSpec struct {
 	PredDim   int32 `protobuf:"varint,9,opt,name=pred_dim,json=predDim,proto3" json:"pred_dim,omitempty"`
 	PredDepth int32 `protobuf:"varint,10,opt,name=pred_depth,json=predDepth,proto3" json:"pred_depth,omitempty"`
 	PredHeads int32 `protobuf:"varint,11,opt,name=pred_heads,json=predHeads,proto3" json:"pred_heads,omitempty"`
-	// Position embedding: "sincos" (default; features shared unevenly between time, height and width, as published) or
-	// "uniform" (shared evenly).
+	// Position embedding: sines and cosines, "uniform" (default; a third of the features each for time, height and width,
+	// as V-JEPA trains) or "sincos" (half for time, a quarter each for height and width).
 	Positions     string `protobuf:"bytes,12,opt,name=positions,proto3" json:"positions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1576,7 +1576,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\aJobSpec\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05scoreB\r\n" +
-	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xa8\x04\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xb5\x04\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
 	"\x05steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05steps\x12 \n" +
@@ -1584,8 +1584,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\x80 (\x00R\x05batch\x12\x12\n" +
 	"\x04seed\x18\x04 \x01(\x04R\x04seed\x12$\n" +
 	"\athreads\x18\x05 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12+\n" +
-	"\x06preset\x18\x06 \x01(\tB\x13\xbaH\x10r\x0eR\x00R\x04demoR\x04tinyR\x06preset\x12+\n" +
+	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x128\n" +
+	"\x06preset\x18\x06 \x01(\tB \xbaH\x1dr\x1bR\x00R\x04demoR\x04nanoR\x04tinyR\x05smallR\x06preset\x12+\n" +
 	"\x05model\x18\a \x01(\v2\x15.surmise.v1.ModelSpecR\x05model\x12(\n" +
 	"\x04mask\x18\b \x01(\v2\x14.surmise.v1.MaskSpecR\x04mask\x124\n" +
 	"\bsampling\x18\t \x01(\v2\x18.surmise.v1.SamplingSpecR\bsampling\x127\n" +
