@@ -1,8 +1,7 @@
 package trainer
 
 import (
-	"fmt"
-	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/surmise-ml/surmise/trainer/model"
@@ -14,41 +13,33 @@ func BenchmarkStep(b *testing.B) {
 		name  string
 		batch int
 	}{{"demo", 16}, {"nano", 16}, {"tiny", 8}, {"small", 2}} {
-		for _, threads := range []int{1, 2} {
-			b.Run(fmt.Sprintf("%s/threads=%d", preset.name, threads), func(b *testing.B) {
-				shape, err := model.Preset(preset.name)
-				if err != nil {
-					b.Fatal(err)
-				}
-				cfg := Config{Model: shape, Batch: preset.batch, Threads: threads, Steps: 1000}.Defaults()
-				m, err := newMasks(cfg)
-				if err != nil {
-					b.Fatal(err)
-				}
-				s, err := newStepper(cfg, m.groups())
-				if err != nil {
-					b.Fatal(err)
-				}
-				defer func() { _ = s.m.Close() }()
-				rng := rand.New(rand.NewPCG(1, 1))
-				clips := make([]float32, cfg.Batch*shape.ClipValues())
-				for i := range clips {
-					clips[i] = float32(rng.NormFloat64())
-				}
-				step := 0
-				for b.Loop() {
-					step++
-					context, pred, err := m.batch(step)
-					if err != nil {
-						b.Fatal(err)
-					}
-					if _, err := s.step(step, clips, context, pred); err != nil {
-						b.Fatal(err)
-					}
-				}
-				b.ReportMetric(float64(cfg.Batch)*float64(b.N)/b.Elapsed().Seconds(), "clips/s")
-				b.ReportAllocs()
-			})
-		}
+		b.Run(preset.name, func(b *testing.B) {
+			shape, err := model.Preset(preset.name)
+			if err != nil {
+				b.Fatal(err)
+			}
+			r, err := Benchmark(b.Context(), Config{Model: shape, Batch: preset.batch}, b.N)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.ReportMetric(r.StepSeconds*1e9, "ns/op")
+			b.ReportMetric(r.ClipsPerSecond, "clips/s")
+			b.ReportMetric(r.GFLOPS, "GFLOP/s")
+			b.ReportMetric(r.RooflineShare, "roofline-share")
+		})
+	}
+}
+
+func TestBenchmark(t *testing.T) {
+	shape := model.Config{Objective: model.Masked, Size: 16, Frames: 4, Dim: 24, Depth: 1, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3}
+	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1}, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.StepSeconds <= 0 || r.GFLOPPerStep <= 0 || r.RooflineShare <= 0 || r.RooflineShare > 1.5 || r.Steps != 3 {
+		t.Errorf("got %+v", r)
+	}
+	if _, err := Benchmark(t.Context(), Config{Model: shape}, 0); err == nil || !strings.Contains(err.Error(), "steps") {
+		t.Errorf("no steps: got %v, want an error that names them", err)
 	}
 }

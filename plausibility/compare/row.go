@@ -128,7 +128,11 @@ func makeRow(r namedGroups, names []string, surprise [][]float64, o Options, wit
 	}
 	for c := range results {
 		cell := Cell{Accuracy: share(c, accuracy), GroupAccuracy: share(c, groupAccuracy), AUROC: share(c, auroc)}
+		cell.Ties = float64(results[c].ties) / float64(row.Pairs)
 		cell.Verdict = verdict(cell.Accuracy, 0.5, AboveChance, BelowChance)
+		if cell.Accuracy.High+cell.Ties >= 0.5 && cell.Verdict == BelowChance {
+			cell.Verdict = Inconclusive // ties alone put it there: the two videos look the same to the statistic
+		}
 		row.Cells = append(row.Cells, cell)
 		if c == 0 {
 			continue
@@ -178,6 +182,7 @@ type pairResult struct {
 	wins      []float64 // [G] pairs told apart
 	groupWins []float64 // [G] 1 where the whole group is
 	right     []bool    // per pair
+	ties      int       // pairs whose videos surprise alike to the last bit
 	ordered   []ordered // the row's videos, least surprising first
 	within    []within  // [G]
 }
@@ -200,6 +205,9 @@ func judge(groups []group, surprise []float64) pairResult {
 			right := surprise[p.Possible] < surprise[p.Impossible]
 			if right {
 				r.wins[g]++
+			}
+			if surprise[p.Possible] == surprise[p.Impossible] {
+				r.ties++
 			}
 			r.right = append(r.right, right)
 		}

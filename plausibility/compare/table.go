@@ -75,7 +75,8 @@ type Cell struct {
 	Accuracy      Interval `json:"accuracy"`       // share of pairs whose impossible video surprises more; a tie is wrong
 	GroupAccuracy Interval `json:"group_accuracy"` // share of groups whose impossible videos together surprise more, which cancels content
 	AUROC         Interval `json:"auroc"`          // single videos across all groups of the row
-	Verdict       string   `json:"verdict"`        // of the accuracy: AboveChance, BelowChance or Inconclusive
+	Ties          float64  `json:"ties"`           // share of pairs that tie, which Accuracy counts as wrong
+	Verdict       string   `json:"verdict"`        // of the accuracy: AboveChance, BelowChance or Inconclusive; ties alone put nothing below chance
 }
 
 // Verdicts.

@@ -13,7 +13,7 @@ import (
 func (t *Table) WriteText(w io.Writer) error {
 	header := []string{"property", "groups", "pairs"}
 	for _, c := range t.Columns {
-		header = append(header, c)
+		header = append(header, c+", ties")
 	}
 	for range t.Columns[1:] {
 		header = append(header, "difference")
@@ -27,7 +27,7 @@ func (t *Table) WriteText(w io.Writer) error {
 		line := []string{r.Name, fmt.Sprint(r.Groups), fmt.Sprint(r.Pairs)}
 		verdicts := []string{r.Cells[0].Verdict}
 		for _, c := range r.Cells {
-			line = append(line, fmt.Sprintf("%5.1f [%5.1f, %5.1f]", 100*c.Accuracy.Value, 100*c.Accuracy.Low, 100*c.Accuracy.High))
+			line = append(line, fmt.Sprintf("%5.1f [%5.1f, %5.1f] %3.0f", 100*c.Accuracy.Value, 100*c.Accuracy.Low, 100*c.Accuracy.High, 100*c.Ties))
 		}
 		for _, d := range r.Differences {
 			line = append(line, fmt.Sprintf("%+5.1f [%+5.1f, %+5.1f]", 100*d.Accuracy.Value, 100*d.Accuracy.Low, 100*d.Accuracy.High))
@@ -41,7 +41,7 @@ func (t *Table) WriteText(w io.Writer) error {
 	}
 
 	var b strings.Builder
-	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50. Statistic: %s.\n\n",
+	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50, and a tie\ncounts as wrong; ties: share of pairs whose two videos surprise alike. Statistic: %s.\n\n",
 		100*t.Confidence, t.Resamples, t.Aggregation)
 	writeColumns(&b, lines)
 

@@ -353,15 +353,21 @@ func (w *worker) done() chan struct{} {
 	return w.ended
 }
 
-// loop owns an OS thread: its floating-point mode and its OpenMP settings are its own.
+// loop is the thread's life.
 func (w *worker) loop(wg *sync.WaitGroup) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
 	defer close(w.done())
-	kernel.SetFlushToZero()
+	lockForKernels()
 	for do := range w.work {
 		w.err = w.guard(do)
 		wg.Done()
 	}
+}
+
+// lockForKernels gives the goroutine an OS thread, whose floating-point mode and OpenMP
+// settings are its own. It is never unlocked: the thread ends with the goroutine.
+func lockForKernels() {
+	runtime.LockOSThread()
+	kernel.SetFlushToZero()
 }
 
 // guard turns a panic, which is a fault of this package, into an error of the run.

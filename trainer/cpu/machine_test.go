@@ -285,3 +285,27 @@ func TestImpossibleSettings(t *testing.T) {
 		t.Error("part of a batch of a training graph was accepted: its loss weights are the whole batch's")
 	}
 }
+
+// The products of a next-tubelet model's forward pass, counted by hand.
+func TestProductFLOPs(t *testing.T) {
+	c := model.Config{Size: 16, Frames: 4, Dim: 16, Depth: 1, Heads: 1, PredDim: 8, PredDepth: 1, PredHeads: 1}.WithDefaults()
+	s, err := model.NewScoring(c, 2, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := Compile(s.Program, Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if err := s.Pack(m, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	const n, area, d, p, patch = 8, 4, 16, 8, 3 * 2 * 8 * 8 // tokens of a clip, of a tubelet, features
+	encoder := 2.*n*patch*d + 2*n*(3*d*d+d*d+8*d*d) + 2*2*(n/area*area*area)*d
+	causal := float64(area*area + area*2*area)
+	predictor := 2.*n*d*p + 2*n*12*p*p + 2*2*causal*p + 2*area*(p*d+d*d)
+	if got, want := m.ProductFLOPs(), 2*(2*encoder+predictor); got != want {
+		t.Errorf("%g operations, want %g", got, want)
+	}
+}

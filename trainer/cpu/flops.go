@@ -1,0 +1,60 @@
+package cpu
+
+import "github.com/surmise-ml/surmise/trainer/graph"
+
+// ProductFLOPs returns the floating-point operations of one run's matrix products, a
+// multiplication and an addition counted as two, for the token layout in the inputs:
+// the linear maps and attention of every clip, forward and backward. The rest
+// (norms, GELU, softmax, optimiser) is left out, as is usual when speeds are compared.
+func (m *Machine) ProductFLOPs() float64 {
+	var total float64
+	for _, s := range m.plan.steps {
+		in := m.plan.children[s.node]
+		for b := range m.active {
+			switch s.node.Op().(type) {
+			case *graph.LinearOp:
+				x := m.rows(in[0])
+				_, r := x.span(b)
+				total += 2 * float64(r) * float64(x.width) * float64(s.node.Shape()[1])
+			case *graph.LinearGradXOp:
+				dy := m.rows(in[0])
+				_, r := dy.span(b)
+				total += 2 * float64(r) * float64(dy.width) * float64(s.node.Shape()[1])
+			case *graph.LinearGradWOp:
+				dy, x := m.rows(in[0]), m.rows(in[1])
+				_, r := dy.span(b)
+				total += 2 * float64(r) * float64(dy.width) * float64(x.width)
+			case *graph.AttentionOp, *graph.AttentionGradOp:
+				total += m.attentionFLOPs(s, b)
+			}
+		}
+	}
+	return total
+}
+
+// attentionFLOPs counts the scores that are seen: two products forward, five backward.
+func (m *Machine) attentionFLOPs(s step, b int) float64 {
+	in := m.plan.children[s.node]
+	d := float64(m.rows(in[0]).width / 3)
+	block, products := 0, 2.0
+	switch op := s.node.Op().(type) {
+	case *graph.AttentionOp:
+		block = op.Block
+	case *graph.AttentionGradOp:
+		block, products = op.Block, 5
+	}
+	off := m.offsets(in[1])
+	var scores float64
+	for i := range off.k {
+		n := int(off.all[b*off.k+i+1] - off.all[b*off.k+i])
+		if block == 0 {
+			scores += float64(n) * float64(n)
+			continue
+		}
+		for first := 0; first < n; first += block {
+			last := min(n, first+block)
+			scores += float64(last-first) * float64(last)
+		}
+	}
+	return products * 2 * scores * d
+}
