@@ -1,0 +1,491 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/video/synth"
+)
+
+// surmise runs the program in this process.
+func surmise(t *testing.T, in string, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	code = run(t.Context(), args, strings.NewReader(in), &stdout, &stderr)
+	return code, stdout.String(), stderr.String()
+}
+
+// ok runs the program and demands success.
+func ok(t *testing.T, args ...string) string {
+	t.Helper()
+	code, out, errOut := surmise(t, "", args...)
+	if code != exitOK {
+		t.Fatalf("surmise %s: exit code %d\n%s", strings.Join(args, " "), code, errOut)
+	}
+	return out
+}
+
+// What is wrong is named, nothing is printed as a result, and the exit code says whose fault it is.
+func TestBadInput(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for name, text := range map[string]string{
+		"unknown.json": `{"train":{"data":["clips"],"stepz":3}}`,
+		"empty.json":   ``,
+		"neither.json": `{}`,
+		"both.json":    `{"train":{"data":["a"]},"score":{"pairs":"p","model":"m"}}`,
+		"score.json":   `{"score":{"pairs":"p.csv","model":"m"}}`,
+		"shape.json":   `{"train":{"data":["clips"],"model":{"size":60,"patch":8}}}`,
+		"steps.json":   `{"train":{"data":["clips"],"steps":-1}}`,
+		"list.json":    `[1]`,
+		"missing.json": `{"train":{"data":["no-such-folder"]}}`,
+		"mask.json":    `{"train":{"data":["clips"],"mask":{"kind":"causal","contextTubelets":[8]}}}`,
+		"scores.json":  `{"version":99}`,
+		"pairs.csv":    "path,label\n",
+		"notes.txt":    "no video\n",
+	} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nobody := "127.0.0.1:" + freePort(t)
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args []string
+		code int
+		want string // a regular expression for all of standard error
+	}{
+		{[]string{"bogus"}, 2, `Error: unknown command "bogus" for "surmise"\nRun 'surmise --help' for usage.\n`},
+		{[]string{"jobs", "--bogus"}, 2, `Error: unknown flag: --bogus\nRun 'surmise jobs --help' for usage.\n`},
+		{[]string{"job"}, 2, `Error: accepts 1 arg\(s\), received 0\nRun 'surmise job --help' for usage.\n`},
+		{[]string{"submit"}, 2, `Error: at least one of the flags in the group \[file train score\] is required\nRun .*\n`},
+		{[]string{"submit", "--score", "p.csv"}, 2, `Error: .*\[score model\].*\[model\]\nRun .*\n`},
+		{[]string{"--log-level", "loud", "version"}, 2, `Error: --log-level "loud": want debug, info, warn or error\nRun .*\n`},
+		{[]string{"submit", "-f", "nope.json"}, 2, `Error: job file: open nope.json: no such file or directory\n`},
+		{[]string{"submit", "-f", "unknown.json"}, 2, `Error: job file unknown.json: \(line 1:28\): unknown field "stepz"\n`},
+		{[]string{"submit", "-f", "both.json"}, 2, `Error: job file both.json: \(line 1:25\): error parsing "score", oneof .*\n`},
+		{[]string{"submit", "-f", "list.json"}, 2, `Error: job file list.json: syntax error \(line 1:1\): unexpected token \[\n`},
+		{[]string{"train", "-f", "empty.json"}, 2, `Error: job file empty.json: syntax error \(line 1:1\): unexpected token ?\n`},
+		{[]string{"train", "-f", "neither.json"}, 2, `Error: job file neither.json: not a training job; .*\n`},
+		{[]string{"train", "-f", "score.json"}, 2, `Error: job file score.json: not a training job; score .* 'surmise score'\n`},
+		{[]string{"train", "-f", "shape.json"}, 2, `Error: train.model.size: must be a multiple of patch 8, got 60\n`},
+		{[]string{"train", "-f", "steps.json"}, 2, `Error: train.steps: .*, got -1\n`},
+		{[]string{"train", "-f", "mask.json"}, 2, `Error: train.mask.context_tubelets\[0\]: must leave at least one of 8 tubelets to predict, got 8\n`},
+		{[]string{"train", "-f", "missing.json"}, 3, `Error: open the training videos: .*no such file or folder: ".*no-such-folder"\n`},
+		{[]string{"score", "--model", "nope", "--pairs", "pairs.csv", "--out", "s.json"}, 2, `Error: --model: stat nope: no such file or directory\n`},
+		{[]string{"score", "--model", ".", "--pairs", "nope.csv", "--out", "s.json"}, 2, `Error: --pairs: stat nope.csv: no such file or directory\n`},
+		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "no/s.json"}, 2, `Error: --out: stat no: no such file or directory\n`},
+		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json"}, 3, `Error: score.pairs: pairs file pairs.csv: .*\n`},
+		{[]string{"score"}, 2, `Error: required flag\(s\) "model", "out", "pairs" not set\nRun .*\n`},
+		{[]string{"compare", "nope.json"}, 2, `Error: .*nope.json.*no such file or directory\n`},
+		{[]string{"compare", "scores.json"}, 2, `Error: .*scores.json.*score file of another version.*\n`},
+		{[]string{"compare", "scores.json", "--measure", "best"}, 2, `Error: --measure: aggregation: "best", want one of avg.*\n`},
+		{[]string{"inspect", "nope.mp4"}, 2, `Error: 1 of 1 names could not be inspected; the first: data "nope.mp4": no such file or folder: ".*"\n`},
+		{[]string{"synth", "--out", "made", "--size", "7"}, 2, `Error: .*7.*\n`},
+		{[]string{"jobs", "--state", "LOST"}, 2, `Error: --state "LOST": want one of QUEUED, LEASED, .*\n`},
+		{[]string{"jobs", "--coordinator", nobody}, 1, `Error: listing jobs: no coordinator answers at ` + nobody + ` \(start one with 'surmise up', .*\n`},
+		{[]string{"watch", "x", "--coordinator", nobody}, 1, `Error: no coordinator answers at ` + nobody + ` .*\n`},
+		{[]string{"worker", "--data-root", "nope"}, 2, `Error: --data-root "nope": stat ` + here + `/nope: no such file or directory\n`},
+		{[]string{"worker", "--data-root", "notes.txt"}, 2, `Error: --data-root "notes.txt": not a folder\n`},
+		{[]string{"up", "--listen", "no-such-host.invalid:1"}, 1, `(?s).*Error: listening on no-such-host.invalid:1: .*\n`},
+	} {
+		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
+			code, out, errOut := surmise(t, "", c.args...)
+			if code != c.code || !regexp.MustCompile("^"+c.want+"$").MatchString(errOut) {
+				t.Errorf("exit code %d, want %d\n got: %s\nwant: %s", code, c.code, errOut, c.want)
+			}
+			if out != "" && c.args[0] != "inspect" {
+				t.Errorf("standard output: %s", out)
+			}
+		})
+	}
+	for _, left := range []string{"s.json", "made"} {
+		if _, err := os.Stat(left); err == nil {
+			t.Errorf("%s was left behind", left)
+		}
+	}
+}
+
+// freePort is a port on which nobody listens.
+func freePort(t *testing.T) string {
+	t.Helper()
+	var config net.ListenConfig
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+func TestHelpStatesTheExitCodes(t *testing.T) {
+	help := ok(t, "--help")
+	for _, want := range []string{"0  done", "1  failed", "2  wrong usage", "3  the job failed"} {
+		if !strings.Contains(help, want) {
+			t.Errorf("help lacks %q", want)
+		}
+	}
+}
+
+func TestCompletionAndVersion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if script := ok(t, "completion", shell); !strings.Contains(script, "surmise") {
+			t.Errorf("no completion for %s", shell)
+		}
+	}
+	if states := ok(t, "__complete", "jobs", "--state", ""); !strings.HasPrefix(states, "QUEUED\n") {
+		t.Errorf("completion of --state: %s", states)
+	}
+	var version map[string]string
+	if err := json.Unmarshal([]byte(ok(t, "version", "--json")), &version); err != nil || version["version"] == "" {
+		t.Errorf("version %v (%v)", version, err)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	dir := t.TempDir()
+	made, err := synth.Generate(t.Context(), synth.Options{Dir: dir, Clips: 2, Size: 32, Frames: 16}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(made.ClipsDir, "broken.mp4"), []byte("no video"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(ok(t, "inspect", "--json", made.ClipsDir)), "\n")
+	usable := 0
+	for _, line := range lines {
+		var v struct {
+			Path, Reason string
+			Usable       *bool
+			Frames       int
+		}
+		if err := json.Unmarshal([]byte(line), &v); err != nil || v.Usable == nil || v.Path == "" || *v.Usable == (v.Reason != "") {
+			t.Fatalf("line %s: %v", line, err)
+		}
+		if *v.Usable {
+			usable++
+			if v.Frames != 16 {
+				t.Errorf("%s has %d frames, want 16", v.Path, v.Frames)
+			}
+		}
+	}
+	if len(lines) != 3 || usable != 2 {
+		t.Errorf("%d lines, %d usable; want 3 and 2", len(lines), usable)
+	}
+	if text := ok(t, "inspect", made.ClipsDir); strings.Count(text, "\n") != 3 || !strings.Contains(text, "unusable  ") {
+		t.Errorf("inspect prints\n%s", text)
+	}
+}
+
+const tinyModel = `"model":{"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}`
+
+// service is `surmise up` in this process.
+type service struct {
+	address string
+	stop    context.CancelFunc
+	code    chan int
+	log     *bytes.Buffer
+}
+
+func startUp(t *testing.T, args ...string) *service {
+	t.Helper()
+	ctx, stop := context.WithCancel(t.Context())
+	out, stdout := io.Pipe()
+	s := &service{stop: stop, code: make(chan int, 1), log: &bytes.Buffer{}}
+	go func() {
+		s.code <- run(ctx, append([]string{"up", "--listen", "127.0.0.1:0"}, args...), strings.NewReader(""), stdout, s.log)
+		stdout.Close()
+	}()
+	line := make([]byte, 256)
+	n, err := out.Read(line) // the line that says where it listens
+	if err != nil {
+		t.Fatalf("surmise up ended with %d: %s", <-s.code, s.log)
+	}
+	s.address = strings.TrimSpace(strings.TrimPrefix(string(line[:n]), "coordinator listens on "))
+	t.Cleanup(func() { s.end(t) })
+	return s
+}
+
+// end stops the service as SIGTERM does.
+func (s *service) end(t *testing.T) {
+	t.Helper()
+	s.stop()
+	select {
+	case code := <-s.code:
+		s.code <- code
+		if code != exitOK {
+			t.Errorf("surmise up ended with %d:\n%s", code, s.log)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("surmise up did not stop")
+	}
+}
+
+// The whole path in one process over real gRPC: train, score, compare; then a restart, which loses nothing.
+func TestUp(t *testing.T) {
+	dir := t.TempDir()
+	made, err := synth.Generate(t.Context(), synth.Options{Dir: filepath.Join(dir, "videos"), Clips: 4, Pairs: 4, Size: 32, Frames: 16}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := filepath.Join(dir, "state")
+	up := startUp(t, "--data-dir", state, "--data-root", dir)
+	to := "--coordinator=" + up.address
+
+	job := filepath.Join(dir, "job.json")
+	text := fmt.Sprintf(`{"train":{"data":[%q],"steps":8,"batch":2,"logEvery":1,"checkpointEvery":4,%s},"displayName":"tiny"}`, made.ClipsDir, tinyModel)
+	if err := os.WriteFile(job, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, shown := surmise(t, "", "submit", to, "-f", job, "--watch", "--request-id", "once")
+	if code != exitOK {
+		t.Fatalf("exit code %d: %s", code, shown)
+	}
+	trained := strings.TrimSpace(out)
+	for _, want := range []string{trained + " submitted", "given to worker ", "checkpoint at step 8: ", trained + " SUCCEEDED"} {
+		if !strings.Contains(shown, want) {
+			t.Errorf("watching shows no %q:\n%s", want, shown)
+		}
+	}
+	if again := ok(t, "submit", to, "-f", job, "--request-id", "once"); strings.TrimSpace(again) != trained {
+		t.Errorf("the same request made %s beside %s", again, trained)
+	}
+
+	scored := strings.TrimSpace(ok(t, "submit", to, "--score", made.PairsCSV, "--model", trained, "--wait"))
+	var shownJob struct {
+		State  string
+		Result struct {
+			Artifacts []struct{ Name, Path, Sha256 string }
+			Metrics   map[string]float64
+		}
+		Spec struct {
+			Score struct{ Stride int }
+		}
+	}
+	if err := json.Unmarshal([]byte(ok(t, "job", to, "--json", scored)), &shownJob); err != nil {
+		t.Fatal(err)
+	}
+	if shownJob.State != "SUCCEEDED" || len(shownJob.Result.Artifacts) != 1 || shownJob.Spec.Score.Stride != 2 {
+		t.Fatalf("scoring job %+v", shownJob)
+	}
+	if text := ok(t, "job", to, strings.TrimPrefix(trained, "jobs/")); !strings.Contains(text, "artifact model") || !strings.Contains(text, "display name  ") {
+		t.Errorf("job prints\n%s", text)
+	}
+	if rows := ok(t, "jobs", to); strings.Count(rows, "\n") != 3 || !strings.HasPrefix(rows, "NAME ") {
+		t.Errorf("jobs prints\n%s", rows)
+	}
+	if lines := ok(t, "jobs", to, "--json", "--state", "succeeded", "--limit", "1"); strings.Count(lines, "\n") != 1 || !strings.Contains(lines, scored) {
+		t.Errorf("jobs --limit 1 --json prints\n%s", lines)
+	}
+	if events := ok(t, "watch", to, "--json", trained); !strings.Contains(events, `"type":"JOB_ENDED"`) || !json.Valid([]byte(strings.SplitN(events, "\n", 2)[0])) {
+		t.Errorf("watch --json prints\n%s", events)
+	}
+
+	// The same scores without a coordinator.
+	modelPath := artifactPath(t, to, trained, "model")
+	local := filepath.Join(dir, "local.json")
+	if table := ok(t, "score", "--model", modelPath, "--pairs", made.PairsCSV, "--out", local); !strings.Contains(table, "untrained twin") {
+		t.Errorf("score prints\n%s", table)
+	}
+	a, b := load(t, shownJob.Result.Artifacts[0].Path), load(t, local)
+	for i := range a.Sets[0].Scores {
+		if got, want := b.Sets[0].Scores[i].Surprise[0][0], a.Sets[0].Scores[i].Surprise[0][0]; got != want {
+			t.Errorf("video %d: surprise %g here, %g at the worker", i, got, want)
+		}
+	}
+	picture := filepath.Join(dir, "plot.png")
+	var table compare.Table
+	if err := json.Unmarshal([]byte(ok(t, "compare", "--json", "--plot", picture, local, shownJob.Result.Artifacts[0].Path)), &table); err != nil || len(table.Columns) != 2 {
+		t.Errorf("compare --json: %v, columns %v", err, table.Columns)
+	}
+	if png, err := os.ReadFile(picture); err != nil || !bytes.HasPrefix(png, []byte("\x89PNG")) {
+		t.Errorf("no picture: %v", err)
+	}
+
+	// A job that is cancelled; its watcher's exit code says so.
+	long := strings.Replace(text, `"steps":8`, `"steps":1000000`, 1)
+	code, out, shown = surmise(t, long, "submit", to, "-f", "-")
+	if code != exitOK {
+		t.Fatal(shown)
+	}
+	cancelled := strings.TrimSpace(out)
+	client, err := connect(up.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	waitFor(t, client, cancelled, surmisev1.JobEventType_JOB_CHECKPOINTED)
+	ok(t, "cancel", to, cancelled)
+	if code, _, shown := surmise(t, "", "watch", to, cancelled); code != exitJob || !strings.Contains(shown, "was cancelled") {
+		t.Errorf("watching a cancelled job: exit code %d\n%s", code, shown)
+	}
+
+	// A job that must fail says why, and the worker lives.
+	code, _, shown = surmise(t, "", "submit", to, "--train", "/etc", "--wait")
+	if code != exitJob || !strings.Contains(shown, "outside the folders that may be read") {
+		t.Errorf("a job outside the data roots: exit code %d\n%s", code, shown)
+	}
+	code, _, shown = surmise(t, "", "submit", to, "--score", made.PairsCSV, "--model", "jobs/nope")
+	if code != exitUsage || !strings.Contains(shown, "score.model: there is no job jobs/nope") {
+		t.Errorf("scoring with no model: exit code %d\n%s", code, shown)
+	}
+	if code, _, shown := surmise(t, "", "cancel", to, trained); code != exitUsage {
+		t.Errorf("cancelling what has succeeded: exit code %d\n%s", code, shown)
+	}
+
+	// Stopped in the middle of a job, and started again: the job goes on from its checkpoint.
+	code, out, shown = surmise(t, strings.Replace(text, `"steps":8`, `"steps":400`, 1), "submit", to, "-f", "-")
+	if code != exitOK {
+		t.Fatal(shown)
+	}
+	resumed := strings.TrimSpace(out)
+	waitFor(t, client, resumed, surmisev1.JobEventType_JOB_CHECKPOINTED)
+	up.end(t)
+	up = startUp(t, "--data-dir", state, "--data-root", dir)
+	to = "--coordinator=" + up.address
+	code, _, shown = surmise(t, "", "watch", to, resumed)
+	if code != exitOK || !strings.Contains(shown, "queued again: handed back: the worker is stopping") || !strings.Contains(shown, "(attempt 2)") {
+		t.Errorf("after a restart: exit code %d\n%s", code, shown)
+	}
+	if strings.Count(shown, "checkpoint at step 4:") != 1 {
+		t.Errorf("the job began anew:\n%s", shown)
+	}
+}
+
+// waitFor follows a job up to an event.
+func waitFor(t *testing.T, client *jobsClient, name string, want surmisev1.JobEventType) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	stream, err := client.WatchJob(ctx, &surmisev1.WatchJobRequest{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		e, err := stream.Recv()
+		if err != nil {
+			t.Fatalf("%s ended without %s: %v", name, want, err)
+		}
+		if e.Type == want {
+			return
+		}
+	}
+}
+
+func artifactPath(t *testing.T, to, job, name string) string {
+	t.Helper()
+	var shown struct {
+		Result struct{ Artifacts []struct{ Name, Path string } }
+	}
+	if err := json.Unmarshal([]byte(ok(t, "job", to, "--json", job)), &shown); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range shown.Result.Artifacts {
+		if a.Name == name {
+			return a.Path
+		}
+	}
+	t.Fatalf("%s has no artifact %s", job, name)
+	return ""
+}
+
+func load(t *testing.T, path string) *compare.File {
+	t.Helper()
+	f, err := compare.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+// A run in this process that is interrupted goes on from where it was.
+func TestTrainHere(t *testing.T) {
+	dir := t.TempDir()
+	made, err := synth.Generate(t.Context(), synth.Options{Dir: filepath.Join(dir, "videos"), Clips: 4, Size: 32, Frames: 16}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := fmt.Sprintf(`{"train":{"data":[%q],"steps":6,"batch":2,"checkpointEvery":3,%s}}`, made.ClipsDir, tinyModel)
+	runDir := filepath.Join(dir, "run")
+	ctx, interrupt := context.WithCancel(t.Context())
+	var out bytes.Buffer
+	atCheckpoint := writerFunc(func(p []byte) (int, error) {
+		if bytes.Contains(p, []byte("checkpoint at step 3")) {
+			interrupt()
+		}
+		return len(p), nil
+	})
+	if code := run(ctx, []string{"train", "-f", "-", "--out", runDir}, strings.NewReader(job), &out, atCheckpoint); code != exitFailed {
+		t.Fatalf("an interrupted run: exit code %d", code)
+	}
+	code, path, shown := surmise(t, job, "train", "-f", "-", "--out", runDir)
+	if code != exitOK || strings.Contains(shown, "checkpoint at step 3") {
+		t.Fatalf("exit code %d\n%s", code, shown)
+	}
+	if filepath.Base(strings.TrimSpace(path)) != "step-00000006" {
+		t.Errorf("printed %q, want the last checkpoint", path)
+	}
+	other := strings.Replace(job, `"batch":2`, `"batch":3`, 1)
+	if code, _, shown := surmise(t, other, "train", "-f", "-", "--out", runDir); code != exitJob || !strings.Contains(shown, "batch 2, this run has 3") {
+		t.Errorf("another job in the same folder: exit code %d\n%s", code, shown)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func TestJobsTable(t *testing.T) {
+	now := time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC)
+	ago := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now.Add(-d)) }
+	train := &surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Train{Train: &surmisev1.TrainSpec{}}}
+	score := &surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Score{Score: &surmisev1.ScoreSpec{}}}
+	var got strings.Builder
+	err := writeJobs(&got, []*surmisev1.Job{
+		{Name: "jobs/c", Spec: score, State: surmisev1.JobState_QUEUED, QueuePosition: 2, Reason: "waiting: all 1 workers are busy", CreateTime: ago(30 * time.Second)},
+		{Name: "jobs/b", Spec: train, State: surmisev1.JobState_RUNNING, Worker: "w", CreateTime: ago(3 * time.Minute),
+			Progress: &surmisev1.Progress{Phase: "training", Step: 10, Steps: 600, Loss: 0.25, Eta: durationpb.New(90 * time.Second)}},
+		{Name: "jobs/a", Spec: train, State: surmisev1.JobState_FAILED, Reason: "3 of 4 files cannot be used:\n  a.mp4", CreateTime: ago(72 * time.Hour)},
+	}, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `NAME    KIND   STATE    PROGRESS                     AGE  WORKER  NOTE
+jobs/c  score  QUEUED   -                            30s  -       place 2: waiting: all 1 workers are busy
+jobs/b  train  RUNNING  training 10/600 loss 0.2500  3m   w       eta 1m30s
+jobs/a  train  FAILED   -                            3d   -       3 of 4 files cannot be used: …
+`
+	if got.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", &got, want)
+	}
+}
+
+func TestFigures(t *testing.T) {
+	got := figures(&surmisev1.Progress{Phase: "training", Step: 20, Steps: 600, Loss: 0.4321, ClipsPerSecond: 12.34, Eta: durationpb.New(80 * time.Second),
+		EffectiveRank: 23.44, FeatureStd: 0.98, Cosine: 0.123, DataWaitShare: 0.25, Videos: 8, UnusableVideos: 2})
+	const want = "  loss 0.4321  12.3 clips/s  eta 1m20s  rank 23.4 std 0.980 cos 0.123  waits for data 25 %  2 of 10 videos unusable"
+	if got != want {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}

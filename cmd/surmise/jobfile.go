@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/surmise-ml/surmise/proto/jobspec"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+const maxJobFileBytes = 4 << 20
+
+// readJobFile reads a SubmitJobRequest in protojson from a file, or from in when path is "-". A field that is not in the
+// API is refused by name.
+func readJobFile(path string, in io.Reader) (*surmisev1.SubmitJobRequest, error) {
+	name := path
+	if path == "-" {
+		name = "standard input"
+	} else {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, badInput(fmt.Errorf("job file: %w", err))
+		}
+		defer f.Close()
+		in = f
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxJobFileBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("job file %s: %w", name, err)
+	}
+	if len(text) > maxJobFileBytes {
+		return nil, badInput(fmt.Errorf("job file %s: larger than %d bytes", name, maxJobFileBytes))
+	}
+	request := &surmisev1.SubmitJobRequest{}
+	if err := protojson.Unmarshal(text, request); err != nil {
+		return nil, badInput(fmt.Errorf("job file %s: %s", name, plainProto(err)))
+	}
+	return request, nil
+}
+
+// plainProto takes protojson's prefix off, whose white space varies on purpose.
+func plainProto(err error) string {
+	text := strings.ReplaceAll(err.Error(), "\u00a0", " ")
+	return strings.TrimSpace(strings.TrimPrefix(text, "proto:"))
+}
+
+// specOf is the complete specification that a request asks for, for work without a coordinator.
+func specOf(request *surmisev1.SubmitJobRequest) (*surmisev1.JobSpec, error) {
+	spec := &surmisev1.JobSpec{}
+	switch kind := request.Spec.(type) {
+	case *surmisev1.SubmitJobRequest_Train:
+		spec.Kind = &surmisev1.JobSpec_Train{Train: kind.Train}
+	case *surmisev1.SubmitJobRequest_Score:
+		spec.Kind = &surmisev1.JobSpec_Score{Score: kind.Score}
+	default:
+		return nil, badInput(errors.New(`a job has either "train" or "score", this one has neither`))
+	}
+	return jobspec.Complete(spec)
+}

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/worker"
+)
+
+func newScoreCommand() *cobra.Command {
+	spec := &surmisev1.ScoreSpec{}
+	var out string
+	var roots []string
+	var topTokens int32
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "score --model MODEL --pairs PAIRS.csv --out SCORES.json",
+		Short: "Score videos without a coordinator",
+		Long: `Measure how surprising the videos of a pairs file are to a model, and to its untrained twin, in this process. The scores go
+to a file that 'surmise compare' reads; what they show is printed.`,
+		Args: cobra.NoArgs,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&spec.Model, "model", "", "checkpoint folder or .safetensors file")
+	flags.StringVar(&spec.Pairs, "pairs", "", "CSV file with the columns path,label,group,property; label 1 is possible, 0 impossible")
+	flags.StringVar(&out, "out", "", "file to write the scores to")
+	flags.Int32Var(&spec.Window, "window", 0, "frames of a window (default the model's)")
+	flags.Int32Var(&spec.Stride, "stride", 0, "frames between the starts of windows (default 2)")
+	flags.Int32Var(&spec.FrameStep, "frame-step", 0, "take every n-th frame (default 1)")
+	flags.Float64Var(&spec.Fps, "fps", 0, "take so many frames per second, in place of --frame-step")
+	flags.Int32SliceVar(&spec.Contexts, "contexts", nil, "frames the model sees before it predicts, one score each (default quarters of the window)")
+	flags.Int32Var(&topTokens, "top-tokens", 0, "mean over the worst tokens only, 0 for all (default 4 for next_tubelet models, else 0)")
+	flags.BoolVar(&spec.SkipTwin, "no-twin", false, "do not score the untrained twin beside the model")
+	flags.Uint64Var(&spec.Seed, "seed", 0, "seed of the twin's weights and of the bootstrap")
+	flags.Int32Var(&spec.Threads, "threads", 0, "CPU threads (default all)")
+	flags.StringArrayVar(&roots, "data-root", nil, "folder below which files may be named; repeat for more (default any)")
+	flags.BoolVar(&asJSON, "json", false, "print what the scores show as JSON")
+	for _, name := range []string{"model", "pairs", "out"} {
+		cobra.CheckErr(cmd.MarkFlagRequired(name))
+	}
+	cobra.CheckErr(cmd.MarkFlagFilename("pairs", "csv"))
+	cobra.CheckErr(cmd.MarkFlagFilename("out", "json"))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if flags.Changed("top-tokens") {
+			spec.TopTokens = &topTokens
+		}
+		if err := mustExist("pairs", spec.Pairs); err != nil {
+			return err
+		}
+		if err := mustExist("model", spec.Model); err != nil {
+			return err
+		}
+		if info, err := os.Stat(filepath.Dir(out)); err != nil {
+			return badInput(fmt.Errorf("--out: %w", err))
+		} else if !info.IsDir() {
+			return badInput(fmt.Errorf("--out %s: %s is no folder", out, filepath.Dir(out)))
+		}
+		complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{Score: spec}})
+		if err != nil {
+			return err
+		}
+		view := newProgressView(cmd.ErrOrStderr())
+		jobs := worker.Jobs{DataRoots: roots}
+		scores, err := jobs.Score(cmd.Context(), complete.GetScore(), spec.Model, localReports{view})
+		view.close()
+		if err != nil {
+			return localFailure(cmd.Context(), "scoring", err)
+		}
+		table, err := compare.Summarize(scores, compare.Options{Seed: spec.Seed})
+		if err != nil {
+			return err
+		}
+		if err := scores.Save(out); err != nil {
+			return err
+		}
+		if asJSON {
+			return writeTableJSON(cmd.OutOrStdout(), table)
+		}
+		return table.WriteText(cmd.OutOrStdout())
+	}
+	return cmd
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+type submitOptions struct {
+	file         string
+	train        []string
+	steps        int32
+	score, model string
+	seed         uint64
+
+	requestID, displayName string
+	validateOnly           bool
+	wait, watch, json      bool
+}
+
+func newSubmitCommand() *cobra.Command {
+	var o submitOptions
+	cmd := &cobra.Command{
+		Use:   "submit {-f JOB.json | --train DATA | --score PAIRS --model MODEL}",
+		Short: "Submit a job",
+		Long: `Submit a job and print its name.
+
+A job file is a SubmitJobRequest as JSON; {"train":{"data":["DIR"]}} is a whole one. Paths in it are as the worker sees
+them; paths given as flags are made absolute here.`,
+		Example: `  surmise submit --train clips --steps 600 --watch
+  surmise submit --score pairs.csv --model jobs/abc
+  echo '{"train":{"data":["/data/clips"]}}' | surmise submit -f -`,
+		Args: cobra.NoArgs,
+	}
+	address := addCoordinatorFlag(cmd)
+	flags := cmd.Flags()
+	flags.StringVarP(&o.file, "file", "f", "", "job file; - for standard input")
+	flags.StringArrayVar(&o.train, "train", nil, "train on these videos: a file, folder, glob or CSV index; repeat for more")
+	flags.Int32Var(&o.steps, "steps", 0, "optimiser steps, with --train (default 600)")
+	flags.StringVar(&o.score, "score", "", "score the videos of this pairs file")
+	flags.StringVar(&o.model, "model", "", "with --score: jobs/ID of a training job, a checkpoint folder or a .safetensors file")
+	flags.Uint64Var(&o.seed, "seed", 0, "seed, with --train or --score")
+	flags.StringVar(&o.requestID, "request-id", "", "submitting again with the same id and content answers the same job")
+	flags.StringVar(&o.displayName, "display-name", "", "free text kept with the job")
+	flags.BoolVar(&o.validateOnly, "validate-only", false, "check the job and print it with its defaults, submitting nothing")
+	flags.BoolVar(&o.wait, "wait", false, "wait for the end; exit with 3 when the job fails or is cancelled")
+	flags.BoolVar(&o.watch, "watch", false, "as --wait, showing progress")
+	flags.BoolVar(&o.json, "json", false, "print the job as JSON instead of its name")
+	cmd.MarkFlagsOneRequired("file", "train", "score")
+	cmd.MarkFlagsMutuallyExclusive("file", "train", "score")
+	cmd.MarkFlagsRequiredTogether("score", "model")
+	cmd.MarkFlagsMutuallyExclusive("file", "steps")
+	cmd.MarkFlagsMutuallyExclusive("file", "seed")
+	cmd.MarkFlagsMutuallyExclusive("score", "steps")
+	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
+	cobra.CheckErr(cmd.MarkFlagFilename("score", "csv"))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		request, err := o.request(cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		client, err := connect(*address)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		return submit(cmd.Context(), client, request, o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
+	return cmd
+}
+
+// request is what the flags ask for.
+func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error) {
+	var request *surmisev1.SubmitJobRequest
+	switch {
+	case o.file != "":
+		var err error
+		if request, err = readJobFile(o.file, in); err != nil {
+			return nil, err
+		}
+	case len(o.train) > 0:
+		train := &surmisev1.TrainSpec{Steps: o.steps, Seed: o.seed}
+		for _, name := range o.train {
+			path, err := absolute(name)
+			if err != nil {
+				return nil, badInput(fmt.Errorf("--train %q: %w", name, err))
+			}
+			train.Data = append(train.Data, path)
+		}
+		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{Train: train}}
+	default:
+		pairs, err := absolute(o.score)
+		if err != nil {
+			return nil, badInput(fmt.Errorf("--score %q: %w", o.score, err))
+		}
+		model := o.model
+		if !strings.HasPrefix(model, "jobs/") {
+			if model, err = absolute(model); err != nil {
+				return nil, badInput(fmt.Errorf("--model %q: %w", o.model, err))
+			}
+		}
+		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{
+			Score: &surmisev1.ScoreSpec{Pairs: pairs, Model: model, Seed: o.seed}}}
+	}
+	if o.requestID != "" {
+		request.RequestId = o.requestID
+	}
+	if o.displayName != "" {
+		request.DisplayName = o.displayName
+	}
+	request.ValidateOnly = request.ValidateOnly || o.validateOnly
+	return request, nil
+}
+
+// absolute makes a path mean the same to the worker; a URI stays as it is.
+func absolute(path string) (string, error) {
+	if path == "" {
+		return "", errors.New("empty")
+	}
+	if strings.Contains(path, "://") {
+		return path, nil
+	}
+	return filepath.Abs(path)
+}
+
+func submit(ctx context.Context, client *jobsClient, request *surmisev1.SubmitJobRequest, o submitOptions, out, show io.Writer) error {
+	job, err := client.SubmitJob(ctx, request)
+	if err != nil {
+		return fmt.Errorf("submitting the job: %w", err)
+	}
+	if o.json || request.ValidateOnly {
+		if err := writeProto(out, job); err != nil {
+			return err
+		}
+	} else if _, err := fmt.Fprintln(out, job.Name); err != nil {
+		return err
+	}
+	switch {
+	case request.ValidateOnly:
+		return nil
+	case o.watch:
+		return watch(ctx, client, job.Name, false, out, show)
+	case o.wait:
+		return client.follow(ctx, job.Name, func(*surmisev1.WatchJobResponse) error { return nil }, func() {})
+	}
+	return nil
+}

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/worker"
+)
+
+func newTrainCommand() *cobra.Command {
+	var file, out string
+	var roots []string
+	cmd := &cobra.Command{
+		Use:   "train -f JOB.json --out DIR",
+		Short: "Train without a coordinator",
+		Long: `Do a training job in this process. Checkpoints go to DIR; with one there already, of the same job, training goes on from
+it. An interruption leaves a checkpoint.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			request, err := readJobFile(file, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			if request.GetTrain() == nil {
+				return badInput(fmt.Errorf("job file %s: not a training job; score without a coordinator with 'surmise score'", file))
+			}
+			spec, err := specOf(request)
+			if err != nil {
+				return err
+			}
+			view := newProgressView(cmd.ErrOrStderr())
+			jobs := worker.Jobs{DataRoots: roots}
+			result, err := jobs.Train(cmd.Context(), spec.GetTrain(), out, localReports{view})
+			view.close()
+			if err != nil {
+				return localFailure(cmd.Context(), "training", err)
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), result.Checkpoint)
+			return err
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "job file; - for standard input")
+	cmd.Flags().StringVar(&out, "out", "surmise-run", "folder of the run's checkpoints")
+	cmd.Flags().StringArrayVar(&roots, "data-root", nil, "folder below which the job may name files; repeat for more (default any)")
+	cobra.CheckErr(cmd.MarkFlagRequired("file"))
+	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
+	cobra.CheckErr(cmd.MarkFlagDirname("out"))
+	return cmd
+}
+
+// localFailure tells an interruption and a failing machine from a job that is to blame.
+func localFailure(ctx context.Context, doing string, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s was interrupted", doing)
+	case worker.IsInfrastructure(err):
+		return err
+	}
+	return jobError{err}
+}
+
+// localReports shows what a job says when there is no coordinator to tell.
+type localReports struct{ view progressView }
+
+func (r localReports) Progress(p *surmisev1.Progress) { r.view.update(p) }
+
+func (r localReports) Checkpoint(c *surmisev1.Checkpoint) {
+	r.view.note("checkpoint at step %d: %s", c.GetStep(), c.GetPath())
+}
+
+// Recorded: every checkpoint is, once it is on disk.
+func (r localReports) Recorded() int32 { return 1<<31 - 1 }

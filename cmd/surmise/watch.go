@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+func newWatchCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "watch NAME",
+		Short: "Follow a job to its end",
+		Long: `Follow a job to its end: loss, clips per second, remaining time, and the monitors of collapse (effective rank, standard
+deviation and cosine of the representations). Exits with 3 when the job fails or is cancelled.`,
+		Args: cobra.ExactArgs(1),
+	}
+	address := addCoordinatorFlag(cmd)
+	cmd.ValidArgsFunction = completeJobNames(address)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print every event as a line of JSON")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		client, err := connect(*address)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		return watch(cmd.Context(), client, jobName(args[0]), asJSON, cmd.OutOrStdout(), cmd.ErrOrStderr())
+	}
+	return cmd
+}
+
+// watch shows a job until it is over. Events as JSON go to out, what is for people to show.
+func watch(ctx context.Context, client *jobsClient, name string, asJSON bool, out, show io.Writer) error {
+	if asJSON {
+		return client.follow(ctx, name, func(e *surmisev1.WatchJobResponse) error { return writeProto(out, e) }, func() {})
+	}
+	view := newProgressView(show)
+	defer view.close()
+	return client.follow(ctx, name, func(e *surmisev1.WatchJobResponse) error {
+		switch e.Type {
+		case surmisev1.JobEventType_JOB_PROGRESS, surmisev1.JobEventType_JOB_STARTED:
+			if e.Job.Progress != nil {
+				view.update(e.Job.Progress)
+			}
+		default:
+			view.note("%s", describe(e))
+		}
+		return nil
+	}, func() { view.note("the coordinator is away; waiting for it") })
+}
+
+// describe is an event in words.
+func describe(e *surmisev1.WatchJobResponse) string {
+	job := e.Job
+	switch e.Type {
+	case surmisev1.JobEventType_JOB_SUBMITTED:
+		return fmt.Sprintf("%s submitted", job.Name)
+	case surmisev1.JobEventType_JOB_LEASED:
+		return fmt.Sprintf("given to worker %s (attempt %d)", job.Worker, job.Epoch)
+	case surmisev1.JobEventType_JOB_CHECKPOINTED:
+		return fmt.Sprintf("checkpoint at step %d: %s", job.LastCheckpoint.GetStep(), job.LastCheckpoint.GetPath())
+	case surmisev1.JobEventType_JOB_REQUEUED:
+		return fmt.Sprintf("queued again: %s", job.Reason)
+	case surmisev1.JobEventType_JOB_CANCEL_REQUESTED:
+		return "cancel requested"
+	case surmisev1.JobEventType_JOB_ENDED:
+		if job.Reason == "" {
+			return fmt.Sprintf("%s %s", job.Name, job.State)
+		}
+		return fmt.Sprintf("%s %s: %s", job.Name, job.State, job.Reason)
+	}
+	return e.Type.String()
+}

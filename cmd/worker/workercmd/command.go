@@ -1,0 +1,140 @@
+// Package workercmd is the worker as a command and as a part of other commands: its flags, its name and what it is made
+// of.
+package workercmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/surmise-ml/surmise/worker"
+)
+
+// Options says whom a worker works for and what it may read.
+type Options struct {
+	Coordinator string        // host:port; required
+	Name        string        // unique among workers; "": one that DataDir keeps from run to run
+	DataRoots   []string      // the only folders below which jobs may name files; empty: any
+	DataDir     string        // the worker's own files; required unless Name is set
+	Version     string        // of the program
+	Grace       time.Duration // for the last word when stopping; 0: the worker's default
+	Logger      *slog.Logger  // nil: slog.Default()
+}
+
+// Run works until ctx ends, then hands back what it holds.
+func Run(ctx context.Context, o Options) error {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	roots, err := dataRoots(o.DataRoots)
+	if err != nil {
+		return err
+	}
+	if o.Name == "" {
+		name, release, err := claimName(filepath.Join(o.DataDir, "workers"))
+		if err != nil {
+			return fmt.Errorf("naming the worker: %w", err)
+		}
+		defer func() { _ = release() }() // the lock goes with the process in any case
+		o.Name = name
+	}
+	return worker.Run(ctx, worker.Config{
+		Coordinator: o.Coordinator,
+		Name:        o.Name,
+		Threads:     runtime.GOMAXPROCS(0),
+		Precisions:  []string{"fp32"},
+		DataRoots:   roots,
+		Version:     o.Version,
+		Runner:      worker.Jobs{DataRoots: roots},
+		Grace:       o.Grace,
+		Logger:      o.Logger,
+	})
+}
+
+// A FlagError is an option that cannot be.
+type FlagError struct {
+	Flag  string // such as "data-root"
+	Value string
+	Err   error
+}
+
+func (e *FlagError) Error() string { return fmt.Sprintf("--%s %q: %v", e.Flag, e.Value, e.Err) }
+func (e *FlagError) Unwrap() error { return e.Err }
+
+// dataRoots makes the roots absolute and refuses one that is no folder.
+func dataRoots(roots []string) ([]string, error) {
+	var out []string
+	for _, root := range roots {
+		path, err := filepath.Abs(root)
+		if err != nil {
+			return nil, &FlagError{"data-root", root, err}
+		}
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, &FlagError{"data-root", root, err}
+		}
+		if !info.IsDir() {
+			return nil, &FlagError{"data-root", root, errors.New("not a folder")}
+		}
+		out = append(out, path)
+	}
+	return out, nil
+}
+
+// Version is the version of this program: as the linker was told, else the module's and the commit it was built from.
+func Version(linked string) string {
+	if linked != "" {
+		return linked
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	revision, modified := "", ""
+	for _, s := range info.Settings {
+		switch s.Key {
+		case "vcs.revision":
+			revision = "-" + s.Value[:min(12, len(s.Value))]
+		case "vcs.modified":
+			if s.Value == "true" {
+				modified = "-modified"
+			}
+		}
+	}
+	return info.Main.Version + revision + modified
+}
+
+// Command is "worker". It stops in order when its context ends.
+func Command(version string) *cobra.Command {
+	o := Options{Version: version}
+	cmd := &cobra.Command{
+		Use:   "worker --coordinator ADDRESS",
+		Short: "Run the jobs of a coordinator",
+		Long: `Run the jobs of a coordinator, one at a time.
+
+The worker attaches over gRPC and keeps trying when the coordinator is away; a job in hand goes on meanwhile. On SIGTERM or
+SIGINT it takes a checkpoint, hands the job back and exits; a second signal kills it. It must see the videos and the
+coordinator's artifact folder under the same paths.`,
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return Run(cmd.Context(), o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.Coordinator, "coordinator", "127.0.0.1:7433", "address of the coordinator (host:port)")
+	flags.StringVar(&o.Name, "name", "", "name among workers (default one that the data folder keeps)")
+	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
+	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
+	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
+	return cmd
+}

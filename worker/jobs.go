@@ -1,0 +1,211 @@
+package worker
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+// Names of artifacts, as job.proto states them.
+const (
+	modelArtifact    = "model"
+	verdictsArtifact = "verdicts"
+	scoresArtifact   = "scores"
+)
+
+// Jobs is the Runner that trains and scores. A training attempt's folder holds checkpoints/step-…/ and verdicts.json, a
+// scoring attempt's scores.json.
+type Jobs struct {
+	DataRoots []string // the only folders below which a job may name files; empty: any
+}
+
+// Run implements Runner.
+func (j Jobs) Run(ctx context.Context, a Assignment, r Reports) (*surmisev1.Result, error) {
+	if !filepath.IsAbs(a.ArtifactDir) {
+		return nil, infrastructure("artifact folder %q is not an absolute path", a.ArtifactDir)
+	}
+	if err := os.MkdirAll(a.ArtifactDir, 0o755); err != nil {
+		return nil, infrastructure("making the artifact folder: %w", err)
+	}
+	switch kind := a.Spec.GetKind().(type) {
+	case *surmisev1.JobSpec_Train:
+		return j.runTrain(ctx, kind.Train, a, r)
+	case *surmisev1.JobSpec_Score:
+		return j.runScore(ctx, kind.Score, a, r)
+	}
+	return nil, fmt.Errorf("job %s asks for neither training nor scoring: this worker is older than the coordinator", a.Job)
+}
+
+func (j Jobs) runTrain(ctx context.Context, spec *surmisev1.TrainSpec, a Assignment, r Reports) (*surmisev1.Result, error) {
+	dir := filepath.Join(a.ArtifactDir, "checkpoints")
+	if a.ResumeFrom != nil {
+		if err := adoptCheckpoints(a.ResumeFrom, dir); err != nil {
+			return nil, infrastructure("resuming from step %d of an earlier attempt: %w", a.ResumeFrom.GetStep(), err)
+		}
+	}
+	result, err := j.Train(ctx, spec, dir, r)
+	if err != nil {
+		return nil, err
+	}
+	verdicts := filepath.Join(a.ArtifactDir, "verdicts.json")
+	if err := writeJSON(verdicts, result.Verdicts); err != nil {
+		return nil, infrastructure("writing the verdicts: %w", err)
+	}
+	artifact, err := fileArtifact(verdictsArtifact, verdicts)
+	if err != nil {
+		return nil, infrastructure("%w", err)
+	}
+	return &surmisev1.Result{
+		Artifacts: []*surmisev1.Artifact{{Name: modelArtifact, Path: result.Checkpoint}, artifact},
+		Metrics:   trainMetrics(result.Last),
+	}, nil
+}
+
+func (j Jobs) runScore(ctx context.Context, spec *surmisev1.ScoreSpec, a Assignment, r Reports) (*surmisev1.Result, error) {
+	scores, err := j.Score(ctx, spec, a.ModelPath, r)
+	if err != nil {
+		return nil, err
+	}
+	table, err := compare.Summarize(scores, compare.Options{Seed: spec.GetSeed()})
+	if err != nil {
+		return nil, err
+	}
+	path := filepath.Join(a.ArtifactDir, "scores.json")
+	if err := scores.Save(path); err != nil {
+		return nil, infrastructure("%w", err)
+	}
+	artifact, err := fileArtifact(scoresArtifact, path)
+	if err != nil {
+		return nil, infrastructure("%w", err)
+	}
+	return &surmisev1.Result{Artifacts: []*surmisev1.Artifact{artifact}, Metrics: scoreMetrics(table)}, nil
+}
+
+// fileArtifact describes a file that is on disk.
+func fileArtifact(name, path string) (*surmisev1.Artifact, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("artifact %s: %w", name, err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err := io.Copy(h, f)
+	if err != nil {
+		return nil, fmt.Errorf("artifact %s: %w", name, err)
+	}
+	return &surmisev1.Artifact{Name: name, Path: path, Size: size, Sha256: hex.EncodeToString(h.Sum(nil))}, nil
+}
+
+// writeJSON writes a file whole or not at all.
+func writeJSON(path string, v any) (err error) {
+	text, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".unfinished-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name()) // fails once renamed
+	_, err = tmp.Write(append(text, '\n'))
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func syncFolder(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// adoptCheckpoints gives an attempt the checkpoints of the one before it: the named one and, in case that is damaged,
+// those beside it that are older. Files are linked where the file system can, else copied; a checkpoint appears whole.
+func adoptCheckpoints(from *surmisev1.Checkpoint, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	newest := filepath.Clean(from.GetPath())
+	if err := adopt(newest, dir); err != nil {
+		return err
+	}
+	beside, err := filepath.Glob(filepath.Join(filepath.Dir(newest), "step-*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range beside {
+		if filepath.Base(path) >= filepath.Base(newest) { // step numbers are padded
+			continue
+		}
+		if err := adopt(path, dir); errors.Is(err, os.ErrNotExist) {
+			continue // being pruned
+		} else if err != nil {
+			return err
+		}
+	}
+	return syncFolder(dir)
+}
+
+// adopt places one checkpoint folder into dir.
+func adopt(checkpoint, dir string) error {
+	final := filepath.Join(dir, filepath.Base(checkpoint))
+	if _, err := os.Stat(final); err == nil {
+		return nil // this attempt was begun before
+	}
+	temp := filepath.Join(dir, ".unfinished-"+filepath.Base(checkpoint))
+	if err := os.RemoveAll(temp); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(checkpoint)
+	if err != nil {
+		return err
+	}
+	if err := os.Mkdir(temp, 0o755); err != nil {
+		return err
+	}
+	defer os.RemoveAll(temp) // gone once renamed
+	for _, file := range files {
+		if !file.Type().IsRegular() {
+			continue
+		}
+		if err := linkOrCopy(filepath.Join(checkpoint, file.Name()), filepath.Join(temp, file.Name())); err != nil {
+			return err
+		}
+	}
+	if err := syncFolder(temp); err != nil {
+		return err
+	}
+	return os.Rename(temp, final)
+}
+
+func linkOrCopy(from, to string) error {
+	if err := os.Link(from, to); err == nil || errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Sync(), out.Close())
+}

@@ -1,0 +1,436 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/proto/jobspec"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/synth"
+)
+
+func complete(t *testing.T, text string) *surmisev1.JobSpec {
+	t.Helper()
+	spec := &surmisev1.JobSpec{}
+	if err := protojson.Unmarshal([]byte(text), spec); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := jobspec.Complete(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+func TestTrainConfigOfTheSmallestJob(t *testing.T) {
+	cfg, err := TrainConfig(complete(t, `{"train":{"data":["clips"]}}`).GetTrain(), []string{"/data"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := (model.Config{}).WithDefaults(); cfg.Model != want {
+		t.Errorf("model %+v, want the demo's %+v", cfg.Model, want)
+	}
+	wantData := video.Spec{Data: []string{"clips"}, Size: 64, Frames: 16, FrameStep: 1, ScaleMin: 0.3, ScaleMax: 1,
+		AspectMin: 0.75, AspectMax: 1.35, MaxUnusable: 0.2, Roots: []string{"/data"}}
+	if !reflect.DeepEqual(cfg.Data, wantData) {
+		t.Errorf("data %+v, want %+v", cfg.Data, wantData)
+	}
+	cfg.Model, cfg.Data = model.Config{}, video.Spec{}
+	got := fmt.Sprintf("%+v", cfg)
+	for _, part := range []string{"Steps:600", "Batch:16", "Seed:0", "Threads:0", "LearningRate:0.001", "StartLR:0.0002", "FinalLR:1e-06",
+		"WarmupSteps:60", "WeightDecay:0.04", "FinalWeightDecay:0.4", "EMAStart:0.99", "EMAEnd:1", "ScheduleScale:1", "ClipNorm:10",
+		"LossExponent:1", "VarianceCoeff:0", "LogEvery:10", "CheckpointEvery:100", "Truncate:false"} {
+		if !strings.Contains(got, part+" ") && !strings.HasSuffix(got, part+"}") {
+			t.Errorf("config lacks %s: %s", part, got)
+		}
+	}
+}
+
+func TestTrainConfigOfAMaskedJob(t *testing.T) {
+	cfg, err := TrainConfig(complete(t, `{"train":{"data":["file:///v%20ids/a.mp4"],"preset":"tiny","model":{"positions":"sincos"},
+		"mask":{"blocks":[{"count":3,"spatialScale":0.4,"temporalScale":0.5,"aspectMin":1,"aspectMax":2}]},
+		"sampling":{"fps":8,"maxUnusable":0},"optimizer":{"warmupSteps":0}}}`).GetTrain(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.Model.MaskTokens != 1 || cfg.Model.Positions != model.SinCos || cfg.Model.Objective != model.Masked {
+		t.Errorf("model %+v", cfg.Model)
+	}
+	if b := cfg.Mask.Blocks; len(b) != 1 || b[0].NumBlocks != 3 || b[0].SpatialScale != [2]float64{0.4, 0.4} ||
+		b[0].TemporalScale != [2]float64{0.5, 0.5} || b[0].AspectRatio != [2]float64{1, 2} {
+		t.Errorf("mask %+v", cfg.Mask)
+	}
+	if cfg.Data.Data[0] != "/v ids/a.mp4" || cfg.Data.FPS != 8 || cfg.Data.FrameStep != 0 || cfg.Data.MaxUnusable >= 0 {
+		t.Errorf("data %+v: want the URI's path, 8 frames/s, and no unusable file allowed", cfg.Data)
+	}
+	if cfg.WarmupSteps != 0 {
+		t.Errorf("warmup_steps %d, want the 0 that was asked for", cfg.WarmupSteps)
+	}
+}
+
+// Every field of the API must reach the config: a new one that nobody maps would be ignored in silence.
+func TestEveryFieldIsMapped(t *testing.T) {
+	base := complete(t, `{"train":{"data":["clips"],"model":{"objective":"masked"},"mask":{"kind":"multiblock3d"}}}`).GetTrain()
+	baseCfg, err := TrainConfig(base, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := map[protoreflect.FullName]func(*surmisev1.TrainSpec){ // where 7 or so will not do
+		"surmise.v1.TrainSpec.preset":           nil, // only where defaults come from
+		"surmise.v1.TrainSpec.steps":            func(s *surmisev1.TrainSpec) { s.Steps = 700 },
+		"surmise.v1.ModelSpec.objective":        func(s *surmisev1.TrainSpec) { s.Model.Objective = "next_tubelet" },
+		"surmise.v1.ModelSpec.positions":        func(s *surmisev1.TrainSpec) { s.Model.Positions = "sincos" },
+		"surmise.v1.ModelSpec.size":             func(s *surmisev1.TrainSpec) { s.Model.Size = 32 },
+		"surmise.v1.ModelSpec.frames":           func(s *surmisev1.TrainSpec) { s.Model.Frames = 8 },
+		"surmise.v1.ModelSpec.patch":            func(s *surmisev1.TrainSpec) { s.Model.Patch = 16 },
+		"surmise.v1.ModelSpec.tubelet":          func(s *surmisev1.TrainSpec) { s.Model.Tubelet = 4 },
+		"surmise.v1.ModelSpec.dim":              func(s *surmisev1.TrainSpec) { s.Model.Dim = 64 },
+		"surmise.v1.ModelSpec.heads":            func(s *surmisev1.TrainSpec) { s.Model.Heads = 4 },
+		"surmise.v1.ModelSpec.pred_dim":         func(s *surmisev1.TrainSpec) { s.Model.PredDim = 64 },
+		"surmise.v1.ModelSpec.pred_heads":       func(s *surmisev1.TrainSpec) { s.Model.PredHeads = 4 },
+		"surmise.v1.MaskSpec.kind":              func(s *surmisev1.TrainSpec) { s.Mask.Kind = "tube" },
+		"surmise.v1.MaskSpec.blocks":            func(s *surmisev1.TrainSpec) { s.Mask.Blocks = s.Mask.Blocks[:1] },
+		"surmise.v1.MaskSpec.ratio":             func(s *surmisev1.TrainSpec) { s.Mask.Ratio = 0.5 },
+		"surmise.v1.SamplingSpec.scale_min":     func(s *surmisev1.TrainSpec) { s.Sampling.ScaleMin = 0.1 },
+		"surmise.v1.SamplingSpec.scale_max":     func(s *surmisev1.TrainSpec) { s.Sampling.ScaleMax = 0.9 },
+		"surmise.v1.SamplingSpec.aspect_min":    func(s *surmisev1.TrainSpec) { s.Sampling.AspectMin = 0.9 },
+		"surmise.v1.SamplingSpec.max_unusable":  func(s *surmisev1.TrainSpec) { s.Sampling.MaxUnusable = proto.Float64(0.9) },
+		"surmise.v1.OptimizerSpec.ema_start":    func(s *surmisev1.TrainSpec) { s.Optimizer.EmaStart = proto.Float64(0.5) },
+		"surmise.v1.OptimizerSpec.ema_end":      func(s *surmisev1.TrainSpec) { s.Optimizer.EmaEnd = proto.Float64(0.995) },
+		"surmise.v1.OptimizerSpec.warmup_steps": func(s *surmisev1.TrainSpec) { s.Optimizer.WarmupSteps = proto.Int32(3) },
+	}
+	var walk func(get func(*surmisev1.TrainSpec) protoreflect.Message, d protoreflect.MessageDescriptor)
+	walk = func(get func(*surmisev1.TrainSpec) protoreflect.Message, d protoreflect.MessageDescriptor) {
+		for i := range d.Fields().Len() {
+			f := d.Fields().Get(i)
+			if f.Message() != nil && !f.IsList() {
+				walk(func(s *surmisev1.TrainSpec) protoreflect.Message { return get(s).Mutable(f).Message() }, f.Message())
+				continue
+			}
+			changed := proto.CloneOf(base)
+			if change, ok := other[f.FullName()]; ok {
+				if change == nil {
+					continue
+				}
+				change(changed)
+			} else {
+				set(get(changed), f)
+			}
+			cfg, err := TrainConfig(changed, nil)
+			if err != nil {
+				t.Errorf("%s: %v", f.FullName(), err)
+			} else if reflect.DeepEqual(cfg, baseCfg) {
+				t.Errorf("%s does not reach trainer.Config", f.FullName())
+			}
+		}
+	}
+	walk(func(s *surmisev1.TrainSpec) protoreflect.Message { return s.ProtoReflect() }, base.ProtoReflect().Descriptor())
+}
+
+// set gives a field a value other than any default.
+func set(m protoreflect.Message, f protoreflect.FieldDescriptor) {
+	value := func() protoreflect.Value {
+		switch f.Kind() {
+		case protoreflect.StringKind:
+			return protoreflect.ValueOfString("other")
+		case protoreflect.BoolKind:
+			return protoreflect.ValueOfBool(true)
+		case protoreflect.DoubleKind:
+			return protoreflect.ValueOfFloat64(2.5)
+		case protoreflect.Uint64Kind:
+			return protoreflect.ValueOfUint64(7)
+		}
+		return protoreflect.ValueOfInt32(7)
+	}()
+	if f.IsList() {
+		m.Mutable(f).List().Append(value)
+		return
+	}
+	m.Set(f, value)
+}
+
+func TestScoreConfig(t *testing.T) {
+	next, masked := model.Config{}.WithDefaults(), model.Config{Objective: model.Masked}.WithDefaults()
+	for name, c := range map[string]struct {
+		spec   string
+		model  model.Config
+		want   compare.Spec
+		refuse string
+	}{
+		"next tubelet": {`{}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 1, TopTokens: 4}, ""},
+		"masked":       {`{}`, masked, compare.Spec{Window: 16, Stride: 2, FrameStep: 1, Contexts: []int{4, 8, 12}}, ""},
+		"given": {`{"window":8,"stride":4,"fps":12,"contexts":[2,6],"topTokens":9}`, masked,
+			compare.Spec{Window: 8, Stride: 4, FPS: 12, Contexts: []int{2, 6}, TopTokens: 9}, ""},
+		"all tokens":              {`{"topTokens":0}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 1}, ""},
+		"contexts, next tubelet":  {`{"contexts":[4]}`, next, compare.Spec{}, "score.contexts: [4], want none"},
+		"contexts out of order":   {`{"contexts":[8,4]}`, masked, compare.Spec{}, "score.contexts[1]: 4 after 8"},
+		"context fills the model": {`{"contexts":[16]}`, masked, compare.Spec{}, "score.contexts[0]: 16 frames"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			given := strings.Replace(c.spec, "{", `{"score":{"pairs":"p.csv","model":"m",`, 1)
+			given = strings.Replace(given, ",}", "}", 1) + "}"
+			cfg, err := scoreConfig(complete(t, given).GetScore(), c.model)
+			if c.refuse != "" {
+				if err == nil || !strings.Contains(err.Error(), c.refuse) {
+					t.Errorf("error %v, want %q", err, c.refuse)
+				}
+				return
+			}
+			if err != nil || !reflect.DeepEqual(cfg.Spec, c.want) {
+				t.Errorf("spec %+v (%v), want %+v", cfg.Spec, err, c.want)
+			}
+		})
+	}
+}
+
+func TestQuarters(t *testing.T) {
+	for _, c := range []struct {
+		window, tubelet int
+		want            []int
+	}{{16, 2, []int{4, 8, 12}}, {8, 4, []int{4}}, {4, 4, nil}, {10, 2, []int{2, 4, 6}}, {6, 2, []int{2, 4}}} {
+		if got := quarters(c.window, c.tubelet); !slices.Equal(got, c.want) {
+			t.Errorf("quarters(%d, %d) = %v, want %v", c.window, c.tubelet, got, c.want)
+		}
+	}
+}
+
+func TestKeepReachesBackToTheRecordedCheckpoint(t *testing.T) {
+	for _, c := range []struct {
+		published []int
+		recorded  int
+		want      int
+	}{
+		{[]int{10}, -1, 3},             // the one that was resumed from may be all that the coordinator knows
+		{[]int{10, 20, 30}, 30, 2},     // in step
+		{[]int{10, 20, 30}, 20, 2},     //
+		{[]int{10, 20, 30, 40}, 10, 4}, // the coordinator was away
+		{[]int{10, 20, 30}, -1, 5},
+	} {
+		if got := keep(c.published, c.recorded); got != c.want {
+			t.Errorf("keep(%v, %d) = %d, want %d", c.published, c.recorded, got, c.want)
+		}
+	}
+}
+
+func TestBlame(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{fmt.Errorf("save: %w", &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}), true},
+		{fmt.Errorf("read: %w", syscall.EIO), true},
+		{infrastructure("no room"), true},
+		{&fs.PathError{Op: "open", Path: "clips", Err: syscall.ENOENT}, false},
+		{&fs.PathError{Op: "open", Path: "clips", Err: syscall.EACCES}, false},
+		{errors.New("loss is NaN"), false},
+		{&PanicError{Value: "x"}, false},
+	} {
+		if got := IsInfrastructure(c.err); got != c.want {
+			t.Errorf("IsInfrastructure(%v) = %v", c.err, got)
+		}
+	}
+}
+
+func TestAllowedFollowsLinks(t *testing.T) {
+	root, outside := t.TempDir(), t.TempDir()
+	if err := os.WriteFile(filepath.Join(outside, "pairs.csv"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(root, "link")); err != nil {
+		t.Fatal(err)
+	}
+	j := Jobs{DataRoots: []string{root}}
+	for path, want := range map[string]bool{
+		filepath.Join(root, "a.csv"):             true,
+		filepath.Join(root, "link", "pairs.csv"): false,
+		filepath.Join(root, "..", "x"):           false,
+		outside:                                  false,
+		root + "-beside":                         false,
+	} {
+		if err := j.allowed(path); (err == nil) != want {
+			t.Errorf("allowed(%q) = %v, want allowed %v", path, err, want)
+		}
+	}
+}
+
+// recorder is Reports that notes everything, and may end the job at a checkpoint.
+type recorder struct {
+	phases      []string
+	checkpoints []*surmisev1.Checkpoint
+	at          func(step int32)
+}
+
+func (r *recorder) Progress(p *surmisev1.Progress) {
+	if len(r.phases) == 0 || r.phases[len(r.phases)-1] != p.Phase {
+		r.phases = append(r.phases, p.Phase)
+	}
+}
+
+func (r *recorder) Checkpoint(c *surmisev1.Checkpoint) {
+	r.checkpoints = append(r.checkpoints, c)
+	if r.at != nil {
+		r.at(c.Step)
+	}
+}
+
+func (r *recorder) Recorded() int32 {
+	if len(r.checkpoints) == 0 {
+		return -1
+	}
+	return r.checkpoints[len(r.checkpoints)-1].Step
+}
+
+const tinyTrain = `{"train":{"data":[%q],"steps":6,"batch":2,"threads":1,"checkpointEvery":2,"logEvery":1,
+	"model":{"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`
+
+func tinyVideos(t *testing.T) synth.Summary {
+	t.Helper()
+	videos, err := synth.Generate(t.Context(), synth.Options{Dir: t.TempDir(), Clips: 4, Pairs: 2, Size: 32, Frames: 16}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return videos
+}
+
+// A job that is stopped and given to another attempt ends with the weights of one that was not, and its model scores.
+func TestTrainResumeAndScore(t *testing.T) {
+	videos := tinyVideos(t)
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	jobs := Jobs{DataRoots: []string{filepath.Dir(videos.PairsCSV)}}
+
+	whole := filepath.Join(t.TempDir(), "attempts", "1")
+	undisturbed := &recorder{}
+	want, err := jobs.Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: spec, ArtifactDir: whole}, undisturbed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(undisturbed.phases, []string{"indexing", "training"}) || len(undisturbed.checkpoints) != 3 {
+		t.Errorf("phases %v, %d checkpoints; want indexing, training, 3", undisturbed.phases, len(undisturbed.checkpoints))
+	}
+	if left, err := filepath.Glob(filepath.Join(whole, "checkpoints", "*")); err != nil || len(left) != keepCheckpoints {
+		t.Errorf("checkpoints left %v (%v), want %d", left, err, keepCheckpoints)
+	}
+
+	dir := t.TempDir()
+	ctx, stop := context.WithCancelCause(t.Context())
+	first := &recorder{at: func(step int32) {
+		if step == 4 {
+			stop(ErrDrained)
+		}
+	}}
+	_, err = jobs.Run(ctx, Assignment{Job: "jobs/b", Epoch: 1, Spec: spec, ArtifactDir: filepath.Join(dir, "1")}, first)
+	if !errors.Is(err, ErrDrained) {
+		t.Fatalf("a drained job ended with %v", err)
+	}
+	newest := first.checkpoints[len(first.checkpoints)-1]
+	second := &recorder{}
+	result, err := jobs.Run(t.Context(), Assignment{Job: "jobs/b", Epoch: 2, Spec: spec, ArtifactDir: filepath.Join(dir, "2"), ResumeFrom: newest}, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(second.checkpoints) != 1 {
+		t.Errorf("the second attempt made %d checkpoints, want 1: it did not go on from step %d", len(second.checkpoints), newest.Step)
+	}
+	modelOf := func(r *surmisev1.Result) string { return r.Artifacts[0].Path }
+	if got, want := digest(t, modelOf(result)), digest(t, modelOf(want)); got != want {
+		t.Errorf("weights %s, want those of the undisturbed run, %s", got, want)
+	}
+	var verdicts []video.Verdict
+	if text, err := os.ReadFile(result.Artifacts[1].Path); err != nil || json.Unmarshal(text, &verdicts) != nil || len(verdicts) != 4 {
+		t.Errorf("verdicts %v (%v), want 4", verdicts, err)
+	}
+
+	score := complete(t, fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","stride":8}}`, videos.PairsCSV))
+	scored, err := jobs.Run(t.Context(), Assignment{Job: "jobs/c", Epoch: 1, Spec: score, ArtifactDir: filepath.Join(dir, "3"), ModelPath: modelOf(result)}, &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := compare.Load(scored.Artifacts[0].Path)
+	if err != nil || len(file.Videos) != 4 || len(file.Sets) != 2 {
+		t.Errorf("scores %+v (%v), want 4 videos, model and twin", file, err)
+	}
+	for _, name := range []string{"pairwise_accuracy", "twin_pairwise_accuracy", "auroc", "pairs"} {
+		if _, ok := scored.Metrics[name]; !ok {
+			t.Errorf("no figure %s in %v", name, scored.Metrics)
+		}
+	}
+}
+
+func digest(t *testing.T, path string) string {
+	t.Helper()
+	c, err := checkpoint.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Manifest.Files["model.safetensors"].SHA256
+}
+
+// A newest checkpoint that was damaged on the way is passed over for the one before it.
+func TestResumePastADamagedCheckpoint(t *testing.T) {
+	videos := tinyVideos(t)
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	dir := t.TempDir()
+	first := &recorder{}
+	if _, err := (Jobs{}).Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: spec, ArtifactDir: filepath.Join(dir, "1")}, first); err != nil {
+		t.Fatal(err)
+	}
+	newest := first.checkpoints[len(first.checkpoints)-1]
+	if err := os.Truncate(filepath.Join(newest.Path, "model.safetensors"), 100); err != nil {
+		t.Fatal(err)
+	}
+	second := &recorder{}
+	if _, err := (Jobs{}).Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 2, Spec: spec, ArtifactDir: filepath.Join(dir, "2"), ResumeFrom: newest}, second); err != nil {
+		t.Fatal(err)
+	}
+	if len(second.checkpoints) != 1 || second.checkpoints[0].Step != 6 {
+		t.Errorf("checkpoints %v, want step 6 made again from step 4", second.checkpoints)
+	}
+}
+
+func TestBadJobsNameTheFault(t *testing.T) {
+	videos := tinyVideos(t)
+	root := filepath.Dir(videos.PairsCSV)
+	notAVideo := filepath.Join(root, "notes.mp4")
+	if err := os.WriteFile(notAVideo, []byte("no video"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct{ spec, want string }{
+		"missing folder": {`{"train":{"data":["` + root + `/nope"]}}`, "nope"},
+		"outside":        {`{"train":{"data":["/etc"]}}`, "/etc"},
+		"no video":       {`{"train":{"data":["` + notAVideo + `"]}}`, "notes.mp4"},
+		"too short":      {`{"train":{"data":["` + videos.ClipsDir + `"],"model":{"frames":64}}}`, "clip-000000"},
+		"remote":         {`{"train":{"data":["s3://bucket/x"]}}`, "s3://bucket/x"},
+		"missing pairs":  {`{"score":{"pairs":"` + root + `/nope.csv","model":"` + root + `"}}`, "nope.csv"},
+		"pairs outside":  {`{"score":{"pairs":"/etc/passwd","model":"` + root + `"}}`, "score.pairs"},
+		"no model":       {`{"score":{"pairs":"` + videos.PairsCSV + `","model":"` + root + `/nope"}}`, "score.model"},
+		"not a model":    {`{"score":{"pairs":"` + videos.PairsCSV + `","model":"` + notAVideo + `"}}`, "score.model"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := complete(t, c.spec)
+			dir := filepath.Join(t.TempDir(), "1")
+			_, err := Jobs{DataRoots: []string{root}}.Run(t.Context(),
+				Assignment{Job: "jobs/a", Epoch: 1, Spec: spec, ArtifactDir: dir, ModelPath: spec.GetScore().GetModel()}, &recorder{})
+			if err == nil || !strings.Contains(err.Error(), c.want) || IsInfrastructure(err) {
+				t.Errorf("error %v (infrastructure %v), want the job's, naming %s", err, IsInfrastructure(err), c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,203 @@
+package worker
+
+import (
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"pgregory.net/rapid"
+
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+// TestProtocolInvariants feeds the state machine any order of events, sensible or not, and holds what it says against the
+// rules of worker_service.proto.
+func TestProtocolInvariants(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		now := time.Unix(0, 0)
+		p := protocol{hello: &surmisev1.Hello{Name: "w"}, grace: 10 * time.Second}
+		m := observer{t: t, revoked: map[int64]bool{}, until: map[int64]time.Time{}, sentAt: map[int64]time.Time{}}
+		epoch := int64(0)
+		ref := func() *surmisev1.LeaseRef { // of this attempt, or of one long gone
+			return &surmisev1.LeaseRef{Job: "jobs/a", Epoch: max(1, epoch-int64(rapid.IntRange(0, 1).Draw(t, "age")))}
+		}
+		const duration = 30 * time.Second
+		for range rapid.IntRange(1, 60).Draw(t, "events") {
+			now = now.Add(time.Duration(rapid.IntRange(0, 12000).Draw(t, "milliseconds")) * time.Millisecond)
+			switch rapid.IntRange(0, 13).Draw(t, "event") {
+			case 0, 1:
+				if !m.open {
+					m.open, m.welcomed, m.asked, m.confirmed = true, false, false, false
+					p.opened(now)
+					m.greeted(now, p.greet().GetHello())
+				}
+			case 2:
+				if m.open {
+					m.open = false
+					p.closed()
+				}
+			case 3, 4:
+				if m.open {
+					m.welcomed = true
+					p.received(now, &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Welcome{Welcome: &surmisev1.Welcome{}}})
+				}
+			case 5:
+				if m.open && m.asked {
+					epoch++
+					m.asked = false
+					m.given(now, epoch, duration)
+					p.received(now, &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Lease{Lease: &surmisev1.Lease{
+						Lease: &surmisev1.LeaseRef{Job: "jobs/a", Epoch: epoch}, Duration: durationpb.New(duration)}}})
+				}
+			case 6, 7:
+				if m.open && epoch > 0 {
+					r := &surmisev1.LeaseRenewed{Lease: ref(), Sequence: int64(rapid.IntRange(0, 12).Draw(t, "sequence")), Duration: durationpb.New(duration)}
+					m.renewed(r, duration)
+					p.received(now, &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Renewed{Renewed: r}})
+				}
+			case 8:
+				if m.open && epoch > 0 {
+					r := ref()
+					m.revoked[r.Epoch] = true
+					p.received(now, &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Revoked{Revoked: &surmisev1.LeaseRevoked{Lease: r}}})
+				}
+			case 9:
+				if m.running {
+					p.progressed(&surmisev1.Progress{Step: 1})
+				}
+			case 10:
+				if m.running {
+					p.checkpointed(&surmisev1.Checkpoint{Step: 1})
+				}
+			case 11:
+				if m.running {
+					m.running = false
+					p.finished(now, &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Done{Done: &surmisev1.Done{Lease: m.lease(epoch)}}})
+				}
+			case 12:
+				if m.open && epoch > 0 {
+					r := ref()
+					m.revoked[r.Epoch] = true // over: nothing more is to be said
+					p.received(now, &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Settled{Settled: &surmisev1.Settled{Lease: r}}})
+				}
+			case 13:
+				if rapid.IntRange(0, 9).Draw(t, "seldom") == 0 {
+					m.draining = true
+					p.drain()
+				}
+			}
+			e := p.flush(now)
+			m.check(now, epoch, e)
+			if e.exit {
+				return
+			}
+			if at := p.wake(); !at.IsZero() && !at.After(now) {
+				t.Fatalf("flush left something due at %v, which is not after %v: the loop would spin", at, now)
+			}
+		}
+	})
+}
+
+// observer knows the rules and nothing of the machine's insides.
+type observer struct {
+	t                *rapid.T
+	open             bool // a stream is there
+	welcomed         bool
+	asked            bool // ready is unanswered on this stream
+	confirmed        bool // the coordinator counts the current lease on this stream
+	running, stopped bool // the attempt
+	draining         bool
+	sequence         int64
+	revoked          map[int64]bool      // epochs of which nothing may be said
+	until            map[int64]time.Time // epoch -> when its lease ends at the earliest
+	sentAt           map[int64]time.Time // sequence -> when that heartbeat was sent, of the current lease
+	current          int64
+}
+
+func (m *observer) lease(epoch int64) *surmisev1.LeaseRef {
+	return &surmisev1.LeaseRef{Job: "jobs/a", Epoch: epoch}
+}
+
+func (m *observer) greeted(now time.Time, hello *surmisev1.Hello) {
+	for _, l := range hello.Held {
+		if m.revoked[l.Epoch] {
+			m.t.Fatalf("hello names the revoked epoch %d", l.Epoch)
+		}
+	}
+	clear(m.sentAt)
+	m.sentAt[0] = now
+}
+
+func (m *observer) given(now time.Time, epoch int64, d time.Duration) {
+	m.current, m.confirmed, m.sequence = epoch, true, 0
+	m.until[epoch] = now.Add(d)
+	clear(m.sentAt)
+}
+
+func (m *observer) renewed(r *surmisev1.LeaseRenewed, d time.Duration) {
+	if r.Lease.Epoch != m.current {
+		return
+	}
+	m.confirmed = true
+	if at, ok := m.sentAt[r.Sequence]; ok && at.Add(d).After(m.until[m.current]) {
+		m.until[m.current] = at.Add(d)
+	}
+}
+
+func (m *observer) check(now time.Time, epoch int64, e effects) {
+	t := m.t
+	if e.redial != nil {
+		m.open = false
+	}
+	if e.start != nil {
+		if m.running {
+			t.Fatal("a second attempt is begun beside the first")
+		}
+		if m.draining {
+			t.Fatal("an attempt is begun while draining")
+		}
+		m.running, m.stopped = true, false
+	}
+	if e.stop != nil {
+		m.stopped = true
+	}
+	if m.running && !m.stopped && !now.Before(m.until[epoch]) {
+		t.Fatalf("an attempt runs at %v, its lease ended at %v", now, m.until[epoch])
+	}
+	for _, msg := range e.send {
+		if !m.open || !m.welcomed {
+			t.Fatalf("%v is said to nobody", msg)
+		}
+		var about *surmisev1.LeaseRef
+		switch msg := msg.Message.(type) {
+		case *surmisev1.AttachRequest_Ready:
+			if m.running || m.asked || m.draining {
+				t.Fatalf("ready while running %v, asked %v, draining %v", m.running, m.asked, m.draining)
+			}
+			m.asked = true
+			continue
+		case *surmisev1.AttachRequest_Heartbeat:
+			about = msg.Heartbeat.Lease
+			if !m.running || msg.Heartbeat.Sequence <= m.sequence {
+				t.Fatalf("heartbeat %v after %d, running %v", msg, m.sequence, m.running)
+			}
+			m.sequence = msg.Heartbeat.Sequence
+			m.sentAt[m.sequence] = now
+		case *surmisev1.AttachRequest_Checkpoint:
+			about = msg.Checkpoint.Lease
+		case *surmisev1.AttachRequest_Done:
+			about = msg.Done.Lease
+			if m.running {
+				t.Fatal("done while running")
+			}
+		case *surmisev1.AttachRequest_HandedBack:
+			about = msg.HandedBack.Lease
+		}
+		if m.revoked[about.Epoch] || about.Epoch != epoch || !m.confirmed {
+			t.Fatalf("%v is said of a lease that is revoked %v, current %d, confirmed %v", msg, m.revoked[about.Epoch], epoch, m.confirmed)
+		}
+	}
+	if e.exit && m.running {
+		t.Fatal("exit with an attempt running")
+	}
+}

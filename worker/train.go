@@ -1,0 +1,199 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/surmise-ml/surmise/masking"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/video"
+)
+
+// keepCheckpoints is how many checkpoints of an attempt stay on disk: one to go on from, one in case that is damaged.
+const keepCheckpoints = 2
+
+// Train does a training job whose spec is complete, with its checkpoints below dir; it goes on from the newest there.
+func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, r Reports) (trainer.Result, error) {
+	cfg, err := TrainConfig(spec, j.DataRoots)
+	if err != nil {
+		return trainer.Result{}, err
+	}
+	var published []int // steps of this run's checkpoints
+	return trainer.Run(ctx, cfg, dir, trainer.Hooks{
+		Indexing: func(done, total int) {
+			r.Progress(&surmisev1.Progress{Phase: "indexing", Step: int32(done), Steps: int32(total)})
+		},
+		Progress: func(p trainer.Progress) { r.Progress(trainProgress(p)) },
+		Checkpoint: func(path string, step int) error {
+			published = append(published, step)
+			r.Checkpoint(&surmisev1.Checkpoint{Step: int32(step), Path: path})
+			if err := checkpoint.Prune(dir, keep(published, int(r.Recorded()))); err != nil {
+				return infrastructure("%w", err)
+			}
+			return nil
+		},
+	})
+}
+
+// keep is how many of the newest checkpoints must stay: never fewer than reach back to the one that the coordinator
+// recorded last, which the next attempt would be given.
+func keep(published []int, recorded int) int {
+	n := 0
+	for i := len(published) - 1; i >= 0; i-- {
+		n++
+		if published[i] <= recorded {
+			return max(n, keepCheckpoints)
+		}
+	}
+	return n + keepCheckpoints // nothing of this run is recorded yet: what it went on from stays
+}
+
+// TrainConfig maps a complete spec, field by field. It adds nothing of its own but what the API leaves to the model: the
+// published width of an MLP, and one mask token per mask group as published.
+func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error) {
+	m, s, o := t.GetModel(), t.GetSampling(), t.GetOptimizer()
+	data := make([]string, len(t.GetData()))
+	for i, name := range t.GetData() {
+		var err error
+		if data[i], err = localPath(name); err != nil {
+			return trainer.Config{}, fmt.Errorf("train.data[%d]: %w", i, err)
+		}
+	}
+	mask := maskSpec(t.GetMask())
+	cfg := trainer.Config{
+		Model: model.Config{
+			Objective: m.GetObjective(),
+			Size:      int(m.GetSize()),
+			Frames:    int(m.GetFrames()),
+			Patch:     int(m.GetPatch()),
+			Tubelet:   int(m.GetTubelet()),
+			Dim:       int(m.GetDim()),
+			Depth:     int(m.GetDepth()),
+			Heads:     int(m.GetHeads()),
+			PredDim:   int(m.GetPredDim()),
+			PredDepth: int(m.GetPredDepth()),
+			PredHeads: int(m.GetPredHeads()),
+			Positions: m.GetPositions(),
+		},
+		Data: video.Spec{
+			Data:        data,
+			Size:        int(m.GetSize()),
+			Frames:      int(m.GetFrames()),
+			FrameStep:   int(s.GetFrameStep()),
+			FPS:         s.GetFps(),
+			ScaleMin:    s.GetScaleMin(),
+			ScaleMax:    s.GetScaleMax(),
+			AspectMin:   s.GetAspectMin(),
+			AspectMax:   s.GetAspectMax(),
+			Flip:        s.GetFlip(),
+			MaxUnusable: s.GetMaxUnusable(),
+			Roots:       roots,
+		},
+		Mask:             mask,
+		Steps:            int(t.GetSteps()),
+		Batch:            int(t.GetBatch()),
+		Seed:             t.GetSeed(),
+		Threads:          int(t.GetThreads()),
+		LearningRate:     o.GetLearningRate(),
+		StartLR:          o.GetStartLearningRate(),
+		FinalLR:          o.GetFinalLearningRate(),
+		WarmupSteps:      int(o.GetWarmupSteps()),
+		WeightDecay:      o.GetWeightDecay(),
+		FinalWeightDecay: o.GetFinalWeightDecay(),
+		EMAStart:         o.GetEmaStart(),
+		EMAEnd:           o.GetEmaEnd(),
+		ScheduleScale:    1,
+		ClipNorm:         o.GetClipNorm(),
+		LossExponent:     o.GetLossExponent(),
+		VarianceCoeff:    o.GetVarianceCoeff(),
+		LogEvery:         int(t.GetLogEvery()),
+		CheckpointEvery:  int(t.GetCheckpointEvery()),
+		Truncate:         t.GetTruncate(),
+	}
+	if s.GetMaxUnusable() == 0 {
+		cfg.Data.MaxUnusable = -1 // zero stands for the default there
+	}
+	if cfg.Model.Objective == model.Masked {
+		cfg.Model.MaskTokens = max(1, len(mask.Blocks)+len(mask.ContextTubelets))
+	}
+	cfg.Model = cfg.Model.WithDefaults()
+	return cfg, cfg.Validate()
+}
+
+func maskSpec(m *surmisev1.MaskSpec) masking.Spec {
+	spec := masking.Spec{Kind: m.GetKind(), Ratio: m.GetRatio()}
+	for _, b := range m.GetBlocks() {
+		spec.Blocks = append(spec.Blocks, masking.BlockSpec{
+			NumBlocks:     int(b.GetCount()),
+			SpatialScale:  [2]float64{b.GetSpatialScale(), b.GetSpatialScale()},
+			TemporalScale: [2]float64{b.GetTemporalScale(), b.GetTemporalScale()},
+			AspectRatio:   [2]float64{b.GetAspectMin(), b.GetAspectMax()},
+		})
+	}
+	for _, c := range m.GetContextTubelets() {
+		spec.ContextTubelets = append(spec.ContextTubelets, int(c))
+	}
+	return spec
+}
+
+// localPath takes a path or a file:// URI to a path. Other schemes are left for the one who opens it to refuse.
+func localPath(name string) (string, error) {
+	if !strings.HasPrefix(name, "file://") {
+		return name, nil
+	}
+	u, err := url.Parse(name)
+	if err != nil {
+		return "", fmt.Errorf("%q: %w", name, err)
+	}
+	if u.Host != "" && u.Host != "localhost" || u.Path == "" {
+		return "", fmt.Errorf("%q: want file:///PATH on this machine", name)
+	}
+	return u.Path, nil
+}
+
+func trainProgress(p trainer.Progress) *surmisev1.Progress {
+	out := &surmisev1.Progress{
+		Phase:          "training",
+		Step:           int32(p.Step),
+		Steps:          int32(p.Steps),
+		Loss:           p.Loss,
+		LossJepa:       p.LossJEPA,
+		LossVariance:   p.LossVariance,
+		LearningRate:   p.LearningRate,
+		GradNorm:       p.GradNorm,
+		ClipsPerSecond: p.ClipsPerSecond,
+		StepSeconds:    p.StepSeconds,
+		DataWaitShare:  p.DataWaitShare,
+		EffectiveRank:  p.EffectiveRank,
+		FeatureStd:     p.FeatureStd,
+		Cosine:         p.Cosine,
+		Videos:         int32(p.Videos),
+		UnusableVideos: int32(p.Unusable),
+	}
+	if p.ETA > 0 {
+		out.Eta = durationpb.New(p.ETA)
+	}
+	return out
+}
+
+func trainMetrics(p trainer.Progress) map[string]float64 {
+	return map[string]float64{
+		"step":             float64(p.Step),
+		"loss":             p.Loss,
+		"loss_jepa":        p.LossJEPA,
+		"loss_variance":    p.LossVariance,
+		"clips_per_second": p.ClipsPerSecond,
+		"effective_rank":   p.EffectiveRank,
+		"feature_std":      p.FeatureStd,
+		"cosine":           p.Cosine,
+		"videos":           float64(p.Videos),
+		"unusable_videos":  float64(p.Unusable),
+	}
+}

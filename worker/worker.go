@@ -1,0 +1,401 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+)
+
+// An Assignment is one attempt at one job.
+type Assignment struct {
+	Job         string // "jobs/{id}"
+	Epoch       int64
+	Spec        *surmisev1.JobSpec    // complete
+	ArtifactDir string                // absolute; this attempt's own, which the runner makes
+	ResumeFrom  *surmisev1.Checkpoint // newest of the attempts before; nil when there is none
+	ModelPath   string                // scoring: where the model lies
+}
+
+// Reports are what an attempt says while it runs. Calls return at once.
+type Reports interface {
+	Progress(*surmisev1.Progress)
+	// Checkpoint publishes a checkpoint that is whole and on disk.
+	Checkpoint(*surmisev1.Checkpoint)
+	// Recorded is the step of the newest checkpoint that the coordinator has recorded, -1 before the first.
+	// What is older may be deleted.
+	Recorded() int32
+}
+
+// A Runner does the work of jobs.
+type Runner interface {
+	// Run works until the job is done, ctx ends or it fails. When ctx ends it saves what it can, publishes it and
+	// returns context.Cause(ctx), wrapped or not. An error is the job's fault unless IsInfrastructure says otherwise.
+	// The paths of a result lie below the assignment's artifact folder, whole and on disk.
+	Run(ctx context.Context, a Assignment, r Reports) (*surmisev1.Result, error)
+}
+
+// Clock tells the time and waits. Now must be monotonic, as time.Now is.
+type Clock interface {
+	Now() time.Time
+	After(time.Duration) <-chan time.Time
+}
+
+// Config says who a worker is and whom it works for. The zero value of a field has the meaning stated.
+type Config struct {
+	Coordinator string            // address, host:port; required
+	Name        string            // unique among workers; required
+	Labels      map[string]string // for people
+	Threads     int               // CPU threads it may use, for people; 0: not said
+	Precisions  []string          // such as "fp32", for people
+	DataRoots   []string          // folders it reads videos from, for people; the Runner enforces them
+	Version     string            // for people
+
+	Runner Runner        // required
+	Grace  time.Duration // how long a stopping worker waits for the coordinator to settle its last word; 0: 10 s
+	Clock  Clock         // nil: the system's
+	Logger *slog.Logger  // nil: slog.Default()
+
+	// Backoff bounds the jittered wait before attaching again; 0: 200 ms to 5 s.
+	MinBackoff, MaxBackoff time.Duration
+	DialOptions            []grpc.DialOption // added to those of the worker: insecure credentials, keepalive
+}
+
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.Coordinator == "":
+		return c, errors.New("worker: Coordinator is empty")
+	case c.Name == "":
+		return c, errors.New("worker: Name is empty")
+	case c.Runner == nil:
+		return c, errors.New("worker: Runner is nil")
+	}
+	if c.Grace == 0 {
+		c.Grace = 10 * time.Second
+	}
+	if c.MinBackoff == 0 {
+		c.MinBackoff = 200 * time.Millisecond
+	}
+	if c.MaxBackoff == 0 {
+		c.MaxBackoff = 5 * time.Second
+	}
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	return c, nil
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time                         { return time.Now() }
+func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
+
+// worker is the loop's state. Only the goroutine of Run touches it, but for events and goroutines.
+type worker struct {
+	cfg      Config
+	log      *slog.Logger
+	protocol protocol
+
+	events     chan event // what streams and attempts tell the loop
+	over       <-chan struct{}
+	goroutines sync.WaitGroup
+
+	stream  *stream                 // nil: none
+	stop    context.CancelCauseFunc // of the running attempt; nil: none
+	reports *reports                // of the running attempt
+}
+
+// event is something that happened outside the loop.
+type event interface{}
+
+type (
+	streamOpened struct {
+		stream *stream
+		hello  chan<- *surmisev1.AttachRequest // takes the first message
+	}
+	streamMessage struct {
+		stream  *stream
+		message *surmisev1.AttachResponse
+	}
+	streamClosed struct {
+		stream *stream
+		err    error
+	}
+	// refused: the coordinator will never accept this worker.
+	refused struct{ err error }
+
+	attemptProgress   struct{ progress *surmisev1.Progress }
+	attemptCheckpoint struct{ checkpoint *surmisev1.Checkpoint }
+	attemptFinished   struct {
+		assignment Assignment
+		outcome    *surmisev1.AttachRequest
+	}
+)
+
+// Run works for a coordinator until ctx ends or the coordinator drains it; it then takes a checkpoint, hands back what
+// it holds, waits for that to be settled and returns nil. While the coordinator cannot be reached it goes on with its
+// job and tries again. An error means that the coordinator refused it for good.
+func Run(ctx context.Context, cfg Config) error {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return err
+	}
+	conn, err := dial(cfg)
+	if err != nil {
+		return fmt.Errorf("worker: coordinator %q: %w", cfg.Coordinator, err)
+	}
+	defer conn.Close()
+
+	// Streams and attempts outlive ctx: its end only begins an orderly stop.
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	w := &worker{
+		cfg:      cfg,
+		log:      cfg.Logger.With("worker", cfg.Name),
+		protocol: protocol{grace: cfg.Grace, hello: hello(cfg)},
+		events:   make(chan event),
+		over:     inner.Done(),
+	}
+	defer w.goroutines.Wait()
+	defer cancel()
+	w.goroutines.Go(func() { w.keepAttached(inner, surmisev1.NewWorkerServiceClient(conn)) })
+	return w.loop(ctx, inner)
+}
+
+func hello(cfg Config) *surmisev1.Hello {
+	return &surmisev1.Hello{
+		Name:       cfg.Name,
+		Labels:     cfg.Labels,
+		Threads:    int32(cfg.Threads),
+		Precisions: cfg.Precisions,
+		DataRoots:  cfg.DataRoots,
+		Version:    cfg.Version,
+	}
+}
+
+func (w *worker) loop(ctx, inner context.Context) error {
+	stopping := ctx.Done()
+	for {
+		now := w.cfg.Clock.Now()
+		if w.carryOut(inner, w.protocol.flush(now)) {
+			w.hangUp()
+			return nil
+		}
+		var alarm <-chan time.Time
+		if at := w.protocol.wake(); !at.IsZero() {
+			alarm = w.cfg.Clock.After(at.Sub(now))
+		}
+		select {
+		case <-stopping:
+			stopping = nil
+			w.log.Info("worker stops: its job is handed back", "cause", context.Cause(ctx))
+			w.protocol.drain()
+		case <-alarm:
+		case e := <-w.events:
+			if err := w.handle(w.cfg.Clock.Now(), e); err != nil {
+				if w.stop != nil {
+					w.stop(err)
+				}
+				return err
+			}
+		}
+	}
+}
+
+// handle passes an event on to the protocol.
+func (w *worker) handle(now time.Time, e event) error {
+	switch e := e.(type) {
+	case streamOpened:
+		w.stream = e.stream
+		w.protocol.opened(now)
+		e.hello <- w.protocol.greet()
+	case streamMessage:
+		if e.stream == w.stream { // not one that was given up
+			w.logMessage(e.message)
+			w.protocol.received(now, e.message)
+			if m := e.message.GetCheckpointRecorded(); m != nil && w.reports != nil {
+				w.reports.note(m)
+			}
+		}
+	case streamClosed:
+		if e.stream == w.stream {
+			w.stream = nil
+			w.protocol.closed()
+		}
+	case refused:
+		return e.err
+	case attemptProgress:
+		w.protocol.progressed(e.progress)
+	case attemptCheckpoint:
+		w.protocol.checkpointed(e.checkpoint)
+	case attemptFinished:
+		w.stop(nil)
+		w.stop, w.reports = nil, nil
+		w.logEnd(e)
+		w.protocol.finished(now, e.outcome)
+	}
+	return nil
+}
+
+// carryOut does what the protocol asks for and reports whether the worker is done.
+func (w *worker) carryOut(ctx context.Context, e effects) (exit bool) {
+	if e.redial != nil && w.stream != nil {
+		w.log.Warn("giving up the stream to the coordinator", "cause", e.redial)
+		w.stream.abandon(e.redial)
+		w.stream = nil
+	}
+	for _, m := range e.send {
+		if !w.stream.send(m) {
+			w.stream.abandon(errors.New("the coordinator does not read"))
+			w.stream = nil
+			w.protocol.closed()
+			break
+		}
+	}
+	if e.start != nil {
+		w.startAttempt(ctx, e.start)
+	}
+	if e.stop != nil && w.stop != nil {
+		w.log.Info("stopping the job", "cause", e.stop)
+		w.stop(e.stop)
+	}
+	return e.exit
+}
+
+// hangUp ends a stream that works in order: the coordinator has read all that was sent once it ends its side.
+func (w *worker) hangUp() {
+	if w.stream == nil || w.protocol.link != attached || w.protocol.attempt != nil {
+		return
+	}
+	w.stream.finish()
+	patience := w.cfg.Clock.After(w.cfg.Grace)
+	for {
+		select {
+		case e := <-w.events:
+			if closed, ok := e.(streamClosed); ok && closed.stream == w.stream {
+				return
+			}
+		case <-patience:
+			return
+		}
+	}
+}
+
+func (w *worker) startAttempt(ctx context.Context, l *surmisev1.Lease) {
+	a := Assignment{
+		Job: l.GetLease().GetJob(), Epoch: l.GetLease().GetEpoch(), Spec: l.GetSpec(),
+		ArtifactDir: l.GetArtifactDir(), ResumeFrom: l.GetResumeFrom(), ModelPath: l.GetModelPath(),
+	}
+	ctx, w.stop = context.WithCancelCause(ctx)
+	w.reports = newReports(w)
+	r := w.reports
+	w.log.Info("job begins", "job", a.Job, "epoch", a.Epoch, "resume_step", a.ResumeFrom.GetStep(), "artifacts", a.ArtifactDir)
+	w.goroutines.Go(func() {
+		result, err := w.runSafely(ctx, a, r)
+		w.tell(attemptFinished{a, outcomeOf(ctx, l.GetLease(), result, err)})
+	})
+}
+
+// tell hands an event to the loop, or drops it when the loop is over.
+func (w *worker) tell(e event) {
+	select {
+	case w.events <- e:
+	case <-w.over:
+	}
+}
+
+// A PanicError is a panic of a job, which fails the job and leaves the worker alive.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
+
+func (w *worker) runSafely(ctx context.Context, a Assignment, r Reports) (result *surmisev1.Result, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			panicked := &PanicError{p, debug.Stack()}
+			w.log.Error("panic in a job", "job", a.Job, "panic", p, "stack", string(panicked.Stack))
+			err = panicked
+		}
+	}()
+	return w.cfg.Runner.Run(ctx, a, r)
+}
+
+// outcomeOf words the end of an attempt: done; handed_back when it stopped because it was told to; else failed.
+func outcomeOf(ctx context.Context, lease *surmisev1.LeaseRef, result *surmisev1.Result, err error) *surmisev1.AttachRequest {
+	cause := context.Cause(ctx)
+	switch {
+	case err == nil && result == nil:
+		err = errors.New("the runner returned neither a result nor an error")
+	case err == nil:
+		return &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Done{Done: &surmisev1.Done{Lease: lease, Result: result}}}
+	case cause != nil && (errors.Is(err, cause) || errors.Is(err, context.Canceled)):
+		return handedBack(lease, cause)
+	}
+	blame := surmisev1.Blame_BLAME_JOB
+	if IsInfrastructure(err) {
+		blame = surmisev1.Blame_BLAME_INFRASTRUCTURE
+	}
+	return &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Failed{
+		Failed: &surmisev1.Failed{Lease: lease, Reason: bounded(err.Error()), Blame: blame}}}
+}
+
+// reports passes an attempt's words to the loop.
+type reports struct {
+	w        *worker
+	mu       sync.Mutex
+	recorded int32 // guarded by mu
+}
+
+func newReports(w *worker) *reports { return &reports{w: w, recorded: -1} }
+
+func (r *reports) Progress(p *surmisev1.Progress)     { r.w.tell(attemptProgress{p}) }
+func (r *reports) Checkpoint(c *surmisev1.Checkpoint) { r.w.tell(attemptCheckpoint{c}) }
+
+func (r *reports) Recorded() int32 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.recorded
+}
+
+func (r *reports) note(m *surmisev1.CheckpointRecorded) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.recorded = m.GetStep()
+}
+
+func (w *worker) logMessage(m *surmisev1.AttachResponse) {
+	switch m := m.GetMessage().(type) {
+	case *surmisev1.AttachResponse_Welcome:
+		w.log.Info("attached to the coordinator", "address", w.cfg.Coordinator)
+	case *surmisev1.AttachResponse_Revoked:
+		w.log.Warn("lease revoked", "job", m.Revoked.GetLease().GetJob(), "epoch", m.Revoked.GetLease().GetEpoch(), "reason", m.Revoked.GetReason())
+	case *surmisev1.AttachResponse_Settled:
+		w.log.Info("job settled", "job", m.Settled.GetLease().GetJob(), "epoch", m.Settled.GetLease().GetEpoch(), "state", m.Settled.GetState().String())
+	case *surmisev1.AttachResponse_Drain:
+		w.log.Info("drained by the coordinator", "reason", m.Drain.GetReason())
+	}
+}
+
+func (w *worker) logEnd(e attemptFinished) {
+	log := w.log.With("job", e.assignment.Job, "epoch", e.assignment.Epoch)
+	switch m := e.outcome.GetMessage().(type) {
+	case *surmisev1.AttachRequest_Done:
+		log.Info("job done")
+	case *surmisev1.AttachRequest_Failed:
+		log.Error("job failed", "reason", m.Failed.GetReason(), "blame", m.Failed.GetBlame().String())
+	case *surmisev1.AttachRequest_HandedBack:
+		log.Info("job stopped", "reason", m.HandedBack.GetReason())
+	}
+}
