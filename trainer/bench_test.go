@@ -18,7 +18,7 @@ func BenchmarkStep(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			r, err := Benchmark(b.Context(), Config{Model: shape, Batch: preset.batch}, b.N)
+			r, err := Benchmark(b.Context(), Config{Model: shape, Batch: preset.batch}.Defaults(), b.N)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -32,14 +32,14 @@ func BenchmarkStep(b *testing.B) {
 
 func TestBenchmark(t *testing.T) {
 	shape := model.Config{Objective: model.Masked, Size: 16, Frames: 4, Dim: 24, Depth: 1, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3}
-	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1}, 3)
+	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1}.Defaults(), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if r.StepSeconds <= 0 || r.GFLOPPerStep <= 0 || r.RooflineShare <= 0 || r.RooflineShare > 1.5 || r.Steps != 3 {
 		t.Errorf("got %+v", r)
 	}
-	if _, err := Benchmark(t.Context(), Config{Model: shape}, 0); err == nil || !strings.Contains(err.Error(), "steps") {
+	if _, err := Benchmark(t.Context(), Config{Model: shape}.Defaults(), 0); err == nil || !strings.Contains(err.Error(), "steps") {
 		t.Errorf("no steps: got %v, want an error that names them", err)
 	}
 }

@@ -30,11 +30,10 @@ type BenchmarkResult struct {
 
 // Benchmark times steps training steps of a config on random clips, after one to warm up.
 func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, error) {
-	cfg = cfg.Defaults()
 	if steps < 1 {
 		return BenchmarkResult{}, fmt.Errorf("steps is %d, want at least 1", steps)
 	}
-	cfg.Steps = steps + 1
+	cfg.Steps, cfg.WarmupSteps = steps+1, 0
 	if err := cfg.Validate(); err != nil {
 		return BenchmarkResult{}, fmt.Errorf("config: %w", err)
 	}

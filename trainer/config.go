@@ -12,8 +12,8 @@ import (
 )
 
 // Config is everything that a run's result depends on, beside the videos themselves.
-// The zero value of a field means its default, where one is named; Defaults fills
-// them in, for those who write a Config by hand.
+// Run takes every field as it is; Defaults fills in zero ones for those who write a
+// Config by hand.
 type Config struct {
 	Model model.Config `json:"model"`
 	Data  video.Spec   `json:"data"` // Size and Frames are the model's
@@ -50,8 +50,7 @@ const (
 	adamEps = 1e-8
 )
 
-// Defaults fills in what was left zero. Learning rates, decays and momenta are those
-// that trained the demo's model best (docs/experiments.md).
+// Defaults fills in what was left zero, with the defaults of the API (see job.proto).
 func (c Config) Defaults() Config {
 	c.Model = c.Model.WithDefaults()
 	c.Data.Size, c.Data.Frames = c.Model.Size, c.Model.Frames
@@ -71,6 +70,7 @@ func (c Config) Defaults() Config {
 	setDefault(&c.ScheduleScale, 1)
 	setDefault(&c.LossExponent, 1)
 	setDefault(&c.LogEvery, 10)
+	c.Data = c.Data.WithDefaults()
 	return c
 }
 

@@ -19,14 +19,14 @@ import (
 	"github.com/surmise-ml/surmise/video"
 )
 
-// Run trains a model on videos and keeps its checkpoints in dir. If dir holds a
+// Run trains a model on videos and keeps its checkpoints in dir. cfg is complete: zero
+// is a value (see Config.Defaults). If dir holds a
 // checkpoint, the run goes on from the newest whole one; with the same config and
 // number of threads its weights end bit-identical to those of an undisturbed run.
 //
 // When ctx ends, a checkpoint is written and Run returns ctx's cause. Errors name the
 // field, file or tensor; no checkpoint is damaged by any of them.
 func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, error) {
-	cfg = cfg.Defaults()
 	if err := cfg.Validate(); err != nil {
 		return Result{}, fmt.Errorf("config: %w", err)
 	}

@@ -66,7 +66,7 @@ func smallRun(t *testing.T, objective string) Config {
 		Model: model.Config{Objective: objective, Size: 32, Frames: 8, Dim: 24, Depth: 2, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3},
 		Data:  video.Spec{Data: []string{filepath.Join(dir, "clips")}},
 		Steps: 8, Batch: 3, Seed: 7, Threads: 2, CheckpointEvery: 1, LogEvery: 1, ClipNorm: 1,
-	}
+	}.Defaults()
 }
 
 // weightsOf is the digest of the weights and moments at the end of a run.
