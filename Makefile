@@ -4,10 +4,11 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 BUILD   := go build -ldflags '-X main.version=$(VERSION)'
 # Packages without OpenCV, tested once more with cgo off and with the race detector. (Under the race detector
 # the OpenCV binding would be compiled again.)
-PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/report/... ./trainer/checkpoint/... ./proto/... ./internal/...
+PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/report/... ./proto/... ./internal/... \
+           ./trainer/checkpoint/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
-.PHONY: help setup build demo test check lint race pure generate generated bench fuzz clean
+.PHONY: help setup build demo test check lint race pure generate generated bench microbench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,8 +51,10 @@ generated: ## check that the committed code is what `make generate` writes
 	after=$$(find proto -name '*.go' | sort | xargs sha256sum) && \
 	test "$$before" = "$$after" || { echo 'proto/: make generate changed the generated code; commit it'; exit 1; }
 
-bench: build ## training speed on this machine, and the benchmarks of the packages
-	bin/surmise bench --preset tiny --json
+bench: build ## training speed on this machine beside PyTorch's, where that is installed
+	bench/compare.sh
+
+microbench: setup ## the benchmarks of the packages
 	go test -run '^$$' -bench . ./...
 
 FUZZTIME ?= 20s
