@@ -120,7 +120,7 @@ func (s *server) up(change func(*coordinator.Config)) {
 	if s.srv, err = coordinator.New(s.cfg); err != nil {
 		s.t.Fatal(err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := new(net.ListenConfig).Listen(s.t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -227,7 +227,7 @@ func TestSeedsDiffer(t *testing.T) {
 			}
 			var key strings.Builder
 			for _, token := range masks[0].Context {
-				key.WriteRune(rune(token))
+				key.WriteRune(token)
 			}
 			seen[key.String()] = true
 		}

@@ -37,7 +37,7 @@ func identify(path string) (container, error) {
 	case errors.Is(err, os.ErrNotExist):
 		return container{}, errors.New("unreadable: no such file")
 	case err != nil:
-		return container{}, fmt.Errorf("unreadable: %v", errors.Unwrap(err))
+		return container{}, fmt.Errorf("unreadable: %w", errors.Unwrap(err))
 	case !info.Mode().IsRegular():
 		// A named pipe would block for ever, a device may hold anything.
 		return container{}, errors.New("unreadable: not a regular file")
@@ -46,13 +46,13 @@ func identify(path string) (container, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return container{}, fmt.Errorf("unreadable: %v", errors.Unwrap(err))
+		return container{}, fmt.Errorf("unreadable: %w", errors.Unwrap(err))
 	}
 	defer f.Close()
 	head := make([]byte, headBytes)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return container{}, fmt.Errorf("unreadable: %v", err)
+		return container{}, fmt.Errorf("unreadable: %w", err)
 	}
 	c := classify(head[:n])
 	c.size = info.Size()

@@ -82,10 +82,11 @@ func scan(ctx context.Context, r reading) (scanned, error) {
 		return s, &FileError{path, fmt.Sprintf("unreadable: %v", err)}
 	}
 	capture, err := gocv.VideoCaptureFileWithAPI(abs, gocv.VideoCaptureFFmpeg)
-	defer capture.Close()
 	if err != nil {
+		_ = capture.Close()
 		return s, &FileError{path, fmt.Sprintf("unreadable: OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.name)}
 	}
+	defer capture.Close()
 	if tag := printable(capture.CodecString()); tag != "" {
 		s.codec = tag
 	}

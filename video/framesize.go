@@ -22,10 +22,11 @@ func checkFrameSizes(ctx context.Context, path, abs, codec string, lim limits) e
 		return nil
 	}
 	capture, err := gocv.VideoCaptureFileWithAPI(abs, gocv.VideoCaptureFFmpeg)
-	defer capture.Close()
 	if err != nil {
+		_ = capture.Close()
 		return nil // it opened a moment ago: decoding will say what has become of it
 	}
+	defer capture.Close()
 	const undecoded = -1
 	capture.Set(gocv.VideoCaptureFormat, undecoded)
 	packet := gocv.NewMat()
@@ -93,7 +94,8 @@ func vp9Size(p []byte) (width, height int, ok bool) {
 	if profile == 3 {
 		b.bits(1)
 	}
-	if b.bits(1) == 1 || b.bits(1) == 1 { // shows a frame again, or is no key frame
+	again, inter := b.bits(1), b.bits(1)
+	if again == 1 || inter == 1 { // shows a frame once more, or is no key frame
 		return 0, 0, false
 	}
 	b.bits(2) // show_frame, error_resilient_mode

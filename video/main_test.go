@@ -52,7 +52,7 @@ func encode(t testing.TB, name string, args ...string) string {
 	}
 	path := filepath.Join(dir, name)
 	full := append([]string{"-v", "error", "-nostdin", "-y"}, args...)
-	command := exec.Command("ffmpeg", append(full, "-bitexact", path)...)
+	command := exec.CommandContext(t.Context(), "ffmpeg", append(full, "-bitexact", path)...)
 	var stderr bytes.Buffer
 	command.Stderr = &stderr
 	if err := command.Run(); err != nil {
@@ -75,7 +75,7 @@ func pattern(t testing.TB, name string, width, height, fps, frames int, more ...
 // ffmpegFrames decodes a file with the ffmpeg program: an implementation of decoding that is not ours.
 func ffmpegFrames(t testing.TB, path string) []byte {
 	t.Helper()
-	command := exec.Command("ffmpeg", "-v", "error", "-nostdin", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-vsync", "passthrough", "-sws_flags", "bicubic", "-")
+	command := exec.CommandContext(t.Context(), "ffmpeg", "-v", "error", "-nostdin", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-vsync", "passthrough", "-sws_flags", "bicubic", "-")
 	out, err := command.Output()
 	if err != nil {
 		t.Fatalf("ffmpeg -i %s: %v", path, err)

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 // run starts a coordinator process on dir and returns it with a client.
 func run(t *testing.T, dir string) (*exec.Cmd, surmisev1.JobServiceClient) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "--listen", "127.0.0.1:0", "--data-dir", dir)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), os.Args[0], "--listen", "127.0.0.1:0", "--data-dir", dir)
 	cmd.Env = append(os.Environ(), asCoordinator+"=1")
 	cmd.Stderr = t.Output()
 	out, err := cmd.StdoutPipe()
@@ -41,7 +41,7 @@ func run(t *testing.T, dir string) (*exec.Cmd, surmisev1.JobServiceClient) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill() })
+	t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may have ended
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		t.Fatalf("waiting for the address: %v", err)
@@ -68,7 +68,7 @@ func TestKilledCoordinatorKeepsWhatItAnswered(t *testing.T) {
 	if err := process.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	process.Wait() // its error is the signal
+	_ = process.Wait() // its error is the signal
 
 	process, jobs = run(t, dir)
 	got, err := jobs.GetJob(ctx, &surmisev1.GetJobRequest{Name: job.Name})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -37,6 +38,13 @@ on the possible clips through them, score held-out pairs of possible and impossi
 twin, print what the scores show, and write a report. A few minutes on two cores.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !cmd.Flags().Changed("log-level") { // the progress lines say what the services would
+				logger, err := newLogger(cmd.ErrOrStderr(), "warn", "text")
+				if err != nil {
+					return err
+				}
+				slog.SetDefault(logger)
+			}
 			return demo(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -51,7 +59,7 @@ twin, print what the scores show, and write a report. A few minutes on two cores
 }
 
 // demo reads from top to bottom what a user would do by hand.
-func demo(ctx context.Context, o demoOptions, out, show io.Writer) error {
+func demo(ctx context.Context, o demoOptions, out, show io.Writer) (err error) {
 	began := time.Now()
 	if err := freshDemoFolder(o.out); err != nil {
 		return err
@@ -83,7 +91,9 @@ func demo(ctx context.Context, o demoOptions, out, show io.Writer) error {
 	}()
 	defer func() {
 		stop()
-		<-ended // the worker hands back, the coordinator closes its store
+		if stopped := <-ended; err == nil { // the worker hands back, the coordinator closes its store
+			err = stopped
+		}
 	}()
 	var client *jobsClient
 	select {

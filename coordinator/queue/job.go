@@ -245,15 +245,15 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 		return j.lose(fmt.Sprintf("worker %s was lost", j.Worker), now)
 
 	case Cancel:
-		switch {
-		case j.State == Queued:
+		switch j.State {
+		case Queued:
 			return j.end(Cancelled, "cancelled", now)
-		case j.State == Leased || j.State == Running:
+		case Leased, Running:
 			j.State, j.Reason = Cancelling, "cancel requested"
 			return j, Effects{Log: LogCancelRequested, StopWorker: true}, nil
-		case j.State == Cancelling:
+		case Cancelling:
 			return j, Effects{StopWorker: true}, nil // the word may have been lost
-		case j.State == Cancelled:
+		case Cancelled:
 			return j, Effects{}, nil
 		default:
 			return j, Effects{}, fmt.Errorf("%w: it is %s", ErrEnded, j.State)

@@ -267,7 +267,7 @@ func (s *SQLite) update(ctx context.Context, f func(*sql.Tx, time.Time) error) e
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback() // no-op after Commit
+	defer func() { _ = tx.Rollback() }() // no-op after Commit
 	if err := f(tx, s.now().UTC().Truncate(time.Microsecond)); err != nil {
 		return err
 	}

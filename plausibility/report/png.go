@@ -6,6 +6,8 @@ import (
 	"image/color"
 	"io"
 	"math"
+	"strconv"
+	"strings"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -175,10 +177,11 @@ func newPlot(title string) *plot.Plot {
 	return p
 }
 
-// rgb reads #rrggbb.
+// rgb reads #rrggbb, one of this package's own colours.
 func rgb(hex string) color.RGBA {
-	var c color.RGBA
-	c.A = 255
-	fmt.Sscanf(hex, "#%02x%02x%02x", &c.R, &c.G, &c.B)
-	return c
+	x, err := strconv.ParseUint(strings.TrimPrefix(hex, "#"), 16, 24)
+	if err != nil {
+		panic(fmt.Sprintf("report: colour %q", hex))
+	}
+	return color.RGBA{R: uint8(x >> 16), G: uint8(x >> 8), B: uint8(x), A: 255}
 }

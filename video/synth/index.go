@@ -62,15 +62,13 @@ func writeEvents(path string, events []event) error {
 
 func writePairs(path string, events []event) error {
 	var text bytes.Buffer
-	rows := csv.NewWriter(&text)
-	rows.Write([]string{"path", "label", "group", "property"})
+	table := [][]string{{"path", "label", "group", "property"}}
 	for _, e := range events {
 		if e.Group != "" {
-			rows.Write([]string{e.Path, strconv.Itoa(e.Label), e.Group, e.Property})
+			table = append(table, []string{e.Path, strconv.Itoa(e.Label), e.Group, e.Property})
 		}
 	}
-	rows.Flush()
-	if err := rows.Error(); err != nil {
+	if err := csv.NewWriter(&text).WriteAll(table); err != nil {
 		return fmt.Errorf("writing %s: %w", pairsFile, err)
 	}
 	return writeSynced(path, text.Bytes())

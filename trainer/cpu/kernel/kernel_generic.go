@@ -337,9 +337,3 @@ func (reference) adamWEMA(p, g, m, v, ema []float32, h AdamW) {
 		}
 	}
 }
-
-func (reference) setup() {}
-
-func (reference) setFlushToZero() {}
-
-func (reference) features() string { return "plain Go" }

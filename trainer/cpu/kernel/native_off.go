@@ -7,3 +7,9 @@ type implementation = reference
 
 // Native tells whether this build has native kernels.
 const Native = false
+
+func (reference) setup() {}
+
+func (reference) setFlushToZero() {}
+
+func (reference) features() string { return "plain Go" }
