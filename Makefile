@@ -8,7 +8,7 @@ PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibi
            ./trainer/checkpoint/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
-.PHONY: help setup build demo test check lint race pure generate generated bench microbench fuzz clean
+.PHONY: help setup build demo test check lint race pure sanitize generate generated bench microbench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -24,9 +24,9 @@ build: setup ## bin/surmise, bin/coordinator (no cgo), bin/worker
 demo: build ## train a small model on made clips, score held-out pairs, write a report
 	bin/surmise demo
 
-test: setup check lint generated bin/tools/grpcurl ## everything: checks, all tests, the race detector, the build without cgo
+test: setup check lint generated bin/tools/grpcurl ## everything: checks, all tests, race detector, sanitizers, the build without cgo
 	go test ./...
-	$(MAKE) race pure
+	$(MAKE) race pure sanitize
 
 check: setup ## vet and gofmt
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt wants changes in:'; gofmt -l .; exit 1; }
@@ -42,6 +42,11 @@ race: setup ## what needs no OpenCV, under the race detector
 pure: setup ## what must work without cgo
 	CGO_ENABLED=0 go build -o /dev/null ./cmd/coordinator
 	CGO_ENABLED=0 go test $(PURE)
+	go test -tags nonative ./trainer/cpu/...
+
+sanitize: setup ## the native kernels under the address and the undefined-behaviour sanitizer
+	go test -asan ./trainer/cpu/kernel
+	CGO_CFLAGS='-O2 -g -fsanitize=undefined -fno-sanitize-recover=all' CGO_LDFLAGS=-fsanitize=undefined go test ./trainer/cpu/kernel
 
 generate: ## the Go of the API, from proto/
 	sh proto/generate.sh
