@@ -3,6 +3,7 @@ package plausibility
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -42,10 +43,20 @@ func OpenModel(path string) (*Model, error) {
 	if err := m.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("model %s: its config: %w", path, err)
 	}
-	if err := checkpoint.Assign(blank(m.Config), m.weights); err != nil {
+	if err := checkpoint.Match(shapes(m.Config), m.weights); err != nil {
 		return nil, fmt.Errorf("model %s: %w", path, err)
 	}
 	return m, nil
+}
+
+// shapes lists a model's tensors by name and shape, without values: a file may claim to
+// be a model that no memory holds.
+func shapes(c model.Config) []checkpoint.Tensor {
+	var out []checkpoint.Tensor
+	for _, p := range c.Params() {
+		out = append(out, checkpoint.Tensor{Name: p.Name, Shape: p.Shape})
+	}
+	return out
 }
 
 // Twin returns the same model with fresh weights: what the architecture alone scores.
@@ -56,15 +67,6 @@ func (m *Model) Twin(seed uint64) *Model {
 		t.weights = append(t.weights, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: init[p.Name]})
 	}
 	return t
-}
-
-// blank lists a model's tensors, all zero.
-func blank(c model.Config) []checkpoint.Tensor {
-	var out []checkpoint.Tensor
-	for _, p := range c.Params() {
-		out = append(out, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: make([]float32, p.Size())})
-	}
-	return out
 }
 
 // Network is a model on the CPU machine, ready to score windows. It implements
@@ -95,6 +97,10 @@ func (m *Model) Network(spec Spec, batch, threads int) (*Network, error) {
 		return nil, err
 	}
 	machine, err := cpu.Compile(scoring.Program, cpu.Options{Threads: threads})
+	var tooLarge *cpu.MemoryError
+	if errors.As(err, &tooLarge) {
+		return nil, fmt.Errorf("the model is too large to score batches of %d windows: %w: lower batch or threads", batch, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -131,8 +137,8 @@ func (n *Network) load(m *Model) error {
 // Surprise implements Predictor.
 func (n *Network) Surprise(ctx context.Context, windows []float32, count int) ([]WindowErrors, error) {
 	size := n.scoring.Config.ClipValues()
-	if len(windows) != count*size {
-		return nil, fmt.Errorf("%d windows of %d values: got %d values", count, size, len(windows))
+	if count < 0 || len(windows) != count*size {
+		return nil, fmt.Errorf("score windows: %d values, want %d windows of %d", len(windows), count, size)
 	}
 	out := make([]WindowErrors, 0, count)
 	for first := 0; first < count; first += n.batch {

@@ -31,7 +31,7 @@ func BenchmarkStep(b *testing.B) {
 }
 
 func TestBenchmark(t *testing.T) {
-	shape := model.Config{Objective: model.Masked, Size: 16, Frames: 4, Dim: 24, Depth: 1, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3}
+	shape := model.Config{Objective: model.Masked, Size: 32, Frames: 4, Dim: 24, Depth: 1, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3}
 	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1}.Defaults(), 3)
 	if err != nil {
 		t.Fatal(err)

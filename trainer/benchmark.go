@@ -62,12 +62,12 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 		if err := context.Cause(ctx); err != nil {
 			return r, err
 		}
-		context, pred, err := masks.batch(step)
+		visible, hidden, err := masks.batch(step)
 		if err != nil {
 			return r, err
 		}
 		began := time.Now()
-		if _, err := s.step(step, clips, context, pred); err != nil {
+		if _, err := s.step(step, clips, visible, hidden); err != nil {
 			return r, err
 		}
 		if step > 1 {

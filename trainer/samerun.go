@@ -1,11 +1,73 @@
 package trainer
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
+
+	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/video"
 )
+
+// sameRun refuses a checkpoint whose config differs in anything that its weights
+// depend on, and names it. Threads, log and checkpoint intervals, and where files may
+// be read do not count. A setting that this program does not know counts.
+func sameRun(checkpointed json.RawMessage, cfg Config) error {
+	var old Config
+	dec := json.NewDecoder(bytes.NewReader(checkpointed))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&old); err != nil {
+		return fmt.Errorf("config of the checkpoint: %w", err)
+	}
+	for _, c := range []*Config{&old, &cfg} {
+		c.Threads, c.LogEvery, c.CheckpointEvery = 0, 0, 0
+		c.Data.Roots, c.Data.CacheMiB, c.Data.MaxUnusable = nil, 0, 0
+	}
+	a, err := flatten(old)
+	if err != nil {
+		return err
+	}
+	b, err := flatten(cfg)
+	if err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(a, b) {
+		if a[name] != b[name] {
+			return fmt.Errorf("it was made with %s %s, this run has %s: train into another folder, or use the same config", name, orNone(a[name]), orNone(b[name]))
+		}
+	}
+	return nil
+}
+
+// identify digests what clips are cut from: name, frames, size and rate of every usable
+// file, in their order. Their folder is left out, because data may move.
+func identify(verdicts []video.Verdict) checkpoint.Dataset {
+	var d checkpoint.Dataset
+	h := sha256.New()
+	for _, v := range verdicts {
+		if v.Usable {
+			d.Files++
+			fmt.Fprintf(h, "%q %d %d %d %g\n", filepath.Base(v.Path), v.Frames, v.Height, v.Width, v.FPS)
+		}
+	}
+	d.SHA256 = hex.EncodeToString(h.Sum(nil))
+	return d
+}
+
+// sameVideos refuses a checkpoint that was trained on other videos: a file more or less
+// gives every later step other clips.
+func sameVideos(old, now checkpoint.Dataset) error {
+	if old == now {
+		return nil
+	}
+	return fmt.Errorf("data: the videos have changed: it was trained on %d usable files (sha256 of the list %.12s), now there are %d (%.12s): put them back as they were, or train into another folder",
+		old.Files, old.SHA256, now.Files, now.SHA256)
+}
 
 // flatten lists a config's settings by path, such as model.patch, as JSON text.
 func flatten(c Config) (map[string]string, error) {

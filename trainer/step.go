@@ -4,15 +4,17 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
 
 // stepper takes optimiser steps of one model on one machine.
 type stepper struct {
-	cfg   Config
-	model *model.Training
-	m     graph.Machine
+	cfg     Config
+	model   *model.Training
+	m       graph.Machine
+	dataset checkpoint.Dataset // what its clips are cut from
 }
 
 // figures are what one step measures.
@@ -30,10 +32,14 @@ func newTraining(cfg Config, groups int) (*model.Training, error) {
 // step takes step number n, counted from 1, on clips [B,3,T,H,W] with their masks
 // (see model.Graph.Pack). A loss or gradient that is not finite is an error, and then
 // no weight has changed.
-func (s *stepper) step(n int, clips []float32, context, pred [][]int32) (figures, error) {
+func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figures, error) {
 	var f figures
-	copy(s.m.Floats(s.model.Clip), clips)
-	if err := s.model.Pack(s.m, context, pred); err != nil {
+	input := s.m.Floats(s.model.Clip)
+	if len(clips) != len(input) {
+		return f, fmt.Errorf("step %d: clips of %d values, want %d", n, len(clips), len(input))
+	}
+	copy(input, clips)
+	if err := s.model.Pack(s.m, visible, hidden); err != nil {
 		return f, fmt.Errorf("step %d: %w", n, err)
 	}
 	s.cfg.schedule(n, s.m.Floats(s.model.Schedule))

@@ -7,22 +7,18 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"runtime"
-	"time"
 
-	"github.com/surmise-ml/surmise/masking"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
-	"github.com/surmise-ml/surmise/trainer/graph"
-	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 )
 
 // Run trains a model on videos and keeps its checkpoints in dir. cfg is complete: zero
-// is a value (see Config.Defaults). If dir holds a
-// checkpoint, the run goes on from the newest whole one; with the same config and
-// number of threads its weights end bit-identical to those of an undisturbed run.
+// is a value (see Config.Defaults). If dir holds a checkpoint, the run goes on from the
+// newest whole one; with the same config and number of threads its weights end
+// bit-identical to those of an undisturbed run. A checkpoint of another config, or of
+// other videos, is refused.
 //
 // When ctx ends, a checkpoint is written and Run returns ctx's cause. Errors name the
 // field, file or tensor; no checkpoint is damaged by any of them.
@@ -40,17 +36,17 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	if err := checkpoint.Sweep(dir); err != nil {
 		return Result{}, err
 	}
+	s, err := newStepper(cfg, masks.groups()) // before the videos: a model too large is known at once
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { _ = s.m.Close() }()
 	data, err := video.OpenDataset(ctx, cfg.Data, hooks.Indexing)
 	if err != nil {
 		return Result{}, fmt.Errorf("open the training videos: %w", err)
 	}
 	result := Result{Verdicts: data.Verdicts()}
-
-	s, err := newStepper(cfg, masks.groups())
-	if err != nil {
-		return result, err
-	}
-	defer func() { _ = s.m.Close() }()
+	s.dataset = identify(result.Verdicts)
 	done, err := s.resume(dir)
 	if err != nil {
 		return result, fmt.Errorf("resume from %s: %w", dir, err)
@@ -66,31 +62,33 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	report := newReporter(cfg, data, hooks)
 	saved := done // the step of the newest checkpoint
 	save := func(step int) error {
-		if result.Checkpoint, err = s.save(dir, step, report.last.Loss); err != nil {
+		path, err := s.save(dir, step, report.last.Loss)
+		if err != nil {
 			return err
 		}
-		saved = step
+		saved, result.Checkpoint = step, path
 		if hooks.Checkpoint != nil {
-			return hooks.Checkpoint(result.Checkpoint, step)
+			return hooks.Checkpoint(path, step)
 		}
 		return nil
 	}
 	for step := done + 1; step <= cfg.Steps; step++ {
 		clips, waited, err := feed.Next(ctx)
 		if ctx.Err() != nil {
+			stopped := context.Cause(ctx)
 			if saved < step-1 {
-				return result, errors.Join(context.Cause(ctx), save(step-1))
+				stopped = errors.Join(stopped, save(step-1))
 			}
-			return result, context.Cause(ctx)
+			return result, stopped
 		}
 		if err != nil {
 			return result, fmt.Errorf("step %d: %w", step, err)
 		}
-		context, pred, err := masks.batch(step)
+		visible, hidden, err := masks.batch(step)
 		if err != nil {
 			return result, fmt.Errorf("step %d: %w", step, err)
 		}
-		f, err := s.step(step, clips, context, pred)
+		f, err := s.step(step, clips, visible, hidden)
 		if err != nil {
 			return result, err
 		}
@@ -108,54 +106,6 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	return result, err
 }
 
-// masks draws the masks of every step's batch.
-type masks struct {
-	cfg Config
-	gen masking.Generator
-}
-
-func newMasks(cfg Config) (masks, error) {
-	spec := cfg.Mask
-	if cfg.Model.Objective == model.NextTubelet {
-		spec = masking.Spec{Kind: masking.KindNextTubelet}
-	}
-	t, h, w := cfg.Model.Grid()
-	gen, err := masking.New(spec, masking.Grid{T: t, H: h, W: w})
-	if err != nil {
-		return masks{}, fmt.Errorf("mask: %w", err)
-	}
-	return masks{cfg, gen}, nil
-}
-
-// groups is the number of segments that a clip has in the graph.
-func (m masks) groups() int { return max(1, m.gen.Groups()) }
-
-// batch returns the visible and hidden tokens of step's batch, [B·groups], clip-major;
-// both empty for objectives without masks. Each clip's masks follow from the seed and
-// its place in the run, whatever came before.
-func (m masks) batch(step int) (context, pred [][]int32, err error) {
-	if m.gen.Groups() == 0 {
-		return nil, nil, nil
-	}
-	batch := make([][]masking.Mask, m.cfg.Batch)
-	for i := range batch {
-		clip := uint64(step-1)*uint64(m.cfg.Batch) + uint64(i)
-		seed := rand.NewPCG(m.cfg.Seed, clip).Uint64()
-		if batch[i], err = m.gen.Masks(seed); err != nil {
-			return nil, nil, fmt.Errorf("masks of clip %d: %w", clip, err)
-		}
-	}
-	if m.cfg.Truncate {
-		batch = masking.Truncate(batch)
-	}
-	for _, clip := range batch {
-		for _, mask := range clip {
-			context, pred = append(context, mask.Context), append(pred, mask.Target)
-		}
-	}
-	return context, pred, nil
-}
-
 // newStepper builds the training graph with fresh weights on the CPU machine.
 func newStepper(cfg Config, groups int) (*stepper, error) {
 	t, err := newTraining(cfg, groups)
@@ -164,6 +114,10 @@ func newStepper(cfg Config, groups int) (*stepper, error) {
 	}
 	t.Program.Results = append(t.Program.Results, t.Target) // for the monitors
 	m, err := cpu.Compile(t.Program, cpu.Options{Threads: cfg.Threads})
+	var tooLarge *cpu.MemoryError
+	if errors.As(err, &tooLarge) {
+		return nil, fmt.Errorf("the model is too large: %w: lower threads, batch, model.frames, model.size, model.dim or model.depth", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -194,7 +148,8 @@ func (s *stepper) save(dir string, step int, loss float64) (string, error) {
 		return "", fmt.Errorf("save checkpoint: %w", err)
 	}
 	weights, moments := s.tensors()
-	m := checkpoint.Manifest{Step: step, Config: config, Seed: s.cfg.Seed, Threads: s.cfg.Threads, DataPosition: int64(step) * int64(s.cfg.Batch)}
+	m := checkpoint.Manifest{Step: step, Config: config, Seed: s.cfg.Seed, Threads: s.cfg.Threads,
+		Dataset: s.dataset, DataPosition: int64(step) * int64(s.cfg.Batch)}
 	if !math.IsNaN(loss) {
 		m.Metrics = map[string]float64{"loss": loss}
 	}
@@ -202,7 +157,8 @@ func (s *stepper) save(dir string, step int, loss float64) (string, error) {
 }
 
 // resume loads the newest whole checkpoint of dir, if there is one, and returns the
-// steps that are done. A checkpoint of another config is refused with the field's name.
+// steps that are done. A checkpoint of another config or other videos is refused with
+// the field's name.
 func (s *stepper) resume(dir string) (int, error) {
 	path, ok, err := checkpoint.Latest(dir)
 	if err != nil || !ok {
@@ -213,6 +169,9 @@ func (s *stepper) resume(dir string) (int, error) {
 		return 0, err
 	}
 	if err := sameRun(c.Manifest.Config, s.cfg); err != nil {
+		return 0, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := sameVideos(c.Manifest.Dataset, s.dataset); err != nil {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	if c.Manifest.Threads != s.cfg.Threads {
@@ -230,83 +189,4 @@ func (s *stepper) resume(dir string) (int, error) {
 		return 0, fmt.Errorf("%s: optimiser: %w", path, err)
 	}
 	return c.Manifest.Step, nil
-}
-
-// sameRun refuses a checkpoint whose config differs in anything that its weights
-// depend on, and names it. Threads, log and checkpoint intervals, and where files may
-// be read do not count.
-func sameRun(checkpointed json.RawMessage, cfg Config) error {
-	var old Config
-	if err := json.Unmarshal(checkpointed, &old); err != nil {
-		return fmt.Errorf("config of the checkpoint: %w", err)
-	}
-	for _, c := range []*Config{&old, &cfg} {
-		c.Threads, c.LogEvery, c.CheckpointEvery = 0, 0, 0
-		c.Data.Roots, c.Data.CacheMiB, c.Data.MaxUnusable = nil, 0, 0
-	}
-	a, err := flatten(old)
-	if err != nil {
-		return err
-	}
-	b, err := flatten(cfg)
-	if err != nil {
-		return err
-	}
-	for _, name := range sortedKeys(a, b) {
-		if a[name] != b[name] {
-			return fmt.Errorf("it was made with %s %s, this run has %s: train into another folder, or use the same config", name, orNone(a[name]), orNone(b[name]))
-		}
-	}
-	return nil
-}
-
-// reporter turns steps into progress reports.
-type reporter struct {
-	cfg              Config
-	hooks            Hooks
-	now              func() time.Time
-	last             Progress
-	since            time.Time // of the last report
-	steps            int       // since then
-	waited           time.Duration
-	usable, unusable int
-}
-
-func newReporter(cfg Config, data *video.Dataset, hooks Hooks) *reporter {
-	r := &reporter{cfg: cfg, hooks: hooks, now: hooks.Now, usable: data.Len(), unusable: len(data.Verdicts()) - data.Len()}
-	if r.now == nil {
-		r.now = time.Now
-	}
-	r.last.Loss = math.NaN()
-	r.since = r.now()
-	return r
-}
-
-// step takes note of one step, and reports every LogEvery of them, the first and the last.
-func (r *reporter) step(step int, f figures, waited time.Duration, s *stepper) {
-	r.steps++
-	r.waited += waited
-	r.last.Loss = f.loss
-	if step != 1 && step != r.cfg.Steps && step%r.cfg.LogEvery != 0 {
-		return
-	}
-	now := r.now()
-	elapsed := max(now.Sub(r.since), time.Nanosecond)
-	each := elapsed / time.Duration(r.steps)
-	r.last = Progress{
-		Step: step, Steps: r.cfg.Steps,
-		Loss: f.loss, LossJEPA: f.jepa, LossVariance: f.variance,
-		LearningRate:   float64(s.m.Floats(s.model.Schedule)[graph.LearningRate]),
-		GradNorm:       math.Hypot(f.norms[0], f.norms[1]),
-		ClipsPerSecond: float64(r.steps*r.cfg.Batch) / elapsed.Seconds(),
-		StepSeconds:    each.Seconds(),
-		DataWaitShare:  r.waited.Seconds() / elapsed.Seconds(),
-		Collapse:       measureCollapse(s.m.Floats(s.model.Target), r.cfg.Batch, r.cfg.Model.Dim),
-		ETA:            each * time.Duration(r.cfg.Steps-step),
-		Videos:         r.usable, Unusable: r.unusable,
-	}
-	r.since, r.steps, r.waited = r.now(), 0, 0
-	if r.hooks.Progress != nil {
-		r.hooks.Progress(r.last)
-	}
 }

@@ -52,9 +52,17 @@ type Manifest struct {
 	Config       json.RawMessage    `json:"config"`            // what the run was started with; a JSON object
 	Seed         uint64             `json:"seed"`              // every random number of the run follows from it
 	Threads      int                `json:"threads"`           // sums are bit-identical only with as many
+	Dataset      Dataset            `json:"dataset,omitzero"`  // what the clips were cut from
 	DataPosition int64              `json:"data_position"`     // training clips consumed so far
 	Metrics      map[string]float64 `json:"metrics,omitempty"` // of the last step; finite
 	Files        map[string]Digest  `json:"files"`             // by file name; set by Save
+}
+
+// Dataset identifies the files that a run trains on. The same seed and position give the same clips only
+// from the same files in the same order.
+type Dataset struct {
+	Files  int    `json:"files"`  // that could be used
+	SHA256 string `json:"sha256"` // of what the trainer knows of each, in their order
 }
 
 // Checkpoint is one checkpoint in memory.

@@ -351,6 +351,13 @@ func TestAssign(t *testing.T) {
 		t.Errorf("assigned %v", dst)
 	}
 
+	if err := Match([]Tensor{{Name: "w", Shape: []int{2}}, {Name: "b"}}, []Tensor{b, w}); err != nil {
+		t.Errorf("shapes alone: %v", err)
+	}
+	if err := Assign([]Tensor{{Name: "w", Shape: []int{2}}, {Name: "b"}}, []Tensor{b, w}); err == nil || !strings.Contains(err.Error(), "room for 0") {
+		t.Errorf("no room for the values: got %v", err)
+	}
+
 	many := []Tensor{w, b}
 	for i := range 7 {
 		many = append(many, Tensor{Name: fmt.Sprint("x", i), Data: []float32{1}})

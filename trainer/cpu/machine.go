@@ -15,6 +15,7 @@
 package cpu
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -31,6 +32,22 @@ type Options struct {
 	// Threads that run clips, each locked to an OS thread; 0 takes as many as Go may
 	// use (GOMAXPROCS, which follows a container's CPU limit). Never more than clips.
 	Threads int
+	// Memory that the machine may take, bytes; 0: as much as the system has left.
+	Memory int64
+}
+
+// MemoryError refuses a program before anything is allocated for it.
+type MemoryError struct {
+	Shared    int64 // bytes of weights, moments, gradients, inputs and results
+	PerThread int64 // bytes of a clip's buffers and a thread's sums of gradients
+	Threads   int
+	Available int64 // bytes
+}
+
+func (e *MemoryError) Error() string {
+	gib := func(bytes int64) string { return fmt.Sprintf("%.3g GiB", float64(bytes)/(1<<30)) }
+	return fmt.Sprintf("it takes %s of memory (%s, and %s for each of %d threads), %s are available",
+		gib(e.Shared+int64(e.Threads)*e.PerThread), gib(e.Shared), gib(e.PerThread), e.Threads, gib(e.Available))
 }
 
 // Machine runs one program. It is used from one goroutine at a time.
@@ -44,11 +61,11 @@ type Machine struct {
 	workers []*worker
 	wg      sync.WaitGroup
 	active  int  // clips of the batch that are run
-	failed  bool // the last Run ended in an error
-	ran     bool
+	ran     bool // there are results that Update has not applied
 }
 
-// Compile plans a program and starts its threads; Close ends them.
+// Compile plans a program and starts its threads; Close ends them. One that does not
+// fit in memory is a *MemoryError.
 func Compile(p *graph.Program, o Options) (*Machine, error) {
 	if o.Threads < 0 {
 		return nil, fmt.Errorf("threads is %d, want 0 (all) or more", o.Threads)
@@ -63,7 +80,7 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 		return nil, fmt.Errorf("plan for the CPU: %w", err)
 	}
 	m := &Machine{plan: pl, active: p.Clips, ints: map[*G.Node][]int32{}, floats: map[*G.Node][]float32{}}
-	if err := m.allocate(o.Threads); err != nil {
+	if err := m.allocate(o); err != nil {
 		return nil, err
 	}
 	for _, w := range m.workers {
@@ -80,18 +97,29 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 }
 
 // allocate lays out everything the machine will ever use, in one piece of memory.
-func (m *Machine) allocate(threads int) error {
+func (m *Machine) allocate(o Options) error {
 	const align = 16 // floats: a cache line
 	round := func(n int) int { return (n + align - 1) / align * align }
-	var size int
+	var size, indices int
 	var global G.Nodes
 	for _, n := range m.plan.once {
-		if n.Dtype() != tensor.Int32 {
-			global = append(global, n)
-			size += round(n.Shape().TotalSize())
+		if n.Dtype() == tensor.Int32 {
+			indices += n.Shape().TotalSize()
+			continue
 		}
+		global = append(global, n)
+		size += round(n.Shape().TotalSize())
 	}
+	threads := o.Threads
 	perThread := round(m.plan.clipFloats) + round(m.plan.sumFloats) + round(m.plan.scratchFloats)
+	needs := MemoryError{Shared: 4 * int64(size+indices), PerThread: 4 * int64(perThread), Threads: threads, Available: o.Memory}
+	known := needs.Available > 0
+	if !known {
+		needs.Available, known = availableMemory()
+	}
+	if known && needs.Shared+int64(threads)*needs.PerThread > needs.Available {
+		return &needs
+	}
 	var err error
 	if m.memory, err = newArena(size + threads*perThread); err != nil {
 		return fmt.Errorf("memory for %d threads of %d floats and %d floats of weights, moments and gradients: %w", threads, perThread, size, err)
@@ -140,7 +168,7 @@ func (m *Machine) SetClips(n int) error {
 
 // Run computes the results. On an error the state is untouched.
 func (m *Machine) Run() error {
-	m.ran, m.failed = true, true
+	m.ran = false
 	if err := m.checkLayout(); err != nil {
 		return err
 	}
@@ -163,7 +191,7 @@ func (m *Machine) Run() error {
 	for _, n := range m.plan.epilogue {
 		m.runOnce(n)
 	}
-	m.failed = false
+	m.ran = true
 	return nil
 }
 
@@ -199,6 +227,11 @@ func (m *Machine) checkLayout() error {
 			if rows := m.rowsOf(n, b); rows > capacity {
 				return fmt.Errorf("%s: clip %d has %d rows, the graph was built for %d", n.Name(), b, rows, capacity)
 			}
+		}
+	}
+	for _, a := range m.plan.agreements {
+		if err := a.check(m); err != nil {
+			return err
 		}
 	}
 	for _, c := range m.plan.indexChecks {
@@ -292,11 +325,12 @@ func (m *Machine) adamSteps() ([]adamStep, error) {
 	return steps, nil
 }
 
-// Update applies AdamW and the moving average of the last Run, in place.
+// Update applies AdamW and the moving average of the last Run, in place, once.
 func (m *Machine) Update() error {
-	if !m.ran || m.failed {
-		return fmt.Errorf("update: there is no successful run to apply")
+	if !m.ran {
+		return errors.New("update: there is no successful run that was not applied")
 	}
+	m.ran = false
 	return m.all((*worker).update)
 }
 

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -118,7 +119,7 @@ func TestEveryOperationAgainstItsReference(t *testing.T) {
 						}
 					}
 					for _, n := range tr.Program.Results {
-						compare(t, n, machine.Floats(n), oracle.Floats(n), rowsUsed(machine, n))
+						checkClose(t, n, machine.Floats(n), oracle.Floats(n), rowsUsed(machine, n), 2e-5, 1e-9)
 					}
 					for _, m := range []graph.Machine{oracle, machine} {
 						if err := m.Update(); err != nil {
@@ -129,7 +130,7 @@ func TestEveryOperationAgainstItsReference(t *testing.T) {
 						if strings.HasSuffix(n.Name(), "qkv.bias") {
 							continue // the keys' third has gradient 0: AdamW makes steps of its rounding
 						}
-						compare(t, n, machine.Floats(n), oracle.Floats(n), -1)
+						checkClose(t, n, machine.Floats(n), oracle.Floats(n), -1, 2e-5, 1e-9)
 					}
 				}
 			})
@@ -161,24 +162,6 @@ func rowsUsed(m *Machine, n *G.Node) int {
 	}
 	off := m.ints[pl.offsets]
 	return int(off[len(off)-1])
-}
-
-func compare(t *testing.T, n *G.Node, got, want []float32, rows int) {
-	t.Helper()
-	if rows >= 0 {
-		d := n.Shape()[1]
-		got, want = got[:rows*d], want[:rows*d]
-	}
-	var most, worst float64
-	for i := range want {
-		most = max(most, math.Abs(float64(want[i])))
-		if d := math.Abs(float64(got[i] - want[i])); d > worst || math.IsNaN(d) {
-			worst = d
-		}
-	}
-	if !(worst <= 2e-5*most+1e-9) {
-		t.Errorf("%v %s %v: differs by %.2g where the largest element is %.2g", n.Op(), n.Name(), n.Shape(), worst, most)
-	}
 }
 
 // The same bits from run to run, and the same losses whatever the number of threads.
@@ -229,8 +212,14 @@ func TestStepsDoNotAllocate(t *testing.T) {
 		}
 	}
 	step()
-	if n := testing.AllocsPerRun(5, step); n > 0 {
-		t.Errorf("%g allocations a step, want none", n)
+	// The runtime itself allocates now and then, where a goroutine waits on a channel; a step that allocates
+	// does so every time.
+	least := math.Inf(1)
+	for tries := 0; tries < 5 && least > 0; tries++ {
+		least = min(least, testing.AllocsPerRun(5, step))
+	}
+	if least > 0 {
+		t.Errorf("%g allocations a step, want none", least)
 	}
 }
 
@@ -273,11 +262,18 @@ func TestImpossibleSettings(t *testing.T) {
 	if _, err := Compile(tr.Program, Options{Threads: -1}); err == nil || !strings.Contains(err.Error(), "threads") {
 		t.Errorf("-1 threads: got %v, want an error that names them", err)
 	}
+	var tooLarge *MemoryError
+	if _, err := Compile(tr.Program, Options{Threads: 2, Memory: 1000}); !errors.As(err, &tooLarge) || tooLarge.Available != 1000 || tooLarge.Threads != 2 {
+		t.Errorf("1000 bytes: got %v, want a MemoryError", err)
+	}
 	m, err := Compile(tr.Program, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer m.Close()
+	if need := tooLarge.Shared + 2*tooLarge.PerThread; need < int64(m.Bytes()) || need > 2*int64(m.Bytes())+4096 {
+		t.Errorf("the estimate is %d bytes, the machine took %d", need, m.Bytes())
+	}
 	if want := min(2, runtime.GOMAXPROCS(0)); len(m.workers) != want {
 		t.Errorf("%d threads by default, want %d", len(m.workers), want)
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
 
 	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
 	"github.com/surmise-ml/surmise/trainer/graph"
@@ -30,7 +31,9 @@ type plan struct {
 
 	clipFloats, sumFloats, scratchFloats, longestOffsets int
 
+	// What is checked of the int32 inputs before every run.
 	spaces      map[*G.Node]int // offsets -> rows of a clip at most
+	agreements  []agreement
 	indexChecks []indexCheck
 }
 
@@ -50,6 +53,28 @@ type place struct {
 	width    int     // floats of a row
 	capacity int     // rows of a clip at most
 	offsets  *G.Node // of its space; nil: every clip has capacity rows
+}
+
+// agreement says that two spaces give every clip the same rows, because an operation
+// reads one beside the other.
+type agreement struct {
+	a, b     *G.Node // offsets; b nil: every clip has capacity rows
+	capacity int
+}
+
+func (g agreement) check(m *Machine) error {
+	a := m.offsets(g.a)
+	for clip := range m.plan.clips {
+		last, want, with := int(a.all[(clip+1)*a.k]), (clip+1)*g.capacity, "a full clip"
+		if g.b != nil {
+			b := m.offsets(g.b)
+			want, with = int(b.all[(clip+1)*b.k]), g.b.Name()
+		}
+		if last != want {
+			return fmt.Errorf("%s: clip %d ends at row %d, by %s at row %d", g.a.Name(), clip, last, with, want)
+		}
+	}
+	return nil
 }
 
 // indexCheck says that an index input must stay inside a space or table.
@@ -107,9 +132,12 @@ func newPlan(p *graph.Program) (*plan, error) {
 		return nil, err
 	}
 	for _, n := range p.Results {
-		if kinds[n] == clip {
+		switch kinds[n] {
+		case clip:
 			pl.result[n] = true
 			pl.once = append(pl.once, n)
+		case updating:
+			return nil, fmt.Errorf("result %v is part of an update", n.Op())
 		}
 	}
 	// Leaves that no operation reads (an input of an unused branch) still have memory.
@@ -131,16 +159,22 @@ func (p *plan) classify(order G.Nodes) (map[*G.Node]kind, error) {
 	for _, n := range order {
 		in := graph.Children(n)
 		p.children[n] = in
+		if n.Dtype() == tensor.Float64 {
+			return nil, fmt.Errorf("%v (%s) is float64; the CPU machine runs float32", n, n.Name())
+		}
 		if n.Op() == nil {
 			kinds[n] = once
 			p.once = append(p.once, n)
 			continue
 		}
-		k, err := p.kindOf(n, in, kinds)
+		k, err := kindOf(n, in, kinds)
 		if err != nil {
 			return nil, err
 		}
 		kinds[n] = k
+		if err := p.checkInputs(n, in, kinds); err != nil {
+			return nil, err
+		}
 		switch k {
 		case clip:
 			if err := p.addSpace(n, in); err != nil {
@@ -168,7 +202,7 @@ func (p *plan) classify(order G.Nodes) (map[*G.Node]kind, error) {
 			}
 		}
 		for _, c := range in {
-			if k == clip && afterClips[c] {
+			if (k == clip || k == sum) && afterClips[c] {
 				return nil, fmt.Errorf("%v needs a sum over clips (%v) before all clips are done", n.Op(), c.Op())
 			}
 		}
@@ -184,32 +218,20 @@ func scalarSum(n *G.Node) (G.Op, bool) {
 	return n.Op(), false
 }
 
-func (p *plan) kindOf(n *G.Node, in G.Nodes, kinds map[*G.Node]kind) (kind, error) {
-	rows := slices.ContainsFunc(in, func(c *G.Node) bool { return kinds[c] == clip })
+func kindOf(n *G.Node, in G.Nodes, kinds map[*G.Node]kind) (kind, error) {
 	switch n.Op().(type) {
-	case *graph.PatchifyOp, *graph.LookupOp:
-		return clip, nil
-	case *graph.LinearOp, *graph.LinearGradXOp, *graph.GELUOp, *graph.GELUGradOp, *graph.LayerNormOp, *graph.LayerNormGradXOp,
-		*graph.AttentionOp, *graph.AttentionGradOp, *graph.GatherOp, *graph.ScatterOp, *graph.LpLossGradOp, *graph.RowErrorOp,
-		*graph.VarianceHingeGradOp:
-		if !rows {
-			return 0, fmt.Errorf("%v on weights alone is not supported", n.Op())
-		}
+	case *graph.PatchifyOp, *graph.LookupOp, *graph.LinearOp, *graph.LinearGradXOp, *graph.GELUOp, *graph.GELUGradOp,
+		*graph.LayerNormOp, *graph.LayerNormGradXOp, *graph.AttentionOp, *graph.AttentionGradOp, *graph.GatherOp, *graph.ScatterOp,
+		*graph.LpLossGradOp, *graph.RowErrorOp, *graph.VarianceHingeGradOp:
 		return clip, nil
 	case *graph.LinearGradWOp, *graph.ColumnSumOp, *graph.LayerNormGradScaleOp, *graph.LookupGradOp, *graph.LpLossOp, *graph.VarianceHingeOp:
-		if !rows {
-			return 0, fmt.Errorf("%v on weights alone is not supported", n.Op())
-		}
 		return sum, nil
 	case *graph.AddOp, *graph.ScaleOp:
-		if rows {
+		if slices.ContainsFunc(in, func(c *G.Node) bool { return kinds[c] == clip }) {
 			return clip, nil
 		}
 		return once, nil
 	case *graph.OnesOp, *graph.SumSquaresOp, *graph.ClipFactorOp:
-		if rows {
-			return 0, fmt.Errorf("%v over the rows of clips is not supported", n.Op())
-		}
 		return once, nil
 	case *graph.FirstMomentOp, *graph.SecondMomentOp, *graph.AdamWOp, *graph.EMAOp:
 		return updating, nil
@@ -217,23 +239,107 @@ func (p *plan) kindOf(n *G.Node, in G.Nodes, kinds map[*G.Node]kind) (kind, erro
 	return 0, fmt.Errorf("operation %v is not known to the CPU machine", n.Op())
 }
 
-// addSpace says which rows a clip node has, and which run-time values to check for it.
+// roles returns which inputs of an operation on clips are rows of clips (all others
+// are whole buffers), and which input holds the offsets that divide those rows; -1: none.
+func roles(op G.Op) (rows []int, offsets int) {
+	switch op.(type) {
+	case *graph.LinearOp, *graph.LinearGradXOp, *graph.GELUOp, *graph.LayerNormOp, *graph.ColumnSumOp, *graph.ScaleOp:
+		return []int{0}, -1
+	case *graph.LinearGradWOp, *graph.GELUGradOp, *graph.LayerNormGradXOp, *graph.LayerNormGradScaleOp, *graph.AddOp, *graph.RowErrorOp:
+		return []int{0, 1}, -1
+	case *graph.AttentionOp, *graph.VarianceHingeOp, *graph.VarianceHingeGradOp:
+		return []int{0}, 1
+	case *graph.AttentionGradOp:
+		return []int{0, 2}, 1
+	case *graph.GatherOp, *graph.ScatterOp, *graph.LookupGradOp:
+		return []int{0}, 2
+	case *graph.LpLossOp, *graph.LpLossGradOp:
+		return []int{0, 1}, 3
+	}
+	return nil, -1
+}
+
+// checkInputs refuses an operation whose inputs are not what its kernel reads, and
+// notes which spaces must agree when it runs.
+func (p *plan) checkInputs(n *G.Node, in G.Nodes, kinds map[*G.Node]kind) error {
+	var rows []int
+	offsets := -1
+	if k := kinds[n]; k == clip || k == sum {
+		rows, offsets = roles(n.Op())
+	}
+	for i, c := range in {
+		switch isRows := kinds[c] == clip; {
+		case kinds[c] == updating && kinds[n] != updating:
+			return fmt.Errorf("%v: input %d (%v) is part of an update", n.Op(), i, c.Op())
+		case isRows && !slices.Contains(rows, i):
+			return fmt.Errorf("%v: input %d (%v) is rows of clips, want a whole tensor", n.Op(), i, c.Op())
+		case !isRows && slices.Contains(rows, i):
+			return fmt.Errorf("%v: input %d (%s) is a whole tensor, want rows of clips", n.Op(), i, c.Name())
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	space := p.place[in[rows[0]]]
+	for _, i := range rows[1:] {
+		other := p.place[in[i]]
+		if other.capacity != space.capacity {
+			return fmt.Errorf("%v: inputs of %d and %d rows to a clip", n.Op(), space.capacity, other.capacity)
+		}
+		p.agree(space.offsets, other.offsets, space.capacity)
+	}
+	if offsets >= 0 {
+		p.agree(in[offsets], space.offsets, space.capacity)
+		if err := p.segmented(n, in[offsets], space.capacity); err != nil {
+			return err
+		}
+	}
+	switch op := n.Op().(type) {
+	case *graph.VarianceHingeOp:
+		return p.checkGroups(n, in[1], op.Groups)
+	case *graph.VarianceHingeGradOp:
+		return p.checkGroups(n, in[1], op.Groups)
+	}
+	return nil
+}
+
+func (p *plan) checkGroups(n, offsets *G.Node, groups int) error {
+	if segments := offsets.Shape()[0] - 1; segments != groups*p.clips {
+		return fmt.Errorf("%v: %d segments, want %d for each of %d clips", n.Op(), segments, groups, p.clips)
+	}
+	return nil
+}
+
+// agree notes that the spaces of two offsets must give every clip the same rows; nil:
+// capacity rows each.
+func (p *plan) agree(a, b *G.Node, capacity int) {
+	if a == nil {
+		a, b = b, a
+	}
+	if g := (agreement{a, b, capacity}); a != b && !slices.Contains(p.agreements, g) {
+		p.agreements = append(p.agreements, g)
+	}
+}
+
+// segmented notes that offsets divide up to capacity rows of every clip.
+func (p *plan) segmented(n, offsets *G.Node, capacity int) error {
+	if segments := offsets.Shape()[0] - 1; segments%p.clips != 0 {
+		return fmt.Errorf("%v: %d segments, which %d clips do not share evenly", n.Op(), segments, p.clips)
+	}
+	if old, ok := p.spaces[offsets]; !ok || capacity < old {
+		p.spaces[offsets] = capacity
+	}
+	p.longestOffsets = max(p.longestOffsets, offsets.Shape()[0])
+	return nil
+}
+
+// addSpace says which rows a clip node has, and which indices to check for it.
 func (p *plan) addSpace(n *G.Node, in G.Nodes) error {
 	s := n.Shape()
 	if s[0]%p.clips != 0 {
 		return fmt.Errorf("%v has %d rows, which %d clips do not share evenly", n.Op(), s[0], p.clips)
 	}
 	pl := place{width: s[1], capacity: s[0] / p.clips}
-	segmented := func(offsets *G.Node, capacity int) error {
-		if segments := offsets.Shape()[0] - 1; segments%p.clips != 0 {
-			return fmt.Errorf("%v: %d segments, which %d clips do not share evenly", n.Op(), segments, p.clips)
-		}
-		if old, ok := p.spaces[offsets]; !ok || capacity < old {
-			p.spaces[offsets] = capacity
-		}
-		p.longestOffsets = max(p.longestOffsets, offsets.Shape()[0])
-		return nil
-	}
 	switch op := n.Op().(type) {
 	case *graph.PatchifyOp:
 	case *graph.LookupOp:
@@ -250,26 +356,18 @@ func (p *plan) addSpace(n *G.Node, in G.Nodes) error {
 		pl.offsets = in[3]
 		p.indexChecks = append(p.indexChecks, indexCheck{index: in[1], rows: in[2], whole: in[3]})
 	default:
-		for _, c := range in {
-			if source, ok := p.place[c]; ok {
-				pl.offsets = source.offsets
-				break
-			}
-		}
-		switch op := op.(type) {
-		case *graph.AttentionOp:
-			p.scratchFloats = max(p.scratchFloats, kernel.AttentionScratch(pl.capacity, op.Heads, pl.width/op.Heads))
-			if err := segmented(in[1], pl.capacity); err != nil {
-				return err
-			}
-		case *graph.AttentionGradOp:
-			p.scratchFloats = max(p.scratchFloats, kernel.AttentionScratch(pl.capacity, op.Heads, pl.width/3/op.Heads))
-		case *graph.VarianceHingeGradOp, *graph.LpLossGradOp:
-		}
+		rows, _ := roles(op)
+		pl.offsets = p.place[in[rows[0]]].offsets
+	}
+	switch op := n.Op().(type) {
+	case *graph.AttentionOp:
+		p.scratchFloats = max(p.scratchFloats, kernel.AttentionScratch(pl.capacity, op.Heads, pl.width/op.Heads))
+	case *graph.AttentionGradOp:
+		p.scratchFloats = max(p.scratchFloats, kernel.AttentionScratch(pl.capacity, op.Heads, pl.width/3/op.Heads))
 	}
 	p.place[n] = pl
 	if pl.offsets != nil {
-		return segmented(pl.offsets, pl.capacity)
+		return p.segmented(n, pl.offsets, pl.capacity)
 	}
 	return nil
 }
@@ -309,28 +407,38 @@ type fusions struct {
 
 func (p *plan) fuse(order G.Nodes, kinds map[*G.Node]kind) fusions {
 	f := fusions{map[*G.Node]*G.Node{}, map[*G.Node]*normGrads{}, map[*G.Node]bool{}}
-	scaleGrad, shiftGrad := map[*G.Node]*G.Node{}, map[*G.Node]*G.Node{} // by the output gradient they read
+	type norm struct {
+		x, dy *G.Node
+		eps   float64
+	}
+	scaleGrad := map[norm]*G.Node{}
+	shiftGrad := map[*G.Node]*G.Node{} // by dy; a bias added to the norm's output has the same one
 	for _, n := range order {
-		switch n.Op().(type) {
+		in := p.children[n]
+		switch op := n.Op().(type) {
 		case *graph.GELUOp:
-			if _, ok := p.children[n][0].Op().(*graph.LinearOp); ok {
-				f.gelu[p.children[n][0]], f.skip[n] = n, true
+			if _, ok := in[0].Op().(*graph.LinearOp); ok && f.gelu[in[0]] == nil {
+				f.gelu[in[0]], f.skip[n] = n, true
 			}
 		case *graph.LayerNormGradScaleOp:
-			scaleGrad[p.children[n][1]] = n
+			scaleGrad[norm{in[0], in[1], op.Eps}] = n
 		case *graph.ColumnSumOp:
-			shiftGrad[p.children[n][0]] = n
+			shiftGrad[in[0]] = n
 		}
 	}
 	for _, n := range order {
-		if _, ok := n.Op().(*graph.LayerNormGradXOp); !ok {
+		op, ok := n.Op().(*graph.LayerNormGradXOp)
+		if !ok {
 			continue
 		}
-		dy := p.children[n][1]
-		if scale, shift := scaleGrad[dy], shiftGrad[dy]; scale != nil && shift != nil {
-			f.norm[n] = &normGrads{scale, shift}
-			f.skip[scale], f.skip[shift] = true, true
+		x, dy := p.children[n][0], p.children[n][1]
+		scale, shift := scaleGrad[norm{x, dy, op.Eps}], shiftGrad[dy]
+		if scale == nil || shift == nil {
+			continue
 		}
+		f.norm[n] = &normGrads{scale, shift}
+		f.skip[scale], f.skip[shift] = true, true
+		delete(shiftGrad, dy) // two norms whose outputs are added share dy: it is summed once
 	}
 	return f
 }
@@ -410,10 +518,12 @@ func (p *plan) inPlace(s step, n *G.Node, i int, last map[*G.Node]int, used map[
 	case *graph.ScaleOp:
 		candidates = in[:1]
 	case *graph.GELUGradOp, *graph.LayerNormGradXOp:
-		candidates = in[1:2] // dy
+		if in[0] != in[1] { // x is read after the result is written
+			candidates = in[1:2] // dy
+		}
 	}
 	for _, c := range candidates {
-		if _, ok := used[c]; ok && last[c] == i && !p.result[c] && p.place[c].width*p.place[c].capacity == p.place[n].width*p.place[n].capacity {
+		if _, ok := used[c]; ok && last[c] == i && p.place[c].width*p.place[c].capacity == p.place[n].width*p.place[n].capacity {
 			return c
 		}
 	}

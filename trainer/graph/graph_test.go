@@ -230,14 +230,19 @@ func TestRunTimeValuesAreChecked(t *testing.T) {
 func TestShapesAreChecked(t *testing.T) {
 	b := newBench(t)
 	x := b.random("x", 4, 6)
+	single := G.NewMatrix(b.g, tensor.Float32, G.WithShape(4, 6), G.WithName("single"))
 	for name, build := range map[string]func() (*G.Node, error){
-		"linear":    func() (*G.Node, error) { return Linear(x, b.random("w", 3, 5), b.random("b", 3)) },
-		"heads":     func() (*G.Node, error) { return Attention(x, b.ints("o", 0, 4), 4, 0) },
-		"add":       func() (*G.Node, error) { return Add(x, b.random("y", 4, 5)) },
-		"patchify":  func() (*G.Node, error) { return Patchify(b.random("c", 1, 3, 3, 4, 4), 2, 2) },
-		"exponent":  func() (*G.Node, error) { return LpLoss(x, x, b.random("w", 1), b.ints("o2", 0, 4), 0.5) },
-		"schedule":  func() (*G.Node, error) { return EMA(x, x, b.random("s", 2)) },
-		"no tensor": func() (*G.Node, error) { return SumSquares() },
+		"linear":                func() (*G.Node, error) { return Linear(x, b.random("w", 3, 5), b.random("b", 3)) },
+		"heads":                 func() (*G.Node, error) { return Attention(x, b.ints("o", 0, 4), 4, 0) },
+		"add":                   func() (*G.Node, error) { return Add(x, b.random("y", 4, 5)) },
+		"patchify":              func() (*G.Node, error) { return Patchify(b.random("c", 1, 3, 3, 4, 4), 2, 2) },
+		"exponent":              func() (*G.Node, error) { return LpLoss(x, x, b.random("w", 1), b.ints("o2", 0, 4), 0.5) },
+		"schedule":              func() (*G.Node, error) { return EMA(x, x, b.random("s", 2)) },
+		"no tensor":             func() (*G.Node, error) { return SumSquares() },
+		"a float for an index":  func() (*G.Node, error) { return Attention(x, b.random("o3", 2), 2, 0) },
+		"an index for a float":  func() (*G.Node, error) { return Add(b.ints("i", 1), b.ints("j", 2)) },
+		"two float types":       func() (*G.Node, error) { return Add(x, single) },
+		"loss offsets as float": func() (*G.Node, error) { return LpLoss(x, x, b.random("w2", 1), b.random("o4", 2), 1) },
 	} {
 		if _, err := build(); err == nil {
 			t.Errorf("%s: no error", name)

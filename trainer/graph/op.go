@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash"
 	"hash/fnv"
+	"slices"
 
 	"github.com/chewxy/hm"
 	G "gorgonia.org/gorgonia"
@@ -68,11 +69,19 @@ type fillable interface {
 // dimensions and the element type of the like node.
 func apply(op fillable, like *G.Node, dims int, children ...*G.Node) (*G.Node, error) {
 	in := make([]hm.Type, len(children))
+	indices := indexInputs(op)
 	for i, c := range children {
 		if c == nil {
 			return nil, fmt.Errorf("%v: input %d is missing", op, i)
 		}
-		in[i] = typeOf(c.Dims(), c.Dtype())
+		of := like.Dtype()
+		if slices.Contains(indices, i) {
+			of = tensor.Int32
+		}
+		if c.Dtype() != of || of == tensor.Int32 && !slices.Contains(indices, i) {
+			return nil, fmt.Errorf("%v: input %d (%s) is %v", op, i, c.Name(), c.Dtype())
+		}
+		in[i] = typeOf(c.Dims(), of)
 	}
 	op.fill(op, in, typeOf(dims, like.Dtype()))
 	n, err := G.ApplyOp(op, children...)
@@ -80,6 +89,23 @@ func apply(op fillable, like *G.Node, dims int, children ...*G.Node) (*G.Node, e
 		return nil, fmt.Errorf("%v on shapes %v: %w", op, shapes(children), err)
 	}
 	return n, nil
+}
+
+// indexInputs lists the inputs of an operation that are int32; the others are floats of one type.
+func indexInputs(op Op) []int {
+	switch op.(type) {
+	case *AttentionOp, *AttentionGradOp, *VarianceHingeOp, *VarianceHingeGradOp:
+		return []int{1}
+	case *GatherOp, *ScatterOp:
+		return []int{1, 2, 3}
+	case *LookupOp:
+		return []int{0, 1}
+	case *LookupGradOp:
+		return []int{1, 2}
+	case *LpLossOp, *LpLossGradOp:
+		return []int{3}
+	}
+	return nil
 }
 
 func typeOf(dims int, of tensor.Dtype) hm.Type { return G.TensorType{Dims: dims, Of: of} }

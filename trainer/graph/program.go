@@ -27,7 +27,7 @@ type Buffers interface {
 }
 
 // Machine runs a program. Run computes the results and leaves the state as it is;
-// Update then applies the updates of that run. Between the two the caller can refuse
+// Update then applies the updates of that run, once. Between the two the caller can refuse
 // a step, for example because the loss is not a number.
 type Machine interface {
 	Buffers
@@ -167,12 +167,13 @@ func round(dst []float32, v G.Value) {
 func (t *Tape) Update() error {
 	for n, v := range t.next {
 		if *v == nil {
-			return fmt.Errorf("update %s: nothing was run", n.Name())
+			return fmt.Errorf("update %s: there is no run that was not applied", n.Name())
 		}
 		if d, ok := (*v).(*tensor.Dense); ok && n.Dtype() == tensor.Float64 {
 			t.state[n] = d.Clone().(*tensor.Dense)
 		}
 		round(t.floats[n], *v)
+		*v = nil
 	}
 	return nil
 }

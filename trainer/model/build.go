@@ -100,7 +100,7 @@ func build(c Config, clips, groups int, dtype tensor.Dtype) (*builder, error) {
 		b.Params[p.Name] = n
 		b.Program.State = append(b.Program.State, n)
 	}
-	b.Clip = b.input("clip", dtype, clips, c.PatchValues, c.Frames, c.Size, c.Size)
+	b.Clip = b.input("clip", dtype, clips, channels, c.Frames, c.Size, c.Size)
 	b.full = b.space("full", clips, clips*c.Tokens())
 	patches := b.node(graph.Patchify(b.Clip, c.Tubelet, c.Patch)) // [B·N, 3·tubelet·patch²]
 	if c.Objective == Masked {

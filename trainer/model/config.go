@@ -36,21 +36,20 @@ const (
 
 // Config is the shape of a model. The zero value of a field means its default.
 type Config struct {
-	Objective   string  `json:"objective"`    // Masked or NextTubelet; default NextTubelet
-	Size        int     `json:"size"`         // side of the square frames, px; default 64
-	Frames      int     `json:"frames"`       // frames of a clip; default 16
-	Patch       int     `json:"patch"`        // side of a tubelet, px; default 8
-	Tubelet     int     `json:"tubelet"`      // frames of a tubelet; default 2
-	Dim         int     `json:"dim"`          // features of a token; default 128
-	Depth       int     `json:"depth"`        // blocks of the encoder; default 4
-	Heads       int     `json:"heads"`        // attention heads of the encoder; default 2
-	PredDim     int     `json:"pred_dim"`     // features inside the predictor; default 128
-	PredDepth   int     `json:"pred_depth"`   // blocks of the predictor; default 3
-	PredHeads   int     `json:"pred_heads"`   // attention heads of the predictor; default 2
-	MLPRatio    float64 `json:"mlp_ratio"`    // hidden features of a block's MLP over its width; default 4
-	MaskTokens  int     `json:"mask_tokens"`  // learned mask tokens of the predictor; default 2 for Masked, 0 for NextTubelet
-	Positions   string  `json:"positions"`    // SinCos or SinCosUniform; default SinCosUniform
-	PatchValues int     `json:"patch_values"` // channels of a pixel; default 3
+	Objective  string  `json:"objective"`   // Masked or NextTubelet; default NextTubelet
+	Size       int     `json:"size"`        // side of the square frames, px; default 64
+	Frames     int     `json:"frames"`      // frames of a clip; default 16
+	Patch      int     `json:"patch"`       // side of a tubelet, px; default 8
+	Tubelet    int     `json:"tubelet"`     // frames of a tubelet; default 2
+	Dim        int     `json:"dim"`         // features of a token; default 128
+	Depth      int     `json:"depth"`       // blocks of the encoder; default 4
+	Heads      int     `json:"heads"`       // attention heads of the encoder; default 2
+	PredDim    int     `json:"pred_dim"`    // features inside the predictor; default 128
+	PredDepth  int     `json:"pred_depth"`  // blocks of the predictor; default 3
+	PredHeads  int     `json:"pred_heads"`  // attention heads of the predictor; default 2
+	MLPRatio   float64 `json:"mlp_ratio"`   // hidden features of a block's MLP over its width; default 4
+	MaskTokens int     `json:"mask_tokens"` // learned mask tokens of the predictor; default 2 for Masked, 0 for NextTubelet
+	Positions  string  `json:"positions"`   // SinCos or SinCosUniform; default SinCosUniform
 }
 
 // Preset returns a named shape: demo, the default, or one of the benchmarks' nano, tiny and small.
@@ -98,7 +97,6 @@ func (c Config) WithDefaults() Config {
 	def(&c.PredDim, 128)
 	def(&c.PredDepth, 3)
 	def(&c.PredHeads, 2)
-	def(&c.PatchValues, 3)
 	if c.Objective == Masked {
 		def(&c.MaskTokens, 2)
 	}
@@ -124,7 +122,6 @@ func (c Config) Validate() error {
 		{"size", c.Size, maxSide}, {"frames", c.Frames, maxFrames}, {"patch", c.Patch, maxSide}, {"tubelet", c.Tubelet, maxFrames},
 		{"dim", c.Dim, maxFeatures}, {"depth", c.Depth, maxDepth}, {"heads", c.Heads, maxFeatures},
 		{"pred_dim", c.PredDim, maxFeatures}, {"pred_depth", c.PredDepth, maxDepth}, {"pred_heads", c.PredHeads, maxFeatures},
-		{"patch_values", c.PatchValues, 4},
 	} {
 		if f.value < 1 || f.value > f.max {
 			return fmt.Errorf("model.%s is %d, want 1 to %d", f.name, f.value, f.max)
@@ -183,5 +180,8 @@ func (c Config) Grid() (t, h, w int) { return c.Frames / c.Tubelet, c.Size / c.P
 // Tokens returns N = T·H·W.
 func (c Config) Tokens() int { t, h, w := c.Grid(); return t * h * w }
 
+// channels of a pixel: red, green, blue.
+const channels = 3
+
 // ClipValues returns the float32 values of one clip: channels · frames · size².
-func (c Config) ClipValues() int { return c.PatchValues * c.Frames * c.Size * c.Size }
+func (c Config) ClipValues() int { return channels * c.Frames * c.Size * c.Size }

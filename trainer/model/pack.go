@@ -10,7 +10,7 @@ import (
 
 // Pack writes a batch's token layout into a machine's inputs. For Masked, context and
 // pred hold, for every segment (clip-major: clip 0 group 0, clip 0 group 1, …), the
-// ascending indices of its visible and hidden tokens in the T,H,W grid; for
+// indices of its visible and hidden tokens in the T,H,W grid; for
 // NextTubelet both must be empty, since every clip has the same layout.
 //
 // Loss weights make the loss the mean over groups of the mean over all of a group's
@@ -92,7 +92,7 @@ func ramp(offsets []int32, step int) {
 	}
 }
 
-// checkTokens wants two ascending lists in [0,n) without a common member, neither empty.
+// checkTokens wants two lists of tokens in [0,n), neither empty, no token in both or twice.
 func checkTokens(context, pred []int32, n int) error {
 	seen := make([]bool, n)
 	for _, list := range []struct {

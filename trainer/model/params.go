@@ -73,7 +73,7 @@ func (c Config) Params() []Param {
 	n := c.Tokens()
 	encoder := func(prefix string) {
 		add(prefix+"pos_embed", n, false, 1, n, c.Dim)
-		add(prefix+"patch_embed.proj.weight", c.Dim, true, c.Dim, c.PatchValues, c.Tubelet, c.Patch, c.Patch)
+		add(prefix+"patch_embed.proj.weight", c.Dim, true, c.Dim, channels, c.Tubelet, c.Patch, c.Patch)
 		add(prefix+"patch_embed.proj.bias", 0, true, c.Dim)
 		blocks(prefix+"blocks", c.Depth, c.Dim)
 		norm(prefix+"norm", c.Dim)

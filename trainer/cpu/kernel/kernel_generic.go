@@ -186,7 +186,7 @@ func (r reference) attentionGrad(dqkv, qkv, dout []float32, offsets []int32, hea
 			dk, dv := at(q.start+j, 1), at(q.start+j, 2)
 			for d := range headDim {
 				dq[d] += ds * q.key(j)[d]
-				dk[d] += ds * q.query[d]
+				dk[d] += ds * q.query()[d]
 				dv[d] += p * do[d]
 			}
 		}
@@ -196,10 +196,18 @@ func (r reference) attentionGrad(dqkv, qkv, dout []float32, offsets []int32, hea
 // attentionQuery is one query of one head and the keys it sees, rows start onward.
 type attentionQuery struct {
 	row, head, start int
-	query            []float32 // [headDim]
+	qkv              []float32 // [rows, 3·width]
+	width, headDim   int
 	probabilities    []float32 // [keys seen]
-	key, value       func(j int) []float32
 }
+
+// at returns a row's part of this head, [headDim]: 0 the query, 1 the key, 2 the value.
+func (q attentionQuery) at(row, part int) []float32 {
+	return q.qkv[(row*3+part)*q.width+q.head*q.headDim:][:q.headDim]
+}
+func (q attentionQuery) query() []float32      { return q.at(q.row, 0) }
+func (q attentionQuery) key(j int) []float32   { return q.at(q.start+j, 1) }
+func (q attentionQuery) value(j int) []float32 { return q.at(q.start+j, 2) }
 
 func eachQuery(qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32, visit func(attentionQuery)) {
 	width := heads * headDim
@@ -207,18 +215,16 @@ func eachQuery(qkv []float32, offsets []int32, heads, headDim, block int, scratc
 	for segment := 1; segment < len(offsets); segment++ {
 		start, end := int(offsets[segment-1]), int(offsets[segment])
 		for head := range heads {
-			at := func(row, part int) []float32 { return qkv[(row*3+part)*width+head*headDim:][:headDim] }
-			key := func(j int) []float32 { return at(start+j, 1) }
-			value := func(j int) []float32 { return at(start+j, 2) }
 			for row := start; row < end; row++ {
 				seen := end - start
 				if block > 0 {
 					seen = min(seen, ((row-start)/block+1)*block)
 				}
-				query, scores := at(row, 0), scratch[:seen]
+				scores := scratch[:seen]
+				q := attentionQuery{row, head, start, qkv, width, headDim, scores}
 				highest := math.Inf(-1)
 				for j := range scores {
-					scores[j] = float32(dot(query, key(j)) * scale)
+					scores[j] = float32(dot(q.query(), q.key(j)) * scale)
 					highest = math.Max(highest, float64(scores[j]))
 				}
 				var sum float64
@@ -230,7 +236,7 @@ func eachQuery(qkv []float32, offsets []int32, heads, headDim, block int, scratc
 				for j := range scores {
 					scores[j] = float32(float64(scores[j]) / sum)
 				}
-				visit(attentionQuery{row, head, start, query, scores, key, value})
+				visit(q)
 			}
 		}
 	}
