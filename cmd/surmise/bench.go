@@ -37,6 +37,9 @@ Run it on a quiet machine.`,
 			if precision != "fp32" {
 				return badInput(fmt.Errorf("--precision %q: want fp32, the only one there is yet", precision))
 			}
+			if steps < 1 {
+				return badInput(fmt.Errorf("--steps %d: want at least 1", steps))
+			}
 			complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{
 				Train: &surmisev1.TrainSpec{Data: []string{"none"}, Preset: preset, Threads: int32(threads)}}})
 			if err != nil {
@@ -44,11 +47,11 @@ Run it on a quiet machine.`,
 			}
 			cfg, err := worker.TrainConfig(complete.GetTrain(), nil)
 			if err != nil {
-				return err
+				return badInput(err)
 			}
 			result, err := trainer.Benchmark(cmd.Context(), cfg, steps)
 			if err != nil {
-				return badInput(err)
+				return err
 			}
 			r := benchResult{preset, precision, result, peakRSS()}
 			if asJSON {
