@@ -75,7 +75,7 @@ func (e *UnusableError) Error() string {
 // OpenDataset finds the files of a Spec and decodes each once, in parallel, to learn whether it can be used.
 // progress, unless nil, is called after each file, one call at a time.
 //
-// It fails on a field out of range, on a name Resolve refuses, and with an *UnusableError when too many files
+// It fails on a field out of range, with a *NameError on a name Resolve refuses, and with an *UnusableError when too many files
 // cannot be used, or none can. A video shorter than a clip is one that cannot be used.
 func OpenDataset(ctx context.Context, spec Spec, progress func(done, total int)) (*Dataset, error) {
 	spec = spec.WithDefaults()

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"gocv.io/x/gocv"
 )
@@ -81,7 +83,7 @@ func scan(ctx context.Context, r reading) (scanned, error) {
 	if err != nil {
 		return s, &FileError{path, fmt.Sprintf("unreadable: %v", err)}
 	}
-	capture, err := gocv.VideoCaptureFileWithAPI(abs, gocv.VideoCaptureFFmpeg)
+	capture, err := open(abs)
 	if err != nil {
 		_ = capture.Close()
 		return s, &FileError{path, fmt.Sprintf("unreadable: OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.name)}
@@ -142,6 +144,21 @@ func scan(ctx context.Context, r reading) (scanned, error) {
 		}
 	}
 }
+
+// open opens a file with OpenCV's FFmpeg backend. The capture is to be closed on error too.
+func open(abs string) (*gocv.VideoCapture, error) {
+	silenceFFmpeg()
+	return gocv.VideoCaptureFileWithAPI(abs, gocv.VideoCaptureFFmpeg)
+}
+
+// silenceFFmpeg keeps FFmpeg from writing what it thinks of damaged files to standard error: verdicts say it, with
+// the file's name. OpenCV reads the setting when it opens a file. Who set it keeps it.
+var silenceFFmpeg = sync.OnceFunc(func() {
+	const variable, quiet = "OPENCV_FFMPEG_LOGLEVEL", "-8" // AV_LOG_QUIET
+	if _, set := os.LookupEnv(variable); !set {
+		_ = os.Setenv(variable, quiet) // fails on no such name
+	}
+})
 
 // stamps makes frames' time stamps, in seconds, never decrease. OpenCV 4.6 has none for the frames that are
 // still in the decoder when the file ends, as many as B-frames delay it by, and gives 0: those follow the one

@@ -21,7 +21,7 @@ func checkFrameSizes(ctx context.Context, path, abs, codec string, lim limits) e
 	if headerSize == nil {
 		return nil
 	}
-	capture, err := gocv.VideoCaptureFileWithAPI(abs, gocv.VideoCaptureFFmpeg)
+	capture, err := open(abs)
 	if err != nil {
 		_ = capture.Close()
 		return nil // it opened a moment ago: decoding will say what has become of it

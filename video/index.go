@@ -45,31 +45,35 @@ const (
 // A file named more than once counts once, with its first label. With roots, only files below one of these
 // folders are read, indexes included, and symbolic links count for where they lead.
 //
-// A name that does not exist, holds no video, or lies outside the roots is an error that names it. A line of
-// an index that names a missing file is not: such a file is unusable by its verdict, as a damaged one is.
+// A name that does not exist, holds no video, or lies outside the roots is a *NameError. A line of an index
+// that names a missing file is none: such a file is unusable by its verdict, as a damaged one is.
 func Resolve(ctx context.Context, data, roots []string) ([]Item, error) {
-	r := resolver{seen: map[string]bool{}}
-	for _, root := range roots {
-		real, err := realPath(root)
-		if err != nil {
-			return nil, fmt.Errorf("root %q: %w", root, err)
-		}
-		r.roots = append(r.roots, real)
-	}
-	for _, name := range data {
+	r := resolver{roots: roots, seen: map[string]bool{}}
+	for i, name := range data {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("resolve %q: %w", name, context.Cause(ctx))
 		}
 		before := r.found
-		if err := r.name(ctx, name); err != nil {
-			return nil, fmt.Errorf("data %q: %w", name, err)
+		err := r.name(ctx, name)
+		if err == nil && r.found == before {
+			err = fmt.Errorf("no video in it (%s)", strings.Join(videoExtensions, " "))
 		}
-		if r.found == before {
-			return nil, fmt.Errorf("data %q: no video in it (%s)", name, strings.Join(videoExtensions, " "))
+		if err != nil {
+			return nil, &NameError{Index: i, Name: name, Err: err}
 		}
 	}
 	return r.items, nil
 }
+
+// NameError is a name in a dataset that stands for no videos, and why.
+type NameError struct {
+	Index int // among the names given
+	Name  string
+	Err   error
+}
+
+func (e *NameError) Error() string { return fmt.Sprintf("data %q: %v", e.Name, e.Err) }
+func (e *NameError) Unwrap() error { return e.Err }
 
 type resolver struct {
 	roots []string
@@ -102,7 +106,7 @@ func (r *resolver) glob(ctx context.Context, pattern string) error {
 	// The part before the first special character must lie below a root, or a pattern could ask what exists
 	// elsewhere.
 	base := filepath.Dir(pattern[:strings.IndexAny(pattern, "*?[")] + "x")
-	if _, err := r.allowed(base); err != nil {
+	if _, err := Below(r.roots, base); err != nil {
 		return err
 	}
 	matches, err := filepath.Glob(pattern)
@@ -130,7 +134,7 @@ func (r *resolver) glob(ctx context.Context, pattern string) error {
 
 // path adds a file, a folder's files, or an index's files. path is absolute.
 func (r *resolver) path(ctx context.Context, path string) error {
-	real, err := r.allowed(path)
+	real, err := Below(r.roots, path)
 	if err != nil {
 		return err
 	}
@@ -159,7 +163,7 @@ func (r *resolver) folder(ctx context.Context, dir string) error {
 		if entry.IsDir() || !hasExtension(path, videoExtensions) {
 			return nil
 		}
-		real, err := r.allowed(path)
+		real, err := Below(r.roots, path)
 		if err != nil {
 			return err
 		}
@@ -192,7 +196,7 @@ func (r *resolver) index(ctx context.Context, path string) error {
 		if !filepath.IsAbs(file) {
 			file = filepath.Join(filepath.Dir(path), file)
 		}
-		real, err := r.allowed(filepath.Clean(file))
+		real, err := Below(r.roots, filepath.Clean(file))
 		if err != nil {
 			return fmt.Errorf("index %q: %w", path, err)
 		}
@@ -215,21 +219,27 @@ func (r *resolver) add(path, label string) error {
 	return nil
 }
 
-// allowed returns the path to open: with roots, the one that links lead to, checked to lie below a root.
-func (r *resolver) allowed(path string) (string, error) {
-	if len(r.roots) == 0 {
+// Below returns the path to open for a path from outside. With roots that is where its links lead, absolute, and it
+// must lie below one of these folders; what does not exist is judged by where it would be. Without roots any path
+// will do, as it is. Relative roots and paths are those of this process.
+func Below(roots []string, path string) (string, error) {
+	if len(roots) == 0 {
 		return path, nil
 	}
 	real, err := realPath(path)
 	if err != nil {
 		return "", err
 	}
-	for _, root := range r.roots {
-		if below, err := filepath.Rel(root, real); err == nil && filepath.IsLocal(below) {
+	for _, root := range roots {
+		realRoot, err := realPath(root)
+		if err != nil {
+			return "", fmt.Errorf("data root %q: %w", root, err)
+		}
+		if below, err := filepath.Rel(realRoot, real); err == nil && filepath.IsLocal(below) {
 			return real, nil
 		}
 	}
-	return "", fmt.Errorf("%q lies outside the folders that may be read (%s)", path, strings.Join(r.roots, ", "))
+	return "", fmt.Errorf("%q lies outside the folders that may be read (%s)", path, strings.Join(roots, ", "))
 }
 
 // realPath follows the links of a path as far as it exists and keeps the rest, so that what is missing can be

@@ -170,3 +170,35 @@ func TestRoots(t *testing.T) {
 		t.Error("a link that leads nowhere was accepted")
 	}
 }
+
+// Paths and roots are often given relative, one without the other.
+func TestBelowTakesRelativePaths(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	write(t, filepath.Join(dir, "in/a.mp4"), "x")
+	for _, c := range []struct {
+		root, path string
+		below      bool
+	}{
+		{dir, "in/a.mp4", true},
+		{".", filepath.Join(dir, "in/a.mp4"), true},
+		{"in", "in/a.mp4", true},
+		{"in", "in/missing.mp4", true},
+		{"in", "a.mp4", false},
+		{filepath.Join(dir, "in"), "../a.mp4", false},
+	} {
+		got, err := Below([]string{c.root}, c.path)
+		if (err == nil) != c.below {
+			t.Errorf("%q below %q: %q, error %v", c.path, c.root, got, err)
+		}
+		if err == nil && !filepath.IsAbs(got) {
+			t.Errorf("%q below %q is to be opened as %q, want it absolute", c.path, c.root, got)
+		}
+	}
+	if got, err := Below(nil, "in/../in/a.mp4"); err != nil || got != "in/../in/a.mp4" {
+		t.Errorf("without roots: %q, %v", got, err)
+	}
+}
