@@ -13,7 +13,7 @@ func newCausal(context []int, g Grid) (Generator, error) {
 		return nil, invalid("grid.t", g.T, "causal needs at least 2 tubelets, one to see and one to predict")
 	}
 	if len(context) == 0 {
-		context = []int{g.T / 2}
+		context = DefaultContexts(g.T)
 	}
 	if len(context) > maxGroups {
 		return nil, invalid("context_tubelets", len(context), "must hold at most %d mask groups", maxGroups)

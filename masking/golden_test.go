@@ -1,11 +1,10 @@
 package masking
 
 import (
-	"encoding/json"
 	"math"
-	"os"
-	"path/filepath"
 	"testing"
+
+	"github.com/surmise-ml/surmise/internal/golden"
 )
 
 // stat is the mean of a token count in the published collator's run.
@@ -47,22 +46,12 @@ type goldenStats struct {
 
 func readGolden(t *testing.T) goldenStats {
 	t.Helper()
-	dir := os.Getenv("SURMISE_GOLDEN")
-	if dir == "" {
-		dir = "testdata"
-	}
-	raw, err := os.ReadFile(filepath.Join(dir, "masks_stats.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var golden goldenStats
-	if err := json.Unmarshal(raw, &golden); err != nil {
-		t.Fatal(err)
-	}
-	if len(golden.Configs) == 0 {
+	var published goldenStats
+	golden.JSON(t, "masks_stats.json", &published)
+	if len(published.Configs) == 0 {
 		t.Fatal("masks_stats.json holds no configuration")
 	}
-	return golden
+	return published
 }
 
 // sample accumulates values that are independent of each other.
@@ -82,8 +71,8 @@ func TestGoldenMultiBlockStatistics(t *testing.T) {
 		batches   = 2000
 		tolerance = 4.0 // standard errors
 	)
-	golden := readGolden(t)
-	for _, c := range golden.Configs {
+	published := readGolden(t)
+	for _, c := range published.Configs {
 		if c.Mask.MaxTemporalKeep != 1 {
 			t.Fatalf("max_temporal_keep %v is not supported", c.Mask.MaxTemporalKeep)
 		}
@@ -98,7 +87,7 @@ func TestGoldenMultiBlockStatistics(t *testing.T) {
 		var contextSpread, targetSpread sample // one value per clip, for the spread between clips
 		contextRate, targetRate := make([]sample, g.T), make([]sample, g.T)
 		for seed := range uint64(batches) {
-			batch, err := Batch(gen, seed, golden.BatchSize)
+			batch, err := Batch(gen, seed, published.BatchSize)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -149,7 +138,7 @@ func TestGoldenMultiBlockStatistics(t *testing.T) {
 		compare("target tokens dropped", &targetDropped, c.TargetDropped.Mean, c.TargetDropped.SE)
 		for step := range g.T {
 			// The file gives no error of the rates: that of 500 of our batches.
-			root := math.Sqrt(float64(golden.Batches))
+			root := math.Sqrt(float64(published.Batches))
 			compare("context rate by time", &contextRate[step], c.ContextRate[step], contextRate[step].std()/root)
 			compare("target rate by time", &targetRate[step], c.TargetRate[step], targetRate[step].std()/root)
 		}
@@ -167,8 +156,8 @@ func TestGoldenMultiBlockStatistics(t *testing.T) {
 
 // A block size drawn per clip has the distribution of one drawn per batch.
 func TestGoldenMultiBlockPerClip(t *testing.T) {
-	golden := readGolden(t)
-	for _, c := range golden.Configs {
+	published := readGolden(t)
+	for _, c := range published.Configs {
 		g := Grid{T: c.Grid[0], H: c.Grid[1], W: c.Grid[2]}
 		gen, err := New(Spec{Kind: KindMultiBlock, Blocks: []BlockSpec{c.Mask.BlockSpec}}, g)
 		if err != nil {

@@ -327,3 +327,19 @@ func TestCrowdedBlocksLeaveContext(t *testing.T) {
 	}
 	checkMask(t, g, masks[0])
 }
+
+func TestDefaultContexts(t *testing.T) {
+	for tubelets, want := range map[int][]int{1: nil, 2: {1}, 3: {1, 2}, 4: {1, 2, 3}, 8: {2, 4, 6}, 10: {2, 5, 7}} {
+		if got := DefaultContexts(tubelets); !slices.Equal(got, want) {
+			t.Errorf("of %d tubelets: %v, want %v", tubelets, got, want)
+		}
+	}
+	g, err := New(Spec{Kind: KindCausal}, Grid{T: 8, H: 2, W: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	masks, err := g.Masks(0)
+	if err != nil || len(masks) != 3 || len(masks[0].Context) != 2*4 || len(masks[2].Context) != 6*4 {
+		t.Errorf("a causal setting without contexts gives %d groups (%v), want 3, of 2, 4 and 6 tubelets", len(masks), err)
+	}
+}

@@ -14,8 +14,8 @@ type Spec struct {
 	// 0 means 0.9. As published, ⌊H·W·(1−ratio)⌋ positions are kept.
 	Ratio float64 `json:"ratio,omitempty"`
 	// ContextTubelets is for causal: one mask group per element C, 1 ≤ C < T:
-	// the first C tubelets are seen, the rest is predicted. Empty means one
-	// group with C = T/2.
+	// the first C tubelets are seen, the rest is predicted. Empty means
+	// [DefaultContexts].
 	ContextTubelets []int `json:"context_tubelets,omitempty"`
 }
 
@@ -46,6 +46,20 @@ func DefaultBlocks() []BlockSpec {
 		}
 	}
 	return []BlockSpec{block(8, 0.15), block(2, 0.7)}
+}
+
+// DefaultContexts returns the groups of a causal setting that names none, for
+// clips of t tubelets: a quarter, half and three quarters of the clip are seen,
+// rounded down, at least 1. Short clips have fewer groups, as none is repeated.
+func DefaultContexts(t int) []int {
+	var contexts []int
+	for quarter := 1; quarter <= 3; quarter++ {
+		c := max(1, quarter*t/4)
+		if c < t && (len(contexts) == 0 || c > contexts[len(contexts)-1]) {
+			contexts = append(contexts, c)
+		}
+	}
+	return contexts
 }
 
 const (

@@ -66,14 +66,19 @@ const maxEventsBytes = 1 << 30
 
 // ReadEvents reads when the event of each video happens, in seconds, from the
 // events file beside generated pairs: JSON lines with path, event_frame and fps
-// (other fields are passed over). Paths are relative to the file's folder and
-// become as in ReadPairs. Videos without an event are left out.
+// (other fields are passed over). Paths are relative to the file's folder and are
+// returned absolute, as compare.File.Location gives them. Videos without an event
+// are left out.
 func ReadEvents(path string) (map[string]float64, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening events file: %w", err)
 	}
 	defer f.Close()
+	folder, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("events file %s: %w", path, err)
+	}
 	events := map[string]float64{}
 	lines := bufio.NewScanner(io.LimitReader(f, maxEventsBytes))
 	lines.Buffer(nil, 1<<20)
@@ -94,7 +99,7 @@ func ReadEvents(path string) (map[string]float64, error) {
 		}
 		name := filepath.FromSlash(e.Path)
 		if !filepath.IsAbs(name) {
-			name = filepath.Join(filepath.Dir(path), name)
+			name = filepath.Join(folder, name)
 		}
 		events[name] = float64(e.EventFrame) / e.FPS
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/surmise-ml/surmise/video"
 )
 
 // Bounds on a pairs file.
@@ -22,8 +24,9 @@ var pairsColumns = []string{"path", "label", "group", "property"}
 
 // ReadPairs reads a pairs file: CSV with the header path,label,group,property.
 // Paths are relative to the file's folder; with roots, only paths below one of
-// these folders are accepted, links resolved. Errors name the line and the field,
-// or the group that has fewer than two videos, one label only, or two properties.
+// these folders are accepted, links resolved (see video.Below). Errors name the
+// line and the field, or the group that has fewer than two videos, one label only,
+// or two properties.
 func ReadPairs(path string, roots []string) ([]Video, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -39,33 +42,11 @@ func ReadPairs(path string, roots []string) ([]Video, error) {
 		if !filepath.IsAbs(v.Path) {
 			v.Path = filepath.Join(filepath.Dir(path), v.Path)
 		}
-		if len(roots) > 0 {
-			if err := checkRoots(v.Path, roots); err != nil {
-				return nil, fmt.Errorf("pairs file %s: path: %w", path, err)
-			}
+		if v.Path, err = video.Below(roots, v.Path); err != nil {
+			return nil, fmt.Errorf("pairs file %s: path: %w", path, err)
 		}
 	}
 	return videos, nil
-}
-
-func checkRoots(path string, roots []string) error {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		// What does not exist cannot be read either; where it would lie is all there is to check.
-		if real, err = filepath.Abs(path); err != nil {
-			return fmt.Errorf("%q: %w", path, err)
-		}
-	}
-	for _, root := range roots {
-		realRoot, err := filepath.EvalSymlinks(root)
-		if err != nil {
-			return fmt.Errorf("data root %q: %w", root, err)
-		}
-		if rel, err := filepath.Rel(realRoot, real); err == nil && filepath.IsLocal(rel) {
-			return nil
-		}
-	}
-	return fmt.Errorf("%q lies outside the data roots %q", path, roots)
 }
 
 func parsePairs(r io.Reader) ([]Video, error) {
@@ -105,7 +86,7 @@ func parsePairs(r io.Reader) ([]Video, error) {
 				return nil, fmt.Errorf("line %d: %s: longer than %d bytes, or holds a zero byte", line, pairsColumns[i], maxFieldBytes)
 			}
 		}
-		v := Video{Path: row[0], Group: row[2], Property: row[3]}
+		v := Video{Path: row[0], Name: row[0], Group: row[2], Property: row[3]}
 		if v.Path == "" {
 			return nil, fmt.Errorf("line %d: path: empty", line)
 		}

@@ -24,9 +24,9 @@ func TestReadPairs(t *testing.T) {
 	}
 	dir := filepath.Dir(path)
 	want := []Video{
-		{filepath.Join(dir, "a.mp4"), 1, "g", "colour"},
-		{filepath.Join(dir, "sub", "b, c.mp4"), 0, "g", "colour"},
-		{"/abs/d.mp4", 0, "g", "colour"},
+		{filepath.Join(dir, "a.mp4"), "a.mp4", 1, "g", "colour"},
+		{filepath.Join(dir, "sub", "b, c.mp4"), "sub/b, c.mp4", 0, "g", "colour"},
+		{"/abs/d.mp4", "/abs/d.mp4", 0, "g", "colour"},
 	}
 	for i := range want {
 		if videos[i] != want[i] {
@@ -81,9 +81,29 @@ func TestReadPairsStaysBelowRoots(t *testing.T) {
 			if err != nil {
 				t.Errorf("inside: %v", err)
 			}
-		} else if err == nil || !strings.Contains(err.Error(), "outside the data roots") {
+		} else if err == nil || !strings.Contains(err.Error(), "outside the folders that may be read") {
 			t.Errorf("%s: %v, want a refusal", name, err)
 		}
+	}
+}
+
+// The pairs file and the roots as a person at a shell names them.
+func TestReadPairsTakesARelativePath(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(filepath.Dir(writePairs(t, "path,label,group,property\nsub/a.mp4,1,g,p\nb.mp4,0,g,p\n")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for _, root := range []string{".", dir} {
+		videos, err := ReadPairs("pairs.csv", []string{root})
+		if err != nil {
+			t.Errorf("root %q: %v", root, err)
+		} else if got, want := videos[0].Path, filepath.Join(dir, "sub", "a.mp4"); got != want || videos[0].Name != "sub/a.mp4" {
+			t.Errorf("root %q: %q is to be opened as %q, want %q", root, videos[0].Name, got, want)
+		}
+	}
+	if _, err := ReadPairs("pairs.csv", []string{"sub"}); err == nil {
+		t.Error("a video outside the root was accepted")
 	}
 }
 

@@ -27,9 +27,17 @@ type Spec = compare.Spec
 // Video is one row of a pairs file.
 type Video struct {
 	Path     string // of the file
+	Name     string // as the pairs file names it, for the record; empty: Path
 	Label    int    // 1 possible, 0 impossible
 	Group    string // videos of a group share everything but the event
 	Property string // what the event violates
+}
+
+func (v *Video) name() string {
+	if v.Name == "" {
+		return v.Path
+	}
+	return v.Name
 }
 
 // Predictor is what scoring needs of a model.

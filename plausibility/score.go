@@ -22,6 +22,7 @@ import (
 // Config is one scoring run.
 type Config struct {
 	Videos []Video // see ReadPairs
+	Folder string  // that names in Videos are relative to, absolute, for the record; may be empty
 	Spec   Spec
 
 	Size    int // pixels, height and width the model takes
@@ -232,7 +233,7 @@ func newScorer(c *Config) *scorer {
 		predictors: []Predictor{c.Predictor},
 		windows:    make([]float32, c.Batch*3*c.Spec.Window*c.Size*c.Size),
 		reducer:    reducer{spec: c.Spec, tubelets: c.Spec.Window / c.Tubelet, tubeletTokens: side * side},
-		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Decoder: c.Decoder,
+		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Decoder: c.Decoder, Folder: c.Folder,
 			Skipped: []compare.Skipped{}, Sets: []compare.Set{{Name: compare.ModelSet, Model: c.Model}}},
 		progress: Progress{Total: len(c.Videos)},
 	}
@@ -265,7 +266,7 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		case d.skip != "":
 			reasons[i] = d.skip
 			if broken == "" {
-				broken = v.Path
+				broken = v.name()
 			}
 		case broken == "":
 			one, err := s.video(ctx, v, d)
@@ -286,7 +287,7 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 			if reasons[i] == "" {
 				reasons[i] = fmt.Sprintf("its group %q is incomplete without %s", v.Group, broken)
 			}
-			s.file.Skipped = append(s.file.Skipped, compare.Skipped{Path: v.Path, Group: v.Group, Reason: reasons[i]})
+			s.file.Skipped = append(s.file.Skipped, compare.Skipped{Path: v.name(), Group: v.Group, Reason: reasons[i]})
 		}
 		return nil
 	}
@@ -329,7 +330,7 @@ func (s *scorer) video(ctx context.Context, v Video, d decodedVideo) (scoredVide
 	spec := s.c.Spec
 	starts := WindowStarts(d.clip.Frames, spec.Window, spec.Stride)
 	out := scoredVideo{
-		video: compare.Video{Path: v.Path, Label: v.Label, Group: v.Group, Property: v.Property, SHA256: d.sha256, Frames: d.clip.Frames},
+		video: compare.Video{Path: v.name(), Label: v.Label, Group: v.Group, Property: v.Property, SHA256: d.sha256, Frames: d.clip.Frames},
 		// The frames themselves are let go after this video.
 		thumbnails: thumbnails(d.clip),
 	}

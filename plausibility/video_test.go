@@ -32,7 +32,7 @@ func TestScoreRealVideos(t *testing.T) {
 	d := &changeDetector{size: 64, patch: 8, tubelet: 2, window: 16}
 	spec := compare.DefaultSpec(16, 2, true)
 	spec.Stride = 1 // the detector sees changes from one tubelet to the next only; so each frame begins one
-	f, err := Score(t.Context(), Config{Videos: videos, Spec: spec, Size: 64, Patch: 8, Tubelet: 2,
+	f, err := Score(t.Context(), Config{Videos: videos, Folder: dir, Spec: spec, Size: 64, Patch: 8, Tubelet: 2,
 		Predictor: d, Model: compare.Model{Name: "change"}, Decoder: "test"})
 	if err != nil {
 		t.Fatal(err)
@@ -52,7 +52,7 @@ func TestScoreRealVideos(t *testing.T) {
 	worlds := worldsOf(t, dir)
 	for _, p := range f.Pairs() {
 		possible, impossible := f.Videos[p.Possible], f.Videos[p.Impossible]
-		if worlds[possible.Path] != worlds[impossible.Path] {
+		if worlds[f.Location(&possible)] != worlds[f.Location(&impossible)] {
 			t.Errorf("%s is paired with %s, which begins differently", possible.Path, impossible.Path)
 		}
 	}
@@ -72,10 +72,13 @@ func TestScoreRealVideos(t *testing.T) {
 		t.Fatal(err)
 	}
 	last := f.Videos[f.Pairs()[0].Impossible]
-	if at := events[last.Path]; !(at > 0 && at < last.TubeletStart[len(last.TubeletStart)-1]) {
+	if filepath.IsAbs(last.Path) {
+		t.Errorf("the file holds %q, want the path that the pairs file names", last.Path)
+	}
+	if at := events[f.Location(&last)]; !(at > 0 && at < last.TubeletStart[len(last.TubeletStart)-1]) {
 		t.Errorf("the event of %s happens at %g s", last.Path, at)
 	}
-	stills, err := Stills{Size: 64}.Frames(t.Context(), last.Path, []float64{0, 1e6})
+	stills, err := Stills{Size: 64}.Frames(t.Context(), f.Location(&last), []float64{0, 1e6})
 	if err != nil {
 		t.Fatal(err)
 	}

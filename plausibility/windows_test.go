@@ -1,41 +1,29 @@
 package plausibility
 
 import (
-	"encoding/json"
 	"math"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
 
+	"github.com/surmise-ml/surmise/internal/golden"
 	"github.com/surmise-ml/surmise/video"
 )
 
 func TestGoldenWindowStarts(t *testing.T) {
-	dir := os.Getenv("SURMISE_GOLDEN")
-	if dir == "" {
-		dir = filepath.Join("compare", "testdata")
-	}
-	data, err := os.ReadFile(filepath.Join(dir, "vjepa_surprise.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var golden struct {
+	var want struct {
 		Frames int   `json:"frames"`
 		Window int   `json:"frames_per_clip"`
 		Stride int   `json:"stride"`
 		Count  int   `json:"windows"`
 		Starts []int `json:"window_starts"`
 	}
-	if err := json.Unmarshal(data, &golden); err != nil {
-		t.Fatal(err)
-	}
-	got := WindowStarts(golden.Frames, golden.Window, golden.Stride)
-	if len(got) != golden.Count || !reflect.DeepEqual(got, golden.Starts) {
-		t.Errorf("windows of %d frames: %v, want %v", golden.Frames, got, golden.Starts)
+	golden.JSON(t, "vjepa_surprise.json", &want)
+	got := WindowStarts(want.Frames, want.Window, want.Stride)
+	if len(got) != want.Count || !reflect.DeepEqual(got, want.Starts) {
+		t.Errorf("windows of %d frames: %v, want %v", want.Frames, got, want.Starts)
 	}
 }
 

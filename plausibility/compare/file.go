@@ -34,9 +34,10 @@ const (
 type File struct {
 	Version int       `json:"version"`
 	Spec    Spec      `json:"spec"`
-	Size    int       `json:"size_px"`     // frames were scaled to Size × Size pixels
-	Decoder string    `json:"decoder"`     // name and version of what decoded the videos
-	Data    string    `json:"data_sha256"` // digest of the videos' contents, labels and groups (see Digest)
+	Size    int       `json:"size_px"`          // frames were scaled to Size × Size pixels
+	Decoder string    `json:"decoder"`          // name and version of what decoded the videos
+	Data    string    `json:"data_sha256"`      // digest of the videos' contents, labels and groups (see Digest)
+	Folder  string    `json:"folder,omitempty"` // of the pairs file, where it was scored: what paths are relative to
 	Videos  []Video   `json:"videos"`
 	Skipped []Skipped `json:"skipped"`
 	Sets    []Set     `json:"sets"` // the model first; then its untrained twin, if it was scored
@@ -123,7 +124,7 @@ func (s Spec) NumContexts() int { return max(1, len(s.Contexts)) }
 
 // Video is one scored video.
 type Video struct {
-	Path     string `json:"path"`  // as the pairs file names it
+	Path     string `json:"path"`  // as the pairs file names it (see File.Location)
 	Label    int    `json:"label"` // 1 possible, 0 impossible
 	Group    string `json:"group"` // videos of a group share everything but the event
 	Property string `json:"property"`
@@ -164,6 +165,14 @@ type Scores struct {
 	Surprise [][]float64 `json:"surprise"` // [C,W] mean over predicted tokens (over the worst of each tubelet with TopTokens)
 	Peak     [][]float64 `json:"peak"`     // [C,W] largest tubelet of the window
 	Curve    []float64   `json:"curve"`    // surprise over time, one value per Video.TubeletStart, mean over windows and contexts
+}
+
+// Location is where a video of the file was when it was scored.
+func (f *File) Location(v *Video) string {
+	if filepath.IsAbs(v.Path) {
+		return v.Path
+	}
+	return filepath.Join(f.Folder, v.Path)
 }
 
 // Set returns the named set.

@@ -1,14 +1,13 @@
 package compare
 
 import (
-	"encoding/json"
 	"math"
-	"os"
-	"path/filepath"
 	"reflect"
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/surmise-ml/surmise/internal/golden"
 )
 
 func TestAUROCKnownCases(t *testing.T) {
@@ -208,20 +207,14 @@ func TestAggregations(t *testing.T) {
 // The published code matched a quadruplet by the first frames at which videos 1 to
 // 3 differ from video 0.
 func TestGoldenMatchByStart(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(goldenFolder(), "vjepa_surprise.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var golden struct {
+	var want struct {
 		Quadruplet struct {
 			BreakingPoints [3]int    `json:"breaking_points"`
 			Matches        [2][2]int `json:"matches"`
 		} `json:"quadruplet"`
 	}
-	if err := json.Unmarshal(data, &golden); err != nil {
-		t.Fatal(err)
-	}
-	q := golden.Quadruplet
+	golden.JSON(t, "vjepa_surprise.json", &want)
+	q := want.Quadruplet
 	partner, other := q.Matches[0][1], q.Matches[1][1] // of video 0, and of the other possible video
 	with0 := func(video int) int { return q.BreakingPoints[video-1] }
 	if got := MatchByStart([][]int{{with0(partner), with0(other)}, {0, 0}}); !reflect.DeepEqual(got, []int{0, 1}) {

@@ -1,71 +1,31 @@
 package compare
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"math"
-	"os"
-	"path/filepath"
+	"strconv"
 	"testing"
+
+	"github.com/surmise-ml/surmise/internal/golden"
 )
 
-// goldenFolder is the project's own copy, or the folder in SURMISE_GOLDEN.
-func goldenFolder() string {
-	if dir := os.Getenv("SURMISE_GOLDEN"); dir != "" {
-		return dir
-	}
-	return "testdata"
-}
-
-// goldenTensor reads one tensor of a trusted safetensors file: its shape, and its
-// little-endian bytes.
-func goldenTensor(t *testing.T, file, name string) ([]int, []byte) {
-	t.Helper()
-	data, err := os.ReadFile(filepath.Join(goldenFolder(), file))
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := binary.LittleEndian.Uint64(data)
-	var header map[string]struct {
-		Shape   []int  `json:"shape"`
-		Offsets [2]int `json:"data_offsets"`
-	}
-	if err := json.Unmarshal(data[8:8+n], &header); err != nil {
-		t.Fatalf("%s: %v", file, err)
-	}
-	h, ok := header[name]
-	if !ok {
-		t.Fatalf("%s holds no tensor %q", file, name)
-	}
-	return h.Shape, data[8+n:][h.Offsets[0]:h.Offsets[1]]
-}
-
 func TestGoldenPublishedMetrics(t *testing.T) {
-	manifest, err := os.ReadFile(filepath.Join(goldenFolder(), "vjepa_surprise.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	var want struct {
 		ContextLengths []int                                    `json:"context_lengths"`
 		Metrics        map[string]map[string]map[string]float64 `json:"metrics"`
 	}
-	if err := json.Unmarshal(manifest, &want); err != nil {
-		t.Fatal(err)
-	}
+	golden.JSON(t, "vjepa_surprise.json", &want)
 	if len(want.Metrics) == 0 {
 		t.Fatal("manifest holds no metrics")
 	}
+	data := golden.Tensors(t, "vjepa_surprise.safetensors")
 	for name, contexts := range want.Metrics {
-		shape, raw := goldenTensor(t, "vjepa_surprise.safetensors", "metrics."+name+".losses") // [N,C,W]
-		_, rawLabels := goldenTensor(t, "vjepa_surprise.safetensors", "metrics."+name+".labels")
-		n, c, w := shape[0], shape[1], shape[2]
+		losses, labelTensor := data["metrics."+name+".losses"], data["metrics."+name+".labels"] // [N,C,W], [N]
+		n, c, w := losses.Shape[0], losses.Shape[1], losses.Shape[2]
 		labels := make([]int, n)
 		for i := range labels {
-			labels[i] = int(binary.LittleEndian.Uint64(rawLabels[8*i:]))
+			labels[i] = int(labelTensor.I64[i])
 		}
-		at := func(i, k, j int) float32 {
-			return math.Float32frombits(binary.LittleEndian.Uint32(raw[4*((i*c+k)*w+j):]))
-		}
+		at := func(i, k, j int) float32 { return losses.F32[(i*c+k)*w+j] }
 		rows := map[string][][]float32{}
 		for i := range n {
 			filtered := make([]float32, w)
@@ -78,7 +38,7 @@ func TestGoldenPublishedMetrics(t *testing.T) {
 					row[j] = at(i, k, j)
 					filtered[j] = min(filtered[j], row[j])
 				}
-				context := "ctx" + jsonInt(want.ContextLengths[k])
+				context := "ctx" + strconv.Itoa(want.ContextLengths[k])
 				rows[context] = append(rows[context], row)
 			}
 			rows["filtered"] = append(rows["filtered"], filtered)
@@ -113,5 +73,3 @@ func TestGoldenPublishedMetrics(t *testing.T) {
 		}
 	}
 }
-
-func jsonInt(i int) string { b, _ := json.Marshal(i); return string(b) }

@@ -65,7 +65,7 @@ const framesShown = 10
 
 // TypicalPairs picks a pair per property to show, at most n: the one whose margin
 // is the median, not the best. events says when the event of a video happens, in
-// seconds by path; frames may be nil.
+// seconds by where the video lies (see compare.File.Location); frames may be nil.
 func TypicalPairs(ctx context.Context, f *compare.File, a compare.Aggregation, n int, events map[string]float64, frames FrameSource) ([]Pair, error) {
 	typical, err := f.Typical(a, n)
 	if err != nil {
@@ -79,7 +79,7 @@ func TypicalPairs(ctx context.Context, f *compare.File, a compare.Aggregation, n
 			Possible:   Curve{Path: possible.Path, Seconds: possible.TubeletStart, Surprise: model.Scores[m.Possible].Curve},
 			Impossible: Curve{Path: impossible.Path, Seconds: impossible.TubeletStart, Surprise: model.Scores[m.Impossible].Curve},
 		}
-		if at, ok := events[impossible.Path]; ok {
+		if at, ok := events[f.Location(impossible)]; ok {
 			p.EventSeconds = at
 		}
 		if frames != nil {
@@ -87,18 +87,27 @@ func TypicalPairs(ctx context.Context, f *compare.File, a compare.Aggregation, n
 			for i := range framesShown {
 				p.FrameSeconds = append(p.FrameSeconds, from+(to-from)*(float64(i)+0.5)/framesShown)
 			}
-			for _, c := range []*Curve{&p.Possible, &p.Impossible} {
-				if c.Frames, err = frames.Frames(ctx, c.Path, p.FrameSeconds); err != nil {
-					return nil, fmt.Errorf("frames for the report: %w", err)
-				}
-				if len(c.Frames) != framesShown {
-					return nil, fmt.Errorf("frames for the report: got %d of %s, want %d", len(c.Frames), c.Path, framesShown)
-				}
+			if p.Possible.Frames, err = stills(ctx, frames, f.Location(possible), p.FrameSeconds); err != nil {
+				return nil, err
+			}
+			if p.Impossible.Frames, err = stills(ctx, frames, f.Location(impossible), p.FrameSeconds); err != nil {
+				return nil, err
 			}
 		}
 		pairs = append(pairs, p)
 	}
 	return pairs, nil
+}
+
+func stills(ctx context.Context, frames FrameSource, path string, seconds []float64) ([][]byte, error) {
+	out, err := frames.Frames(ctx, path, seconds)
+	if err == nil && len(out) != len(seconds) {
+		err = fmt.Errorf("got %d of %s, want %d", len(out), path, len(seconds))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("frames for the report: %w", err)
+	}
+	return out, nil
 }
 
 // span is the time both curves cover, in seconds.

@@ -24,7 +24,7 @@ func madeUp(groups int) *compare.File {
 	rng := rand.New(rand.NewPCG(1, 2))
 	properties := []string{"permanence", "permanence_occluded", "colour", "colour_occluded", "shape"}
 	f := &compare.File{Version: compare.Version, Spec: compare.Spec{Window: 16, Stride: 2, FrameStep: 1, TopTokens: 4},
-		Size: 64, Decoder: "made up", Skipped: []compare.Skipped{{Path: "pairs/broken.mp4", Group: "9", Reason: "no video stream"}},
+		Size: 64, Decoder: "made up", Folder: "/videos", Skipped: []compare.Skipped{{Path: "pairs/broken.mp4", Group: "9", Reason: "no video stream"}},
 		Sets: []compare.Set{
 			{Name: compare.ModelSet, Model: compare.Model{Name: "demo", Step: 600, SHA256: strings.Repeat("ab", 32), Config: []byte(`{"dim":128}`)}},
 			{Name: compare.TwinSet, Model: compare.Model{Name: "demo, untrained"}}}}
@@ -62,6 +62,9 @@ func madeUp(groups int) *compare.File {
 type discs struct{}
 
 func (discs) Frames(_ context.Context, path string, seconds []float64) ([][]byte, error) {
+	if !strings.HasPrefix(path, "/videos/") {
+		return nil, fmt.Errorf("asked for %s", path)
+	}
 	var out [][]byte
 	for _, t := range seconds {
 		img := image.NewRGBA(image.Rect(0, 0, 64, 64))
@@ -93,7 +96,7 @@ func madeUpPage(t *testing.T) *Page {
 	}
 	events := map[string]float64{}
 	for _, v := range f.Videos {
-		events[v.Path] = 0.8
+		events[f.Location(&v)] = 0.8
 	}
 	pairs, err := TypicalPairs(t.Context(), f, table.Aggregation, 3, events, discs{})
 	if err != nil {
