@@ -6,11 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/surmise-ml/surmise/masking"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -66,14 +69,33 @@ func Validate(m proto.Message) error {
 			field = "(message)"
 		}
 		problem := v.Proto.GetMessage()
-		if v.FieldValue.IsValid() {
-			if s := fmt.Sprint(v.FieldValue.Interface()); s != "" && len(s) <= 64 {
-				problem += fmt.Sprintf(", got %s", s)
-			}
+		if got := short(v.FieldValue); got != "" {
+			problem += ", got " + got
 		}
 		errs = append(errs, FieldError{field, problem})
 	}
 	return errs
+}
+
+// short is a value for an error: how many a list or map holds, nothing for messages and long texts.
+func short(v protoreflect.Value) string {
+	if !v.IsValid() {
+		return ""
+	}
+	switch v := v.Interface().(type) {
+	case protoreflect.List:
+		return strconv.Itoa(v.Len())
+	case protoreflect.Map:
+		return strconv.Itoa(v.Len())
+	case protoreflect.Message:
+		return ""
+	default:
+		text := fmt.Sprint(v)
+		if len(text) > 64 {
+			return ""
+		}
+		return text
+	}
 }
 
 // A preset is where the defaults of a training job come from.
@@ -178,9 +200,6 @@ func completeModel(m, preset *surmisev1.ModelSpec) Errors {
 	multiple("frames", m.Frames, "tubelet", m.Tubelet)
 	multiple("dim", m.Dim, "heads", m.Heads)
 	multiple("pred_dim", m.PredDim, "pred_heads", m.PredHeads)
-	// A sine and a cosine per frequency and axis.
-	multiple("dim", m.Dim, "sines and cosines,", 2)
-	multiple("pred_dim", m.PredDim, "sines and cosines,", 2)
 	if m.Objective == "next_tubelet" && m.Frames/m.Tubelet < 2 {
 		errs = append(errs, FieldError{"train.model.frames", fmt.Sprintf("next_tubelet needs at least two tubelets of %d frames, got %d frames", m.Tubelet, m.Frames)})
 	}
@@ -221,7 +240,9 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 		}
 	case "causal":
 		if len(m.ContextTubelets) == 0 {
-			m.ContextTubelets = quarters(tubelets)
+			for _, c := range masking.DefaultContexts(int(tubelets)) {
+				m.ContextTubelets = append(m.ContextTubelets, int32(c))
+			}
 		}
 		for i, c := range m.ContextTubelets {
 			if c >= tubelets {
@@ -233,17 +254,6 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 		}
 	}
 	return errs
-}
-
-// quarters is a quarter, half and three quarters of n, without repeats, each at least 1 and below n.
-func quarters(n int32) []int32 {
-	var out []int32
-	for _, q := range []int32{n / 4, n / 2, 3 * n / 4} {
-		if q = max(q, 1); q < n && (len(out) == 0 || q > out[len(out)-1]) {
-			out = append(out, q)
-		}
-	}
-	return out
 }
 
 func completeSampling(s *surmisev1.SamplingSpec) Errors {

@@ -74,7 +74,8 @@ func TestZeroIsAValueWhereItMeansSomething(t *testing.T) {
 func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 	for _, c := range []struct{ spec, field, says string }{
 		{`{}`, "kind", "required"},
-		{`{"train":{}}`, "train.data", "at least 1"},
+		{`{"train":{}}`, "train.data", "at least 1 item(s), got 0"},
+		{`{"train":{"data":["d"],"mask":{"kind":"causal","context_tubelets":[` + strings.Repeat("1,", 64) + `1]}}}`, "train.mask.context_tubelets", "got 65"},
 		{`{"train":{"data":[""]}}`, "train.data[0]", "1 character"},
 		{`{"train":{"data":["` + strings.Repeat(strings.Repeat("d", 4000)+`","`, 300) + `d"]}}`, "train.data", "got 1200001"},
 		{`{"train":{"data":["d"],"steps":-1}}`, "train.steps", "-1"},
@@ -82,6 +83,8 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"train":{"data":["d"],"model":{"patch":7}}}`, "train.model.size", "patch 7, got 64"},
 		{`{"train":{"data":["d"],"model":{"frames":15}}}`, "train.model.frames", "15"},
 		{`{"train":{"data":["d"],"model":{"dim":100,"heads":3}}}`, "train.model.dim", "100"},
+		{`{"train":{"data":["d"],"model":{"dim":36}}}`, "train.model.dim", "multiple of 8, got 36"},
+		{`{"train":{"data":["d"],"model":{"pred_dim":20}}}`, "train.model.pred_dim", "multiple of 8, got 20"},
 		{`{"train":{"data":["d"],"model":{"frames":2}}}`, "train.model.frames", "two tubelets"},
 		{`{"train":{"data":["d"],"model":{"objective":"next_tubelet"},"mask":{}}}`, "train.mask", "next_tubelet"},
 		{`{"train":{"data":["d"],"mask":{"kind":"tube","ratio":0.001}}}`, "train.mask.ratio", "0.001"},
@@ -100,6 +103,9 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		if !errors.As(err, &errs) {
 			t.Errorf("%s: got %v, want a fault in %s", c.spec, err, c.field)
 			continue
+		}
+		if strings.Contains(err.Error(), "0x") {
+			t.Errorf("%s: %v tells an address in memory", c.spec, err)
 		}
 		if errs[0].Field != c.field || !strings.Contains(errs[0].Problem, c.says) {
 			t.Errorf("%s: got %v, want %s saying %q", c.spec, errs, c.field, c.says)

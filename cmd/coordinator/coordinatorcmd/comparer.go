@@ -104,7 +104,7 @@ func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 		for _, c := range r.Cells {
 			row.Cells = append(row.Cells, &surmisev1.ComparisonCell{
 				Accuracy: intervalMessage(c.Accuracy), GroupAccuracy: intervalMessage(c.GroupAccuracy),
-				Auroc: intervalMessage(c.AUROC), Verdict: c.Verdict,
+				Auroc: intervalMessage(c.AUROC), Verdict: c.Verdict, Ties: c.Ties,
 			})
 		}
 		for _, d := range r.Differences {

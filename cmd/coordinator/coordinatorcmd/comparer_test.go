@@ -58,8 +58,30 @@ func TestCompareOne(t *testing.T) {
 	if m, twin := last.Cells[0], last.Cells[1]; m.Accuracy.Value != 1 || twin.Accuracy.Value != 0 || m.Auroc.Value != 1 || m.Verdict == "" {
 		t.Errorf("model %v, twin %v", m, twin)
 	}
+	if m, twin := last.Cells[0], last.Cells[1]; m.Ties != 0 || twin.Ties != 0 {
+		t.Errorf("ties %g and %g of pairs of which none ties", m.Ties, twin.Ties)
+	}
 	if last.Differences[0].Accuracy.Value != 1 || !strings.Contains(got.Text, "permanence") {
 		t.Errorf("differences %v, text %s", last.Differences, got.Text)
+	}
+}
+
+func TestCompareTellsTies(t *testing.T) {
+	path := scoreFile(t, 2)
+	f, err := compare.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Sets[0].Scores[1] = f.Sets[0].Scores[0] // the first of three pairs
+	if err := f.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ties := got.Rows[len(got.Rows)-1].Cells[0].Ties; ties < 0.33 || ties > 0.34 {
+		t.Errorf("ties %g, want a third", ties)
 	}
 }
 

@@ -512,7 +512,7 @@ type ModelSpec struct {
 	Patch int32 `protobuf:"varint,4,opt,name=patch,proto3" json:"patch,omitempty"`
 	// Frames of a token; default 2 / 2.
 	Tubelet int32 `protobuf:"varint,5,opt,name=tubelet,proto3" json:"tubelet,omitempty"`
-	// Encoder: features of a token, a multiple of heads (default 128 / 192); blocks (4 / 12); attention heads (2 / 3).
+	// Encoder: features of a token, a multiple of heads and of 8 (default 128 / 192); blocks (4 / 12); attention heads (2 / 3).
 	Dim   int32 `protobuf:"varint,6,opt,name=dim,proto3" json:"dim,omitempty"`
 	Depth int32 `protobuf:"varint,7,opt,name=depth,proto3" json:"depth,omitempty"`
 	Heads int32 `protobuf:"varint,8,opt,name=heads,proto3" json:"heads,omitempty"`
@@ -651,7 +651,7 @@ type MaskSpec struct {
 	// tube: share of spatial positions hidden, between 0 and 1; default 0.9.
 	Ratio float64 `protobuf:"fixed64,3,opt,name=ratio,proto3" json:"ratio,omitempty"`
 	// causal: one group each; the first C tubelets are seen, the rest predicted. Default: a quarter, half and three
-	// quarters of the clip.
+	// quarters of the clip, rounded down.
 	ContextTubelets []int32 `protobuf:"varint,4,rep,packed,name=context_tubelets,json=contextTubelets,proto3" json:"context_tubelets,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -1045,17 +1045,17 @@ type ScoreSpec struct {
 	Pairs string `protobuf:"bytes,1,opt,name=pairs,proto3" json:"pairs,omitempty"`
 	// The model: "jobs/{id}" of a training job that has succeeded, a checkpoint folder, or a .safetensors file.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
-	// Frames of a window; default the model's.
+	// Frames of a window: the frames of the model's clips, which is the default; the worker refuses another number.
 	Window int32 `protobuf:"varint,3,opt,name=window,proto3" json:"window,omitempty"`
 	// Frames between the starts of windows; default 2.
 	Stride int32 `protobuf:"varint,4,opt,name=stride,proto3" json:"stride,omitempty"`
 	// As in SamplingSpec; default 1 and 0.
 	FrameStep int32   `protobuf:"varint,5,opt,name=frame_step,json=frameStep,proto3" json:"frame_step,omitempty"`
 	Fps       float64 `protobuf:"fixed64,6,opt,name=fps,proto3" json:"fps,omitempty"`
-	// Frames of a window that the model sees before it predicts the rest, one score each; default a quarter, half and
-	// three quarters of the window. Must be empty for next_tubelet models, which see every past.
+	// Frames of a window that the model sees before it predicts the rest, one score each; default one to five eighths of
+	// the window, in whole tubelets. Must be empty for next_tubelet models, which see every past.
 	Contexts []int32 `protobuf:"varint,7,rep,packed,name=contexts,proto3" json:"contexts,omitempty"`
-	// Surprise of a tubelet is the mean over its N worst tokens; absent: 4 for next_tubelet models, all tokens for masked
+	// The surprise of each tubelet is the mean over its own N worst tokens; absent: 4 for next_tubelet models, all tokens for masked
 	// ones; 0: all tokens.
 	TopTokens *int32 `protobuf:"varint,8,opt,name=top_tokens,json=topTokens,proto3,oneof" json:"top_tokens,omitempty"`
 	// Do not score the untrained twin (same shape, fresh weights) beside the model.
@@ -1178,7 +1178,7 @@ func (x *ScoreSpec) GetThreads() int32 {
 // Progress is what a worker last said about an attempt. A field that does not apply is zero.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is doing: "indexing", "training", "scoring" or "scoring twin".
+	// What it is doing: "indexing", "training" or "scoring" (model and twin, video by video).
 	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
 	// Done, and to do: optimiser steps when training, videos when indexing and scoring.
 	Step  int32 `protobuf:"varint,2,opt,name=step,proto3" json:"step,omitempty"`
@@ -1593,7 +1593,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	" \x01(\v2\x19.surmise.v1.OptimizerSpecR\toptimizer\x12)\n" +
 	"\tlog_every\x18\v \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\blogEvery\x127\n" +
 	"\x10checkpoint_every\x18\f \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x0fcheckpointEvery\x12\x1a\n" +
-	"\btruncate\x18\r \x01(\bR\btruncate\"\xea\x03\n" +
+	"\btruncate\x18\r \x01(\bR\btruncate\"\xde\x04\n" +
 	"\tModelSpec\x12;\n" +
 	"\tobjective\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x06maskedR\fnext_tubeletR\tobjective\x12\x1e\n" +
 	"\x04size\x18\x02 \x01(\x05B\n" +
@@ -1602,15 +1602,15 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\x06frames\x12 \n" +
 	"\x05patch\x18\x04 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\x02(\x00R\x05patch\x12#\n" +
-	"\atubelet\x18\x05 \x01(\x05B\t\xbaH\x06\x1a\x04\x18@(\x00R\atubelet\x12\x1c\n" +
-	"\x03dim\x18\x06 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x80@(\x00R\x03dim\x12 \n" +
+	"\atubelet\x18\x05 \x01(\x05B\t\xbaH\x06\x1a\x04\x18@(\x00R\atubelet\x12V\n" +
+	"\x03dim\x18\x06 \x01(\x05BD\xbaHA\xba\x017\n" +
+	"\rmultiple_of_8\x12\x17must be a multiple of 8\x1a\rthis % 8 == 0\x1a\x05\x18\x80@(\x00R\x03dim\x12 \n" +
 	"\x05depth\x18\a \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\x01(\x00R\x05depth\x12 \n" +
 	"\x05heads\x18\b \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x80\x01(\x00R\x05heads\x12%\n" +
-	"\bpred_dim\x18\t \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x80@(\x00R\apredDim\x12)\n" +
+	"\xbaH\a\x1a\x05\x18\x80\x01(\x00R\x05heads\x12_\n" +
+	"\bpred_dim\x18\t \x01(\x05BD\xbaHA\xba\x017\n" +
+	"\rmultiple_of_8\x12\x17must be a multiple of 8\x1a\rthis % 8 == 0\x1a\x05\x18\x80@(\x00R\apredDim\x12)\n" +
 	"\n" +
 	"pred_depth\x18\n" +
 	" \x01(\x05B\n" +

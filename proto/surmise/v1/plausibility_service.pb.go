@@ -265,7 +265,9 @@ type ComparisonCell struct {
 	// Area under the ROC curve over single videos.
 	Auroc *Interval `protobuf:"bytes,3,opt,name=auroc,proto3" json:"auroc,omitempty"`
 	// Of the accuracy: "above chance", "below chance" or "inconclusive".
-	Verdict       string `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Verdict string `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// Share of pairs that tie, which the accuracy counts as wrong.
+	Ties          float64 `protobuf:"fixed64,5,opt,name=ties,proto3" json:"ties,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -326,6 +328,13 @@ func (x *ComparisonCell) GetVerdict() string {
 		return x.Verdict
 	}
 	return ""
+}
+
+func (x *ComparisonCell) GetTies() float64 {
+	if x != nil {
+		return x.Ties
+	}
+	return 0
 }
 
 type ComparisonDifference struct {
@@ -515,7 +524,7 @@ func (x *GetScoresRequest) GetName() string {
 // GetScoresResponse is one video.
 type GetScoresResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As the pairs file names it.
+	// As the pairs file names it, relative to its folder.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// 1 possible, 0 impossible.
 	Label    int32  `protobuf:"varint,2,opt,name=label,proto3" json:"label,omitempty"`
@@ -758,12 +767,13 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\x06groups\x18\x03 \x01(\x05R\x06groups\x12\x14\n" +
 	"\x05pairs\x18\x04 \x01(\x05R\x05pairs\x120\n" +
 	"\x05cells\x18\x05 \x03(\v2\x1a.surmise.v1.ComparisonCellR\x05cells\x12B\n" +
-	"\vdifferences\x18\x06 \x03(\v2 .surmise.v1.ComparisonDifferenceR\vdifferences\"\xc5\x01\n" +
+	"\vdifferences\x18\x06 \x03(\v2 .surmise.v1.ComparisonDifferenceR\vdifferences\"\xd9\x01\n" +
 	"\x0eComparisonCell\x120\n" +
 	"\baccuracy\x18\x01 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12;\n" +
 	"\x0egroup_accuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\rgroupAccuracy\x12*\n" +
 	"\x05auroc\x18\x03 \x01(\v2\x14.surmise.v1.IntervalR\x05auroc\x12\x18\n" +
-	"\averdict\x18\x04 \x01(\tR\averdict\"\xe3\x01\n" +
+	"\averdict\x18\x04 \x01(\tR\averdict\x12\x12\n" +
+	"\x04ties\x18\x05 \x01(\x01R\x04ties\"\xe3\x01\n" +
 	"\x14ComparisonDifference\x12\x16\n" +
 	"\x06column\x18\x01 \x01(\tR\x06column\x120\n" +
 	"\baccuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12;\n" +
