@@ -54,6 +54,7 @@ func (s *Server) Attach(stream attachStream) error {
 					return badRequest(jobspec.FieldError{Field: "message", Problem: "the first one must be hello"})
 				}
 				w = newSession(hello.Name)
+				w.working = len(hello.Held) > 0
 				s.workers.attach(w)
 				defer s.workers.detach(w)
 				s.log.Info("worker attached", "worker", w.name, "version", hello.Version, "threads", hello.Threads, "held", len(hello.Held))

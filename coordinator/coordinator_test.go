@@ -274,7 +274,60 @@ func TestCancel(t *testing.T) {
 		w.settled(surmisev1.JobState_SUCCEEDED)
 		_, err := s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: job.Name})
 		wantCode(t, err, codes.FailedPrecondition)
+		if want := "job " + job.Name + " has ended: it is SUCCEEDED"; status.Convert(err).Message() != want {
+			t.Errorf("got %v, want %q", err, want)
+		}
 	})
+}
+
+// A worker counts as busy when it has a job, not when it has not asked for one yet.
+func TestASubmitToAnIdleWorkerWaitsForNobody(t *testing.T) {
+	s := start(t, nil)
+	w := s.attach("w") // has not asked for a job yet
+	if job := s.submit(train()); job.Reason != "waiting: about to be leased" {
+		t.Errorf("the worker is about to ask, and the job is %s", job.Reason)
+	}
+	w.ready()
+	l := w.lease()
+	if job := s.submit(train()); job.Reason != "waiting for the only worker, which is busy" {
+		t.Errorf("the worker is busy, and the job is %s", job.Reason)
+	}
+	w.done(l.Lease)
+	w.settled(surmisev1.JobState_SUCCEEDED)
+}
+
+// slowStore lets a test stand between the dispatcher's choice of a worker and the lease.
+type slowStore struct {
+	coordinator.Store
+	leasing chan struct{} // holds a token while or after LeaseNext is under way
+	goOn    chan struct{} // closed: LeaseNext waits no more
+}
+
+func (f slowStore) LeaseNext(ctx context.Context, worker string, lease time.Duration) (queue.Job, bool, error) {
+	select {
+	case f.leasing <- struct{}{}:
+	default:
+	}
+	select {
+	case <-f.goOn:
+	case <-ctx.Done():
+	}
+	return f.Store.LeaseNext(ctx, worker, lease)
+}
+
+func TestASubmitWhileTheDispatcherLeasesWaitsForNobody(t *testing.T) {
+	slow := slowStore{leasing: make(chan struct{}, 1), goOn: make(chan struct{})}
+	s := start(t, func(c *coordinator.Config) {
+		slow.Store = c.Store
+		c.Store = slow
+	})
+	w := s.ready("w")
+	<-slow.leasing
+	if job := s.submit(train()); job.Reason != "waiting: about to be leased" {
+		t.Errorf("the only worker is idle, and the job is %s", job.Reason)
+	}
+	close(slow.goOn)
+	w.lease()
 }
 
 func TestHowAttemptsEnd(t *testing.T) {
@@ -401,7 +454,7 @@ func TestTwoWorkersShareAQueue(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("leased %v, want %v", got, want)
 	}
-	if c = s.get(c.Name); c.QueuePosition != 1 || c.Reason != "waiting: all 2 workers are busy" {
+	if c = s.get(c.Name); c.QueuePosition != 1 || c.Reason != "waiting for one of 2 workers, which are all busy" {
 		t.Errorf("third waits as %v", c)
 	}
 }
@@ -477,6 +530,9 @@ func TestBadRequestsNameTheField(t *testing.T) {
 
 	_, err = s.jobs.GetJob(s.ctx, &surmisev1.GetJobRequest{Name: "jobs/none"})
 	wantCode(t, err, codes.NotFound)
+	if got := status.Convert(err).Message(); got != "job jobs/none: not found" {
+		t.Errorf("got %q", got)
+	}
 	_, err = s.jobs.CancelJob(s.ctx, &surmisev1.CancelJobRequest{Name: "jobs/none"})
 	wantCode(t, err, codes.NotFound)
 	if list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{}); err != nil || len(list.Jobs) != 1 {

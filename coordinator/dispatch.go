@@ -54,15 +54,15 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 		s.changed(job, effects)
 	}
 	for ctx.Err() == nil {
-		worker := s.workers.takeFree()
+		worker := s.workers.firstFree()
 		if worker == nil {
 			break
 		}
 		job, ok, err := s.store.LeaseNext(ctx, worker.name, s.lease)
 		if err != nil || !ok {
-			s.workers.putBack(worker)
 			return next, err
 		}
+		s.workers.busy(worker)
 		s.changed(job, queue.Effects{Log: queue.LogLeased})
 		if err := s.give(ctx, worker, job); err != nil {
 			return 0, err
@@ -142,6 +142,8 @@ type session struct {
 	gone chan struct{} // closed when the handler must return, or has
 	once sync.Once
 	why  error // set before gone is closed
+
+	working bool // has a job; guarded by workers.mu
 }
 
 // outgoing messages that a worker has not taken: a handful at most in good order.
@@ -175,7 +177,7 @@ func (w *session) send(m *surmisev1.AttachResponse) bool {
 	}
 }
 
-// workers knows who is attached, and who asked for a job, longest waiting first.
+// workers knows who is attached, who asked for a job, longest waiting first, and who has one.
 type workers struct {
 	mu     sync.Mutex
 	byName map[string]*session
@@ -214,6 +216,7 @@ func (ws *workers) detach(w *session) {
 // ready notes that the worker asks for a job.
 func (ws *workers) ready(w *session) {
 	ws.mu.Lock()
+	w.working = false
 	ws.removeFree(w) // asking twice is asking once
 	if ws.byName[w.name] == w {
 		ws.free = append(ws.free, w)
@@ -222,22 +225,29 @@ func (ws *workers) ready(w *session) {
 	ws.wakeDispatch()
 }
 
-// takeFree takes the worker that has waited longest; nil when there is none.
-func (ws *workers) takeFree() *session {
+// firstFree is the worker that has waited longest; nil when there is none.
+func (ws *workers) firstFree() *session {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if len(ws.free) == 0 {
 		return nil
 	}
-	w := ws.free[0]
-	ws.free = ws.free[1:]
-	return w
+	return ws.free[0]
 }
 
-// putBack undoes takeFree.
+// busy notes that the worker has a job.
+func (ws *workers) busy(w *session) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	w.working = true
+	ws.removeFree(w)
+}
+
+// putBack undoes busy.
 func (ws *workers) putBack(w *session) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
+	w.working = false
 	if ws.byName[w.name] == w {
 		ws.free = append([]*session{w}, ws.free...)
 	}
@@ -251,10 +261,17 @@ func (ws *workers) send(name string, m *surmisev1.AttachResponse) bool {
 	return w != nil && w.send(m)
 }
 
-func (ws *workers) count() (attached, free int) {
+// count tells how many workers are attached, and how many of those have no job: a worker that has just attached, or is
+// about to be given a job, counts as idle, though it is not free.
+func (ws *workers) count() (attached, idle int) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	return len(ws.byName), len(ws.free)
+	for _, w := range ws.byName {
+		if !w.working {
+			idle++
+		}
+	}
+	return len(ws.byName), idle
 }
 
 func (ws *workers) removeFree(w *session) {

@@ -40,10 +40,6 @@ func statusOf(err error) error {
 		return nil
 	case errors.As(err, &fields):
 		return badRequest(fields...)
-	case errors.Is(err, queue.ErrNotFound):
-		return status.Error(codes.NotFound, err.Error())
-	case errors.Is(err, queue.ErrEnded):
-		return status.Error(codes.FailedPrecondition, err.Error())
 	case errors.Is(err, context.Canceled):
 		return status.Error(codes.Canceled, err.Error())
 	case errors.Is(err, context.DeadlineExceeded):
@@ -53,6 +49,14 @@ func statusOf(err error) error {
 		return err
 	}
 	return status.Error(codes.Unavailable, err.Error())
+}
+
+// jobStatus is statusOf for what a caller asked of the job "jobs/{id}".
+func jobStatus(name string, err error) error {
+	if errors.Is(err, queue.ErrNotFound) {
+		return status.Errorf(codes.NotFound, "job %s: not found", name)
+	}
+	return statusOf(err)
 }
 
 // check holds a request against the rules of its .proto file.

@@ -75,7 +75,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 func (s *Server) GetJob(ctx context.Context, req *surmisev1.GetJobRequest) (*surmisev1.Job, error) {
 	job, err := s.store.Get(ctx, strings.TrimPrefix(req.Name, jobPrefix))
 	if err != nil {
-		return nil, statusOf(err)
+		return nil, jobStatus(req.Name, err)
 	}
 	return s.describe(ctx, job)
 }
@@ -96,6 +96,7 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 		}
 	}
 
+	attached, idle := s.workers.count() // before the jobs are read; see describe
 	more := filter
 	more.Limit++ // one beyond the page tells whether there is a next one
 	jobs, err := s.store.List(ctx, more)
@@ -122,7 +123,7 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 					return nil, statusOf(err)
 				}
 			}
-			s.explainWait(job, position)
+			explainWait(job, position, attached, idle)
 		}
 		response.Jobs[i] = job
 	}
@@ -141,8 +142,11 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 // CancelJob implements JobService.
 func (s *Server) CancelJob(ctx context.Context, req *surmisev1.CancelJobRequest) (*surmisev1.Job, error) {
 	job, effects, err := s.store.Apply(ctx, strings.TrimPrefix(req.Name, jobPrefix), queue.Cancel{})
+	if errors.Is(err, queue.ErrEnded) {
+		return nil, status.Errorf(codes.FailedPrecondition, "job %s has ended: it is %s", req.Name, job.State)
+	}
 	if err != nil {
-		return nil, statusOf(err)
+		return nil, jobStatus(req.Name, err)
 	}
 	s.changed(job, effects)
 	return s.describe(ctx, job)
@@ -221,26 +225,37 @@ func (s *Server) describe(ctx context.Context, job queue.Job) (*surmisev1.Job, e
 		return nil, err
 	}
 	if job.State == queue.Queued {
+		// Workers first: one that is idle may be given this very job before its place is read, and then counts for it.
+		attached, idle := s.workers.count()
 		position, err := s.store.Position(ctx, job.Sequence)
 		if err != nil {
 			return nil, statusOf(err)
 		}
-		s.explainWait(m, max(position, 1)) // 0: leased since it was read
+		if position == 0 { // leased since it was read
+			position, attached, idle = 1, 1, 1
+		}
+		explainWait(m, position, attached, idle)
 	}
 	return m, nil
 }
 
 // explainWait says where a queued job stands and what it waits for.
-func (s *Server) explainWait(m *surmisev1.Job, position int) {
+func explainWait(m *surmisev1.Job, position, attached, idle int) {
 	m.QueuePosition = int32(position)
 	var wait string
-	switch attached, free := s.workers.count(); {
+	switch {
 	case attached == 0:
 		wait = "waiting: no worker is attached"
-	case free > 0:
+	case idle >= position:
 		wait = "waiting: about to be leased"
+	case attached == 1 && idle == 0:
+		wait = "waiting for the only worker, which is busy"
+	case attached == 1:
+		wait = "waiting for the only worker"
+	case idle == 0:
+		wait = fmt.Sprintf("waiting for one of %d workers, which are all busy", attached)
 	default:
-		wait = fmt.Sprintf("waiting: all %d workers are busy", attached)
+		wait = fmt.Sprintf("waiting for one of %d workers", attached)
 	}
 	if m.Reason != "" {
 		wait = m.Reason + "; " + wait

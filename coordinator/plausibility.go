@@ -43,7 +43,7 @@ func (s *Server) scoreFile(ctx context.Context, name string) (ScoreFile, error) 
 	}
 	job, err := s.store.Get(ctx, strings.TrimPrefix(name, jobPrefix))
 	if err != nil {
-		return ScoreFile{}, statusOf(err)
+		return ScoreFile{}, jobStatus(name, err)
 	}
 	if job.State != queue.Succeeded {
 		return ScoreFile{}, status.Errorf(codes.FailedPrecondition, "%s has no scores: it is %s", name, job.State)

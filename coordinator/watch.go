@@ -43,7 +43,7 @@ func (s *Server) WatchJob(req *surmisev1.WatchJobRequest, stream grpc.ServerStre
 
 	job, err := s.store.Get(ctx, id)
 	if err != nil {
-		return statusOf(err)
+		return jobStatus(req.Name, err)
 	}
 	if req.AfterRevision > job.Revision {
 		return status.Errorf(codes.OutOfRange, "after_revision %d: %s is at revision %d", req.AfterRevision, req.Name, job.Revision)

@@ -176,10 +176,11 @@ func TestScoreConfig(t *testing.T) {
 		refuse string
 	}{
 		"next tubelet": {`{}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 1, TopTokens: 4}, ""},
-		"masked":       {`{}`, masked, compare.Spec{Window: 16, Stride: 2, FrameStep: 1, Contexts: []int{4, 8, 12}}, ""},
-		"given": {`{"window":8,"stride":4,"fps":12,"contexts":[2,6],"topTokens":9}`, masked,
-			compare.Spec{Window: 8, Stride: 4, FPS: 12, Contexts: []int{2, 6}, TopTokens: 9}, ""},
+		"masked":       {`{}`, masked, compare.Spec{Window: 16, Stride: 2, FrameStep: 1, Contexts: []int{2, 4, 6, 8, 10}}, ""},
+		"given": {`{"window":16,"stride":4,"fps":12,"contexts":[2,6],"topTokens":9}`, masked,
+			compare.Spec{Window: 16, Stride: 4, FPS: 12, Contexts: []int{2, 6}, TopTokens: 9}, ""},
 		"all tokens":              {`{"topTokens":0}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 1}, ""},
+		"another window":          {`{"window":8}`, next, compare.Spec{}, "score.window: 8 frames, but the model's clips have 16"},
 		"contexts, next tubelet":  {`{"contexts":[4]}`, next, compare.Spec{}, "score.contexts: [4], want none"},
 		"contexts out of order":   {`{"contexts":[8,4]}`, masked, compare.Spec{}, "score.contexts[1]: 4 after 8"},
 		"context fills the model": {`{"contexts":[16]}`, masked, compare.Spec{}, "score.contexts[0]: 16 frames"},
@@ -198,17 +199,6 @@ func TestScoreConfig(t *testing.T) {
 				t.Errorf("spec %+v (%v), want %+v", cfg.Spec, err, c.want)
 			}
 		})
-	}
-}
-
-func TestQuarters(t *testing.T) {
-	for _, c := range []struct {
-		window, tubelet int
-		want            []int
-	}{{16, 2, []int{4, 8, 12}}, {8, 4, []int{4}}, {4, 4, nil}, {10, 2, []int{2, 4, 6}}, {6, 2, []int{2, 4}}} {
-		if got := quarters(c.window, c.tubelet); !slices.Equal(got, c.want) {
-			t.Errorf("quarters(%d, %d) = %v, want %v", c.window, c.tubelet, got, c.want)
-		}
 	}
 }
 
@@ -245,28 +235,6 @@ func TestBlame(t *testing.T) {
 	} {
 		if got := IsInfrastructure(c.err); got != c.want {
 			t.Errorf("IsInfrastructure(%v) = %v", c.err, got)
-		}
-	}
-}
-
-func TestAllowedFollowsLinks(t *testing.T) {
-	root, outside := t.TempDir(), t.TempDir()
-	if err := os.WriteFile(filepath.Join(outside, "pairs.csv"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(outside, filepath.Join(root, "link")); err != nil {
-		t.Fatal(err)
-	}
-	j := Jobs{DataRoots: []string{root}}
-	for path, want := range map[string]bool{
-		filepath.Join(root, "a.csv"):             true,
-		filepath.Join(root, "link", "pairs.csv"): false,
-		filepath.Join(root, "..", "x"):           false,
-		outside:                                  false,
-		root + "-beside":                         false,
-	} {
-		if err := j.allowed(path); (err == nil) != want {
-			t.Errorf("allowed(%q) = %v, want allowed %v", path, err, want)
 		}
 	}
 }
@@ -367,10 +335,42 @@ func TestTrainResumeAndScore(t *testing.T) {
 	if err != nil || len(file.Videos) != 4 || len(file.Sets) != 2 {
 		t.Errorf("scores %+v (%v), want 4 videos, model and twin", file, err)
 	}
+	for _, v := range file.Videos {
+		if filepath.IsAbs(v.Path) || file.Folder != filepath.Dir(videos.PairsCSV) {
+			t.Errorf("the score file holds %q of %q, want the path that the pairs file names", v.Path, file.Folder)
+		}
+	}
 	for _, name := range []string{"pairwise_accuracy", "twin_pairwise_accuracy", "auroc", "pairs"} {
 		if _, ok := scored.Metrics[name]; !ok {
 			t.Errorf("no figure %s in %v", name, scored.Metrics)
 		}
+	}
+}
+
+// A pairs file and data roots as a person at a shell names them: one relative, one absolute.
+func TestScoreTakesRelativePaths(t *testing.T) {
+	videos := tinyVideos(t)
+	root := filepath.Dir(videos.PairsCSV)
+	run := &recorder{}
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	spec.GetTrain().Steps = 1
+	trained, err := Jobs{}.Train(t.Context(), spec.GetTrain(), filepath.Join(root, "run"), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(root)
+	model, err := filepath.Rel(root, trained.Checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	score := complete(t, fmt.Sprintf(`{"score":{"pairs":%q,"model":%q,"stride":8,"skipTwin":true}}`, filepath.Base(videos.PairsCSV), model)).GetScore()
+	for _, roots := range [][]string{{root}, {"."}, nil} {
+		if _, err := (Jobs{DataRoots: roots}).Score(t.Context(), score, score.Model, run); err != nil {
+			t.Errorf("roots %q: %v", roots, err)
+		}
+	}
+	if _, err := (Jobs{DataRoots: []string{videos.ClipsDir}}).Score(t.Context(), score, score.Model, run); err == nil || !strings.HasPrefix(err.Error(), "score.pairs: ") {
+		t.Errorf("pairs outside the root: %v", err)
 	}
 }
 
@@ -413,9 +413,9 @@ func TestBadJobsNameTheFault(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ spec, want string }{
-		"missing folder": {`{"train":{"data":["` + root + `/nope"]}}`, "nope"},
-		"outside":        {`{"train":{"data":["/etc"]}}`, "/etc"},
-		"no video":       {`{"train":{"data":["` + notAVideo + `"]}}`, "notes.mp4"},
+		"missing folder": {`{"train":{"data":["` + root + `/nope"]}}`, "train.data[0]: data \"" + root + "/nope\""},
+		"second name":    {`{"train":{"data":["` + videos.ClipsDir + `","/etc"]}}`, "train.data[1]: data \"/etc\""},
+		"no video":       {`{"train":{"data":["` + notAVideo + `"]}}`, "train.data: none of the 1 files"},
 		"too short":      {`{"train":{"data":["` + videos.ClipsDir + `"],"model":{"frames":64}}}`, "clip-000000"},
 		"remote":         {`{"train":{"data":["s3://bucket/x"]}}`, "s3://bucket/x"},
 		"missing pairs":  {`{"score":{"pairs":"` + root + `/nope.csv","model":"` + root + `"}}`, "nope.csv"},
@@ -428,7 +428,10 @@ func TestBadJobsNameTheFault(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "1")
 			_, err := Jobs{DataRoots: []string{root}}.Run(t.Context(),
 				Assignment{Job: "jobs/a", Epoch: 1, Spec: spec, ArtifactDir: dir, ModelPath: spec.GetScore().GetModel()}, &recorder{})
-			if err == nil || !strings.Contains(err.Error(), c.want) || IsInfrastructure(err) {
+			if err == nil || !strings.HasPrefix(err.Error(), "score.") && !strings.HasPrefix(err.Error(), "train.") {
+				t.Fatalf("error %v, want it to begin with the field", err)
+			}
+			if !strings.Contains(err.Error(), c.want) || IsInfrastructure(err) {
 				t.Errorf("error %v (infrastructure %v), want the job's, naming %s", err, IsInfrastructure(err), c.want)
 			}
 		})

@@ -304,10 +304,11 @@ func (p *protocol) say(now time.Time) []*surmisev1.AttachRequest {
 	}
 	if a.outcome != nil {
 		if !a.outcomeSent {
-			a.outcomeSent, a.sent[endSequence] = true, now
-			if done := a.outcome.GetDone(); done != nil && a.progress != nil {
-				done.Progress = a.progress
+			if last := a.progress; last != nil {
+				out = append(out, a.heartbeat(now)) // before the end, so that watchers see the last step too
+				a.progress = last                   // again on the next stream if this one breaks
 			}
+			a.outcomeSent, a.sent[endSequence] = true, now
 			out = append(out, a.outcome)
 		}
 		return out

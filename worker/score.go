@@ -3,7 +3,6 @@ package worker
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -23,14 +22,18 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 	if err != nil {
 		return nil, fmt.Errorf("score.pairs: %w", err)
 	}
-	if err := j.allowed(pairs); err != nil {
+	if _, err := video.Below(j.DataRoots, pairs); err != nil {
+		return nil, fmt.Errorf("score.pairs: %w", err)
+	}
+	folder, err := filepath.Abs(filepath.Dir(pairs))
+	if err != nil {
 		return nil, fmt.Errorf("score.pairs: %w", err)
 	}
 	if !strings.HasPrefix(spec.GetModel(), "jobs/") { // a job's model lies where the coordinator keeps artifacts
 		if modelPath, err = localPath(modelPath); err != nil {
 			return nil, fmt.Errorf("score.model: %w", err)
 		}
-		if err := j.allowed(modelPath); err != nil {
+		if _, err := video.Below(j.DataRoots, modelPath); err != nil {
 			return nil, fmt.Errorf("score.model: %w", err)
 		}
 	}
@@ -46,7 +49,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 	if err != nil {
 		return nil, err
 	}
-	cfg.Videos, cfg.Model, cfg.Decoder = videos, trained.Record, video.Decoder()
+	cfg.Videos, cfg.Folder, cfg.Model, cfg.Decoder = videos, folder, trained.Record, video.Decoder()
 	threads := int(spec.GetThreads())
 	network, err := trained.Network(cfg.Spec, scoreBatch, threads)
 	if err != nil {
@@ -72,78 +75,31 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 	return plausibility.Score(ctx, cfg)
 }
 
-// scoreConfig maps a complete spec, field by field, and fills in what the API leaves to the model: window, contexts and
-// top_tokens.
+// scoreConfig maps a complete spec, field by field. What the API leaves to the model, window, contexts and top_tokens, is
+// as in compare.DefaultSpec.
 func scoreConfig(s *surmisev1.ScoreSpec, m model.Config) (plausibility.Config, error) {
-	spec := plausibility.Spec{
-		Window:    int(s.GetWindow()),
-		Stride:    int(s.GetStride()),
-		FrameStep: int(s.GetFrameStep()),
-		FPS:       s.GetFps(),
-		TopTokens: int(s.GetTopTokens()),
+	if w := int(s.GetWindow()); w != 0 && w != m.Frames {
+		return plausibility.Config{}, fmt.Errorf("score.window: %d frames, but the model's clips have %d, and no other number will do", w, m.Frames)
+	}
+	next := m.Objective == model.NextTubelet
+	if next && len(s.GetContexts()) > 0 {
+		return plausibility.Config{}, fmt.Errorf("score.contexts: %v, want none: the model is a next_tubelet one, which sees every past", s.GetContexts())
+	}
+	spec := compare.DefaultSpec(m.Frames, m.Tubelet, next)
+	spec.Stride, spec.FrameStep, spec.FPS = int(s.GetStride()), int(s.GetFrameStep()), s.GetFps()
+	if len(s.GetContexts()) > 0 {
+		spec.Contexts = nil
 	}
 	for _, c := range s.GetContexts() {
 		spec.Contexts = append(spec.Contexts, int(c))
 	}
-	if spec.Window == 0 {
-		spec.Window = m.Frames
-	}
-	next := m.Objective == model.NextTubelet
-	if next && len(spec.Contexts) > 0 {
-		return plausibility.Config{}, fmt.Errorf("score.contexts: %v, want none: the model is a next_tubelet one, which sees every past", spec.Contexts)
-	}
-	if !next && len(spec.Contexts) == 0 {
-		spec.Contexts = quarters(spec.Window, m.Tubelet)
-	}
-	if next && s.TopTokens == nil {
-		spec.TopTokens = compare.NextTubeletTopTokens
+	if s.TopTokens != nil {
+		spec.TopTokens = int(s.GetTopTokens())
 	}
 	if err := spec.Validate(); err != nil {
 		return plausibility.Config{}, fmt.Errorf("score.%w", err)
 	}
 	return plausibility.Config{Spec: spec, Batch: scoreBatch, Size: m.Size, Patch: m.Patch, Tubelet: m.Tubelet}, nil
-}
-
-// quarters is a quarter, half and three quarters of window in frames, each cut down to whole tubelets, without repeats,
-// at least one tubelet and less than the window.
-func quarters(window, tubelet int) []int {
-	var out []int
-	for q := 1; q <= 3; q++ {
-		c := max(window*q/4/tubelet, 1) * tubelet
-		if c < window && (len(out) == 0 || c > out[len(out)-1]) {
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
-// allowed refuses a path outside the data roots, links resolved.
-func (j Jobs) allowed(path string) error {
-	if len(j.DataRoots) == 0 {
-		return nil
-	}
-	real, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("%q: %w", path, err)
-	}
-	if resolved, err := filepath.EvalSymlinks(real); err == nil {
-		real = resolved
-	} else if !os.IsNotExist(err) {
-		return fmt.Errorf("%q: %w", path, err)
-	}
-	for _, root := range j.DataRoots {
-		root, err := filepath.Abs(root)
-		if err != nil {
-			return fmt.Errorf("data root %q: %w", root, err)
-		}
-		if resolved, err := filepath.EvalSymlinks(root); err == nil {
-			root = resolved
-		}
-		if below, err := filepath.Rel(root, real); err == nil && filepath.IsLocal(below) {
-			return nil
-		}
-	}
-	return fmt.Errorf("%q lies outside the folders that may be read (%s)", path, strings.Join(j.DataRoots, ", "))
 }
 
 // scoreMetrics are the pooled figures, and the accuracy of every property.

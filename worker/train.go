@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -26,7 +27,7 @@ func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, 
 		return trainer.Result{}, err
 	}
 	var published []int // steps of this run's checkpoints
-	return trainer.Run(ctx, cfg, dir, trainer.Hooks{
+	result, err := trainer.Run(ctx, cfg, dir, trainer.Hooks{
 		Indexing: func(done, total int) {
 			r.Progress(&surmisev1.Progress{Phase: "indexing", Step: int32(done), Steps: int32(total)})
 		},
@@ -40,6 +41,20 @@ func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, 
 			return nil
 		},
 	})
+	return result, dataFault(err)
+}
+
+// dataFault begins an error about the data with the field of the job that names it; others stay as they are.
+func dataFault(err error) error {
+	var name *video.NameError
+	var unusable *video.UnusableError
+	switch {
+	case errors.As(err, &name):
+		return fmt.Errorf("train.data[%d]: %w", name.Index, name)
+	case errors.As(err, &unusable):
+		return fmt.Errorf("train.data: %w", unusable)
+	}
+	return err
 }
 
 // keep is how many of the newest checkpoints must stay: never fewer than reach back to the one that the coordinator

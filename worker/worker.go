@@ -197,7 +197,11 @@ func (w *worker) loop(ctx, inner context.Context) error {
 		select {
 		case <-stopping:
 			stopping = nil
-			w.log.Info("worker stops: its job is handed back", "cause", context.Cause(ctx))
+			if a := w.protocol.attempt; a != nil {
+				w.log.Info("worker stops: its job is handed back", "job", a.lease.GetJob(), "cause", context.Cause(ctx))
+			} else {
+				w.log.Info("worker stops", "cause", context.Cause(ctx))
+			}
 			w.protocol.drain()
 		case <-alarm:
 		case e := <-w.events:

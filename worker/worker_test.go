@@ -276,8 +276,44 @@ func TestAJobFromLeaseToSettled(t *testing.T) {
 			t.Errorf("recorded %v, want 1", got)
 		}
 		done := s.next().GetDone()
-		if done.GetResult().GetMetrics()["loss"] != 0.5 || done.GetProgress().GetStep() != 2 {
+		if done.GetResult().GetMetrics()["loss"] != 0.5 {
 			t.Errorf("done %v", done)
+		}
+		s.settle(lease1, surmisev1.JobState_SUCCEEDED)
+		s.wantReady()
+	})
+}
+
+// Progress is sent now and then only, but the last of it always, and before the end.
+func TestTheLastProgressComesBeforeTheEnd(t *testing.T) {
+	inBubble(t, func(_ *bench, _ context.Context, _ Assignment, r Reports) (*surmisev1.Result, error) {
+		for step := range int32(5) {
+			r.Progress(&surmisev1.Progress{Step: step + 1, Steps: 5})
+		}
+		return aResult, nil
+	}, func(b *bench) {
+		untilDone := func(s *serverStream) (last int32) {
+			for {
+				m := s.receive()
+				switch {
+				case m.GetHeartbeat() != nil:
+					last = m.GetHeartbeat().GetProgress().GetStep()
+				case m.GetDone() != nil:
+					return last
+				default:
+					t.Fatalf("got %v, want heartbeats, then done", m)
+				}
+			}
+		}
+		s := b.begin()
+		if last := untilDone(s); last != 5 {
+			t.Errorf("the last progress before the end is of step %d, want 5", last)
+		}
+		s.hang() // before any of it was stored, perhaps
+		s, _ = b.accept()
+		s.welcome(lease1)
+		if last := untilDone(s); last != 5 {
+			t.Errorf("on the next stream the last progress is of step %d, want 5", last)
 		}
 		s.settle(lease1, surmisev1.JobState_SUCCEEDED)
 		s.wantReady()
@@ -467,6 +503,27 @@ func TestStopsWithoutACoordinator(t *testing.T) {
 		b.ended <- nil
 		if after := time.Since(began); err != nil || after != 10*time.Second {
 			t.Errorf("Run returned %v after %v, want nil after 10 s of grace", err, after)
+		}
+	})
+}
+
+// The log speaks of a job only when there is one.
+func TestTheLogOfAnIdleWorkersStop(t *testing.T) {
+	inBubble(t, untilStopped, func(b *bench) {
+		s, _ := b.accept()
+		s.welcome()
+		s.wantReady()
+		b.stop()
+		if _, err := s.rpc.Recv(); err == nil {
+			t.Error("an idle worker has something to say when it stops")
+		}
+		s.end <- nil
+		if err := <-b.ended; err != nil {
+			t.Errorf("Run returned %v, want nil", err)
+		}
+		b.ended <- nil
+		if log := b.log.String(); !strings.Contains(log, "worker stops") || strings.Contains(log, "handed back") {
+			t.Errorf("the log says\n%s", log)
 		}
 	})
 }

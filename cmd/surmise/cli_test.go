@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/video/synth"
@@ -88,7 +90,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"train", "-f", "shape.json"}, 2, `Error: train.model.size: must be a multiple of patch 8, got 60\n`},
 		{[]string{"train", "-f", "steps.json"}, 2, `Error: train.steps: .*, got -1\n`},
 		{[]string{"train", "-f", "mask.json"}, 2, `Error: train.mask.context_tubelets\[0\]: must leave at least one of 8 tubelets to predict, got 8\n`},
-		{[]string{"train", "-f", "missing.json"}, 3, `Error: open the training videos: .*no such file or folder: ".*no-such-folder"\n`},
+		{[]string{"train", "-f", "missing.json"}, 3, `Error: train.data\[0\]: data "no-such-folder": no such file or folder: ".*no-such-folder"\n`},
 		{[]string{"score", "--model", "nope", "--pairs", "pairs.csv", "--out", "s.json"}, 2, `Error: --model: stat nope: no such file or directory\n`},
 		{[]string{"score", "--model", ".", "--pairs", "nope.csv", "--out", "s.json"}, 2, `Error: --pairs: stat nope.csv: no such file or directory\n`},
 		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "no/s.json"}, 2, `Error: --out: stat no: no such file or directory\n`},
@@ -463,7 +465,7 @@ func TestJobsTable(t *testing.T) {
 	score := &surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Score{Score: &surmisev1.ScoreSpec{}}}
 	var got strings.Builder
 	err := writeJobs(&got, []*surmisev1.Job{
-		{Name: "jobs/c", Spec: score, State: surmisev1.JobState_QUEUED, QueuePosition: 2, Reason: "waiting: all 1 workers are busy", CreateTime: ago(30 * time.Second)},
+		{Name: "jobs/c", Spec: score, State: surmisev1.JobState_QUEUED, QueuePosition: 2, Reason: "waiting for the only worker, which is busy", CreateTime: ago(30 * time.Second)},
 		{Name: "jobs/b", Spec: train, State: surmisev1.JobState_RUNNING, Worker: "w", CreateTime: ago(3 * time.Minute),
 			Progress: &surmisev1.Progress{Phase: "training", Step: 10, Steps: 600, Loss: 0.25, Eta: durationpb.New(90 * time.Second)}},
 		{Name: "jobs/a", Spec: train, State: surmisev1.JobState_FAILED, Reason: "3 of 4 files cannot be used:\n  a.mp4", CreateTime: ago(72 * time.Hour)},
@@ -472,12 +474,91 @@ func TestJobsTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `NAME    KIND   STATE    PROGRESS                     AGE  WORKER  NOTE
-jobs/c  score  QUEUED   -                            30s  -       place 2: waiting: all 1 workers are busy
+jobs/c  score  QUEUED   -                            30s  -       place 2: waiting for the only worker, which is busy
 jobs/b  train  RUNNING  training 10/600 loss 0.2500  3m   w       eta 1m30s
 jobs/a  train  FAILED   -                            3d   -       3 of 4 files cannot be used: …
 `
 	if got.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", &got, want)
+	}
+}
+
+// Off a terminal a phase takes a bounded number of lines, whatever the number of videos.
+func TestLinesOfAPhase(t *testing.T) {
+	var got strings.Builder
+	view := newProgressView(&got)
+	for n := range int32(1000) {
+		view.update(&surmisev1.Progress{Phase: "indexing", Step: n + 1, Steps: 1000})
+	}
+	for _, step := range []int32{1, 10, 20} {
+		view.update(&surmisev1.Progress{Phase: "training", Step: step, Steps: 100000})
+	}
+	for n := range int32(3) {
+		view.update(&surmisev1.Progress{Phase: "scoring", Step: n + 1, Steps: 3})
+	}
+	view.update(&surmisev1.Progress{Phase: "scoring", Step: 1, Steps: 3}) // another attempt
+	view.close()
+	if n := strings.Count(got.String(), "indexing "); n > linesPerPhase+1 || n < linesPerPhase-1 {
+		t.Errorf("%d lines of indexing, want about %d", n, linesPerPhase)
+	}
+	for _, want := range []string{"indexing 1/1000\n", "indexing 1000/1000\n", "training 1/", "training 10/", "training 20/",
+		"scoring 1/3\nscoring 2/3\nscoring 3/3\nscoring 1/3\n"} {
+		if !strings.Contains(got.String(), want) {
+			t.Errorf("no %q in\n%s", want, &got)
+		}
+	}
+}
+
+// Watching a job that waits says why, and what changes, once.
+func TestWatchSaysWhyAJobWaits(t *testing.T) {
+	dir := t.TempDir()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	listening := make(chan net.Addr, 1)
+	served := make(chan error, 1)
+	go func() {
+		served <- coordinatorcmd.Run(ctx, coordinatorcmd.Options{Listen: "127.0.0.1:0", DataDir: dir, LeaseDuration: time.Minute,
+			Logger: slog.New(slog.DiscardHandler), Serving: func(a net.Addr) { listening <- a }})
+	}()
+	client, err := connect((<-listening).String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	job, err := client.SubmitJob(ctx, &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{Train: &surmisev1.TrainSpec{Data: []string{"clips"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan string, 16)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- watch(ctx, client, job.Name, false, io.Discard, writerFunc(func(p []byte) (int, error) {
+			told <- string(p)
+			return len(p), nil
+		}))
+	}()
+	for _, want := range []string{job.Name + " submitted\n", "place 1 in the queue; waiting: no worker is attached\n"} {
+		select {
+		case got := <-told:
+			if got != want {
+				t.Errorf("told %q, want %q", got, want)
+			}
+		case <-time.After(time.Minute):
+			t.Fatalf("never told %q", want)
+		}
+	}
+	if _, err := client.CancelJob(ctx, &surmisev1.CancelJobRequest{Name: job.Name}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "was cancelled") {
+		t.Errorf("watch ended with %v", err)
+	}
+	if got := <-told; !strings.Contains(got, "CANCELLED") {
+		t.Errorf("told %q, want the end and nothing before it", got)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
 

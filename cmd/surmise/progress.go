@@ -30,14 +30,37 @@ func newProgressView(w io.Writer) progressView {
 	return &lineView{w: w}
 }
 
-// lineView prints a line per report.
+// lineView prints a line per report of training, which come as often as the job asks, and linesPerPhase of other phases,
+// which report every video.
 type lineView struct {
-	mu sync.Mutex
-	w  io.Writer // guarded by mu
+	mu      sync.Mutex
+	w       io.Writer           // guarded by mu, as are the others
+	printed *surmisev1.Progress // newest; nil before the first
 }
 
+const linesPerPhase = 20
+
 func (v *lineView) update(p *surmisev1.Progress) {
-	v.note("%s %d/%d%s", p.GetPhase(), p.GetStep(), p.GetSteps(), figures(p))
+	if v.due(p) {
+		v.note("%s %d/%d%s", p.GetPhase(), p.GetStep(), p.GetSteps(), figures(p))
+	}
+}
+
+// due reports whether to print p, and notes that it is: the first and the last of a phase always.
+func (v *lineView) due(p *surmisev1.Progress) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	before := v.printed
+	part := func(p *surmisev1.Progress) int64 {
+		return linesPerPhase * int64(p.GetStep()) / max(1, int64(p.GetSteps()))
+	}
+	// A step back is another attempt.
+	begins := before == nil || before.GetPhase() != p.GetPhase() || p.GetStep() < before.GetStep()
+	if !begins && p.GetPhase() != "training" && part(p) == part(before) {
+		return false
+	}
+	v.printed = p
+	return true
 }
 
 func (v *lineView) note(format string, args ...any) {

@@ -53,11 +53,12 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	workerCtx, stopWorker := context.WithCancelCause(ctx)
 	defer stopWorker(nil)
 
+	logger := slog.Default() // of this command, for both
 	address := make(chan net.Addr, 1)
 	var both errgroup.Group
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
-			Listen: o.listen, DataDir: o.dataDir, LeaseDuration: o.lease, Logger: slog.Default(),
+			Listen: o.listen, DataDir: o.dataDir, LeaseDuration: o.lease, Logger: logger,
 			Serving: func(a net.Addr) { address <- a },
 		})
 		stopWorker(err) // without a coordinator there is nothing to work for
@@ -69,7 +70,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		case a := <-address:
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
-				Coordinator: local(a), DataRoots: o.dataRoots, DataDir: o.dataDir, Version: programVersion(),
+				Coordinator: local(a), DataRoots: o.dataRoots, DataDir: o.dataDir, Version: programVersion(), Logger: logger,
 			})
 		case <-workerCtx.Done():
 			return nil

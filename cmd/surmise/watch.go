@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -40,7 +42,16 @@ func watch(ctx context.Context, client *jobsClient, name string, asJSON bool, ou
 	}
 	view := newProgressView(show)
 	defer view.close()
+	var queued atomic.Bool
+	ctx, stop := context.WithCancel(ctx)
+	explained := make(chan struct{})
+	go func() {
+		defer close(explained)
+		explainQueue(ctx, client, name, &queued, view)
+	}()
+	defer func() { stop(); <-explained }()
 	return client.follow(ctx, name, func(e *surmisev1.WatchJobResponse) error {
+		queued.Store(e.Job.State == surmisev1.JobState_QUEUED)
 		switch e.Type {
 		case surmisev1.JobEventType_JOB_PROGRESS, surmisev1.JobEventType_JOB_STARTED:
 			if e.Job.Progress != nil {
@@ -51,6 +62,34 @@ func watch(ctx context.Context, client *jobsClient, name string, asJSON bool, ou
 		}
 		return nil
 	}, func() { view.note("the coordinator is away; waiting for it") })
+}
+
+// queueEvery is how often a queued job is asked what it waits for, which is no event of the job: workers come and go.
+const queueEvery = time.Second
+
+// explainQueue shows why the job waits while it is queued, whenever that changes, until ctx ends. A job that does not
+// wait as long as queueEvery passes without a word.
+func explainQueue(ctx context.Context, client *jobsClient, name string, queued *atomic.Bool, view progressView) {
+	ticks := time.NewTicker(queueEvery)
+	defer ticks.Stop()
+	var shown string
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks.C:
+		}
+		if !queued.Load() {
+			shown = ""
+			continue
+		}
+		job, err := client.GetJob(ctx, &surmisev1.GetJobRequest{Name: name})
+		if err != nil || job.State != surmisev1.JobState_QUEUED || job.Reason == shown {
+			continue // who follows the events says when the coordinator is away
+		}
+		shown = job.Reason
+		view.note("place %d in the queue; %s", job.QueuePosition, job.Reason)
+	}
 }
 
 // describe is an event in words.

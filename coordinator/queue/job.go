@@ -42,7 +42,7 @@ type Job struct {
 	LeaseUntil time.Time // zero when none
 	Losses     int       // attempts lost to infrastructure since the last new checkpoint
 
-	Progress   json.RawMessage `json:",omitempty"` // nil before the first report
+	Progress   json.RawMessage `json:",omitempty"` // nil before the newest attempt's first report
 	Checkpoint Checkpoint      // newest; Path "" when none
 	Result     json.RawMessage `json:",omitempty"` // nil unless Succeeded
 
@@ -154,7 +154,7 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 		if j.State != Queued {
 			return j, Effects{}, fmt.Errorf("%w: it is %s", ErrNotQueued, j.State)
 		}
-		j.State, j.Reason = Leased, ""
+		j.State, j.Reason, j.Progress = Leased, "", nil // progress is the newest attempt's
 		j.Epoch++
 		j.Worker, j.LeaseUntil = e.Worker, now.Add(e.For)
 		return j, Effects{Log: LogLeased}, nil

@@ -117,6 +117,19 @@ func TestLeaseRunsOut(t *testing.T) {
 	}
 }
 
+func TestProgressIsTheNewestAttempts(t *testing.T) {
+	j := held(queue.Running)
+	j.Progress = json.RawMessage(`{"step":7}`)
+	lost, _, err := queue.Apply(j, queue.Expire{}, t0.Add(lease))
+	if err != nil || lost.Progress == nil {
+		t.Errorf("while it waits: progress %s, %v; want how far the last attempt came", lost.Progress, err)
+	}
+	leased, _, err := queue.Apply(lost, queue.Lease{Worker: "x", For: lease}, t0.Add(lease))
+	if err != nil || leased.Progress != nil {
+		t.Errorf("leased anew: progress %s, %v; want none", leased.Progress, err)
+	}
+}
+
 func TestANewCheckpointForgivesLosses(t *testing.T) {
 	j := held(queue.Running)
 	j.Losses, j.Checkpoint = 7, queue.Checkpoint{Step: 10, Path: "a"}
