@@ -34,6 +34,8 @@ type Options struct {
 	Threads int
 	// Memory that the machine may take, bytes; 0: as much as the system has left.
 	Memory int64
+	// Precision of the products; "": FP32. See Precision.Resolve.
+	Precision Precision
 }
 
 // MemoryError refuses a program before anything is allocated for it.

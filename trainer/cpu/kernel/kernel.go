@@ -283,3 +283,6 @@ func checkOffsets(offsets []int32) (rows, longest int) {
 	}
 	return int(offsets[len(offsets)-1]), longest
 }
+
+// NativeBF16 tells whether this processor multiplies bfloat16 matrices itself.
+func NativeBF16() bool { return false }
