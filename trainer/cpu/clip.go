@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"unsafe"
 
 	G "gorgonia.org/gorgonia"
 
@@ -15,8 +16,9 @@ type call func(w *worker, b int)
 
 // rows is a clip node's matrix [rows,width] in a worker's memory.
 type rows struct {
-	at, width, capacity int
-	offsets             offsets
+	buffer, width, capacity int
+	half                    bool
+	offsets                 offsets
 }
 
 // offsets are those of a space, with k segments to a clip; all nil: capacity rows for every clip.
@@ -34,11 +36,42 @@ func (r rows) span(b int) (first, n int) {
 	return first, int(r.offsets.all[(b+1)*r.offsets.k]) - first
 }
 
-// of returns clip b's rows, [n,width].
+// of returns clip b's rows, [n,width]; the matrix is float32.
 func (r rows) of(w *worker, b int) []float32 {
 	_, n := r.span(b)
-	last := r.at + n*r.width
-	return w.clip[r.at:last:last]
+	at := w.at[r.buffer]
+	last := at + n*r.width
+	return w.clip[at:last:last]
+}
+
+// cells returns clip b's rows, [n,width], of either kind.
+func (r rows) cells(w *worker, b int) kernel.Cells {
+	if !r.half {
+		return kernel.Cells{F: r.of(w, b)}
+	}
+	_, n := r.span(b)
+	at := w.at[r.buffer]
+	return kernel.Cells{H: halves(w.clip[at:at+(n*r.width+1)/2], n*r.width)}
+}
+
+// halves is the memory of floats as n bfloat16.
+func halves(floats []float32, n int) []uint16 {
+	if n == 0 {
+		return []uint16{}
+	}
+	return unsafe.Slice((*uint16)(unsafe.Pointer(&floats[0])), n)
+}
+
+// operand returns clip b's rows in the kind that a product wants, rounded into the worker's memory where they are not:
+// a product has two operands, slot says which.
+func (r rows) operand(w *worker, b int, half bool, slot int) kernel.Cells {
+	c := r.cells(w, b)
+	if c.Half() == half {
+		return c
+	}
+	h := w.narrow[slot][:len(c.F)]
+	kernel.Narrow(h, c.F)
+	return kernel.Cells{H: h}
 }
 
 // from returns clip b's offsets counted from the clip's first row, in the worker's scratch.
@@ -57,18 +90,21 @@ func (t total) of(w *worker) []float32 { return w.sums[t.at : t.at+t.size : t.at
 
 func (m *Machine) rows(n *G.Node) rows {
 	p := m.plan.place[n]
-	r := rows{at: p.at, width: p.width, capacity: p.capacity}
+	r := rows{buffer: p.buffer, width: p.width, capacity: p.capacity, half: p.half}
 	if p.offsets != nil {
 		r.offsets = m.offsets(p.offsets)
 	}
 	return r
 }
 
+// panelsOf is the memory of the panels that a product reads.
+func (m *Machine) panelsOf(n *G.Node) []float32 { return m.panels[m.plan.panelsOf(n).at:] }
+
 func (m *Machine) offsets(n *G.Node) offsets {
 	return offsets{m.ints[n], (len(m.ints[n]) - 1) / m.plan.clips}
 }
 
-func (m *Machine) total(n *G.Node) total { return total{m.plan.sumAt[n], len(m.floats[n])} }
+func (m *Machine) total(n *G.Node) total { return total{m.plan.sumAt[n], n.Shape().TotalSize()} }
 
 // perClip is the part of a float input [clips·k] that clip b owns.
 func (m *Machine) perClip(x []float32, b int) []float32 {
@@ -94,64 +130,82 @@ func (m *Machine) calls() ([]call, error) {
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, c)
 		for _, n := range s.writes() {
 			if m.plan.result[n] {
-				from, to := m.rows(n), m.floats[n]
-				out = append(out, func(w *worker, b int) {
-					first, _ := from.span(b)
-					copy(to[first*from.width:], from.of(w, b))
-				})
+				c = m.thenCopy(c, n)
 			}
 		}
+		out = append(out, c)
 	}
 	return out, nil
+}
+
+// thenCopy is a call and a copy of clip node n to the results.
+func (m *Machine) thenCopy(c call, n *G.Node) call {
+	from, to := m.rows(n), m.floats[n]
+	return func(w *worker, b int) {
+		c(w, b)
+		first, _ := from.span(b)
+		copy(to[first*from.width:], from.of(w, b))
+	}
 }
 
 // call resolves one step.
 func (m *Machine) call(s step) (call, error) {
 	n, in := s.node, m.plan.children[s.node]
-	y := m.rows(n)
+	var y rows
+	if m.plan.place[s.result()] != nil {
+		y = m.rows(s.result())
+	}
 	switch op := n.Op().(type) {
 	case *graph.PatchifyOp:
 		c, clips := in[0].Shape(), m.floats[in[0]] // [B,C,F,Y,X]
 		return func(w *worker, b int) {
-			kernel.Patchify(y.of(w, b), m.perClip(clips, b), c[1], c[2], c[3], c[4], op.Tubelet, op.Patch)
+			kernel.Patchify(y.cells(w, b), m.perClip(clips, b), c[1], c[2], c[3], c[4], op.Tubelet, op.Patch, w.scratch)
 		}, nil
 
 	case *graph.LinearOp:
-		x, weights, bias := m.rows(in[0]), m.floats[in[1]], m.floats[in[2]]
-		d, k := y.width, x.width
-		if s.gelu == nil {
-			return func(w *worker, b int) {
-				out := y.of(w, b)
-				kernel.Gemm(false, true, len(out)/d, d, k, x.of(w, b), k, weights, k, 0, out, d)
-				kernel.BiasAdd(out, len(out)/d, d, bias)
-			}, nil
+		x, panels, bias := m.rows(in[0]), m.panelsOf(n), m.floats[in[2]]
+		half, width := m.plan.panelsOf(n).half, n.Shape()[1]
+		product := func(w *worker, b int, finish kernel.Finish, to, beside kernel.Cells) {
+			_, r := x.span(b)
+			kernel.Product(finish, to, x.operand(w, b, half, 0), r, width, x.width, panels, bias, beside)
 		}
-		z := m.rows(s.gelu)
-		return func(w *worker, b int) {
-			out := y.of(w, b)
-			kernel.Gemm(false, true, len(out)/d, d, k, x.of(w, b), k, weights, k, 0, out, d)
-			kernel.BiasGELU(z.of(w, b), out, len(out)/d, d, bias)
-		}, nil
+		switch {
+		case s.gelu != nil:
+			z := m.rows(s.gelu)
+			return func(w *worker, b int) { product(w, b, kernel.WithGELU, z.cells(w, b), y.cells(w, b)) }, nil
+		case s.into != nil:
+			beside := m.rows(s.beside)
+			return func(w *worker, b int) { product(w, b, kernel.WithResidual, y.cells(w, b), beside.cells(w, b)) }, nil
+		}
+		return func(w *worker, b int) { product(w, b, kernel.WithBias, y.cells(w, b), kernel.Cells{}) }, nil
 	case *graph.LinearGradXOp:
-		dy, weights := m.rows(in[0]), m.floats[in[1]]
-		return func(w *worker, b int) {
-			dx := y.of(w, b)
-			kernel.Gemm(false, false, len(dx)/y.width, y.width, dy.width, dy.of(w, b), dy.width, weights, y.width, 0, dx, y.width)
-		}, nil
-	case *graph.LinearGradWOp:
-		dy, x, sum := m.rows(in[0]), m.rows(in[1]), m.total(n)
+		dy, panels := m.rows(in[0]), m.panelsOf(n)
+		half := m.plan.panelsOf(n).half
+		finish, beside := kernel.Plain, rows{}
+		if s.into != nil {
+			finish, beside = kernel.WithGELUGrad, m.rows(s.beside)
+		}
 		return func(w *worker, b int) {
 			_, r := dy.span(b)
-			kernel.Gemm(true, false, dy.width, x.width, r, dy.of(w, b), dy.width, x.of(w, b), x.width, 1, sum.of(w), x.width)
+			var z kernel.Cells
+			if s.into != nil {
+				z = beside.cells(w, b)
+			}
+			kernel.Product(finish, y.cells(w, b), dy.operand(w, b, half, 0), r, y.width, dy.width, panels, nil, z)
+		}, nil
+	case *graph.LinearGradWOp:
+		dy, x, sum, half := m.rows(in[0]), m.rows(in[1]), m.total(n), m.plan.half
+		return func(w *worker, b int) {
+			_, r := dy.span(b)
+			kernel.ProductSum(sum.of(w), dy.operand(w, b, half, 0), x.operand(w, b, half, 1), dy.width, x.width, r, w.scratch)
 		}, nil
 	case *graph.ColumnSumOp:
 		x, sum := m.rows(in[0]), m.total(n)
 		return func(w *worker, b int) {
 			_, r := x.span(b)
-			kernel.ColumnSum(sum.of(w), x.of(w, b), r, x.width)
+			kernel.ColumnSum(sum.of(w), x.cells(w, b), r, x.width)
 		}, nil
 
 	case *graph.GELUOp:
@@ -169,7 +223,7 @@ func (m *Machine) call(s step) (call, error) {
 		}
 		return func(w *worker, b int) {
 			_, r := x.span(b)
-			kernel.LayerNorm(y.of(w, b), x.of(w, b), r, x.width, scale, shift, float32(op.Eps))
+			kernel.LayerNorm(y.cells(w, b), x.of(w, b), r, x.width, scale, shift, float32(op.Eps))
 		}, nil
 	case *graph.LayerNormGradXOp:
 		x, dy := m.rows(in[0]), m.rows(in[1])
@@ -177,22 +231,30 @@ func (m *Machine) call(s step) (call, error) {
 		if len(in) == 3 {
 			scale = m.floats[in[2]]
 		}
-		if s.norm == nil {
-			return func(w *worker, b int) {
-				_, r := x.span(b)
-				kernel.LayerNormGrad(y.of(w, b), x.of(w, b), dy.of(w, b), r, x.width, scale, float32(op.Eps), nil, nil)
-			}, nil
+		var base rows
+		if s.into != nil {
+			base = m.rows(s.beside)
 		}
-		dscale, dshift := m.total(s.norm.scale), m.total(s.norm.shift)
+		var dscale, dshift total
+		if s.norm != nil {
+			dscale, dshift = m.total(s.norm.scale), m.total(s.norm.shift)
+		}
 		return func(w *worker, b int) {
 			_, r := x.span(b)
-			kernel.LayerNormGrad(y.of(w, b), x.of(w, b), dy.of(w, b), r, x.width, scale, float32(op.Eps), dscale.of(w), dshift.of(w))
+			var from, ds, db []float32
+			if s.into != nil {
+				from = base.of(w, b)
+			}
+			if s.norm != nil {
+				ds, db = dscale.of(w), dshift.of(w)
+			}
+			kernel.LayerNormGrad(y.of(w, b), from, x.of(w, b), dy.cells(w, b), r, x.width, scale, float32(op.Eps), ds, db)
 		}, nil
 	case *graph.LayerNormGradScaleOp:
 		x, dy, sum := m.rows(in[0]), m.rows(in[1]), m.total(n)
 		return func(w *worker, b int) {
 			_, r := x.span(b)
-			kernel.LayerNormGrad(nil, x.of(w, b), dy.of(w, b), r, x.width, nil, float32(op.Eps), sum.of(w), nil)
+			kernel.LayerNormGrad(nil, nil, x.of(w, b), dy.cells(w, b), r, x.width, nil, float32(op.Eps), sum.of(w), nil)
 		}, nil
 
 	case *graph.AddOp:
@@ -205,21 +267,25 @@ func (m *Machine) call(s step) (call, error) {
 	case *graph.AttentionOp:
 		qkv, off := m.rows(in[0]), m.offsets(in[1])
 		return func(w *worker, b int) {
-			kernel.Attention(y.of(w, b), qkv.of(w, b), off.from(w, b), op.Heads, y.width/op.Heads, op.Block, w.scratch)
+			kernel.Attention(y.cells(w, b), qkv.cells(w, b), off.from(w, b), op.Heads, y.width/op.Heads, op.Block, w.scratch)
 		}, nil
 	case *graph.AttentionGradOp:
 		qkv, off, dy := m.rows(in[0]), m.offsets(in[1]), m.rows(in[2])
 		return func(w *worker, b int) {
-			kernel.AttentionGrad(y.of(w, b), qkv.of(w, b), dy.of(w, b), off.from(w, b), op.Heads, dy.width/op.Heads, op.Block, w.scratch)
+			kernel.AttentionGrad(y.cells(w, b), qkv.cells(w, b), dy.cells(w, b), off.from(w, b), op.Heads, dy.width/op.Heads, op.Block, w.scratch)
 		}, nil
 
 	case *graph.GatherOp:
 		x, pairs := m.rows(in[0]), m.pairs(in[1], in[2], in[3])
 		return func(w *worker, b int) {
-			out, from := y.of(w, b), x.of(w, b)
+			out, from := y.cells(w, b), x.cells(w, b)
 			for s := range pairs.part.k {
 				whole, part, index := pairs.segment(b, s)
-				kernel.GatherRows(out[part*y.width:], from, y.width, index, whole)
+				if out.Half() {
+					kernel.GatherRows(out.H[part*y.width:], from.H, y.width, index, whole)
+				} else {
+					kernel.GatherRows(out.F[part*y.width:], from.F, y.width, index, whole)
+				}
 			}
 		}, nil
 	case *graph.ScatterOp:

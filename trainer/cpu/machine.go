@@ -5,19 +5,26 @@
 // its cache, and adds weight gradients to sums of its own. When all clips are done the
 // threads' sums are added, in the order of the threads, and the optimiser runs.
 //
-//	plan.go     which operations run per clip, which sum over clips, which run once; where each buffer lies
+//	plan.go     which operations run per clip, which sum over clips, which run once
+//	fuse.go     which operations run as one, in which order, and which matrices are bfloat16
+//	layout.go   where each buffer of a clip lies
+//	pack.go     weights laid out for products, once a step
 //	machine.go  the run: bind offsets, all clips, sums, results; then the update
 //	clip.go     one clip through the operations, each a call into package kernel
+//	profile.go  where the time goes
+//	finite.go   where a value that is no number came from
 //	arena.go    memory outside the Go heap
 //
-// Clips are dealt to threads by their number, so the result depends on the number of
+// Clips are dealt to threads by their number of tokens, so the result depends on the data and the number of
 // threads alone, bit for bit, and never on scheduling.
 package cpu
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 
 	G "gorgonia.org/gorgonia"
@@ -34,8 +41,10 @@ type Options struct {
 	Threads int
 	// Memory that the machine may take, bytes; 0: as much as the system has left.
 	Memory int64
-	// Precision of the products; "": FP32. See Precision.Resolve.
+	// Precision of the products; "": FP32. See Precision.Resolve. BF16 on a processor without instructions for it is
+	// computed in float32 with operands rounded to bfloat16: right, and slower than FP32.
 	Precision Precision
+	Profile   bool // time every operation, for Operations
 }
 
 // MemoryError refuses a program before anything is allocated for it.
@@ -58,12 +67,17 @@ type Machine struct {
 	memory  *arena
 	ints    map[*G.Node][]int32   // inputs
 	floats  map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
+	panels  []float32             // weights laid out for products
+	packed  bool                  // panels are those of the weights
 	clip    []call                // what a clip goes through
 	adam    []adamStep
+	profile *profile
 	workers []*worker
 	wg      sync.WaitGroup
-	active  int  // clips of the batch that are run
-	ran     bool // there are results that Update has not applied
+	costs   []clipCost
+	clipsOf []int // clip -> index of the worker that takes it
+	active  int   // clips of the batch that are run
+	ran     bool  // there are results that Update has not applied
 }
 
 // Compile plans a program and starts its threads; Close ends them. One that does not
@@ -76,14 +90,23 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
 	o.Threads = min(o.Threads, p.Clips)
+	if o.Precision == "" {
+		o.Precision = FP32
+	}
+	if o.Precision != FP32 && o.Precision != BF16 {
+		return nil, fmt.Errorf("precision is %q, want fp32 or bf16", o.Precision)
+	}
 	kernel.Setup()
-	pl, err := newPlan(p)
+	pl, err := newPlan(p, o.Precision)
 	if err != nil {
 		return nil, fmt.Errorf("plan for the CPU: %w", err)
 	}
 	m := &Machine{plan: pl, active: p.Clips, ints: map[*G.Node][]int32{}, floats: map[*G.Node][]float32{}}
 	if err := m.allocate(o); err != nil {
 		return nil, err
+	}
+	if o.Profile {
+		m.profile = newProfile(m.plan, len(m.workers))
 	}
 	for _, w := range m.workers {
 		go w.loop(&m.wg)
@@ -100,20 +123,24 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 
 // allocate lays out everything the machine will ever use, in one piece of memory.
 func (m *Machine) allocate(o Options) error {
-	const align = 16 // floats: a cache line
-	round := func(n int) int { return (n + align - 1) / align * align }
 	var size, indices int
 	var global G.Nodes
 	for _, n := range m.plan.once {
-		if n.Dtype() == tensor.Int32 {
+		_, summed := m.plan.sumAt[n]
+		switch {
+		case n.Dtype() == tensor.Int32:
 			indices += n.Shape().TotalSize()
-			continue
+		case !summed: // the sums of all clips are those of the first worker, when it has added the others' to its own
+			global = append(global, n)
+			size += roundUp(n.Shape().TotalSize(), cacheLine)
 		}
-		global = append(global, n)
-		size += round(n.Shape().TotalSize())
 	}
-	threads := o.Threads
-	perThread := round(m.plan.clipFloats) + round(m.plan.sumFloats) + round(m.plan.scratchFloats)
+	threads, p := o.Threads, m.plan
+	size += roundUp(p.packFloats, cacheLine)
+	perThread := 0
+	for _, floats := range []int{p.layout.floats, p.sumFloats, p.scratchFloats, p.narrowCells, roundUp(p.weightCells, 2) / 2} {
+		perThread += roundUp(floats, cacheLine)
+	}
 	needs := MemoryError{Shared: 4 * int64(size+indices), PerThread: 4 * int64(perThread), Threads: threads, Available: o.Memory}
 	known := needs.Available > 0
 	if !known {
@@ -126,31 +153,48 @@ func (m *Machine) allocate(o Options) error {
 	if m.memory, err = newArena(size + threads*perThread); err != nil {
 		return fmt.Errorf("memory for %d threads of %d floats and %d floats of weights, moments and gradients: %w", threads, perThread, size, err)
 	}
+	take := func(floats int) []float32 { return m.memory.take(floats, cacheLine) }
 	for _, n := range global {
-		m.floats[n] = m.memory.take(n.Shape().TotalSize(), align)
+		m.floats[n] = take(n.Shape().TotalSize())
 	}
-	for _, n := range m.plan.once {
+	for _, n := range p.once {
 		if n.Dtype() == tensor.Int32 {
 			m.ints[n] = make([]int32, n.Shape().TotalSize())
 		}
 	}
+	m.panels = take(p.packFloats)
 	for t := range threads {
-		w := &worker{m: m, index: t, threads: threads, work: make(chan func(*worker) error)}
-		w.clip = m.memory.take(m.plan.clipFloats, align)
-		w.sums = m.memory.take(m.plan.sumFloats, align)
-		w.scratch = m.memory.take(m.plan.scratchFloats, align)
-		w.offsets = make([]int32, m.plan.longestOffsets)
+		w := &worker{m: m, index: t, threads: threads, work: make(chan func(*worker) error), ended: make(chan struct{})}
+		w.sums, w.scratch = take(p.sumFloats), take(p.scratchFloats)
+		narrow := halves(take(p.narrowCells), 2*p.narrowCells) // two operands of narrowCells
+		w.narrow = [2][]uint16{narrow[:p.narrowCells], narrow[p.narrowCells:]}
+		w.weights = halves(take(roundUp(p.weightCells, 2)/2), p.weightCells)
+		w.clip = take(p.layout.floats)
+		w.offsets = make([]int32, p.longestOffsets)
+		w.laidOut = make([]int, len(p.layout.buffers))
+		w.free = make([]span, 0, len(p.layout.buffers)+1)
+		w.squares = make([]float64, len(p.epilogue))
 		m.workers = append(m.workers, w)
 	}
-	m.plan.scalars = make([][]float64, len(m.plan.scalarSums))
-	for i := range m.plan.scalars {
-		m.plan.scalars[i] = make([]float64, m.plan.clips)
+	for _, n := range p.tensorSums {
+		m.floats[n] = m.total(n).of(m.workers[0])
 	}
+	p.scalars = make([][]float64, len(p.scalarSums))
+	for i := range p.scalars {
+		p.scalars[i] = make([]float64, p.clips)
+	}
+	m.costs, m.clipsOf = make([]clipCost, p.clips), make([]int, p.clips)
 	return nil
 }
 
-// Floats returns the memory of an input, a state, a result or a sum; nil for others.
-func (m *Machine) Floats(n *G.Node) []float32 { return m.floats[n] }
+// Floats returns the memory of an input, a state, a result or a sum; nil for others. Who writes to a state asks for its
+// memory before each time: the machine then reads it anew.
+func (m *Machine) Floats(n *G.Node) []float32 {
+	if m.plan.isWeights(n) {
+		m.packed = false
+	}
+	return m.floats[n]
+}
 
 // Ints returns the memory of an int32 input.
 func (m *Machine) Ints(n *G.Node) []int32 { return m.ints[n] }
@@ -177,10 +221,17 @@ func (m *Machine) Run() error {
 	for _, n := range m.plan.prologue {
 		m.runOnce(n)
 	}
-	if err := m.all((*worker).runClips); err != nil {
+	if !m.packed {
+		if err := m.timed(packPhase, (*worker).packWeights); err != nil {
+			return err
+		}
+		m.packed = true
+	}
+	m.dealClips()
+	if err := m.timed(clipPhase, (*worker).runClips); err != nil {
 		return err
 	}
-	if err := m.all((*worker).addSums); err != nil {
+	if err := m.timed(sumPhase, (*worker).addSums); err != nil {
 		return err
 	}
 	for i, n := range m.plan.scalarSums {
@@ -266,8 +317,14 @@ func (m *Machine) runOnce(n *G.Node) {
 		kernel.Add(out, m.floats[in[0]], m.floats[in[1]])
 	case *graph.SumSquaresOp:
 		var sum float64
-		for _, c := range in {
-			sum += kernel.SumSquares(m.floats[c])
+		if at := m.plan.squaresAt(n); at >= 0 { // the workers have added them up
+			for _, w := range m.workers {
+				sum += w.squares[at]
+			}
+		} else {
+			for _, c := range in {
+				sum += kernel.SumSquares(m.floats[c])
+			}
 		}
 		out[0] = float32(sum)
 	case *graph.ClipFactorOp:
@@ -332,8 +389,8 @@ func (m *Machine) Update() error {
 	if !m.ran {
 		return errors.New("update: there is no successful run that was not applied")
 	}
-	m.ran = false
-	return m.all((*worker).update)
+	m.ran, m.packed = false, false
+	return m.timed(updatePhase, (*worker).update)
 }
 
 // update takes this thread's share of every tensor. Elements do not depend on each
@@ -363,10 +420,10 @@ func share(n, t, threads int) (first, last int) { return n * t / threads, n * (t
 func (m *Machine) Close() error {
 	for _, w := range m.workers {
 		close(w.work)
-		<-w.done()
+		<-w.ended
 	}
 	m.workers = nil
-	m.floats, m.ints = nil, nil
+	m.floats, m.ints, m.panels = nil, nil, nil
 	return m.memory.free()
 }
 
@@ -375,23 +432,24 @@ type worker struct {
 	m              *Machine
 	index, threads int
 	clip           []float32 // buffers of the clip it is at
+	at             []int     // where each lies
+	laidOut        []int     // the memory of at
+	load           int       // cells of the clips it takes
+	free           []span    // of the layout
 	sums           []float32 // its sums over clips
-	scratch        []float32 // for attention
+	scratch        []float32 // for attention and sums of products
+	narrow         [2][]uint16
+	weights        []uint16  // a matrix of weights, rounded
+	squares        []float64 // of its share of the gradients, for each SumSquares of the epilogue
 	offsets        []int32   // a clip's offsets, counted from its first row
 	work           chan func(*worker) error
 	ended          chan struct{}
-	endedOnce      sync.Once
 	err            error
-}
-
-func (w *worker) done() chan struct{} {
-	w.endedOnce.Do(func() { w.ended = make(chan struct{}) })
-	return w.ended
 }
 
 // loop is the thread's life.
 func (w *worker) loop(wg *sync.WaitGroup) {
-	defer close(w.done())
+	defer close(w.ended)
 	lockForKernels()
 	for do := range w.work {
 		w.err = w.guard(do)
@@ -416,10 +474,67 @@ func (w *worker) guard(do func(*worker) error) (err error) {
 	return do(w)
 }
 
-// runClips takes clips index, index+threads, … through the clip operations.
+// clipCost is what decides which thread takes a clip.
+type clipCost struct {
+	clip, cells int
+}
+
+// dealClips gives each thread its clips: the largest first, each to the thread that has least to do. It depends on the
+// masks alone, so the order in which gradients are added does too.
+func (m *Machine) dealClips() {
+	costs := m.costs[:m.active]
+	for b := range costs {
+		costs[b] = clipCost{clip: b}
+		for _, buf := range m.plan.layout.buffers {
+			costs[b].cells += buf.width * m.rowsIn(buf.rows, b)
+		}
+	}
+	slices.SortFunc(costs, func(a, b clipCost) int { return cmp.Or(b.cells-a.cells, a.clip-b.clip) })
+	for _, w := range m.workers {
+		w.load = 0
+	}
+	for _, c := range costs {
+		least := m.workers[0]
+		for _, w := range m.workers[1:] {
+			if w.load < least.load {
+				least = w
+			}
+		}
+		least.load += c.cells
+		m.clipsOf[c.clip] = least.index
+	}
+}
+
+// rowsIn is the number of rows of clip b in a space.
+func (m *Machine) rowsIn(r rowCount, b int) int {
+	if r.offsets == nil {
+		return r.capacity
+	}
+	return m.rowsOf(r.offsets, b)
+}
+
+// layOut places the buffers of clip b.
+func (w *worker) layOut(b int) {
+	l := &w.m.plan.layout
+	used, free := l.run(w.laidOut, w.free, func(r rowCount) int { return w.m.rowsIn(r, b) })
+	w.at, w.free = w.laidOut, free
+	if used > len(w.clip) { // smaller buffers can leave worse gaps; those of full spaces are sure to fit
+		w.at = l.full
+	}
+}
+
+// runClips takes this worker's clips through the clip operations.
 func (w *worker) runClips() error {
 	clear(w.sums)
-	for b := w.index; b < w.m.active; b += w.threads {
+	for b := range w.m.active {
+		if w.m.clipsOf[b] != w.index {
+			continue
+		}
+		w.layOut(b)
+		if w.m.profile != nil {
+			w.m.profile.clip(w, b)
+			continue
+		}
 		for _, do := range w.m.clip {
 			do(w, b)
 		}
@@ -427,16 +542,39 @@ func (w *worker) runClips() error {
 	return nil
 }
 
-// addSums adds all threads' sums over this thread's share of every gradient.
+// addSums adds all threads' sums over this thread's share of every gradient to the first thread's, and squares them.
 func (w *worker) addSums() error {
-	for _, n := range w.m.plan.tensorSums {
+	p := w.m.plan
+	for _, n := range p.tensorSums {
 		out := w.m.floats[n]
-		at := w.m.plan.sumAt[n]
+		at := p.sumAt[n]
 		first, last := share(len(out), w.index, w.threads)
-		copy(out[first:last], w.m.workers[0].sums[at+first:at+last])
 		for _, other := range w.m.workers[1:] {
 			kernel.Accumulate(out[first:last], other.sums[at+first:at+last])
 		}
 	}
+	for i, n := range p.epilogue {
+		if p.squaresAt(n) < 0 {
+			continue
+		}
+		w.squares[i] = 0
+		for _, c := range p.children[n] {
+			first, last := share(len(w.m.floats[c]), w.index, w.threads)
+			w.squares[i] += kernel.SumSquares(w.m.floats[c][first:last])
+		}
+	}
 	return nil
+}
+
+// squaresAt is the place in the epilogue of a sum of squares whose tensors are all sums over clips; -1 for others.
+func (p *plan) squaresAt(n *G.Node) int {
+	if _, ok := n.Op().(*graph.SumSquaresOp); !ok {
+		return -1
+	}
+	for _, c := range p.children[n] {
+		if _, summed := p.sumAt[c]; !summed {
+			return -1
+		}
+	}
+	return slices.Index(p.epilogue, n)
 }

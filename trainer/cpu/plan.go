@@ -7,7 +7,6 @@ import (
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
-	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
 	"github.com/surmise-ml/surmise/trainer/graph"
 )
 
@@ -15,6 +14,7 @@ import (
 type plan struct {
 	program  *graph.Program
 	clips    int
+	half     bool // products are of bfloat16
 	children map[*G.Node]G.Nodes
 
 	once       G.Nodes     // nodes with a buffer of their own: leaves, results, sums, all of prologue and epilogue
@@ -24,12 +24,15 @@ type plan struct {
 	scalarSums G.Nodes     // summed over clips: losses
 	scalars    [][]float64 // [len(scalarSums)][clips]
 	epilogue   G.Nodes     // run once, after the sums
+	packs      []pack      // weights laid out for products, once a step
 
-	place  map[*G.Node]place // of clip nodes
-	sumAt  map[*G.Node]int   // of tensorSums, in a worker's sums
-	result map[*G.Node]bool  // clip nodes that are results: copied out
+	place  map[*G.Node]*place // of clip nodes
+	layout layout             // of a clip's buffers in a worker's memory
+	sumAt  map[*G.Node]int    // of tensorSums, in a worker's sums
+	result map[*G.Node]bool   // clip nodes that are results: copied out
 
-	clipFloats, sumFloats, scratchFloats, longestOffsets int
+	sumFloats, packFloats, scratchFloats, longestOffsets int
+	narrowCells, weightCells                             int // bfloat16 copies that a worker makes: of an operand, of weights
 
 	// What is checked of the int32 inputs before every run.
 	spaces      map[*G.Node]int // offsets -> rows of a clip at most
@@ -37,22 +40,13 @@ type plan struct {
 	indexChecks []indexCheck
 }
 
-// step is one kernel call, or a few that belong together.
-type step struct {
-	node *G.Node
-	gelu *G.Node // of a linear map: the GELU that follows it, run with it
-	norm *normGrads
-}
-
-// normGrads are the gradients of one LayerNorm, found in one pass.
-type normGrads struct{ scale, shift *G.Node }
-
-// place is where a clip node's rows lie.
+// place is the matrix of a clip node.
 type place struct {
-	at       int     // in a worker's clip memory
-	width    int     // floats of a row
+	buffer   int     // in the layout; nodes that are run together with another have none, -1
+	width    int     // elements of a row
 	capacity int     // rows of a clip at most
 	offsets  *G.Node // of its space; nil: every clip has capacity rows
+	half     bool    // bfloat16
 }
 
 // agreement says that two spaces give every clip the same rows, because an operation
@@ -113,11 +107,11 @@ const (
 	updating             // part of an update
 )
 
-func newPlan(p *graph.Program) (*plan, error) {
+func newPlan(p *graph.Program, precision Precision) (*plan, error) {
 	if err := p.Validate(); err != nil {
 		return nil, err
 	}
-	pl := &plan{program: p, clips: p.Clips, children: map[*G.Node]G.Nodes{}, place: map[*G.Node]place{},
+	pl := &plan{program: p, clips: p.Clips, half: precision == BF16, children: map[*G.Node]G.Nodes{}, place: map[*G.Node]*place{},
 		sumAt: map[*G.Node]int{}, result: map[*G.Node]bool{}, spaces: map[*G.Node]int{}}
 	roots := slices.Clone(p.Results)
 	for _, u := range p.Updates {
@@ -146,8 +140,12 @@ func newPlan(p *graph.Program) (*plan, error) {
 			pl.once = append(pl.once, n)
 		}
 	}
-	pl.schedule(order, kinds)
+	f := pl.fuse(order)
+	pl.schedule(order, kinds, f)
+	pl.narrowClipNodes(f)
 	pl.layOut()
+	pl.pack()
+	pl.scratch()
 	return pl, nil
 }
 
@@ -339,7 +337,7 @@ func (p *plan) addSpace(n *G.Node, in G.Nodes) error {
 	if s[0]%p.clips != 0 {
 		return fmt.Errorf("%v has %d rows, which %d clips do not share evenly", n.Op(), s[0], p.clips)
 	}
-	pl := place{width: s[1], capacity: s[0] / p.clips}
+	pl := &place{buffer: -1, width: s[1], capacity: s[0] / p.clips}
 	switch op := n.Op().(type) {
 	case *graph.PatchifyOp:
 	case *graph.LookupOp:
@@ -359,204 +357,9 @@ func (p *plan) addSpace(n *G.Node, in G.Nodes) error {
 		rows, _ := roles(op)
 		pl.offsets = p.place[in[rows[0]]].offsets
 	}
-	switch op := n.Op().(type) {
-	case *graph.AttentionOp:
-		p.scratchFloats = max(p.scratchFloats, kernel.AttentionScratch(pl.capacity, op.Heads, pl.width/op.Heads))
-	case *graph.AttentionGradOp:
-		p.scratchFloats = max(p.scratchFloats, kernel.AttentionScratch(pl.capacity, op.Heads, pl.width/3/op.Heads))
-	}
 	p.place[n] = pl
 	if pl.offsets != nil {
 		return p.segmented(n, pl.offsets, pl.capacity)
 	}
 	return nil
-}
-
-// schedule orders the work of a clip: every operation as early as graph.Sort puts it,
-// every sum right after its inputs, so that those can be forgotten.
-func (p *plan) schedule(order G.Nodes, kinds map[*G.Node]kind) {
-	position := map[*G.Node]int{}
-	fused := p.fuse(order, kinds)
-	var steps []step
-	for i, n := range order {
-		if kinds[n] != clip && kinds[n] != sum {
-			continue
-		}
-		position[n] = i
-		if kinds[n] == sum {
-			position[n] = 0
-			for _, c := range p.children[n] {
-				position[n] = max(position[n], position[c])
-			}
-		}
-		s := step{node: n, gelu: fused.gelu[n], norm: fused.norm[n]}
-		if !fused.skip[n] {
-			steps = append(steps, s)
-		}
-	}
-	slices.SortStableFunc(steps, func(a, b step) int { return position[a.node] - position[b.node] })
-	p.steps = steps
-}
-
-// fusions says which nodes are run together with another.
-type fusions struct {
-	gelu map[*G.Node]*G.Node    // linear map -> its GELU
-	norm map[*G.Node]*normGrads // LayerNorm's gradient for x -> those for scale and shift
-	skip map[*G.Node]bool
-}
-
-func (p *plan) fuse(order G.Nodes, kinds map[*G.Node]kind) fusions {
-	f := fusions{map[*G.Node]*G.Node{}, map[*G.Node]*normGrads{}, map[*G.Node]bool{}}
-	type norm struct {
-		x, dy *G.Node
-		eps   float64
-	}
-	scaleGrad := map[norm]*G.Node{}
-	shiftGrad := map[*G.Node]*G.Node{} // by dy; a bias added to the norm's output has the same one
-	for _, n := range order {
-		in := p.children[n]
-		switch op := n.Op().(type) {
-		case *graph.GELUOp:
-			if _, ok := in[0].Op().(*graph.LinearOp); ok && f.gelu[in[0]] == nil {
-				f.gelu[in[0]], f.skip[n] = n, true
-			}
-		case *graph.LayerNormGradScaleOp:
-			scaleGrad[norm{in[0], in[1], op.Eps}] = n
-		case *graph.ColumnSumOp:
-			shiftGrad[in[0]] = n
-		}
-	}
-	for _, n := range order {
-		op, ok := n.Op().(*graph.LayerNormGradXOp)
-		if !ok {
-			continue
-		}
-		x, dy := p.children[n][0], p.children[n][1]
-		scale, shift := scaleGrad[norm{x, dy, op.Eps}], shiftGrad[dy]
-		if scale == nil || shift == nil {
-			continue
-		}
-		f.norm[n] = &normGrads{scale, shift}
-		f.skip[scale], f.skip[shift] = true, true
-		delete(shiftGrad, dy) // two norms whose outputs are added share dy: it is summed once
-	}
-	return f
-}
-
-// layOut gives every clip node a place in a worker's memory, two nodes the same one
-// when their lives do not meet, and every sum its place.
-func (p *plan) layOut() {
-	const align = 16
-	last := map[*G.Node]int{} // the last step that reads a node
-	reads := func(s step) G.Nodes {
-		in := slices.Clone(p.children[s.node])
-		if s.gelu != nil {
-			in = append(in, s.node)
-		}
-		return in
-	}
-	for i, s := range p.steps {
-		for _, n := range reads(s) {
-			last[n] = i
-		}
-		for _, n := range s.writes() {
-			last[n] = max(last[n], i)
-		}
-	}
-	free := []span{{0, int(^uint(0) >> 1)}}
-	used := map[*G.Node]span{}
-	for i, s := range p.steps {
-		for _, n := range s.writes() {
-			pl, ok := p.place[n]
-			if !ok {
-				continue // a sum
-			}
-			need := (pl.width*pl.capacity + align - 1) / align * align
-			var at int
-			if heir := p.inPlace(s, n, i, last, used); heir != nil {
-				at = used[heir].first
-				used[n] = used[heir]
-				delete(used, heir)
-			} else {
-				at, free = take(free, need)
-				used[n] = span{at, at + need}
-			}
-			pl.at = at
-			p.place[n] = pl
-			p.clipFloats = max(p.clipFloats, at+need)
-		}
-		for n, u := range used {
-			if last[n] <= i {
-				free = release(free, u)
-				delete(used, n)
-			}
-		}
-	}
-	for _, n := range p.tensorSums {
-		p.sumAt[n] = p.sumFloats
-		p.sumFloats += (n.Shape().TotalSize() + align - 1) / align * align
-	}
-}
-
-// writes are the clip nodes and sums that a step computes.
-func (s step) writes() G.Nodes {
-	out := G.Nodes{s.node}
-	if s.gelu != nil {
-		out = append(out, s.gelu)
-	}
-	return out
-}
-
-// inPlace returns the input whose buffer an element-by-element result can take over,
-// because this step is the last to read it.
-func (p *plan) inPlace(s step, n *G.Node, i int, last map[*G.Node]int, used map[*G.Node]span) *G.Node {
-	var candidates G.Nodes
-	in := p.children[s.node]
-	switch s.node.Op().(type) {
-	case *graph.AddOp:
-		candidates = in
-	case *graph.ScaleOp:
-		candidates = in[:1]
-	case *graph.GELUGradOp, *graph.LayerNormGradXOp:
-		if in[0] != in[1] { // x is read after the result is written
-			candidates = in[1:2] // dy
-		}
-	}
-	for _, c := range candidates {
-		if _, ok := used[c]; ok && last[c] == i && p.place[c].width*p.place[c].capacity == p.place[n].width*p.place[n].capacity {
-			return c
-		}
-	}
-	return nil
-}
-
-// span is a range of floats, [first, last).
-type span struct{ first, last int }
-
-// take cuts n floats from the first free span that holds them.
-func take(free []span, n int) (int, []span) {
-	for i, s := range free {
-		if s.last-s.first >= n {
-			free[i].first += n
-			return s.first, free
-		}
-	}
-	panic("the last free span has no end")
-}
-
-// release returns a span to the free ones, joined with its neighbours.
-func release(free []span, s span) []span {
-	i, _ := slices.BinarySearchFunc(free, s, func(a, b span) int { return a.first - b.first })
-	free = slices.Insert(free, i, s)
-	out := free[:0]
-	for _, f := range free {
-		switch {
-		case f.first == f.last:
-		case len(out) > 0 && out[len(out)-1].last == f.first:
-			out[len(out)-1].last = f.last
-		default:
-			out = append(out, f)
-		}
-	}
-	return out
 }

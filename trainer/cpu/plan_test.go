@@ -185,7 +185,7 @@ func TestAnyGraph(t *testing.T) {
 		o.train(sum)
 		o.compare()
 
-		pl, err := newPlan(o.p)
+		pl, err := newPlan(o.p, FP32)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -193,13 +193,34 @@ func TestAnyGraph(t *testing.T) {
 	})
 }
 
-// checkLives walks through a plan's steps and keeps who lies where: a step may write
-// over nothing that a later step reads, nor over its own inputs but element by element.
+// checkLives lays a plan's buffers out for full spaces and for others, walks through its steps and keeps who lies where:
+// a step may write over nothing that a later step reads, nor over its own inputs but element by element.
 func checkLives(t rapid.TB, pl *plan) {
 	t.Helper()
+	for _, rows := range []func(rowCount) int{
+		func(r rowCount) int { return r.capacity },
+		func(r rowCount) int { return (r.capacity + 1) / 2 },
+		func(r rowCount) int { return r.capacity / 3 },
+	} {
+		checkLayout(t, pl, rows)
+	}
+}
+
+func checkLayout(t rapid.TB, pl *plan, rows func(rowCount) int) {
+	t.Helper()
+	at := make([]int, len(pl.layout.buffers))
+	used, _ := pl.layout.run(at, nil, rows)
+	where := func(n *G.Node) span {
+		b := pl.layout.buffers[pl.place[n].buffer]
+		floats := b.width * rows(b.rows)
+		if b.half {
+			floats = (floats + 1) / 2
+		}
+		return span{at[pl.place[n].buffer], at[pl.place[n].buffer] + floats}
+	}
 	lastRead := map[*G.Node]int{}
 	for i, s := range pl.steps {
-		read := pl.children[s.node]
+		read := pl.reads(s)
 		if s.norm != nil {
 			read = slices.Concat(read, pl.children[s.norm.scale], pl.children[s.norm.shift])
 		}
@@ -210,19 +231,19 @@ func checkLives(t rapid.TB, pl *plan) {
 	written := G.Nodes{}
 	for i, s := range pl.steps {
 		for _, n := range s.writes() {
-			at, ok := pl.place[n]
-			if !ok {
+			if pl.place[n] == nil {
 				continue // a sum
 			}
-			if at.at+at.width*at.capacity > pl.clipFloats {
-				t.Fatalf("step %d: %v ends at %d of %d floats", i, n.Op(), at.at+at.width*at.capacity, pl.clipFloats)
+			mine := where(n)
+			if mine.last > used {
+				t.Fatalf("step %d: %v ends at %d of %d floats", i, n.Op(), mine.last, used)
 			}
 			for _, other := range written {
-				o := pl.place[other]
-				if at.at >= o.at+o.width*o.capacity || o.at >= at.at+at.width*at.capacity {
+				o := where(other)
+				if mine.first >= o.last || o.first >= mine.last {
 					continue
 				}
-				heir := lastRead[other] == i && slices.Contains(pl.children[s.node], other) && at.at == o.at && at.width*at.capacity == o.width*o.capacity
+				heir := lastRead[other] == i && slices.Contains(pl.reads(s), other) && mine == o
 				if lastRead[other] > i || lastRead[other] == i && !heir || slices.Contains(s.writes(), other) {
 					t.Fatalf("step %d: %v is written over %v, which is read until step %d", i, n.Op(), other.Op(), lastRead[other])
 				}

@@ -10,10 +10,17 @@ static const kernel_table *table = &surmise_baseline;
 
 #define CALL_void
 #define CALL_double return
+#define CALL_long return
 #define X(result, name, params, args) \
 	result surmise_##name params { CALL_##result table->name args; }
 KERNELS(X)
 #undef X
+
+void surmise_product_into(int pairs, int kind, long m, long n, long k, const void *a, const void *panels, void *c,
+	const float *bias, void *beside) {
+	const product_t o = {.c = c, .ldc = n, .n = n, .bias = bias, .extra = beside, .ld_extra = n};
+	table->product(pairs, kind, m, k, a, k, panels, &o);
+}
 
 int surmise_select(int level) {
 #if defined(__x86_64__)
@@ -37,6 +44,8 @@ int surmise_select(int level) {
 }
 
 const char *surmise_selected(void) { return table->name; }
+
+long surmise_panel(void) { return table->panel; }
 
 void surmise_flush_to_zero(void) {
 #if defined(__x86_64__)

@@ -1,8 +1,10 @@
-// Package kernel holds the single-threaded float32 kernels that the CPU machine runs a graph with.
+// Package kernel holds the single-threaded kernels that the CPU machine runs a graph with.
 //
 // Every kernel exists as plain Go (kernel_generic.go), which is the reference and serves builds with CGO_ENABLED=0 or
-// the tag nonative, and as native code (kernels_impl.h) in the instruction set that the processor offers: AVX-512,
-// AVX2 with FMA, or the compiler's baseline. Matrix products go through oneDNN.
+// the tag nonative, and as native code (kernels_impl.h, product_impl.h, attention_impl.h) in the instruction set that
+// the processor offers: AVX-512, AVX2 with FMA, or the compiler's baseline.
+//
+// Rows of tokens are float32 or, in a machine of reduced precision, bfloat16; see Cells. Sums are float32 in either.
 //
 // Kernels keep to the calling thread, allocate nothing on the Go heap and return no errors: the caller has checked
 // shapes before. A buffer that is too short is a fault of the program and panics here, before native code sees it.
@@ -21,7 +23,103 @@ var setup = sync.OnceFunc(implementation{}.setup)
 // the baseline runs. Calls after the first do nothing.
 func Setup() { setup() }
 
-// Gemm sets C = op(A) op(B) + beta*C, where op(A) is [m,k], op(B) is [k,n] and C is [m,n]. A transposed operand is
+// Cells are the elements of a matrix, row-major: float32 in F, or bfloat16 (the upper half of a float32) in H. The other
+// one is nil.
+type Cells struct {
+	F []float32
+	H []uint16
+}
+
+// Half tells whether the elements are bfloat16.
+func (c Cells) Half() bool { return c.H != nil }
+
+// cut is the first n elements; it panics where there are fewer.
+func (c Cells) cut(n int) Cells {
+	if c.Half() {
+		return Cells{H: cut(c.H, n)}
+	}
+	return Cells{F: cut(c.F, n)}
+}
+
+// Narrow rounds src to bfloat16, to nearest and ties to even. A NaN stays one. dst has the length of src.
+func Narrow(dst []uint16, src []float32) { implementation{}.narrow(cut(dst, len(src)), src) }
+
+// Finish is what a product does with a finished sum v before it is stored.
+type Finish int
+
+const (
+	Plain        Finish = iota // c = v
+	Adding                     // c += v; c is float32
+	WithBias                   // c = v + bias
+	WithResidual               // c = v + bias + beside; c and beside are float32
+	WithGELU                   // beside = v + bias, c = GELU(beside); both of one kind
+	WithGELUGrad               // c = v GELU'(beside); both of one kind; c may be beside
+)
+
+// PanelFloats is the size of the panels of a [k,n] matrix, in float32 elements whatever the kind.
+func PanelFloats(k, n int, half bool) int { return implementation{}.panelFloats(k, n, half) }
+
+// PackRows lays b [k,n] out for Product, in panels of at least PanelFloats.
+func PackRows(panels []float32, b Cells, k, n int) {
+	implementation{}.packRows(cut(panels, PanelFloats(k, n, b.Half())), b.cut(k*n), k, n)
+}
+
+// PackColumns lays out the transpose of b [n,k]: the weights of a linear map with k inputs and n outputs. k is even for
+// bfloat16.
+func PackColumns(panels []float32, b Cells, k, n int) {
+	if b.Half() && k%2 != 0 {
+		panic(fmt.Sprintf("kernel: bfloat16 weights of %d inputs, want an even number", k))
+	}
+	implementation{}.packColumns(cut(panels, PanelFloats(k, n, b.Half())), b.cut(k*n), k, n)
+}
+
+// Product computes A B for a [m,k] and the panels of a [k,n] matrix of the same kind as a, and finishes it into c [m,n].
+// bias is [n] and beside [m,n] where finish has them. k is even for bfloat16. c is float32 where a is.
+func Product(finish Finish, c, a Cells, m, n, k int, panels, bias []float32, beside Cells) {
+	half := a.Half()
+	switch {
+	case half && k%2 != 0:
+		panic(fmt.Sprintf("kernel: bfloat16 product over %d elements, want an even number", k))
+	case c.Half() && (!half || finish == Adding || finish == WithResidual):
+		panic(fmt.Sprintf("kernel: product with finish %d of float32 into bfloat16", finish))
+	}
+	if m == 0 || n == 0 {
+		return
+	}
+	if finish == WithBias || finish == WithResidual || finish == WithGELU {
+		bias = cut(bias, n)
+	} else {
+		bias = nil
+	}
+	switch finish {
+	case WithResidual, WithGELU, WithGELUGrad:
+		if beside.Half() != c.Half() {
+			panic(fmt.Sprintf("kernel: product with finish %d of two kinds", finish))
+		}
+		beside = beside.cut(m * n)
+	default:
+		beside = Cells{}
+	}
+	implementation{}.product(finish, c.cut(m*n), a.cut(m*k), m, n, k, cut(panels, PanelFloats(k, n, half)), bias, beside)
+}
+
+// ProductSum adds Aᵀ B to c [m,n], for a [k,m] and b [k,n] of one kind: the gradient of weights over k rows of tokens.
+// scratch holds ProductSumScratch floats.
+func ProductSum(c []float32, a, b Cells, m, n, k int, scratch []float32) {
+	if a.Half() != b.Half() {
+		panic("kernel: sum of products of two kinds")
+	}
+	if m == 0 || n == 0 || k == 0 {
+		return
+	}
+	implementation{}.productSum(cut(c, m*n), a.cut(k*m), b.cut(k*n), m, n, k, cut(scratch, ProductSumScratch(n)))
+}
+
+// ProductSumScratch is the number of floats of scratch that ProductSum needs for b of n columns.
+func ProductSumScratch(n int) int { return implementation{}.productSumScratch(n) }
+
+// Gemm is the product of a library, oneDNN's in native builds, on the calling thread: what the machine's speed is
+// measured with, beside Product. It sets C = op(A) op(B) + beta*C, where op(A) is [m,k], op(B) is [k,n] and C is [m,n]. A transposed operand is
 // stored as [k,m] or [n,k]. beta is 0, and C is then not read, or 1.
 func Gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
 	c = matrix(c, m, n, ldc)
@@ -72,15 +170,15 @@ func GELUGrad(dx, x, dy []float32) {
 
 // LayerNorm sets each row of y [m,n] to (x - mean)/√(variance + eps) * gamma + beta with the statistics of that row of
 // x [m,n] (variance over n, not n-1). gamma and beta are [n] or nil. y may be x.
-func LayerNorm(y, x []float32, m, n int, gamma, beta []float32, eps float32) {
-	implementation{}.layerNorm(cut(y, m*n), cut(x, m*n), m, n, optional(gamma, n), optional(beta, n), eps)
+func LayerNorm(y Cells, x []float32, m, n int, gamma, beta []float32, eps float32) {
+	implementation{}.layerNorm(y.cut(m*n), cut(x, m*n), m, n, optional(gamma, n), optional(beta, n), eps)
 }
 
-// LayerNormGrad sets dx [m,n] to the gradient of LayerNorm with respect to x [m,n], given dy [m,n], and adds those of
-// gamma and beta to dgamma and dbeta [n]. dx, dgamma and dbeta may each be nil and are then left out; gamma is nil
-// where LayerNorm had none. The statistics are computed from x again. dx may be dy.
-func LayerNormGrad(dx, x, dy []float32, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
-	implementation{}.layerNormGrad(optional(dx, m*n), cut(x, m*n), cut(dy, m*n), m, n, optional(gamma, n), eps,
+// LayerNormGrad sets dx [m,n] to base plus the gradient of LayerNorm with respect to x [m,n], given dy [m,n], and adds
+// those of gamma and beta to dgamma and dbeta [n]. dx, base, dgamma and dbeta may each be nil and are then left out;
+// gamma is nil where LayerNorm had none. The statistics are computed from x again. dx may be base or dy.
+func LayerNormGrad(dx, base, x []float32, dy Cells, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
+	implementation{}.layerNormGrad(optional(dx, m*n), optional(base, m*n), cut(x, m*n), dy.cut(m*n), m, n, optional(gamma, n), eps,
 		optional(dgamma, n), optional(dbeta, n))
 }
 
@@ -91,51 +189,55 @@ func LayerNormGrad(dx, x, dy []float32, m, n int, gamma []float32, eps float32, 
 //	offsets [segments+1]: ascending row bounds; segment s is rows offsets[s] to offsets[s+1]-1
 //	scratch at least AttentionScratch of the longest segment
 //
-// Scores are scaled by headDim^-0.5. block 0 lets every row see its whole segment; a positive block makes attention
-// block-causal: row i of a segment sees row j of it if j/block <= i/block. Rows outside the segments are not touched.
-func Attention(out, qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+// out and qkv are of one kind; headDim is even for bfloat16. Scores are scaled by headDim^-0.5. block 0 lets every row
+// see its whole segment; a positive block makes attention block-causal: row i of a segment sees row j of it if
+// j/block <= i/block. Rows outside the segments are not touched.
+func Attention(out, qkv Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
 	rows, longest := checkOffsets(offsets)
 	if rows == 0 {
 		return
 	}
+	checkKinds(qkv, headDim, out)
 	width := heads * headDim
-	implementation{}.attention(cut(out, rows*width), cut(qkv, rows*3*width), offsets, heads, headDim, block,
-		cut(scratch, AttentionScratch(longest, heads, headDim)))
+	implementation{}.attention(out.cut(rows*width), qkv.cut(rows*3*width), offsets, heads, headDim, block,
+		cut(scratch, AttentionScratch(longest, headDim, block, qkv.Half())))
 }
 
-// AttentionGrad sets dqkv [rows, 3D] to the gradient of Attention with respect to qkv, given dout [rows, D]. The
-// probabilities are computed again, tile by tile; the other arguments are those of Attention.
-func AttentionGrad(dqkv, qkv, dout []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+// AttentionGrad sets dqkv [rows, 3D] to the gradient of Attention with respect to qkv, given dout [rows, D], all of one
+// kind. The probabilities are computed again, tile by tile; the other arguments are those of Attention.
+func AttentionGrad(dqkv, qkv, dout Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
 	rows, longest := checkOffsets(offsets)
 	if rows == 0 {
 		return
 	}
+	checkKinds(qkv, headDim, dqkv, dout)
 	width := heads * headDim
-	implementation{}.attentionGrad(cut(dqkv, rows*3*width), cut(qkv, rows*3*width), cut(dout, rows*width), offsets, heads, headDim,
-		block, cut(scratch, AttentionScratch(longest, heads, headDim)))
+	implementation{}.attentionGrad(dqkv.cut(rows*3*width), qkv.cut(rows*3*width), dout.cut(rows*width), offsets, heads, headDim,
+		block, cut(scratch, AttentionScratch(longest, headDim, block, qkv.Half())))
+}
+
+func checkKinds(qkv Cells, headDim int, others ...Cells) {
+	if qkv.Half() && headDim%2 != 0 {
+		panic(fmt.Sprintf("kernel: bfloat16 attention with %d features to a head, want an even number", headDim))
+	}
+	for _, c := range others {
+		if c.Half() != qkv.Half() {
+			panic("kernel: attention of two kinds")
+		}
+	}
 }
 
 // AttentionScratch is the number of floats of scratch that Attention and AttentionGrad need for segments of at most
 // maxSegmentRows rows.
-func AttentionScratch(maxSegmentRows, heads, headDim int) int {
-	// Two tiles of scores [rows, stride] and one value per row. tile_rows in attention.c keeps a tile below
-	// tileFloats, or at tileRows rows where even these are more.
+func AttentionScratch(maxSegmentRows, headDim, block int, half bool) int {
 	if maxSegmentRows == 0 {
 		return 0
 	}
-	stride := (maxSegmentRows+15)/16*16 + 16
-	rows := min(maxSegmentRows, max(tileRows, tileFloats/16))
-	return 2*min(maxSegmentRows*stride, max(tileFloats, tileRows*stride)) + rows
+	return implementation{}.attentionScratch(maxSegmentRows, headDim, block, half)
 }
 
-// The limits of a tile of scores; attention.c has the same.
-const (
-	tileFloats = 1 << 16
-	tileRows   = 64
-)
-
 // GatherRows copies row srcBase+idx[i] of src [rows,n] to row i of dst [len(idx),n].
-func GatherRows(dst, src []float32, n int, idx []int32, srcBase int) {
+func GatherRows[T float32 | uint16](dst, src []T, n int, idx []int32, srcBase int) {
 	for i, row := range idx {
 		copy(cut(dst[i*n:], n), cut(src[(srcBase+int(row))*n:], n))
 	}
@@ -166,8 +268,8 @@ func Scale(dst, a []float32, factor float32) {
 }
 
 // ColumnSum adds the sum over the rows of x [m,n] to dst [n].
-func ColumnSum(dst, x []float32, m, n int) {
-	implementation{}.columnSum(cut(dst, n), cut(x, m*n), m, n)
+func ColumnSum(dst []float32, x Cells, m, n int) {
+	implementation{}.columnSum(cut(dst, n), x.cut(m*n), m, n)
 }
 
 // LpSum is the sum of |pred - target|^exponent / exponent. Both have the length of pred. Exponents 1 and 2 are fast.
@@ -218,22 +320,30 @@ func AdamWEMA(p, g, m, v, ema []float32, h AdamW) {
 // Patchify cuts clip [c,t,h,w] into tubelets and lays each out as a row of
 // dst [(t/tubelet)*(h/patch)*(w/patch), c*tubelet*patch*patch]: rows in order (t,h,w), columns in order (c,dt,dy,dx),
 // which is how the weights of the patch embedding are stored. t, h and w are multiples of the tubelet and patch size.
-func Patchify(dst, clip []float32, c, t, h, w, tubelet, patch int) {
+// scratch holds one row.
+func Patchify(dst Cells, clip []float32, c, t, h, w, tubelet, patch int, scratch []float32) {
 	column := c * tubelet * patch * patch
 	clip = cut(clip, c*t*h*w)
+	at := 0
 	for t0 := 0; t0 < t; t0 += tubelet {
 		for h0 := 0; h0 < h; h0 += patch {
-			for w0 := 0; w0 < w; w0 += patch {
-				row := cut(dst, column)
-				dst = dst[column:]
+			for w0 := 0; w0 < w; w0, at = w0+patch, at+column {
+				row := cut(scratch, column)
+				if !dst.Half() {
+					row = cut(dst.F[at:], column)
+				}
+				left := row
 				for channel := range c {
 					for dt := range tubelet {
 						frame := clip[(channel*t+t0+dt)*h*w:]
 						for dy := range patch {
-							copy(row[:patch], frame[(h0+dy)*w+w0:])
-							row = row[patch:]
+							copy(left[:patch], frame[(h0+dy)*w+w0:])
+							left = left[patch:]
 						}
 					}
+				}
+				if dst.Half() {
+					Narrow(dst.H[at:at+column], row)
 				}
 			}
 		}

@@ -31,20 +31,34 @@ func measure(b *testing.B, flop, bytes int, f func()) {
 	}
 }
 
-func BenchmarkGemm(b *testing.B) {
+// BenchmarkProduct has the library's products of the same sizes beside ours.
+func BenchmarkProduct(b *testing.B) {
 	for _, s := range []struct{ m, n, k int }{
-		{392, 576, 192}, {392, 192, 192}, {392, 768, 192}, {392, 192, 768}, {512, 384, 128}, {512, 512, 128}, {512, 128, 512},
+		{392, 576, 192}, {392, 192, 192}, {392, 768, 192}, {392, 192, 768}, {512, 384, 128}, {512, 128, 512}, {1568, 1152, 384}, {100, 576, 192},
 	} {
-		x, w, y := random(s.m*s.k), random(s.n*s.k), random(s.m*s.n)
+		Setup()
+		x, w, y, bias := random(s.m*s.k), random(s.n*s.k), random(s.m*s.n), random(s.n)
+		panels, back := random(PanelFloats(s.k, s.n, false)), random(PanelFloats(s.n, s.k, false))
+		z, scratch := random(s.m*s.n), random(ProductSumScratch(s.k))
 		flop := 2 * s.m * s.n * s.k
-		b.Run(fmt.Sprintf("y=xW'/%dx%dx%d", s.m, s.n, s.k), func(b *testing.B) {
+		size := fmt.Sprintf("%dx%dx%d", s.m, s.n, s.k)
+		b.Run("pack/"+size, func(b *testing.B) { measure(b, 0, 8*s.n*s.k, func() { PackColumns(panels, f32(w), s.k, s.n) }) })
+		PackColumns(panels, f32(w), s.k, s.n)
+		PackRows(back, f32(w), s.n, s.k)
+		b.Run("y=xW'/"+size, func(b *testing.B) {
+			measure(b, flop, 0, func() { Product(WithBias, f32(y), f32(x), s.m, s.n, s.k, panels, bias, Cells{}) })
+		})
+		b.Run("gelu/"+size, func(b *testing.B) {
+			measure(b, flop, 0, func() { Product(WithGELU, f32(y), f32(x), s.m, s.n, s.k, panels, bias, f32(z)) })
+		})
+		b.Run("dx=dyW/"+size, func(b *testing.B) {
+			measure(b, flop, 0, func() { Product(Plain, f32(x), f32(y), s.m, s.k, s.n, back, nil, Cells{}) })
+		})
+		b.Run("dW+=dy'x/"+size, func(b *testing.B) {
+			measure(b, flop, 0, func() { clear(w); ProductSum(w, f32(y), f32(x), s.n, s.k, s.m, scratch) })
+		})
+		b.Run("library y=xW'/"+size, func(b *testing.B) {
 			measure(b, flop, 0, func() { Gemm(false, true, s.m, s.n, s.k, x, s.k, w, s.k, 0, y, s.n) })
-		})
-		b.Run(fmt.Sprintf("dx=dyW/%dx%dx%d", s.m, s.k, s.n), func(b *testing.B) {
-			measure(b, flop, 0, func() { Gemm(false, false, s.m, s.k, s.n, y, s.n, w, s.k, 0, x, s.k) })
-		})
-		b.Run(fmt.Sprintf("dW+=dy'x/%dx%dx%d", s.n, s.k, s.m), func(b *testing.B) {
-			measure(b, flop, 0, func() { clear(w); Gemm(true, false, s.n, s.k, s.m, y, s.n, x, s.k, 1, w, s.k) })
 		})
 	}
 }
@@ -53,7 +67,7 @@ func BenchmarkAttention(b *testing.B) {
 	for _, s := range []struct{ rows, heads, dim, block int }{{392, 3, 64, 0}, {512, 2, 64, 64}, {512, 2, 64, 0}, {1568, 6, 64, 0}} {
 		width := s.heads * s.dim
 		qkv, out, dqkv := random(s.rows*3*width), random(s.rows*width), random(s.rows*3*width)
-		scratch := random(AttentionScratch(s.rows, s.heads, s.dim))
+		scratch := random(AttentionScratch(s.rows, s.dim, s.block, false))
 		offsets := []int32{0, int32(s.rows)}
 		pairs := 0
 		for i := range s.rows {
@@ -65,10 +79,10 @@ func BenchmarkAttention(b *testing.B) {
 		}
 		name := fmt.Sprintf("%dx%dx%d,block%d", s.rows, s.heads, s.dim, s.block)
 		b.Run("forward/"+name, func(b *testing.B) {
-			measure(b, 4*pairs*width, 0, func() { Attention(out, qkv, offsets, s.heads, s.dim, s.block, scratch) })
+			measure(b, 4*pairs*width, 0, func() { Attention(f32(out), f32(qkv), offsets, s.heads, s.dim, s.block, scratch) })
 		})
 		b.Run("gradient/"+name, func(b *testing.B) {
-			measure(b, 10*pairs*width, 0, func() { AttentionGrad(dqkv, qkv, out, offsets, s.heads, s.dim, s.block, scratch) })
+			measure(b, 10*pairs*width, 0, func() { AttentionGrad(f32(dqkv), f32(qkv), f32(out), offsets, s.heads, s.dim, s.block, scratch) })
 		})
 	}
 }
@@ -83,15 +97,15 @@ func BenchmarkRows(b *testing.B) {
 		bytes int
 		f     func()
 	}{
-		{"LayerNorm", 2 * size, func() { LayerNorm(y, x, m, n, gamma, beta, 1e-6) }},
-		{"LayerNormGrad", 3 * size, func() { LayerNormGrad(y, x, dy, m, n, gamma, 1e-6, beta, beta) }},
+		{"LayerNorm", 2 * size, func() { LayerNorm(f32(y), x, m, n, gamma, beta, 1e-6) }},
+		{"LayerNormGrad", 3 * size, func() { LayerNormGrad(y, nil, x, f32(dy), m, n, gamma, 1e-6, beta, beta) }},
 		{"BiasAdd", 2 * size, func() { BiasAdd(y, m, n, bias) }},
 		{"BiasGELU768", 12 * size, func() { BiasGELU(out, pre, m, wide, bias) }},
 		{"GELU768", 8 * size, func() { GELU(out, pre) }},
 		{"GELUGrad768", 12 * size, func() { GELUGrad(out, pre, out) }},
 		{"Add", 3 * size, func() { Add(y, x, dy) }},
 		{"Scale", 2 * size, func() { Scale(y, x, 0.5) }},
-		{"ColumnSum768", 4 * size, func() { ColumnSum(bias, pre, m, wide) }},
+		{"ColumnSum768", 4 * size, func() { ColumnSum(bias, f32(pre), m, wide) }},
 		{"LpSum1", 2 * size, func() { LpSum(x, y, 1) }},
 		{"LpGrad1", 3 * size, func() { LpGrad(dy, x, y, 0.1, 1) }},
 		{"RowAbsError", 2 * size, func() { RowAbsError(bias, x, y, m, n) }},
@@ -113,5 +127,5 @@ func BenchmarkAdamWEMA(b *testing.B) {
 func BenchmarkPatchify(b *testing.B) {
 	clip := random(3 * 16 * 112 * 112)
 	dst := random(len(clip))
-	measure(b, 0, 8*len(clip), func() { Patchify(dst, clip, 3, 16, 112, 112, 2, 16) })
+	measure(b, 0, 8*len(clip), func() { Patchify(f32(dst), clip, 3, 16, 112, 112, 2, 16, nil) })
 }

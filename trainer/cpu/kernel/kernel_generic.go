@@ -3,8 +3,85 @@ package kernel
 import "math"
 
 // reference is every kernel as its definition, in plain Go: what the native kernels are tested against, and what runs
-// in a build without them. Inner sums and functions are in float64, products in float32.
+// in a build without them. Inner sums and functions are in float64, products in float32. Kernels on bfloat16 widen what
+// they read, compute in float32 and round the result: no build runs them, they are what the native ones are held to.
 type reference struct{}
+
+func (reference) narrow(dst []uint16, src []float32) {
+	for i, x := range src {
+		u := math.Float32bits(x)
+		if x != x {
+			dst[i] = uint16(u>>16) | 0x40
+			continue
+		}
+		dst[i] = uint16((u + 0x7fff + u>>16&1) >> 16)
+	}
+}
+
+// float32s are the elements of c, widened if need be; narrowBack stores what a kernel wrote to them.
+func float32s(c Cells) []float32 {
+	if !c.Half() {
+		return c.F
+	}
+	x := make([]float32, len(c.H))
+	for i, h := range c.H {
+		x[i] = math.Float32frombits(uint32(h) << 16)
+	}
+	return x
+}
+
+func narrowBack(c Cells, x []float32) {
+	if c.Half() {
+		reference{}.narrow(c.H, x)
+	}
+}
+
+// Panels of the reference are the matrix itself, [k,n] float32.
+func (reference) panelFloats(k, n int, _ bool) int { return k * n }
+
+func (reference) packRows(panels []float32, b Cells, _, _ int) { copy(panels, float32s(b)) }
+
+func (reference) packColumns(panels []float32, b Cells, k, n int) {
+	x := float32s(b)
+	for j := range n {
+		for p := range k {
+			panels[p*n+j] = x[j*k+p]
+		}
+	}
+}
+
+func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias []float32, beside Cells) {
+	out, extra := float32s(c), float32s(beside)
+	if finish == WithGELUGrad {
+		// out may be extra, which is read after the product
+		extra = append([]float32(nil), extra...)
+	}
+	beta := float32(0)
+	if finish == Adding {
+		beta = 1
+	}
+	r.gemm(false, false, m, n, k, float32s(a), k, panels, n, beta, out, n)
+	if bias != nil {
+		r.biasAdd(out, m, n, bias)
+	}
+	switch finish {
+	case WithResidual:
+		r.add(out, out, extra)
+	case WithGELU:
+		copy(extra, out)
+		r.gelu(out, out)
+		narrowBack(beside, extra)
+	case WithGELUGrad:
+		r.geluGrad(out, extra, out)
+	}
+	narrowBack(c, out)
+}
+
+func (r reference) productSum(c []float32, a, b Cells, m, n, k int, _ []float32) {
+	r.gemm(true, false, m, n, k, float32s(a), m, float32s(b), n, 1, c, n)
+}
+
+func (reference) productSumScratch(int) int { return 0 }
 
 // gemm takes four rows of the stored B at a time: where B is transposed they are four columns of C, each a dot product,
 // and otherwise four terms of every element in a row of C.
@@ -92,7 +169,9 @@ func (reference) geluGrad(dx, x, dy []float32) {
 // normal is the normal distribution function.
 func normal(x float64) float64 { return 0.5 * math.Erfc(-x/math.Sqrt2) }
 
-func (reference) layerNorm(y, x []float32, m, n int, gamma, beta []float32, eps float32) {
+func (reference) layerNorm(c Cells, x []float32, m, n int, gamma, beta []float32, eps float32) {
+	y := float32s(c)
+	defer func() { narrowBack(c, y) }()
 	for i := range m {
 		in, out := x[i*n:][:n], y[i*n:][:n]
 		mean, rstd := rowStatistics(in, eps)
@@ -122,8 +201,9 @@ func rowStatistics(row []float32, eps float32) (mean, rstd float64) {
 	return mean, 1 / math.Sqrt(variance/float64(len(row))+float64(eps))
 }
 
-// layerNormGrad: with x̂ = (x - mean) rstd and g = dy gamma, dx = rstd (g - mean(g) - x̂ mean(g x̂)).
-func (reference) layerNormGrad(dx, x, dy []float32, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
+// layerNormGrad: with x̂ = (x - mean) rstd and g = dy gamma, dx = base + rstd (g - mean(g) - x̂ mean(g x̂)).
+func (reference) layerNormGrad(dx, base, x []float32, cells Cells, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
+	dy := float32s(cells)
 	g := func(i, j int) float64 {
 		if gamma == nil {
 			return float64(dy[i*n+j])
@@ -150,12 +230,20 @@ func (reference) layerNormGrad(dx, x, dy []float32, m, n int, gamma []float32, e
 		}
 		for j, v := range row {
 			xhat := (float64(v) - mean) * rstd
-			dx[i*n+j] = float32(rstd * (g(i, j) - meanG - xhat*meanGX))
+			d := rstd * (g(i, j) - meanG - xhat*meanGX)
+			if base != nil {
+				d += float64(base[i*n+j])
+			}
+			dx[i*n+j] = float32(d)
 		}
 	}
 }
 
-func (r reference) attention(out, qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+func (reference) attentionScratch(longest, _, _ int, _ bool) int { return longest }
+
+func (r reference) attention(to, from Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
+	out, qkv := float32s(to), float32s(from)
+	defer func() { narrowBack(to, out) }()
 	eachQuery(qkv, offsets, heads, headDim, block, scratch, func(q attentionQuery) {
 		result := out[q.row*heads*headDim+q.head*headDim:][:headDim]
 		clear(result)
@@ -167,7 +255,9 @@ func (r reference) attention(out, qkv []float32, offsets []int32, heads, headDim
 	})
 }
 
-func (r reference) attentionGrad(dqkv, qkv, dout []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
+func (r reference) attentionGrad(to, from, grad Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
+	dqkv, qkv, dout := float32s(to), float32s(from), float32s(grad)
+	defer func() { narrowBack(to, dqkv) }()
 	width := heads * headDim
 	for i := 1; i < len(offsets); i++ {
 		clear(dqkv[int(offsets[i-1])*3*width : int(offsets[i])*3*width])
@@ -270,7 +360,8 @@ func (reference) scale(dst, a []float32, factor float32) {
 	}
 }
 
-func (reference) columnSum(dst, x []float32, m, n int) {
+func (reference) columnSum(dst []float32, cells Cells, m, n int) {
+	x := float32s(cells)
 	for j := range n {
 		var sum float64
 		for i := range m {

@@ -14,13 +14,20 @@ import (
 // A bench of buffers for one test case: every buffer stands between canaries, NaNs of a payload that no kernel
 // produces. A write outside a buffer changes one; a read outside puts a NaN into the result.
 type buffers struct {
-	rng   *rand.Rand
-	whole [][]float32
+	rng       *rand.Rand
+	whole     [][]float32
+	wholeHalf [][]uint16
 }
+
+func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }
 
 const margin = 64 // floats on either side: more than any vector
 
 var canary = math.Float32frombits(0x7fc5a5a5)
+
+const halfCanary = 0x7fc5
+
+func f32(x []float32) Cells { return Cells{F: x} }
 
 func newBuffers(rt *rapid.T) *buffers {
 	return &buffers{rng: rand.New(rand.NewPCG(rapid.Uint64().Draw(rt, "seed"), 1))}
@@ -51,6 +58,13 @@ func (b *buffers) clone(s []float32) []float32 {
 
 func (b *buffers) check(t rapid.TB) {
 	t.Helper()
+	for i, whole := range b.wholeHalf {
+		for j, v := range whole {
+			if (j < margin || j >= len(whole)-margin) && v != halfCanary {
+				t.Fatalf("bfloat16 buffer %d of %d: write at index %d", i, len(whole)-2*margin, j-margin)
+			}
+		}
+	}
 	for i, whole := range b.whole {
 		for j, v := range whole {
 			if (j < margin || j >= len(whole)-margin) && math.Float32bits(v) != math.Float32bits(canary) {
@@ -184,8 +198,8 @@ func TestElementwise(t *testing.T) {
 		compare("bias and gelu, out", 5e-7, func(dst []float32, k kernels) { k.biasGELU(dst, b.clone(y), m, n, bias) })
 		compare("bias and gelu, pre", 0, func(dst []float32, k kernels) { k.biasGELU(b.clone(y), dst, m, n, bias) })
 		sum, wantSum := b.clone(bias), b.clone(bias)
-		ColumnSum(sum, x, m, n)
-		reference{}.columnSum(wantSum, x, m, n)
+		ColumnSum(sum, f32(x), m, n)
+		reference{}.columnSum(wantSum, f32(x), m, n)
 		near(rt, "column sum", sum, wantSum, 4e-6)
 		for _, exponent := range []float64{1, 2, 1.5} {
 			compare("loss gradient", 1e-6, func(dst []float32, k kernels) { k.lpGrad(dst, x, y, 0.7, exponent) })
@@ -262,14 +276,14 @@ func TestLayerNorm(t *testing.T) {
 		}
 		const eps = 1e-3 // keeps rows of one or two equal elements well conditioned
 		y, want := b.empty(m*n), b.empty(m*n)
-		LayerNorm(y, x, m, n, gamma, beta, eps)
-		reference{}.layerNorm(want, x, m, n, gamma, beta, eps)
+		LayerNorm(f32(y), x, m, n, gamma, beta, eps)
+		reference{}.layerNorm(f32(want), x, m, n, gamma, beta, eps)
 		near(rt, "y", y, want, 1e-4) // the shift costs digits before the kernel sees them
 		dx, wantDX := b.empty(m*n), b.empty(m*n)
 		dgamma, dbeta := b.normal(n), b.normal(n)
 		wantDGamma, wantDBeta := b.clone(dgamma), b.clone(dbeta)
-		LayerNormGrad(dx, x, dy, m, n, gamma, eps, dgamma, dbeta)
-		reference{}.layerNormGrad(wantDX, x, dy, m, n, gamma, eps, wantDGamma, wantDBeta)
+		LayerNormGrad(dx, nil, x, f32(dy), m, n, gamma, eps, dgamma, dbeta)
+		reference{}.layerNormGrad(wantDX, nil, x, f32(dy), m, n, gamma, eps, wantDGamma, wantDBeta)
 		near(rt, "dgamma", dgamma, wantDGamma, 1e-4)
 		near(rt, "dbeta", dbeta, wantDBeta, 1e-5)
 		for i := range m { // against the row's largest: dx has the factor 1/std
@@ -281,8 +295,8 @@ func TestLayerNorm(t *testing.T) {
 			near(rt, "dx", row, wantRow, 1e-3*math.Max(1, largest))
 		}
 		again := b.clone(dbeta)
-		LayerNormGrad(nil, x, dy, m, n, gamma, eps, nil, again)
-		LayerNormGrad(dy, x, dy, m, n, gamma, eps, nil, nil)
+		LayerNormGrad(nil, nil, x, f32(dy), m, n, gamma, eps, nil, again)
+		LayerNormGrad(dy, nil, x, f32(dy), m, n, gamma, eps, nil, nil)
 		near(rt, "dx in place", dy, dx, 0)
 		b.check(rt)
 	})
@@ -297,11 +311,11 @@ func TestLayerNormAccuracy(t *testing.T) {
 		for i := range x {
 			x[i], dy[i] = float32(rng.NormFloat64()), float32(rng.NormFloat64())
 		}
-		LayerNorm(y, x, m, n, nil, nil, 1e-6)
-		reference{}.layerNorm(want, x, m, n, nil, nil, 1e-6)
+		LayerNorm(f32(y), x, m, n, nil, nil, 1e-6)
+		reference{}.layerNorm(f32(want), x, m, n, nil, nil, 1e-6)
 		near(t, "y", y, want, 1e-6)
-		LayerNormGrad(y, x, dy, m, n, nil, 1e-6, nil, nil)
-		reference{}.layerNormGrad(want, x, dy, m, n, nil, 1e-6, nil, nil)
+		LayerNormGrad(y, nil, x, f32(dy), m, n, nil, 1e-6, nil, nil)
+		reference{}.layerNormGrad(want, nil, x, f32(dy), m, n, nil, 1e-6, nil, nil)
 		near(t, "dx", y, want, 2e-6)
 	})
 }
@@ -398,7 +412,7 @@ func TestLayerNormGradByDifferences(t *testing.T) {
 		dx, dgamma, dbeta := b.empty(m*n), b.empty(n), b.empty(n)
 		clear(dgamma)
 		clear(dbeta)
-		LayerNormGrad(dx, x, dy, m, n, gamma, eps, dgamma, dbeta)
+		LayerNormGrad(dx, nil, x, f32(dy), m, n, gamma, eps, dgamma, dbeta)
 		near(rt, "dx", dx, gradient(func(v []float64) float64 { return forward(v, double(gamma), 0) }, x), 1e-4)
 		near(rt, "dgamma", dgamma, gradient(func(v []float64) float64 { return forward(double(x), v, 0) }, gamma), 1e-4)
 		for j := range n {
@@ -452,12 +466,12 @@ func checkAttention(t rapid.TB, b *buffers, offsets []int32, heads, dim, block i
 	qkv, dout := b.normal(rows*3*width), b.normal(rows*width)
 	out, dqkv := b.empty(rows*width), b.empty(rows*3*width)
 	plain, plainGrad := b.empty(rows*width), b.empty(rows*3*width)
-	scratch := b.empty(AttentionScratch(longest, heads, dim))
+	scratch := b.empty(AttentionScratch(longest, dim, block, false))
 	first := int(offsets[0]) // rows before the first segment stay as they are
-	Attention(out, qkv, offsets, heads, dim, block, scratch)
-	AttentionGrad(dqkv, qkv, dout, offsets, heads, dim, block, scratch)
-	reference{}.attention(plain, qkv, offsets, heads, dim, block, scratch)
-	reference{}.attentionGrad(plainGrad, qkv, dout, offsets, heads, dim, block, scratch)
+	Attention(f32(out), f32(qkv), offsets, heads, dim, block, scratch)
+	AttentionGrad(f32(dqkv), f32(qkv), f32(dout), offsets, heads, dim, block, scratch)
+	reference{}.attention(f32(plain), f32(qkv), offsets, heads, dim, block, scratch)
+	reference{}.attentionGrad(f32(plainGrad), f32(qkv), f32(dout), offsets, heads, dim, block, scratch)
 	double := make([]float64, len(qkv))
 	for i, v := range qkv {
 		double[i] = float64(v)
@@ -506,7 +520,7 @@ func TestAttentionGradByDifferences(t *testing.T) {
 			const heads, dim, rows = 2, 3, 9
 			offsets := []int32{0, 2, rows}
 			qkv, dout, dqkv := b.normal(rows*3*heads*dim), b.normal(rows*heads*dim), b.empty(rows*3*heads*dim)
-			AttentionGrad(dqkv, qkv, dout, offsets, heads, dim, block, b.empty(AttentionScratch(7, heads, dim)))
+			AttentionGrad(f32(dqkv), f32(qkv), f32(dout), offsets, heads, dim, block, b.empty(AttentionScratch(7, dim, block, false)))
 			near(t, "dqkv", dqkv, gradient(func(v []float64) float64 {
 				return weighted(dout, attention64(v, offsets, heads, dim, block))
 			}, qkv), 1e-5)
@@ -575,7 +589,7 @@ func TestPatchify(t *testing.T) {
 	for i := range clip {
 		clip[i] = float32(i)
 	}
-	Patchify(dst, clip, c, frames, h, w, tubelet, patch)
+	Patchify(f32(dst), clip, c, frames, h, w, tubelet, patch, nil)
 	for token := range gt * gh * gw {
 		t0, h0, w0 := token/(gh*gw), token/gw%gh, token%gw
 		for column := range c * tubelet * patch * patch {
@@ -623,7 +637,7 @@ func TestNaN(t *testing.T) {
 			expect("GELU", y[n+at])
 			GELUGrad(y, x, x)
 			expect("GELUGrad", y[n+at])
-			LayerNorm(y, x, m, n, nil, nil, 1e-6)
+			LayerNorm(f32(y), x, m, n, nil, nil, 1e-6)
 			expect("LayerNorm", y[n])
 			clear(y)
 			for _, exponent := range []float64{1, 2, 1.5} {
@@ -634,10 +648,10 @@ func TestNaN(t *testing.T) {
 			}
 			expect("SumSquares", float32(SumSquares(x)))
 			sum := make([]float32, n)
-			ColumnSum(sum, x, m, n)
+			ColumnSum(sum, f32(x), m, n)
 			expect("ColumnSum", sum[at])
 			out := make([]float32, m*n/3)
-			Attention(out, x, []int32{0, m}, 1, n/3, 0, make([]float32, AttentionScratch(m, 1, n/3)))
+			Attention(f32(out), f32(x), []int32{0, m}, 1, n/3, 0, make([]float32, AttentionScratch(m, n/3, 0, false)))
 			expect("Attention", out[n/3+at%(n/3)])
 		}
 	})
@@ -655,13 +669,15 @@ func run(shift int) []float32 {
 		return s
 	}
 	qkv, weights, out, dqkv := buffer(rows*3*width), buffer(width*4*width), buffer(rows*width), buffer(rows*3*width)
-	product, sum, scratch := buffer(rows*4*width), buffer(4*width), buffer(AttentionScratch(rows, heads, dim))
-	Attention(out, qkv, []int32{0, 9, rows}, heads, dim, 0, scratch)
-	AttentionGrad(dqkv, qkv, out, []int32{0, 9, rows}, heads, dim, 0, scratch)
-	Gemm(false, true, rows, 4*width, width, out, width, weights, width, 0, product, 4*width)
-	Gemm(true, false, 4*width, width, rows, product, 4*width, out, width, 1, weights, width)
+	product, sum, scratch := buffer(rows*4*width), buffer(4*width), buffer(AttentionScratch(rows, dim, 0, false))
+	Attention(f32(out), f32(qkv), []int32{0, 9, rows}, heads, dim, 0, scratch)
+	AttentionGrad(f32(dqkv), f32(qkv), f32(out), []int32{0, 9, rows}, heads, dim, 0, scratch)
+	panels := buffer(PanelFloats(width, 4*width, false))
+	PackColumns(panels, f32(weights), width, 4*width)
+	Product(Plain, f32(product), f32(out), rows, 4*width, width, panels, nil, Cells{})
+	ProductSum(weights, f32(product), f32(out), 4*width, width, rows, buffer(ProductSumScratch(width)))
 	GELU(product, product)
-	ColumnSum(sum, product, rows, 4*width)
+	ColumnSum(sum, f32(product), rows, 4*width)
 	return slices.Concat(out, dqkv, product, weights, sum,
 		[]float32{float32(SumSquares(product)), float32(LpSum(qkv, dqkv, 1))})
 }
@@ -697,14 +713,14 @@ func TestDeterminism(t *testing.T) {
 
 func TestNoAllocation(t *testing.T) {
 	x, y := make([]float32, 4096), make([]float32, 4096)
-	scratch := make([]float32, AttentionScratch(8, 2, 4))
+	scratch := make([]float32, AttentionScratch(8, 4, 2, false))
 	offsets := []int32{0, 3, 8}
 	if n := testing.AllocsPerRun(10, func() {
 		Gemm(true, false, 8, 8, 8, x, 8, x, 8, 0, y, 8)
 		BiasGELU(y, x, 8, 24, y[2048:])
-		LayerNormGrad(y, x, x, 8, 24, nil, 1e-6, nil, nil)
-		Attention(y, x, offsets, 2, 4, 2, scratch)
-		AttentionGrad(y, x, x, offsets, 2, 4, 2, scratch)
+		LayerNormGrad(y, nil, x, f32(x), 8, 24, nil, 1e-6, nil, nil)
+		Attention(f32(y), f32(x), offsets, 2, 4, 2, scratch)
+		AttentionGrad(f32(y), f32(x), f32(x), offsets, 2, 4, 2, scratch)
 		ScatterAddRows(y, x, 8, offsets, 1)
 		AdamWEMA(y[:64], x, y[64:], y[128:], nil, AdamW{Correction1: 1, Correction2: 1})
 	}); Native && n > 0 {
@@ -743,10 +759,10 @@ func TestShortBuffers(t *testing.T) {
 		"Gemm c":      func() { Gemm(false, false, 3, 4, 4, long, 4, long, 4, 0, short, 4) },
 		"Gemm stride": func() { Gemm(false, false, 3, 4, 4, long, 3, long, 4, 0, long, 4) },
 		"BiasAdd":     func() { BiasAdd(short, 3, 4, long) },
-		"LayerNorm":   func() { LayerNorm(long, short, 3, 4, nil, nil, 0) },
-		"Attention":   func() { Attention(short, long, []int32{0, 3}, 1, 4, 0, make([]float32, 4096)) },
-		"scratch":     func() { Attention(long, long, []int32{0, 3}, 1, 4, 0, short) },
-		"offsets":     func() { Attention(long, long, []int32{3, 0}, 1, 4, 0, long) },
+		"LayerNorm":   func() { LayerNorm(f32(long), short, 3, 4, nil, nil, 0) },
+		"Attention":   func() { Attention(f32(short), f32(long), []int32{0, 3}, 1, 4, 0, make([]float32, 1<<20)) },
+		"scratch":     func() { Attention(f32(long), f32(long), []int32{0, 3}, 1, 4, 0, short) },
+		"offsets":     func() { Attention(f32(long), f32(long), []int32{3, 0}, 1, 4, 0, long) },
 		"GatherRows":  func() { GatherRows(long, short, 4, []int32{2}, 0) },
 		"negative":    func() { ScatterAddRows(long, long, 4, []int32{-1}, 0) },
 	} {

@@ -8,25 +8,65 @@ typedef struct {
 	float scale, beta1, beta1c, beta2, beta2c, eps, decay, step, root, momentum, momentumc;
 } adamw_t;
 
+// What a product does with a finished sum v; HALF: c, and extra where there is one, are bfloat16.
+enum {
+	SET,        // c = v
+	ADD,        // c += v
+	BIAS,       // c = v + bias
+	BIAS_ADD,   // c = v + bias + extra
+	BIAS_GELU,  // extra = v + bias, c = GELU(extra)
+	GELU_GRAD,  // c = v GELU'(extra)
+	SCALE_ROWS, // c = v factor[row]
+	SCORES,     // c = v factor[0], with row maxima; inside attention only
+	HALF = 16,
+	SET_HALF = SET | HALF,
+	BIAS_HALF = BIAS | HALF,
+	BIAS_GELU_HALF = BIAS_GELU | HALF,
+	GELU_GRAD_HALF = GELU_GRAD | HALF,
+	SCALE_ROWS_HALF = SCALE_ROWS | HALF,
+};
+
+// The result of a product and what it is combined with.
+typedef struct {
+	void *c; // [m, n], row stride ldc
+	long ldc, n;
+	const float *bias; // [n]
+	void *extra;       // [m, n], row stride ld_extra
+	long ld_extra;
+	const float *factor; // [m]
+	long panel;          // elements from a panel to the next; 0: as many as the product reads
+} product_t;
+
 // KERNELS lists every kernel that exists once per instruction set: X(result, name, parameters, arguments).
 #define KERNELS(X) \
 	X(void, bias_add, (float *y, long m, long n, const float *bias), (y, m, n, bias)) \
 	X(void, bias_gelu, (float *out, float *pre, long m, long n, const float *bias), (out, pre, m, n, bias)) \
 	X(void, gelu, (float *out, const float *x, long n), (out, x, n)) \
 	X(void, gelu_grad, (float *dx, const float *x, const float *dy, long n), (dx, x, dy, n)) \
-	X(void, layer_norm, (float *y, const float *x, long m, long n, const float *gamma, const float *beta, float eps), \
-	  (y, x, m, n, gamma, beta, eps)) \
-	X(void, layer_norm_grad, (float *dx, const float *x, const float *dy, long m, long n, const float *gamma, float eps, \
-	  float *dgamma, float *dbeta), (dx, x, dy, m, n, gamma, eps, dgamma, dbeta)) \
-	X(void, softmax_tile, (float *s, float *inverse, long rows, long width, long ld, long first, long block, float scale), \
-	  (s, inverse, rows, width, ld, first, block, scale)) \
-	X(void, softmax_tile_grad, (float *p, float *d, const float *inverse, long rows, long width, long ld, long first, \
-	  long block, float scale), (p, d, inverse, rows, width, ld, first, block, scale)) \
-	X(void, scale_rows, (float *y, long m, long n, long ld, const float *factor), (y, m, n, ld, factor)) \
+	X(void, layer_norm, (void *y, int half, const float *x, long m, long n, const float *gamma, const float *beta, float eps), \
+	  (y, half, x, m, n, gamma, beta, eps)) \
+	X(void, layer_norm_grad, (float *dx, const float *base, const float *x, const void *dy, int half, long m, long n, \
+	  const float *gamma, float eps, float *dgamma, float *dbeta), \
+	  (dx, base, x, dy, half, m, n, gamma, eps, dgamma, dbeta)) \
+	X(void, panels_by_rows, (void *panels, const void *src, long k, long n, long ld, int half), \
+	  (panels, src, k, n, ld, half)) \
+	X(void, panels_by_columns, (void *panels, const void *src, long k, long n, long ld, int half), \
+	  (panels, src, k, n, ld, half)) \
+	X(void, narrow_rows, (uint16_t *dst, const float *src, long n), (dst, src, n)) \
+	X(void, product, (int pairs, int kind, long m, long k, const void *a, long lda, const void *panels, const product_t *o), \
+	  (pairs, kind, m, k, a, lda, panels, o)) \
+	X(void, product_sum, (int half, float *c, long m, long n, long k, const void *a, const void *b, uint32_t *scratch), \
+	  (half, c, m, n, k, a, b, scratch)) \
+	X(long, attention_scratch, (int half, long keys, long dim, long block), (half, keys, dim, block)) \
+	X(void, attention, (int half, void *out, const void *qkv, const int32_t *offsets, long segments, long heads, long dim, \
+	  long block, uint32_t *scratch), (half, out, qkv, offsets, segments, heads, dim, block, scratch)) \
+	X(void, attention_grad, (int half, void *dqkv, const void *qkv, const void *dout, const int32_t *offsets, long segments, \
+	  long heads, long dim, long block, uint32_t *scratch), \
+	  (half, dqkv, qkv, dout, offsets, segments, heads, dim, block, scratch)) \
 	X(void, scatter_add, (float *dst, const float *src, long n, const int32_t *idx, long rows), (dst, src, n, idx, rows)) \
 	X(void, add, (float *dst, const float *a, const float *b, long n), (dst, a, b, n)) \
 	X(void, scale, (float *dst, const float *a, float factor, long n), (dst, a, factor, n)) \
-	X(void, column_sum, (float *dst, const float *x, long m, long n), (dst, x, m, n)) \
+	X(void, column_sum, (float *dst, const void *x, int half, long m, long n), (dst, x, half, m, n)) \
 	X(double, lp_sum, (const float *pred, const float *target, long n, double exponent), (pred, target, n, exponent)) \
 	X(void, lp_grad, (float *dpred, const float *pred, const float *target, long n, float weight, double exponent), \
 	  (dpred, pred, target, n, weight, exponent)) \
@@ -38,6 +78,7 @@ typedef struct {
 
 typedef struct {
 	const char *name;
+	long panel; // columns of a panel
 #define X(result, name, params, args) result(*name) params;
 	KERNELS(X)
 #undef X
@@ -51,19 +92,19 @@ KERNELS(X)
 // Tables that exist in this build; avx2 and avx512 on amd64 only.
 extern const kernel_table surmise_baseline, surmise_avx2, surmise_avx512;
 
-// surmise_product is C[m,n] = op(A) op(B) + beta*C, row-major, on the calling thread alone.
-void surmise_product(int trans_a, int trans_b, long m, long n, long k, const float *a, long lda, const float *b,
+// surmise_library_product is C[m,n] = op(A) op(B) + beta*C, row-major, on the calling thread alone.
+void surmise_library_product(int trans_a, int trans_b, long m, long n, long k, const float *a, long lda, const float *b,
 	long ldb, float beta, float *c, long ldc);
 
-void surmise_attention(float *out, const float *qkv, const int32_t *offsets, long segments, long heads, long dim,
-	long block, float *scratch);
-void surmise_attention_grad(float *dqkv, const float *qkv, const float *dout, const int32_t *offsets, long segments,
-	long heads, long dim, long block, float *scratch);
+// surmise_product_into is surmise_product for contiguous matrices: what Go calls, without a struct of pointers.
+void surmise_product_into(int pairs, int kind, long m, long n, long k, const void *a, const void *panels, void *c,
+	const float *bias, void *beside);
 
 // surmise_select chooses level 0 (baseline), 1 (AVX2) or 2 (AVX-512); it returns 0 where the processor lacks it.
 int surmise_select(int level);
 const char *surmise_selected(void);
-void surmise_product_version(int version[3]);
+long surmise_panel(void); // columns of a panel
+void surmise_library_version(int version[3]);
 void surmise_flush_to_zero(void);
 
 #endif

@@ -108,6 +108,8 @@ INLINE vec gelu_slope(vec x) {
 	return CHOOSE(x > 0.0f, 1.0f - tail, tail) + x * e * 0.3989422804014327f; // 1/√(2π)
 }
 
+#include "product_impl.h"
+
 static void bias_add(float *y, long m, long n, const float *bias) {
 	for (long r = 0; r < m; r++, y += n) EACH(n, PUT(y, GET(y) + GET(bias)););
 }
@@ -154,26 +156,29 @@ INLINE void row_statistics(const float *x, long n, float eps, float *mean, float
 	*rstd = 1.0f / sqrtf((lane_sum(s0 + s1) + rest) / (float)n + eps);
 }
 
-static void layer_norm(float *y, const float *x, long m, long n, const float *gamma, const float *beta, float eps) {
-	for (long r = 0; r < m; r++, x += n, y += n) {
+static void layer_norm(void *y, int half, const float *x, long m, long n, const float *gamma, const float *beta, float eps) {
+	for (long r = 0; r < m; r++, x += n) {
 		float mean, rstd;
 		row_statistics(x, n, eps, &mean, &rstd);
-		if (gamma && beta)
-			EACH(n, PUT(y, (GET(x) - mean) * rstd * GET(gamma) + GET(beta)););
+		if (half && gamma && beta)
+			EACH(n, store_any(1, y, r * n + i, (GET(x) - mean) * rstd * GET(gamma) + GET(beta), left););
+		else if (gamma && beta)
+			EACH(n, store_any(0, y, r * n + i, (GET(x) - mean) * rstd * GET(gamma) + GET(beta), left););
 		else
-			EACH(n, vec v = (GET(x) - mean) * rstd; if (gamma) v *= GET(gamma); if (beta) v += GET(beta); PUT(y, v););
+			EACH(n, vec v = (GET(x) - mean) * rstd; if (gamma) v *= GET(gamma); if (beta) v += GET(beta);
+				store_any(half, y, r * n + i, v, left););
 	}
 }
 
-// layer_norm_grad: with x̂ = (x - mean) rstd and g = dy gamma, dx = rstd (g - mean(g) - x̂ mean(g x̂)).
-static void layer_norm_grad(float *dx, const float *x, const float *dy, long m, long n, const float *gamma, float eps,
-	float *dgamma, float *dbeta) {
-	for (long r = 0; r < m; r++, x += n, dy += n) {
+// norm_grad: with x̂ = (x - mean) rstd and g = dy gamma, dx = base + rstd (g - mean(g) - x̂ mean(g x̂)).
+INLINE void norm_grad(float *dx, const float *base, const float *x, const void *dy, const int half, long m, long n,
+	const float *gamma, float eps, float *dgamma, float *dbeta) {
+	for (long r = 0; r < m; r++, x += n) {
 		float mean, rstd;
 		row_statistics(x, n, eps, &mean, &rstd);
 		vec sum = SPLAT(0.0f), dot = sum;
 		EACH(n,
-			vec xhat = (GET(x) - mean) * rstd; vec d = GET(dy);
+			vec xhat = (GET(x) - mean) * rstd; vec d = load_any(half, dy, r * n + i, left);
 			if (dgamma) PUT(dgamma, GET(dgamma) + d * xhat);
 			if (dbeta) PUT(dbeta, GET(dbeta) + d);
 			vec g = d; if (gamma) g *= GET(gamma);
@@ -182,10 +187,20 @@ static void layer_norm_grad(float *dx, const float *x, const float *dy, long m, 
 		float mean_g = lane_sum(sum) / (float)n, mean_gx = lane_sum(dot) / (float)n;
 		EACH(n,
 			vec xhat = (GET(x) - mean) * rstd;
-			vec g = GET(dy); if (gamma) g *= GET(gamma);
-			PUT(dx, (g - mean_g - xhat * mean_gx) * rstd););
+			vec g = load_any(half, dy, r * n + i, left); if (gamma) g *= GET(gamma);
+			vec v = (g - mean_g - xhat * mean_gx) * rstd; if (base) v += GET(base);
+			PUT(dx, v););
 		dx += n;
+		if (base) base += n;
 	}
+}
+
+static void layer_norm_grad(float *dx, const float *base, const float *x, const void *dy, int half, long m, long n,
+	const float *gamma, float eps, float *dgamma, float *dbeta) {
+	if (half)
+		norm_grad(dx, base, x, dy, 1, m, n, gamma, eps, dgamma, dbeta);
+	else
+		norm_grad(dx, base, x, dy, 0, m, n, gamma, eps, dgamma, dbeta);
 }
 
 // visible is the number of leading keys that query row i of a segment sees; width keys are in the tile.
@@ -196,70 +211,7 @@ INLINE long visible(long i, long block, long width) {
 }
 INLINE long round_up(long n) { return (n + LANES - 1) / LANES * LANES; }
 
-// softmax_tile turns rows of raw scores s [rows, ld] into exp(scale (s - max)) and stores 1/sum of each row; hidden
-// keys become 0. Row r is query row first + r of its segment. ld is a multiple of 16, so that whole vectors fit.
-static void softmax_tile(float *s, float *inverse, long rows, long width, long ld, long first, long block, float scale) {
-	scale *= LOG2E; // powers of 2 below
-	for (long r = 0; r < rows; r++, s += ld) {
-		long seen = visible(first + r, block, width), end = round_up(seen);
-		for (long i = seen; i < end; i++) s[i] = -INFINITY;
-		vec max0 = load(s), max1 = max0;
-		long i = 0;
-		for (; i + 2 * LANES <= end; i += 2 * LANES) {
-			max0 = VMAX(max0, load(s + i));
-			max1 = VMAX(max1, load(s + i + LANES));
-		}
-		for (; i < end; i += LANES) max0 = VMAX(max0, load(s + i));
-		float max = lane_max(VMAX(max0, max1)) * scale;
-		vec sum0 = SPLAT(0.0f), sum1 = sum0;
-		for (i = 0; i + 2 * LANES <= end; i += 2 * LANES) {
-			vec a = exp2_neg(load(s + i) * scale - max), b = exp2_neg(load(s + i + LANES) * scale - max);
-			store(s + i, a);
-			store(s + i + LANES, b);
-			sum0 += a;
-			sum1 += b;
-		}
-		for (; i < end; i += LANES) {
-			vec a = exp2_neg(load(s + i) * scale - max);
-			store(s + i, a);
-			sum0 += a;
-		}
-		for (i = seen; i < width; i++) s[i] = 0;
-		inverse[r] = 1.0f / lane_sum(sum0 + sum1);
-	}
-}
-
-// softmax_tile_grad takes p from softmax_tile and d = dP and leaves in p the normalised probabilities and in d the
-// gradient of the raw scores: P (dP - sum(P dP)) scale.
-static void softmax_tile_grad(float *p, float *d, const float *inverse, long rows, long width, long ld, long first,
-	long block, float scale) {
-	for (long r = 0; r < rows; r++, p += ld, d += ld) {
-		long seen = visible(first + r, block, width), end = round_up(seen);
-		for (long i = seen; i < end; i++) d[i] = 0;
-		vec sum0 = SPLAT(0.0f), sum1 = sum0;
-		long i = 0;
-		for (; i + 2 * LANES <= end; i += 2 * LANES) {
-			sum0 += load(p + i) * load(d + i);
-			sum1 += load(p + i + LANES) * load(d + i + LANES);
-		}
-		for (; i < end; i += LANES) sum0 += load(p + i) * load(d + i);
-		float norm = inverse[r], dot = lane_sum(sum0 + sum1) * norm;
-		for (i = 0; i < end; i += LANES) {
-			vec q = load(p + i) * norm;
-			store(p + i, q);
-			store(d + i, q * ((load(d + i) - dot) * scale));
-		}
-		for (i = end; i < width; i++) d[i] = 0;
-	}
-}
-
-// scale_rows multiplies row r of y [m, n], row stride ld, with factor[r].
-static void scale_rows(float *y, long m, long n, long ld, const float *factor) {
-	for (long r = 0; r < m; r++, y += ld) {
-		float f = factor[r];
-		EACH(n, PUT(y, GET(y) * f););
-	}
-}
+#include "attention_impl.h"
 
 static void scatter_add(float *dst, const float *src, long n, const int32_t *idx, long rows) {
 	for (long r = 0; r < rows; r++, src += n) {
@@ -273,13 +225,20 @@ static void add(float *dst, const float *a, const float *b, long n) { EACH(n, PU
 static void scale(float *dst, const float *a, float factor, long n) { EACH(n, PUT(dst, GET(a) * factor);); }
 
 // column_sum adds eight rows as a tree before they meet the running sum, for accuracy and fewer passes over dst.
-static void column_sum(float *dst, const float *x, long m, long n) {
+INLINE void sum_columns(float *dst, const void *x, const int half, long m, long n) {
+#define ROW(k) load_any(half, x, (r + (k)) * n + i, left)
 	long r = 0;
-	for (; r + 8 <= m; r += 8, x += 8 * n)
-		EACH(n, vec a = (GET(x) + GET(x + n)) + (GET(x + 2 * n) + GET(x + 3 * n));
-			vec b = (GET(x + 4 * n) + GET(x + 5 * n)) + (GET(x + 6 * n) + GET(x + 7 * n));
+	for (; r + 8 <= m; r += 8)
+		EACH(n, vec a = (ROW(0) + ROW(1)) + (ROW(2) + ROW(3)); vec b = (ROW(4) + ROW(5)) + (ROW(6) + ROW(7));
 			PUT(dst, GET(dst) + (a + b)););
-	for (; r < m; r++, x += n) EACH(n, PUT(dst, GET(dst) + GET(x)););
+	for (; r < m; r++) EACH(n, PUT(dst, GET(dst) + ROW(0)););
+#undef ROW
+}
+static void column_sum(float *dst, const void *x, int half, long m, long n) {
+	if (half)
+		sum_columns(dst, x, 1, m, n);
+	else
+		sum_columns(dst, x, 0, m, n);
 }
 
 // Long sums add blocks of this many floats in single precision and the blocks in double.
@@ -346,6 +305,7 @@ static void adamw_ema(float *p, const float *g, float *m, float *v, float *ema, 
 
 const kernel_table TABLE = {
 	.name = TABLE_NAME,
+	.panel = NR,
 #define X(result, name, params, args) .name = name,
 	KERNELS(X)
 #undef X

@@ -5,12 +5,24 @@ package kernel
 /*
 #cgo CFLAGS: -O3
 #cgo LDFLAGS: -ldnnl -lgomp -lm
-#cgo noescape surmise_product
-#cgo nocallback surmise_product
+#cgo noescape surmise_library_product
+#cgo nocallback surmise_library_product
 #cgo noescape surmise_attention
 #cgo nocallback surmise_attention
 #cgo noescape surmise_attention_grad
 #cgo nocallback surmise_attention_grad
+#cgo noescape surmise_attention_scratch
+#cgo nocallback surmise_attention_scratch
+#cgo noescape surmise_panels_by_rows
+#cgo nocallback surmise_panels_by_rows
+#cgo noescape surmise_panels_by_columns
+#cgo nocallback surmise_panels_by_columns
+#cgo noescape surmise_narrow_rows
+#cgo nocallback surmise_narrow_rows
+#cgo noescape surmise_product_into
+#cgo nocallback surmise_product_into
+#cgo noescape surmise_product_sum
+#cgo nocallback surmise_product_sum
 #cgo noescape surmise_bias_add
 #cgo nocallback surmise_bias_add
 #cgo noescape surmise_bias_gelu
@@ -77,8 +89,8 @@ func use(l level) bool { return C.surmise_select(C.int(l)) != 0 }
 
 func (native) features() string {
 	var version [3]C.int
-	C.surmise_product_version(&version[0])
-	return fmt.Sprintf("%s kernels, oneDNN %d.%d.%d products", C.GoString(C.surmise_selected()), version[0], version[1], version[2])
+	C.surmise_library_version(&version[0])
+	return fmt.Sprintf("%s kernels, oneDNN %d.%d.%d", C.GoString(C.surmise_selected()), version[0], version[1], version[2])
 }
 
 // setFlushToZero acts on the thread that runs it.
@@ -94,7 +106,7 @@ func flag(b bool) C.int {
 }
 
 func (native) gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
-	C.surmise_product(flag(transA), flag(transB), C.long(m), C.long(n), C.long(k), floats(a), C.long(lda),
+	C.surmise_library_product(flag(transA), flag(transB), C.long(m), C.long(n), C.long(k), floats(a), C.long(lda),
 		floats(b), C.long(ldb), C.float(beta), floats(c), C.long(ldc))
 }
 
@@ -114,23 +126,87 @@ func (native) geluGrad(dx, x, dy []float32) {
 	C.surmise_gelu_grad(floats(dx), floats(x), floats(dy), C.long(len(x)))
 }
 
-func (native) layerNorm(y, x []float32, m, n int, gamma, beta []float32, eps float32) {
-	C.surmise_layer_norm(floats(y), floats(x), C.long(m), C.long(n), floats(gamma), floats(beta), C.float(eps))
+func (native) narrow(dst []uint16, src []float32) {
+	C.surmise_narrow_rows((*C.uint16_t)(unsafe.SliceData(dst)), floats(src), C.long(len(src)))
 }
 
-func (native) layerNormGrad(dx, x, dy []float32, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
-	C.surmise_layer_norm_grad(floats(dx), floats(x), floats(dy), C.long(m), C.long(n), floats(gamma), C.float(eps),
+// cells is where a matrix begins, and whether it is bfloat16.
+func cells(c Cells) (unsafe.Pointer, C.int) {
+	if c.Half() {
+		return unsafe.Pointer(unsafe.SliceData(c.H)), 1
+	}
+	return unsafe.Pointer(unsafe.SliceData(c.F)), 0
+}
+
+func (native) panelFloats(k, n int, half bool) int {
+	if half {
+		k = (k + 1) / 2
+	}
+	panel := int(C.surmise_panel())
+	return (n + panel - 1) / panel * panel * k
+}
+
+func (native) packRows(panels []float32, b Cells, k, n int) {
+	p, half := cells(b)
+	C.surmise_panels_by_rows(unsafe.Pointer(floats(panels)), p, C.long(k), C.long(n), C.long(n), half)
+}
+
+func (native) packColumns(panels []float32, b Cells, k, n int) {
+	p, half := cells(b)
+	C.surmise_panels_by_columns(unsafe.Pointer(floats(panels)), p, C.long(k), C.long(n), C.long(k), half)
+}
+
+func (native) product(finish Finish, c, a Cells, m, n, k int, panels, bias []float32, beside Cells) {
+	kind := [...]C.int{Plain: C.SET, Adding: C.ADD, WithBias: C.BIAS, WithResidual: C.BIAS_ADD, WithGELU: C.BIAS_GELU, WithGELUGrad: C.GELU_GRAD}[finish]
+	if c.Half() {
+		kind |= C.HALF
+	}
+	pc, _ := cells(c)
+	pa, pairs := cells(a)
+	pe, _ := cells(beside)
+	C.surmise_product_into(pairs, kind, C.long(m), C.long(n), C.long(k), pa, unsafe.Pointer(floats(panels)), pc, floats(bias), pe)
+}
+
+func (native) productSum(c []float32, a, b Cells, m, n, k int, scratch []float32) {
+	pa, half := cells(a)
+	pb, _ := cells(b)
+	C.surmise_product_sum(half, floats(c), C.long(m), C.long(n), C.long(k), pa, pb, (*C.uint32_t)(unsafe.Pointer(floats(scratch))))
+}
+
+// productSumScratch: panels and a strip of at most 16 columns for 384 rows; see product_sum.
+func (native) productSumScratch(n int) int {
+	panel := int(C.surmise_panel())
+	return ((n+panel-1)/panel*panel + 16) * 384
+}
+
+func (native) layerNorm(y Cells, x []float32, m, n int, gamma, beta []float32, eps float32) {
+	p, half := cells(y)
+	C.surmise_layer_norm(p, half, floats(x), C.long(m), C.long(n), floats(gamma), floats(beta), C.float(eps))
+}
+
+func (native) layerNormGrad(dx, base, x []float32, dy Cells, m, n int, gamma []float32, eps float32, dgamma, dbeta []float32) {
+	p, half := cells(dy)
+	C.surmise_layer_norm_grad(floats(dx), floats(base), floats(x), p, half, C.long(m), C.long(n), floats(gamma), C.float(eps),
 		floats(dgamma), floats(dbeta))
 }
 
-func (native) attention(out, qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
-	C.surmise_attention(floats(out), floats(qkv), ints(offsets), C.long(len(offsets)-1), C.long(heads), C.long(headDim),
-		C.long(block), floats(scratch))
+func (native) attentionScratch(longest, headDim, block int, half bool) int {
+	return int(C.surmise_attention_scratch(flag(half), C.long(longest), C.long(headDim), C.long(block)))
 }
 
-func (native) attentionGrad(dqkv, qkv, dout []float32, offsets []int32, heads, headDim, block int, scratch []float32) {
-	C.surmise_attention_grad(floats(dqkv), floats(qkv), floats(dout), ints(offsets), C.long(len(offsets)-1),
-		C.long(heads), C.long(headDim), C.long(block), floats(scratch))
+func (native) attention(out, qkv Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
+	po, _ := cells(out)
+	pq, half := cells(qkv)
+	C.surmise_attention(half, po, pq, ints(offsets), C.long(len(offsets)-1), C.long(heads), C.long(headDim),
+		C.long(block), (*C.uint32_t)(unsafe.Pointer(floats(scratch))))
+}
+
+func (native) attentionGrad(dqkv, qkv, dout Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
+	pd, _ := cells(dqkv)
+	pq, half := cells(qkv)
+	po, _ := cells(dout)
+	C.surmise_attention_grad(half, pd, pq, po, ints(offsets), C.long(len(offsets)-1),
+		C.long(heads), C.long(headDim), C.long(block), (*C.uint32_t)(unsafe.Pointer(floats(scratch))))
 }
 
 func (native) scatterAdd(dst, src []float32, n int, idx []int32) {
@@ -145,8 +221,9 @@ func (native) scale(dst, a []float32, factor float32) {
 	C.surmise_scale(floats(dst), floats(a), C.float(factor), C.long(len(dst)))
 }
 
-func (native) columnSum(dst, x []float32, m, n int) {
-	C.surmise_column_sum(floats(dst), floats(x), C.long(m), C.long(n))
+func (native) columnSum(dst []float32, x Cells, m, n int) {
+	p, half := cells(x)
+	C.surmise_column_sum(floats(dst), p, half, C.long(m), C.long(n))
 }
 
 func (native) lpSum(pred, target []float32, exponent float64) float64 {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-void surmise_product_version(int version[3]) {
+void surmise_library_version(int version[3]) {
 	const dnnl_version_t *v = dnnl_version();
 	version[0] = v->major;
 	version[1] = v->minor;
@@ -45,7 +45,7 @@ static void copy_rows(float *dst, long ld_dst, const float *src, long ld_src, lo
 	for (long i = 0; i < rows; i++) memcpy(dst + i * ld_dst, src + i * ld_src, columns * sizeof(float));
 }
 
-void surmise_product(int trans_a, int trans_b, long m, long n, long k, const float *a, long lda, const float *b,
+void surmise_library_product(int trans_a, int trans_b, long m, long n, long k, const float *a, long lda, const float *b,
 	long ldb, float beta, float *c, long ldc) {
 	prepare_thread();
 	const int pad_a = trans_a && wants_pad(lda, n), pad_b = !trans_b && wants_pad(ldb, m);

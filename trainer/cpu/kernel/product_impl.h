@@ -1,0 +1,352 @@
+// Matrix products of the step, included by kernels_impl.h once per instruction set.
+//
+// A product C[m,n] = A[m,k] B[k,n] reads B from panels: NR columns of it, laid out k-major and filled up with zeros, so
+// that the inner loop reads memory in order. A stays where it is. Panels of weights are made once a step and shared by
+// all clips; a tile of C is finished in registers, and what follows it in the graph (bias, GELU, residual) is done
+// there, so that no pass over C is left.
+//
+// An operand is float32, or bfloat16 in pairs: two neighbours along k are one 32-bit element, of which there are
+// k' = (k+1)/2. Sums are float32 in either.
+
+enum { NR = 2 * LANES }; // columns of a panel
+#if LANES == 16
+enum { MR = 12 }; // rows of a tile: 24 of 32 registers hold sums
+#else
+enum { MR = 6 }; // 12 of 16
+#endif
+
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES), may_alias));
+typedef uint16_t half_vec __attribute__((vector_size(2 * LANES), may_alias));
+typedef uint16_t half_mem __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+INLINE uint16_t half_of(float x) {
+	uint32_t u;
+	memcpy(&u, &x, 4);
+	if (x != x) return (uint16_t)(u >> 16 | 0x40);
+	return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+INLINE float float_of(uint16_t h) {
+	uint32_t u = (uint32_t)h << 16;
+	float x;
+	memcpy(&x, &u, 4);
+	return x;
+}
+INLINE vec wide(half_vec h) { return (vec)(__builtin_convertvector(h, uvec) << 16); }
+// narrow rounds to nearest, ties to even; a NaN stays one.
+INLINE half_vec narrow(vec v) {
+	uvec u = (uvec)v, rounded = u + 0x7fff + (u >> 16 & 1);
+	return __builtin_convertvector((uvec)CHOOSE(v == v, (vec)rounded, (vec)(u | 0x400000)) >> 16, half_vec);
+}
+INLINE vec load_half(const uint16_t *p) { return wide(*(const half_mem *)p); }
+INLINE void store_half(uint16_t *p, vec v) { *(half_mem *)p = narrow(v); }
+INLINE vec load_half_part(const uint16_t *p, long n) {
+	uint16_t t[LANES] = {0};
+	memcpy(t, p, n * sizeof *p);
+	return load_half(t);
+}
+INLINE void store_half_part(uint16_t *p, vec v, long n) {
+	uint16_t t[LANES];
+	store_half(t, v);
+	memcpy(p, t, n * sizeof *p);
+}
+
+// load_any and store_any touch n <= LANES elements of a row that is float32 or, with half set, bfloat16.
+INLINE vec load_any(const int half, const void *p, long at, long n) {
+	if (half) return n >= LANES ? load_half((const uint16_t *)p + at) : load_half_part((const uint16_t *)p + at, n);
+	return n >= LANES ? load((const float *)p + at) : load_part((const float *)p + at, n);
+}
+INLINE void store_any(const int half, void *p, long at, vec v, long n) {
+	if (half)
+		n >= LANES ? store_half((uint16_t *)p + at, v) : store_half_part((uint16_t *)p + at, v, n);
+	else
+		n >= LANES ? store((float *)p + at, v) : store_part((float *)p + at, v, n);
+}
+
+// finish does with one vector of C what the product's kind says; it covers row and n columns from col on.
+INLINE void finish(const int kind, vec v, const product_t *o, long row, long col, long n) {
+	const int half = (kind & HALF) != 0;
+	const long at = row * o->ldc + col, beside = row * o->ld_extra + col;
+	switch (kind & ~HALF) {
+	case SET: break;
+	case ADD: v += load_any(0, o->c, at, n); break;
+	case BIAS: v += load_any(0, o->bias, col, n); break;
+	case BIAS_ADD: v += load_any(0, o->bias, col, n) + load_any(0, o->extra, beside, n); break;
+	case BIAS_GELU:
+		v += load_any(0, o->bias, col, n);
+		store_any(half, o->extra, beside, v, n);
+		v = gelu_of(v);
+		break;
+	case GELU_GRAD: v *= gelu_slope(load_any(half, o->extra, beside, n)); break;
+	case SCALE_ROWS: v *= o->factor[row]; break;
+	case SCORES: { // whole vectors, -inf behind the last column; the row's maximum, lane by lane, is in extra
+		float *max = (float *)o->extra + row * LANES;
+		v *= o->factor[0];
+		if (n < LANES) {
+			float t[LANES];
+			store(t, v);
+			for (long i = n; i < LANES; i++) t[i] = -INFINITY;
+			v = load(t);
+		}
+		store(max, VMAX(load(max), v));
+		store((float *)o->c + at, v);
+		return;
+	}
+	}
+	store_any(half, o->c, at, v, n);
+}
+
+// finish_edge is finish for rows of a panel that C ends in.
+__attribute__((noinline)) static void finish_edge(int kind, const float *sums, int mr, const product_t *o, long row, long col) {
+	const long left = o->n - col;
+	for (int i = 0; i < mr; i++, sums += NR) {
+		finish(kind, load(sums), o, row + i, col, left < LANES ? left : LANES);
+		if (left > LANES) finish(kind, load(sums + LANES), o, row + i, col + LANES, left - LANES);
+	}
+}
+
+// multiply adds x·b to *sum: products of float32, or of bfloat16 pairs.
+INLINE void multiply(const int pairs, vec *sum, uint32_t x, uvec b) {
+	if (!pairs) {
+		float f;
+		memcpy(&f, &x, 4);
+		*sum += SPLAT(f) * (vec)b;
+		return;
+	}
+#ifdef DOT_PAIRS
+	*sum = DOT_PAIRS(*sum, x, b);
+#else
+	const float low = float_of((uint16_t)x), high = float_of((uint16_t)(x >> 16));
+	*sum += SPLAT(low) * (vec)(b << 16);
+	*sum += SPLAT(high) * (vec)(b & 0xffff0000u);
+#endif
+}
+
+// tile is rows [mr, NR] of C: element i of step p of A is a[i*rs + p*cs].
+INLINE void tile(const int pairs, const int kind, const int mr, long k, const uint32_t *a, long rs, long cs,
+	const uint32_t *panel, const product_t *o, long row, long col) {
+	vec sum[MR][2];
+#pragma GCC unroll 12
+	for (int i = 0; i < mr; i++) sum[i][0] = sum[i][1] = SPLAT(0.0f);
+	for (long p = 0; p < k; p++, a += cs, panel += NR) {
+		const uvec b0 = (uvec)load((const float *)panel), b1 = (uvec)load((const float *)(panel + LANES));
+#pragma GCC unroll 12
+		for (int i = 0; i < mr; i++) {
+			multiply(pairs, &sum[i][0], a[i * rs], b0);
+			multiply(pairs, &sum[i][1], a[i * rs], b1);
+		}
+	}
+	const int plain = kind != BIAS_GELU && kind != GELU_GRAD && kind != BIAS_GELU_HALF && kind != GELU_GRAD_HALF;
+	if (plain && o->n - col >= NR) {
+#pragma GCC unroll 12
+		for (int i = 0; i < mr; i++) {
+			finish(kind, sum[i][0], o, row + i, col, LANES);
+			finish(kind, sum[i][1], o, row + i, col + LANES, LANES);
+		}
+		return;
+	}
+	// What is long, or at the edge, is not written out for every row.
+	float sums[MR * NR];
+#pragma GCC unroll 12
+	for (int i = 0; i < mr; i++) {
+		store(sums + i * NR, sum[i][0]);
+		store(sums + i * NR + LANES, sum[i][1]);
+	}
+	if (o->n - col < NR) {
+		finish_edge(kind, sums, mr, o, row, col);
+		return;
+	}
+#pragma GCC unroll 1
+	for (int i = 0; i < mr; i++) {
+		finish(kind, load(sums + i * NR), o, row + i, col, LANES);
+		finish(kind, load(sums + i * NR + LANES), o, row + i, col + LANES, LANES);
+	}
+}
+
+// A block of rows of A is taken through all panels before the next, so that it stays in the first half of the
+// second-level cache while panels stream past it.
+enum { BLOCK_ELEMENTS = 1 << 15 };
+
+// rows_by_panels is C for all rows; k counts elements.
+INLINE void rows_by_panels(const int pairs, const int kind, long m, long k, const uint32_t *a, long rs, long cs,
+	const uint32_t *panels, const product_t *o) {
+	long block = BLOCK_ELEMENTS / (k > 0 ? k : 1) / MR * MR;
+	if (block < MR) block = MR;
+	for (long first = 0; first < m; first += block) {
+		const long last = first + block < m ? first + block : m;
+		const uint32_t *panel = panels;
+		for (long col = 0; col < o->n; col += NR, panel += o->panel ? o->panel : NR * k) {
+			long i = first;
+#define ROWS(mr) \
+	for (; i + (mr) <= last; i += (mr)) tile(pairs, kind, mr, k, a + i * rs, rs, cs, panel, o, i, col)
+			ROWS(MR);
+#if LANES == 16
+			ROWS(8);
+#endif
+			ROWS(4);
+			ROWS(2);
+			ROWS(1);
+#undef ROWS
+		}
+	}
+}
+
+// One function per kind: the compiler sees kind as a constant.
+#define BY_KIND(pairs, kind) \
+	__attribute__((noinline)) static void product_##pairs##_##kind(long m, long k, const uint32_t *a, long rs, long cs, \
+		const uint32_t *panels, const product_t *o) { \
+		rows_by_panels(pairs, kind, m, k, a, rs, cs, panels, o); \
+	}
+#define KINDS(X, pairs) \
+	X(pairs, SET) X(pairs, ADD) X(pairs, BIAS) X(pairs, BIAS_ADD) X(pairs, BIAS_GELU) X(pairs, GELU_GRAD) \
+	X(pairs, SCALE_ROWS) X(pairs, SCORES)
+#define HALF_KINDS(X) \
+	X(1, SET_HALF) X(1, BIAS_HALF) X(1, BIAS_GELU_HALF) X(1, GELU_GRAD_HALF) X(1, SCALE_ROWS_HALF)
+KINDS(BY_KIND, 0)
+KINDS(BY_KIND, 1)
+HALF_KINDS(BY_KIND)
+#undef BY_KIND
+
+static void product_elements(const int pairs, int kind, long m, long k, const uint32_t *a, long rs, long cs,
+	const uint32_t *panels, const product_t *o) {
+	switch (kind + (pairs ? 100 : 0)) {
+#define CASE(pairs, kind) \
+	case kind + 100 * pairs: product_##pairs##_##kind(m, k, a, rs, cs, panels, o); return;
+		KINDS(CASE, 0)
+		KINDS(CASE, 1)
+		HALF_KINDS(CASE)
+#undef CASE
+	}
+}
+
+// transpose_rows writes element p of rows 0..count-1 of src, row stride rs, to dst[p*NR + row] for p < k: a panel from a
+// matrix that is stored by columns. Columns beyond count are zero.
+INLINE void transpose_rows(uint32_t *dst, const uint32_t *src, long rs, long count, long k) {
+	typedef uint32_t four __attribute__((vector_size(16), may_alias));
+	typedef uint32_t four_mem __attribute__((vector_size(16), aligned(4), may_alias));
+	for (long row = 0; row < NR; row += 4) {
+		const uint32_t *s = src + row * rs;
+		uint32_t *d = dst + row;
+		if (row + 4 > count) {
+			for (long p = 0; p < k; p++)
+				for (long i = 0; i < 4; i++) d[p * NR + i] = row + i < count ? s[i * rs + p] : 0;
+			continue;
+		}
+		long p = 0;
+		for (; p + 4 <= k; p += 4, d += 4 * NR) {
+			const four a = *(const four_mem *)(s + p), b = *(const four_mem *)(s + rs + p);
+			const four c = *(const four_mem *)(s + 2 * rs + p), e = *(const four_mem *)(s + 3 * rs + p);
+			const four ab = __builtin_shuffle(a, b, (four){0, 4, 1, 5}), AB = __builtin_shuffle(a, b, (four){2, 6, 3, 7});
+			const four ce = __builtin_shuffle(c, e, (four){0, 4, 1, 5}), CE = __builtin_shuffle(c, e, (four){2, 6, 3, 7});
+			*(four_mem *)d = __builtin_shuffle(ab, ce, (four){0, 1, 4, 5});
+			*(four_mem *)(d + NR) = __builtin_shuffle(ab, ce, (four){2, 3, 6, 7});
+			*(four_mem *)(d + 2 * NR) = __builtin_shuffle(AB, CE, (four){0, 1, 4, 5});
+			*(four_mem *)(d + 3 * NR) = __builtin_shuffle(AB, CE, (four){2, 3, 6, 7});
+		}
+		for (; p < k; p++, d += NR)
+			for (long i = 0; i < 4; i++) d[i] = s[i * rs + p];
+	}
+}
+
+// pair_rows interleaves two rows of n bfloat16 into n pairs; high nil stands for zeros.
+INLINE void pair_rows(uint32_t *dst, const uint16_t *low, const uint16_t *high, long n) {
+	long i = 0;
+	for (; i + LANES <= n; i += LANES) {
+		uvec u = __builtin_convertvector(*(const half_mem *)(low + i), uvec);
+		if (high) u |= __builtin_convertvector(*(const half_mem *)(high + i), uvec) << 16;
+		store((float *)(dst + i), (vec)u);
+	}
+	for (; i < n; i++) dst[i] = low[i] | (high ? (uint32_t)high[i] << 16 : 0);
+}
+
+// narrow_row rounds n float32 to bfloat16.
+INLINE void narrow_row(uint16_t *dst, const float *src, long n) {
+	long i = 0;
+	for (; i + LANES <= n; i += LANES) store_half(dst + i, load(src + i));
+	for (; i < n; i++) dst[i] = half_of(src[i]);
+}
+
+static void narrow_rows(uint16_t *dst, const float *src, long n) { narrow_row(dst, src, n); }
+
+// panels_by_rows packs B stored by rows, B[p,j] = src[p*ld + j]: float32, or bfloat16 into pairs of rows.
+static void panels_by_rows(void *panels, const void *src, long k, long n, long ld, int half) {
+	uint32_t *dst = panels;
+	for (long col = 0; col < n; col += NR) {
+		const long count = n - col < NR ? n - col : NR;
+		if (half) {
+			const uint16_t *s = (const uint16_t *)src + col;
+			for (long p = 0; p < k; p += 2, dst += NR) {
+				pair_rows(dst, s + p * ld, p + 1 < k ? s + (p + 1) * ld : 0, count);
+				for (long j = count; j < NR; j++) dst[j] = 0;
+			}
+			continue;
+		}
+		const uint32_t *s = (const uint32_t *)src + col;
+		if (count == NR) {
+			for (long p = 0; p < k; p++, s += ld, dst += NR) {
+				store((float *)dst, load((const float *)s));
+				store((float *)(dst + LANES), load((const float *)(s + LANES)));
+			}
+			continue;
+		}
+		for (long p = 0; p < k; p++, s += ld, dst += NR)
+			for (long j = 0; j < NR; j++) dst[j] = j < count ? s[j] : 0;
+	}
+}
+
+// panels_by_columns packs B stored by columns, B[p,j] = src[j*ld + p]: float32, or bfloat16 whose pairs along k are
+// whole elements, so k is even.
+static void panels_by_columns(void *panels, const void *src, long k, long n, long ld, int half) {
+	if (half) k /= 2, ld /= 2;
+	uint32_t *dst = panels;
+	const uint32_t *s = src;
+	for (long col = 0; col < n; col += NR, dst += NR * k, s += NR * ld)
+		transpose_rows(dst, s, ld, n - col < NR ? n - col : NR, k);
+}
+
+static void product(int pairs, int kind, long m, long k, const void *a, long lda, const void *panels, const product_t *o) {
+#ifdef WIDE_PAIRS
+	if (pairs && WIDE_PAIRS(kind, m, k, a, lda, panels, o)) return;
+#endif
+	if (pairs) k /= 2, lda /= 2;
+	product_elements(pairs, kind, m, k, a, lda, 1, panels, o);
+}
+
+// product_pairs is C = Aᵀ B where A is m columns of pairs of its k rows, [k', ld].
+static void product_pairs(int kind, long m, long k, const uint32_t *a, long ld, const uint32_t *panels, const product_t *o) {
+#ifdef WIDE_PAIRS_COLUMNS
+	if (WIDE_PAIRS_COLUMNS(kind, m, (k + 1) / 2, a, ld, panels, o)) return;
+#endif
+	product_elements(1, kind, m, (k + 1) / 2, a, 1, ld, panels, o);
+}
+
+// product_sum adds to C[m,n] the product of A [k,m] transposed and B [k,n], both stored by rows: gradients of weights
+// from k rows of tokens. scratch holds B's panels and a strip of A for STRIP_ROWS rows at a time.
+enum { STRIP_ROWS = 384 };
+static void product_sum(int half, float *c, long m, long n, long k, const void *a, const void *b, uint32_t *scratch) {
+	uint32_t *panels = scratch, *strip = scratch + (n + NR - 1) / NR * NR * STRIP_ROWS;
+	for (long first = 0; first < k; first += STRIP_ROWS) {
+		const long rows = k - first < STRIP_ROWS ? k - first : STRIP_ROWS, elements = half ? (rows + 1) / 2 : rows;
+		const long skip = first * n;
+		panels_by_rows(panels, half ? (const void *)((const uint16_t *)b + skip) : (const float *)b + skip, rows, n, n, half);
+#ifdef WIDE_PAIRS_SUM
+		if (half && WIDE_PAIRS_SUM(c, m, n, rows, (const uint16_t *)a + first * m, panels, strip)) continue;
+#endif
+		for (long i = 0; i < m; i += MR) {
+			const long count = m - i < MR ? m - i : MR;
+			if (half) {
+				const uint16_t *s = (const uint16_t *)a + first * m + i;
+				for (long p = 0; p < elements; p++, s += 2 * m)
+					for (long j = 0; j < count; j++)
+						strip[p * MR + j] = s[j] | (2 * p + 1 < rows ? (uint32_t)s[m + j] << 16 : 0);
+			} else {
+				const uint32_t *s = (const uint32_t *)a + first * m + i;
+				if (count == MR)
+					for (long p = 0; p < rows; p++, s += m) memcpy(strip + p * MR, s, MR * sizeof *s);
+				else
+					for (long p = 0; p < rows; p++, s += m) memcpy(strip + p * MR, s, count * sizeof *s);
+			}
+			const product_t o = {.c = c + i * n, .ldc = n, .n = n};
+			product_elements(half, ADD, count, elements, strip, 1, MR, panels, &o);
+		}
+	}
+}
