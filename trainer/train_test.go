@@ -21,6 +21,7 @@ import (
 	"github.com/surmise-ml/surmise/masking"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/synth"
@@ -386,13 +387,114 @@ func refuseStep(t *testing.T, what string, spoil func(s *stepper, clips []float3
 	}
 	_, err = s.step(1, clips, nil, nil)
 	var notFinite *NotFiniteError
-	if !errors.As(err, &notFinite) || notFinite.What != what || !strings.Contains(err.Error(), "step 1") {
+	if !errors.As(err, &notFinite) || notFinite.What != what || notFinite.Step != 1 || !strings.Contains(err.Error(), "step 1: "+what+" is ") {
 		t.Errorf("got %v, want a NotFiniteError that names the step and the %s", err, what)
 	}
 	for _, w := range weights {
 		if !slices.Equal(w.Data, before[w.Name]) {
 			t.Errorf("%s changed", w.Name)
 		}
+	}
+}
+
+// findingMachine says where it first met a value that is not finite, and counts updates.
+type findingMachine struct {
+	graph.Machine
+	found   bool
+	runs    int
+	updates int
+}
+
+func (m *findingMachine) Run() error {
+	m.runs++
+	return m.Machine.Run()
+}
+
+func (m *findingMachine) Update() error {
+	m.updates++
+	return m.Machine.Update()
+}
+
+func (m *findingMachine) FirstNonFinite() (op, tensor string, ok bool) {
+	if m.runs == 0 || m.updates > 0 {
+		return "", "", false
+	}
+	return "linear", "encoder.blocks.0.attn.qkv", m.found
+}
+
+// The error names the step, and the operation and tensor where the machine knows them; no update follows.
+func TestTheErrorSaysWhereValuesStoppedBeingFinite(t *testing.T) {
+	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
+	s, err := newStepper(cfg, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.m.Close()
+	clips := make([]float32, 2*cfg.Model.ClipValues())
+	clips[3] = float32(math.Inf(1))
+	for _, found := range []bool{true, false} {
+		m := &findingMachine{Machine: s.m, found: found}
+		finding := *s
+		finding.m = m
+		_, err := finding.step(7, clips, nil, nil)
+		want := NotFiniteError{What: "loss", Step: 7}
+		text := "step 7: loss is NaN; the weights"
+		if found {
+			want.Op, want.Tensor = "linear", "encoder.blocks.0.attn.qkv"
+			text = "step 7: loss is NaN: operation linear was the first to give a value that is not finite, in tensor encoder.blocks.0.attn.qkv; the weights"
+		}
+		var got *NotFiniteError
+		if !errors.As(err, &got) {
+			t.Fatalf("got %v, want a NotFiniteError", err)
+		}
+		if !math.IsNaN(got.Value) || !strings.HasPrefix(err.Error(), text) {
+			t.Errorf("got %q, want it to begin with %q", err, text)
+		}
+		if got := (NotFiniteError{What: got.What, Step: got.Step, Op: got.Op, Tensor: got.Tensor}); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		if m.updates != 0 {
+			t.Errorf("%d updates followed", m.updates)
+		}
+	}
+}
+
+// The checkpoint before a step that is not finite stays, whole, and is the newest.
+func TestTheLastGoodCheckpointStays(t *testing.T) {
+	cfg := smallRun(t, model.NextTubelet)
+	dir := t.TempDir()
+	stop := errors.New("asked to stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	if _, err := Run(ctx, cfg, dir, Hooks{Progress: func(p Progress) {
+		if p.Step == 2 {
+			cancel(stop)
+		}
+	}}); !errors.Is(err, stop) {
+		t.Fatal(err)
+	}
+	c := load(t, dir, 2) // as two steps more of a run that diverges might leave it
+	for _, w := range c.Model {
+		if w.Name == "predictor.predictor_proj.weight" {
+			for i := range w.Data {
+				w.Data[i] *= 1e30
+			}
+		}
+	}
+	c.Manifest.Step, c.Manifest.DataPosition = 4, 4*int64(cfg.Batch)
+	if _, err := checkpoint.Save(dir, c.Manifest, c.Model, c.Optimizer); err != nil {
+		t.Fatal(err)
+	}
+	good := weightsOf(t, dir, 4)
+	_, err := Run(t.Context(), cfg, dir, Hooks{})
+	var notFinite *NotFiniteError
+	if !errors.As(err, &notFinite) || notFinite.Step != 5 {
+		t.Fatalf("got %v, want a NotFiniteError of step 5", err)
+	}
+	if path, ok, err := checkpoint.Latest(dir); err != nil || !ok || filepath.Base(path) != "step-00000004" {
+		t.Errorf("the newest checkpoint is %q (%v), want that of step 4", path, err)
+	}
+	if now := weightsOf(t, dir, 4); now != good {
+		t.Errorf("the checkpoint changed: %s, then %s", good, now)
 	}
 }
 
