@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"time"
 
@@ -34,11 +33,9 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 		return BenchmarkResult{}, fmt.Errorf("steps is %d, want at least 1", steps)
 	}
 	cfg.Steps, cfg.WarmupSteps = steps+1, 0
-	if err := cfg.Validate(); err != nil {
-		return BenchmarkResult{}, fmt.Errorf("config: %w", err)
-	}
-	if cfg.Threads == 0 {
-		cfg.Threads = runtime.GOMAXPROCS(0)
+	cfg, err := cfg.prepare()
+	if err != nil {
+		return BenchmarkResult{}, err
 	}
 	masks, err := newMasks(cfg)
 	if err != nil {

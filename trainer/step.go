@@ -5,16 +5,18 @@ import (
 	"math"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
 
 // stepper takes optimiser steps of one model on one machine.
 type stepper struct {
-	cfg     Config
-	model   *model.Training
-	m       graph.Machine
-	dataset checkpoint.Dataset // what its clips are cut from
+	cfg       Config
+	precision cpu.Precision // that cfg.Precision means here
+	model     *model.Training
+	m         graph.Machine
+	dataset   checkpoint.Dataset // what its clips are cut from
 }
 
 // figures are what one step measures.

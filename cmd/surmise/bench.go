@@ -41,7 +41,7 @@ Run it on a quiet machine.`,
 				return badInput(fmt.Errorf("--steps %d: want at least 1", steps))
 			}
 			complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{
-				Train: &surmisev1.TrainSpec{Data: []string{"none"}, Preset: preset, Threads: int32(threads)}}})
+				Train: &surmisev1.TrainSpec{Data: []string{"none"}, Preset: preset, Threads: int32(threads), Precision: precision}}})
 			if err != nil {
 				return err
 			}

@@ -54,6 +54,8 @@ func TestBadInput(t *testing.T) {
 		"shape.json":   `{"train":{"data":["clips"],"model":{"size":60,"patch":8}}}`,
 		"steps.json":   `{"train":{"data":["clips"],"steps":-1}}`,
 		"list.json":    `[1]`,
+		"fp16.json":    `{"train":{"data":["clips"],"precision":"fp16"}}`,
+		"threads.json": `{"train":{"data":["clips"],"threads":1024}}`,
 		"missing.json": `{"train":{"data":["no-such-folder"]}}`,
 		"mask.json":    `{"train":{"data":["clips"],"mask":{"kind":"causal","contextTubelets":[8]}}}`,
 		"scores.json":  `{"version":99}`,
@@ -90,6 +92,11 @@ func TestBadInput(t *testing.T) {
 		{[]string{"train", "-f", "shape.json"}, 2, `Error: train.model.size: must be a multiple of patch 8, got 60\n`},
 		{[]string{"train", "-f", "steps.json"}, 2, `Error: train.steps: .*, got -1\n`},
 		{[]string{"train", "-f", "mask.json"}, 2, `Error: train.mask.context_tubelets\[0\]: must leave at least one of 8 tubelets to predict, got 8\n`},
+		{[]string{"train", "-f", "fp16.json"}, 2, `Error: train.precision: must be in list \[, auto, fp32, bf16\], got fp16\n`},
+		{[]string{"train", "-f", "threads.json"}, 3, `Error: train.threads is 1024, want 1 to [0-9]+, the cores that this process may use, or 0 for all of them\n`},
+		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json", "--precision", "BF16"}, 2, `Error: score.precision: must be in list .*, got BF16\n`},
+		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json", "--threads", "1024"}, 3, `Error: score.threads is 1024, want 1 to .*\n`},
+		{[]string{"submit", "-f", "score.json", "--precision", "fp32"}, 2, `Error: if any flags in the group \[file precision\] are set none of the others can be; .*\nRun .*\n`},
 		{[]string{"train", "-f", "missing.json"}, 3, `Error: train.data\[0\]: data "no-such-folder": no such file or folder: ".*no-such-folder"\n`},
 		{[]string{"score", "--model", "nope", "--pairs", "pairs.csv", "--out", "s.json"}, 2, `Error: --model: stat nope: no such file or directory\n`},
 		{[]string{"score", "--model", ".", "--pairs", "nope.csv", "--out", "s.json"}, 2, `Error: --pairs: stat nope.csv: no such file or directory\n`},
@@ -272,6 +279,13 @@ func TestUp(t *testing.T) {
 	}
 	if again := ok(t, "submit", to, "-f", job, "--request-id", "once"); strings.TrimSpace(again) != trained {
 		t.Errorf("the same request made %s beside %s", again, trained)
+	}
+
+	if shown := ok(t, "submit", to, "--train", made.ClipsDir, "--precision", "fp32", "--validate-only"); !strings.Contains(shown, `"precision":"fp32"`) {
+		t.Errorf("a job in fp32 would be\n%s", shown)
+	}
+	if code, _, shown := surmise(t, "", "submit", to, "--score", made.PairsCSV, "--model", trained, "--precision", "fp16"); code != exitUsage || !strings.Contains(shown, "score.precision: must be in list") {
+		t.Errorf("an unknown precision: exit code %d\n%s", code, shown)
 	}
 
 	scored := strings.TrimSpace(ok(t, "submit", to, "--score", made.PairsCSV, "--model", trained, "--wait"))
