@@ -7,6 +7,7 @@ import (
 
 	"github.com/surmise-ml/surmise/internal/golden"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
 
@@ -37,7 +38,7 @@ func TestGoldenSurprise(t *testing.T) {
 	}
 	spec := Spec{Window: g.Frames, Stride: manifest.Stride, Contexts: manifest.Contexts}
 	for _, batch := range []int{4, len(manifest.Starts)} {
-		net, err := m.Network(spec, batch, 2)
+		net, err := m.Network(spec, batch, cpu.Options{Threads: 2})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,6 +1,7 @@
 package plausibility
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -72,15 +73,16 @@ func (m *Model) Twin(seed uint64) *Model {
 // Network is a model on the CPU machine, ready to score windows. It implements
 // Predictor for one caller at a time.
 type Network struct {
-	spec    Spec
-	scoring *model.Scoring
-	machine *cpu.Machine
-	batch   int
+	spec      Spec
+	scoring   *model.Scoring
+	machine   *cpu.Machine
+	batch     int
+	precision cpu.Precision // fp32 or bf16
 }
 
-// Network builds the model for batches of windows of a spec, on threads threads (0:
-// all). It must be closed.
-func (m *Model) Network(spec Spec, batch, threads int) (*Network, error) {
+// Network builds the model for batches of windows of a spec. It must be closed. The
+// precision may be another than the model was trained in.
+func (m *Model) Network(spec Spec, batch int, o cpu.Options) (*Network, error) {
 	spec = spec.WithDefaults()
 	next := m.Config.Objective == model.NextTubelet
 	switch {
@@ -96,15 +98,18 @@ func (m *Model) Network(spec Spec, batch, threads int) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	machine, err := cpu.Compile(scoring.Program, cpu.Options{Threads: threads})
+	if o.Precision, err = cmp.Or(o.Precision, cpu.FP32).Resolve(); err != nil {
+		return nil, err
+	}
+	machine, err := cpu.Compile(scoring.Program, o)
 	var tooLarge *cpu.MemoryError
 	if errors.As(err, &tooLarge) {
-		return nil, fmt.Errorf("the model is too large to score batches of %d windows: %w: lower batch or threads", batch, err)
+		return nil, fmt.Errorf("the model is too large to score batches of %d windows: %w: lower threads, give fewer contexts, or score a smaller model", batch, err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch}
+	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch, precision: o.Precision}
 	if err := n.load(m); err != nil {
 		_ = machine.Close()
 		return nil, err
@@ -176,6 +181,9 @@ func (n *Network) windowErrors(b int) WindowErrors {
 	}
 	return out
 }
+
+// Precision is what the network computes in: fp32 or bf16.
+func (n *Network) Precision() cpu.Precision { return n.precision }
 
 // Close frees the machine.
 func (n *Network) Close() error { return n.machine.Close() }

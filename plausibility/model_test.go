@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
 
@@ -49,7 +50,7 @@ func randomWindows(c model.Config, n int) []float32 {
 
 func surprise(t *testing.T, m *Model, batch int, windows []float32, n int) []WindowErrors {
 	t.Helper()
-	net, err := m.Network(specFor(m.Config.Objective), batch, 2)
+	net, err := m.Network(specFor(m.Config.Objective), batch, cpu.Options{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func TestScoringUsesTheFirstMaskToken(t *testing.T) {
 
 func TestSurpriseRefusesAndStops(t *testing.T) {
 	m := smallModel(model.NextTubelet)
-	net, err := m.Network(specFor(model.NextTubelet), 2, 1)
+	net, err := m.Network(specFor(model.NextTubelet), 2, cpu.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,6 +177,40 @@ func TestOpenModel(t *testing.T) {
 	}
 }
 
+// What a network computes in is settled when it is built; the zero value is fp32.
+func TestNetworkPrecision(t *testing.T) {
+	for _, asked := range []cpu.Precision{"", cpu.Auto, cpu.FP32, cpu.BF16, "fp16"} {
+		want, refused := cpu.FP32, error(nil)
+		if asked != "" {
+			want, refused = asked.Resolve()
+		}
+		net, err := smallModel(model.NextTubelet).Network(specFor(model.NextTubelet), 2, cpu.Options{Threads: 1, Precision: asked})
+		if refused != nil {
+			if err == nil || err.Error() != refused.Error() {
+				t.Errorf("%q: got %v, want %v", asked, err, refused)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatalf("%q: %v", asked, err)
+		}
+		if net.Precision() != want {
+			t.Errorf("%q: computes in %s, want %s", asked, net.Precision(), want)
+		}
+		if err := net.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestModelTooLargeToScoreIsRefused(t *testing.T) {
+	_, err := smallModel(model.Masked).Network(specFor(model.Masked), 2, cpu.Options{Threads: 1, Memory: 1 << 10})
+	var tooLarge *cpu.MemoryError
+	if !errors.As(err, &tooLarge) || !strings.Contains(err.Error(), "lower threads, give fewer contexts") {
+		t.Errorf("got %v, want a MemoryError with the settings to lower", err)
+	}
+}
+
 func TestNetworkRefusesAnotherSpec(t *testing.T) {
 	for want, c := range map[string]struct {
 		objective string
@@ -188,7 +223,7 @@ func TestNetworkRefusesAnotherSpec(t *testing.T) {
 		"multiple of 2":      {model.Masked, Spec{Window: 6, Contexts: []int{3}}, 1},
 		"batch of 0 clips":   {model.NextTubelet, Spec{Window: 6}, 0},
 	} {
-		if net, err := smallModel(c.objective).Network(c.spec, c.batch, 1); err == nil || !strings.Contains(err.Error(), want) {
+		if net, err := smallModel(c.objective).Network(c.spec, c.batch, cpu.Options{Threads: 1}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error that says %q", err, want)
 			if net != nil {
 				_ = net.Close()

@@ -37,6 +37,7 @@ type Config struct {
 	Batch     int    // windows per call of a predictor; default 16
 	MaxFrames int    // of a video, after sampling; longer ones are skipped by name; default 1024
 	Decoder   string // name and version of the decoder, for the record
+	Precision string // that the predictors compute in, fp32 or bf16, for the record
 
 	Progress func(Progress) // called after each video; may be nil
 
@@ -233,7 +234,7 @@ func newScorer(c *Config) *scorer {
 		predictors: []Predictor{c.Predictor},
 		windows:    make([]float32, c.Batch*3*c.Spec.Window*c.Size*c.Size),
 		reducer:    reducer{spec: c.Spec, tubelets: c.Spec.Window / c.Tubelet, tubeletTokens: side * side},
-		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Decoder: c.Decoder, Folder: c.Folder,
+		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Decoder: c.Decoder, Precision: c.Precision, Folder: c.Folder,
 			Skipped: []compare.Skipped{}, Sets: []compare.Set{{Name: compare.ModelSet, Model: c.Model}}},
 		progress: Progress{Total: len(c.Videos)},
 	}

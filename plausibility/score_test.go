@@ -124,6 +124,7 @@ func TestScore(t *testing.T) {
 		}
 	}}
 	c.Twin = constant
+	c.Precision = "bf16"
 	var progress []Progress
 	c.Progress = func(p Progress) { progress = append(progress, p) }
 	f, err := Score(t.Context(), c)
@@ -173,6 +174,9 @@ func TestScore(t *testing.T) {
 	back, err := compare.Decode(&written)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if back.Precision != "bf16" {
+		t.Errorf("the file says precision %q, want bf16", back.Precision)
 	}
 	if err := compare.Like(f, back); err != nil {
 		t.Errorf("the file is unlike itself: %v", err)

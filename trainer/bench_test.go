@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
 
@@ -32,11 +33,12 @@ func BenchmarkStep(b *testing.B) {
 
 func TestBenchmark(t *testing.T) {
 	shape := model.Config{Objective: model.Masked, Size: 32, Frames: 4, Dim: 24, Depth: 1, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3}
-	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1}.Defaults(), 3)
+	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1, Precision: cpu.FP32}.Defaults(), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.StepSeconds <= 0 || r.GFLOPPerStep <= 0 || r.RooflineShare <= 0 || r.RooflineShare > 1.5 || r.Steps != 3 {
+	if r.StepSeconds <= 0 || r.StepP95 < r.StepSeconds || r.GFLOPPerStep <= 0 || r.RooflineShare <= 0 || r.RooflineShare > 1.5 || r.Steps != 3 ||
+		r.DataWaitShare < 0 || r.DataWaitShare >= 1 || r.Precision != cpu.FP32 {
 		t.Errorf("got %+v", r)
 	}
 	if _, err := Benchmark(t.Context(), Config{Model: shape}.Defaults(), 0); err == nil || !strings.Contains(err.Error(), "steps") {

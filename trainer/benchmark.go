@@ -4,41 +4,67 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"slices"
 	"time"
 
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
+	"github.com/surmise-ml/surmise/video"
 )
 
 // BenchmarkResult is the speed of training steps on random clips.
 type BenchmarkResult struct {
-	Threads        int     `json:"threads"`
-	Batch          int     `json:"batch"` // clips of a step
-	Kernels        string  `json:"kernels"`
-	Steps          int     `json:"steps"` // measured, after the first
-	ClipsPerSecond float64 `json:"clips_per_s"`
-	StepSeconds    float64 `json:"step_s"`          // median
-	StepP95        float64 `json:"step_p95_s"`      // 95th percentile
-	GFLOPPerStep   float64 `json:"gflop_per_step"`  // matrix products, counted from the graph, mean over steps
-	GFLOPS         float64 `json:"gflops_per_s"`    // of the median step
-	RooflineGFLOPS float64 `json:"roofline_gflops"` // products alone, measured in the same run
-	RooflineShare  float64 `json:"roofline_share"`  // GFLOPS / RooflineGFLOPS
-	MachineBytes   int     `json:"machine_bytes"`   // buffers of the CPU machine
+	Precision      cpu.Precision `json:"precision"` // that the setting means here: fp32 or bf16
+	Threads        int           `json:"threads"`
+	Batch          int           `json:"batch"` // clips of a step
+	Kernels        string        `json:"kernels"`
+	Steps          int           `json:"steps"` // measured, after the first
+	ClipsPerSecond float64       `json:"clips_per_s"`
+	StepSeconds    float64       `json:"step_s"`          // median
+	StepP95        float64       `json:"step_p95_s"`      // 95th percentile
+	GFLOPPerStep   float64       `json:"gflop_per_step"`  // matrix products, counted from the graph, mean over steps
+	GFLOPS         float64       `json:"gflops_per_s"`    // of the median step
+	RooflineGFLOPS float64       `json:"roofline_gflops"` // products alone, measured in the same run
+	RooflineShare  float64       `json:"roofline_share"`  // GFLOPS / RooflineGFLOPS
+	DataWaitShare  float64       `json:"data_wait_share"` // share of the time spent waiting for clips, 0 to 1
+	MachineBytes   int           `json:"machine_bytes"`   // buffers of the CPU machine
 }
 
-// Benchmark times steps training steps of a config on random clips, after one to warm up.
+// noise is a source of random clips that costs a copy each: training's prefetch without
+// the decoding.
+type noise struct {
+	clip []float32
+}
+
+func newNoise(seed uint64, size int) noise {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	n := noise{make([]float32, size)}
+	for i := range n.clip {
+		n.clip[i] = float32(rng.NormFloat64())
+	}
+	return n
+}
+
+// ClipSize and Sample implement video.Sampler.
+func (n noise) ClipSize() int { return len(n.clip) }
+
+// Sample gives every clip the same values in another place: speed does not depend on them.
+func (n noise) Sample(_ context.Context, _ uint64, index int64, dst []float32) (video.SampleInfo, error) {
+	from := int(index*7919) % len(n.clip) // a prime
+	copy(dst[copy(dst, n.clip[from:]):], n.clip)
+	return video.SampleInfo{}, nil
+}
+
+// Benchmark times steps training steps of a config on random clips, after one to warm
+// up. Clips come ready made, through the prefetch that training has.
 func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, error) {
 	if steps < 1 {
 		return BenchmarkResult{}, fmt.Errorf("steps is %d, want at least 1", steps)
 	}
 	cfg.Steps, cfg.WarmupSteps = steps+1, 0
-	if err := cfg.Validate(); err != nil {
-		return BenchmarkResult{}, fmt.Errorf("config: %w", err)
-	}
-	if cfg.Threads == 0 {
-		cfg.Threads = runtime.GOMAXPROCS(0)
+	cfg, err := cfg.prepare()
+	if err != nil {
+		return BenchmarkResult{}, err
 	}
 	masks, err := newMasks(cfg)
 	if err != nil {
@@ -50,28 +76,31 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 	}
 	defer func() { _ = s.m.Close() }()
 	machine := s.m.(*cpu.Machine)
-	r := BenchmarkResult{Threads: cfg.Threads, Batch: cfg.Batch, Kernels: kernel.Features(), Steps: steps, MachineBytes: machine.Bytes()}
+	r := BenchmarkResult{Precision: s.precision, Threads: cfg.Threads, Batch: cfg.Batch, Kernels: kernel.Features(), Steps: steps, MachineBytes: machine.Bytes()}
 
-	rng := rand.New(rand.NewPCG(cfg.Seed, 1))
-	clips := make([]float32, cfg.Batch*cfg.Model.ClipValues()) // [B,3,T,H,W]
-	for i := range clips {
-		clips[i] = float32(rng.NormFloat64())
+	feed, err := video.NewFeed(ctx, newNoise(cfg.Seed, cfg.Model.ClipValues()), video.FeedOptions{Batch: cfg.Batch, Workers: cfg.Threads})
+	if err != nil {
+		return r, err
 	}
+	defer feed.Close()
 	var times []float64
+	var waiting float64
 	for step := 1; step <= cfg.Steps; step++ {
-		if err := context.Cause(ctx); err != nil {
-			return r, err
-		}
-		visible, hidden, err := masks.batch(step)
+		clips, waited, err := feed.Next(ctx)
 		if err != nil {
 			return r, err
 		}
 		began := time.Now()
+		visible, hidden, err := masks.batch(step)
+		if err != nil {
+			return r, err
+		}
 		if _, err := s.step(step, clips, visible, hidden); err != nil {
 			return r, err
 		}
 		if step > 1 {
 			times = append(times, time.Since(began).Seconds())
+			waiting += waited.Seconds()
 			r.GFLOPPerStep += machine.ProductFLOPs() / 1e9 / float64(steps)
 		}
 	}
@@ -79,6 +108,11 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 	if err != nil {
 		return r, err
 	}
+	working := 0.0
+	for _, t := range times {
+		working += t
+	}
+	r.DataWaitShare = waiting / (waiting + working)
 	slices.Sort(times)
 	r.StepSeconds, r.StepP95 = times[len(times)/2], times[min(len(times)-1, len(times)*95/100)]
 	r.ClipsPerSecond = float64(cfg.Batch) / r.StepSeconds

@@ -4,9 +4,11 @@ package trainer
 import (
 	"fmt"
 	"math"
+	"runtime"
 	"time"
 
 	"github.com/surmise-ml/surmise/masking"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 )
@@ -22,7 +24,9 @@ type Config struct {
 	Steps   int    `json:"steps"`   // optimiser steps
 	Batch   int    `json:"batch"`   // clips per step
 	Seed    uint64 `json:"seed"`    // of weights, clips and masks
-	Threads int    `json:"threads"` // 0: as many as the process may use
+	Threads int    `json:"threads"` // 0: as many as the process may use; see Threads
+
+	Precision cpu.Precision `json:"precision"` // of products and what lies between them; default auto
 
 	LearningRate     float64 `json:"learning_rate"`       // peak
 	StartLR          float64 `json:"start_learning_rate"` // at the start of the warmup
@@ -59,6 +63,7 @@ func (c Config) Defaults() Config {
 	}
 	setDefault(&c.Steps, 600)
 	setDefault(&c.Batch, 16)
+	setDefault(&c.Precision, cpu.Auto)
 	setDefault(&c.LearningRate, 1e-3)
 	setDefault(&c.StartLR, c.LearningRate/5)
 	setDefault(&c.FinalLR, 1e-6)
@@ -115,7 +120,47 @@ func (c Config) Validate() error {
 			return fmt.Errorf("%s is %g, want %g to %g", f.name, f.value, f.least, f.most)
 		}
 	}
-	return nil
+	switch c.Precision {
+	case cpu.Auto, cpu.FP32, cpu.BF16:
+		return nil
+	}
+	return fmt.Errorf("precision is %q, want auto, fp32 or bf16", c.Precision)
+}
+
+// ValidateHere reports the first field that this machine cannot give, by name: a config
+// may have been written on another one.
+func (c Config) ValidateHere() error {
+	if _, err := Threads(c.Threads); err != nil {
+		return err
+	}
+	_, err := c.Precision.Resolve()
+	return err
+}
+
+// Threads returns what a setting of threads means on this machine: 0 is every core that
+// the process may use. More than those is an error: they would only take turns.
+func Threads(setting int) (int, error) {
+	cores := min(runtime.NumCPU(), runtime.GOMAXPROCS(0)) // affinity, and the limit of a container
+	switch {
+	case setting < 0 || setting > cores:
+		return 0, fmt.Errorf("threads is %d, want 1 to %d, the cores that this process may use, or 0 for all of them", setting, cores)
+	case setting == 0:
+		return cores, nil
+	}
+	return setting, nil
+}
+
+// prepare validates a config for a run on this machine and settles its threads.
+func (c Config) prepare() (Config, error) {
+	if err := c.Validate(); err != nil {
+		return c, fmt.Errorf("config: %w", err)
+	}
+	if err := c.ValidateHere(); err != nil {
+		return c, fmt.Errorf("config: %w", err)
+	}
+	var err error
+	c.Threads, err = Threads(c.Threads)
+	return c, err
 }
 
 // Progress is what a run says of itself at every log line.

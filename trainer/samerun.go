@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -11,18 +12,36 @@ import (
 	"slices"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/video"
 )
+
+// trainedIn is the precision that a checkpoint was trained in. One that does not say was
+// written when there was only one.
+func trainedIn(m checkpoint.Manifest) cpu.Precision {
+	return cpu.Precision(cmp.Or(m.Precision, string(cpu.FP32)))
+}
 
 // sameRun refuses a checkpoint whose config differs in anything that its weights
 // depend on, and names it. Threads, log and checkpoint intervals, and where files may
 // be read do not count. A setting that this program does not know counts.
-func sameRun(checkpointed json.RawMessage, cfg Config) error {
+//
+// The word for the precision does not count if the checkpoint was trained in the one
+// that this run resolved. If it was not, but both asked for auto, the machine is another
+// and not the config: that is for the caller to say.
+func sameRun(checkpointed json.RawMessage, trained cpu.Precision, cfg Config, resolved cpu.Precision) error {
 	var old Config
 	dec := json.NewDecoder(bytes.NewReader(checkpointed))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(&old); err != nil {
 		return fmt.Errorf("config of the checkpoint: %w", err)
+	}
+	old.Precision = cmp.Or(old.Precision, cpu.FP32)
+	switch {
+	case trained == resolved:
+		old.Precision = cfg.Precision
+	case old.Precision != cfg.Precision: // the error tells what auto meant
+		old.Precision, cfg.Precision = inFull(old.Precision, trained), inFull(cfg.Precision, resolved)
 	}
 	for _, c := range []*Config{&old, &cfg} {
 		c.Threads, c.LogEvery, c.CheckpointEvery = 0, 0, 0
@@ -42,6 +61,14 @@ func sameRun(checkpointed json.RawMessage, cfg Config) error {
 		}
 	}
 	return nil
+}
+
+// inFull is a setting of the precision with what it meant.
+func inFull(asked, resolved cpu.Precision) cpu.Precision {
+	if asked == resolved {
+		return asked
+	}
+	return asked + " (" + resolved + ")"
 }
 
 // identify digests what clips are cut from: name, frames, size and rate of every usable

@@ -5,16 +5,18 @@ import (
 	"math"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
 
 // stepper takes optimiser steps of one model on one machine.
 type stepper struct {
-	cfg     Config
-	model   *model.Training
-	m       graph.Machine
-	dataset checkpoint.Dataset // what its clips are cut from
+	cfg       Config
+	precision cpu.Precision // that cfg.Precision means here
+	model     *model.Training
+	m         graph.Machine
+	dataset   checkpoint.Dataset // what its clips are cut from
 }
 
 // figures are what one step measures.
@@ -52,8 +54,14 @@ func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figur
 	for i, norm := range s.model.Norms {
 		f.norms[i] = math.Sqrt(float64(s.m.Floats(norm)[0]))
 	}
-	if err := f.check(); err != nil {
-		return f, fmt.Errorf("step %d: %w", n, err)
+	if what, value, finite := f.notFinite(); !finite {
+		e := &NotFiniteError{What: what, Value: value, Step: n}
+		if m, ok := s.m.(nonFiniteFinder); ok {
+			if op, tensor, found := m.FirstNonFinite(); found {
+				e.Op, e.Tensor = op, tensor
+			}
+		}
+		return f, e
 	}
 	if err := s.m.Update(); err != nil {
 		return f, fmt.Errorf("step %d: %w", n, err)
@@ -61,17 +69,34 @@ func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figur
 	return f, nil
 }
 
+// nonFiniteFinder is a machine that can say where the values of its newest run, which no
+// update has followed, stopped being finite: the first operation in the order of the run
+// that made such a value, and the tensor it wrote. ok is false if it finds none.
+type nonFiniteFinder interface {
+	FirstNonFinite() (op, tensor string, ok bool)
+}
+
 // NotFiniteError ends a run whose loss or gradients are no longer numbers.
 type NotFiniteError struct {
-	What  string
+	What  string // the result that shows it, such as "loss"
 	Value float64
+	Step  int // counted from 1
+
+	// Where it began: the first operation with a value that is not finite, and the tensor
+	// it wrote. Empty if the machine could not tell.
+	Op, Tensor string
 }
 
 func (e *NotFiniteError) Error() string {
-	return fmt.Sprintf("%s is %g; the weights were left as they were: lower learning_rate, or set clip_norm", e.What, e.Value)
+	from := ""
+	if e.Op != "" || e.Tensor != "" {
+		from = fmt.Sprintf(": operation %s was the first to give a value that is not finite, in tensor %s", e.Op, e.Tensor)
+	}
+	return fmt.Sprintf("step %d: %s is %g%s; the weights were left as they were: lower learning_rate, or set clip_norm", e.Step, e.What, e.Value, from)
 }
 
-func (f figures) check() error {
+// notFinite returns the first figure that is no finite number.
+func (f figures) notFinite() (what string, value float64, finite bool) {
 	for _, x := range []struct {
 		what  string
 		value float64
@@ -80,8 +105,8 @@ func (f figures) check() error {
 		{"gradient norm of the encoder", f.norms[0]}, {"gradient norm of the predictor", f.norms[1]},
 	} {
 		if math.IsNaN(x.value) || math.IsInf(x.value, 0) {
-			return &NotFiniteError{x.what, x.value}
+			return x.what, x.value, false
 		}
 	}
-	return nil
+	return "", 0, true
 }

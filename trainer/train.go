@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"runtime"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
@@ -16,18 +15,16 @@ import (
 
 // Run trains a model on videos and keeps its checkpoints in dir. cfg is complete: zero
 // is a value (see Config.Defaults). If dir holds a checkpoint, the run goes on from the
-// newest whole one; with the same config and number of threads its weights end
-// bit-identical to those of an undisturbed run. A checkpoint of another config, or of
-// other videos, is refused.
+// newest whole one; with the same config, number of threads and resolved precision its
+// weights end bit-identical to those of an undisturbed run. A checkpoint of another
+// config, or of other videos, is refused.
 //
 // When ctx ends, a checkpoint is written and Run returns ctx's cause. Errors name the
 // field, file or tensor; no checkpoint is damaged by any of them.
 func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, error) {
-	if err := cfg.Validate(); err != nil {
-		return Result{}, fmt.Errorf("config: %w", err)
-	}
-	if cfg.Threads == 0 {
-		cfg.Threads = runtime.GOMAXPROCS(0)
+	cfg, err := cfg.prepare()
+	if err != nil {
+		return Result{}, err
 	}
 	masks, err := newMasks(cfg)
 	if err != nil {
@@ -108,12 +105,16 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 
 // newStepper builds the training graph with fresh weights on the CPU machine.
 func newStepper(cfg Config, groups int) (*stepper, error) {
+	precision, err := cfg.Precision.Resolve()
+	if err != nil {
+		return nil, err
+	}
 	t, err := newTraining(cfg, groups)
 	if err != nil {
 		return nil, err
 	}
 	t.Program.Results = append(t.Program.Results, t.Target) // for the monitors
-	m, err := cpu.Compile(t.Program, cpu.Options{Threads: cfg.Threads})
+	m, err := cpu.Compile(t.Program, cpu.Options{Threads: cfg.Threads, Precision: precision})
 	var tooLarge *cpu.MemoryError
 	if errors.As(err, &tooLarge) {
 		return nil, fmt.Errorf("the model is too large: %w: lower threads, batch, model.frames, model.size, model.dim or model.depth", err)
@@ -124,7 +125,7 @@ func newStepper(cfg Config, groups int) (*stepper, error) {
 	for name, x := range cfg.Model.Init(cfg.Seed) {
 		copy(m.Floats(t.Params[name]), x)
 	}
-	return &stepper{cfg: cfg, model: t, m: m}, nil
+	return &stepper{cfg: cfg, precision: precision, model: t, m: m}, nil
 }
 
 // tensors lists the machine's weights, and AdamW's moments, by name. The data is the
@@ -148,7 +149,7 @@ func (s *stepper) save(dir string, step int, loss float64) (string, error) {
 		return "", fmt.Errorf("save checkpoint: %w", err)
 	}
 	weights, moments := s.tensors()
-	m := checkpoint.Manifest{Step: step, Config: config, Seed: s.cfg.Seed, Threads: s.cfg.Threads,
+	m := checkpoint.Manifest{Step: step, Config: config, Seed: s.cfg.Seed, Threads: s.cfg.Threads, Precision: string(s.precision),
 		Dataset: s.dataset, DataPosition: int64(step) * int64(s.cfg.Batch)}
 	if !math.IsNaN(loss) {
 		m.Metrics = map[string]float64{"loss": loss}
@@ -168,7 +169,8 @@ func (s *stepper) resume(dir string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := sameRun(c.Manifest.Config, s.cfg); err != nil {
+	trained := trainedIn(c.Manifest)
+	if err := sameRun(c.Manifest.Config, trained, s.cfg, s.precision); err != nil {
 		return 0, fmt.Errorf("%s: %w", path, err)
 	}
 	if err := sameVideos(c.Manifest.Dataset, s.dataset); err != nil {
@@ -177,6 +179,10 @@ func (s *stepper) resume(dir string) (int, error) {
 	if c.Manifest.Threads != s.cfg.Threads {
 		slog.Warn("resuming with another number of threads: sums round differently, so the weights will not be bit-identical",
 			"checkpoint", path, "threads", s.cfg.Threads, "checkpoint_threads", c.Manifest.Threads)
+	}
+	if trained != s.precision {
+		slog.Warn("resuming where precision auto means another: products round differently, so the weights will not be bit-identical",
+			"checkpoint", path, "precision", s.precision, "checkpoint_precision", trained)
 	}
 	if want := int64(c.Manifest.Step) * int64(s.cfg.Batch); c.Manifest.DataPosition != want {
 		return 0, fmt.Errorf("%s: data_position is %d, want %d after %d steps of %d clips", path, c.Manifest.DataPosition, want, c.Manifest.Step, s.cfg.Batch)

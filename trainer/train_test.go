@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"os"
@@ -21,6 +22,7 @@ import (
 	"github.com/surmise-ml/surmise/masking"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/synth"
@@ -67,8 +69,18 @@ func smallRun(t *testing.T, objective string) Config {
 	return Config{
 		Model: model.Config{Objective: objective, Size: 32, Frames: 8, Dim: 24, Depth: 2, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3},
 		Data:  video.Spec{Data: []string{filepath.Join(dir, "clips")}},
-		Steps: 8, Batch: 3, Seed: 7, Threads: 2, CheckpointEvery: 1, LogEvery: 1, ClipNorm: 1,
+		Steps: 8, Batch: 3, Seed: 7, Threads: min(2, cores(t)), CheckpointEvery: 1, LogEvery: 1, ClipNorm: 1,
 	}.Defaults()
+}
+
+// cores is how many threads a run may ask for here.
+func cores(t *testing.T) int {
+	t.Helper()
+	n, err := Threads(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func load(t *testing.T, dir string, step int) *checkpoint.Checkpoint {
@@ -104,8 +116,8 @@ func TestTrainingLowersTheLossAndRepeatsItself(t *testing.T) {
 				}
 				return weightsOf(t, dir, cfg.Steps)
 			}
-			first := run(t.TempDir(), 2)
-			if again := run(t.TempDir(), 2); again != first {
+			first := run(t.TempDir(), cfg.Threads)
+			if again := run(t.TempDir(), cfg.Threads); again != first {
 				t.Errorf("the same run gave other weights: %s and %s", first, again)
 			}
 			if len(losses) != cfg.Steps || losses[len(losses)-1] > 0.9*losses[0] {
@@ -332,6 +344,8 @@ func TestImpossibleConfigsAreNamed(t *testing.T) {
 		"model.heads":             func(c *Config) { c.Model.Heads = 5 },
 		"loss_exponent":           func(c *Config) { c.LossExponent = 0.5 },
 		"batch":                   func(c *Config) { c.Batch = -1 },
+		`precision is "fp16"`:     func(c *Config) { c.Precision = "fp16" },
+		`precision is ""`:         func(c *Config) { c.Precision = "" },
 		"learning_rate":           func(c *Config) { c.LearningRate = math.NaN() },
 		"ratio":                   func(c *Config) { c.Mask = masking.Spec{Kind: "tube", Ratio: 1} },
 		"no such folder":          func(c *Config) { c.Data.Data = []string{"/no such folder"} },
@@ -344,6 +358,123 @@ func TestImpossibleConfigsAreNamed(t *testing.T) {
 			t.Errorf("got %v, want an error that names %s", err, field)
 		}
 	}
+}
+
+// A setting that only another machine could give ends a run before its videos are looked at.
+func TestMoreThanThisMachineHasIsRefused(t *testing.T) {
+	all := cores(t)
+	cfg := Config{Model: tinyModel(), Data: video.Spec{Data: []string{"/no such folder"}}}.Defaults()
+	cfg.Threads = all + 1
+	want := fmt.Sprintf("threads is %d, want 1 to %d", all+1, all)
+	if _, err := Run(t.Context(), cfg, t.TempDir(), Hooks{}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("training: got %v, want an error that says %q", err, want)
+	}
+	if _, err := Benchmark(t.Context(), cfg, 1); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("benchmark: got %v, want an error that says %q", err, want)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Errorf("the config is in order, on another machine: %v", err)
+	}
+
+	cfg.Threads, cfg.Precision = all, cpu.BF16
+	_, err := Run(t.Context(), cfg, t.TempDir(), Hooks{})
+	if _, lacking := cpu.BF16.Resolve(); lacking == nil {
+		t.Log("this processor has bf16: that a missing one is refused goes untested")
+	} else if err == nil || !strings.Contains(err.Error(), lacking.Error()) {
+		t.Errorf("got %v, want an error that says %q", err, lacking)
+	}
+}
+
+// A run records the precision it had, and goes on in no other without a word.
+func TestResumeKeepsThePrecision(t *testing.T) {
+	here, err := cpu.Auto.Resolve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := map[cpu.Precision]cpu.Precision{cpu.FP32: cpu.BF16, cpu.BF16: cpu.FP32}[here]
+	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
+	s, err := newStepper(cfg, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.m.Close()
+	good := t.TempDir()
+	if _, err := s.save(good, 4, math.NaN()); err != nil {
+		t.Fatal(err)
+	}
+	if got := load(t, good, 4).Manifest; got.Precision != string(here) || !strings.Contains(string(got.Config), `"precision":"auto"`) {
+		t.Fatalf("the manifest says precision %q and config %s, want %s, from auto", got.Precision, got.Config, here)
+	}
+
+	const refused = "made with precision "
+	for _, c := range []struct {
+		asked, was cpu.Precision // of the checkpoint, "" if it does not say
+		now        cpu.Precision // asked for; means the same as auto here
+		want       string        // an error or a warning that says so; "" for neither
+	}{
+		{cpu.Auto, here, cpu.Auto, ""},
+		{cpu.Auto, here, here, ""},
+		{here, here, cpu.Auto, ""},
+		{cpu.Auto, elsewhere, cpu.Auto, "checkpoint_precision=" + string(elsewhere)},
+		{cpu.Auto, elsewhere, here, refused + `"auto (` + string(elsewhere) + `)", this run has "` + string(here) + `"`},
+		{elsewhere, elsewhere, cpu.Auto, refused + `"` + string(elsewhere) + `", this run has "auto (` + string(here) + `)"`},
+		{elsewhere, elsewhere, here, refused + `"` + string(elsewhere) + `", this run has "` + string(here) + `"`},
+	} {
+		name := fmt.Sprintf("%s (%s), then %s", c.asked, c.was, c.now)
+		c0 := load(t, good, 4)
+		c0.Manifest.Precision = string(c.was)
+		c0.Manifest.Config = withPrecision(t, c0.Manifest.Config, c.asked)
+		got := s.resumeIn(t, c0, c.now)
+		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%s: said %q, want %q", name, got, c.want)
+		}
+	}
+
+	// A checkpoint of before there was a choice is an fp32 one.
+	old := load(t, good, 4)
+	old.Manifest.Precision = ""
+	old.Manifest.Config = withPrecision(t, old.Manifest.Config, "")
+	got := s.resumeIn(t, old, cpu.Auto)
+	if want := map[cpu.Precision]string{cpu.FP32: "", cpu.BF16: refused + `"fp32", this run has "auto (bf16)"`}[here]; !strings.Contains(got, want) || want == "" && got != "" {
+		t.Errorf("an old checkpoint: said %q, want %q", got, want)
+	}
+}
+
+// withPrecision replaces the precision of a checkpoint's config; "" removes it.
+func withPrecision(t *testing.T, config json.RawMessage, p cpu.Precision) json.RawMessage {
+	t.Helper()
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(config, &fields); err != nil {
+		t.Fatal(err)
+	}
+	delete(fields, "precision")
+	if p != "" {
+		fields["precision"] = json.RawMessage(`"` + p + `"`)
+	}
+	out, err := json.Marshal(fields)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// resumeIn resumes a checkpoint under a precision and returns what that said: its error or its warnings.
+func (s *stepper) resumeIn(t *testing.T, c *checkpoint.Checkpoint, asked cpu.Precision) string {
+	t.Helper()
+	dir := t.TempDir()
+	if _, err := checkpoint.Save(dir, c.Manifest, c.Model, c.Optimizer); err != nil {
+		t.Fatal(err)
+	}
+	var log strings.Builder
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&log, nil)))
+	defer slog.SetDefault(before)
+	other := *s
+	other.cfg.Precision = asked
+	if _, err := other.resume(dir); err != nil {
+		return err.Error()
+	}
+	return log.String()
 }
 
 // tinyModel trains a step in a moment.
@@ -386,13 +517,114 @@ func refuseStep(t *testing.T, what string, spoil func(s *stepper, clips []float3
 	}
 	_, err = s.step(1, clips, nil, nil)
 	var notFinite *NotFiniteError
-	if !errors.As(err, &notFinite) || notFinite.What != what || !strings.Contains(err.Error(), "step 1") {
+	if !errors.As(err, &notFinite) || notFinite.What != what || notFinite.Step != 1 || !strings.Contains(err.Error(), "step 1: "+what+" is ") {
 		t.Errorf("got %v, want a NotFiniteError that names the step and the %s", err, what)
 	}
 	for _, w := range weights {
 		if !slices.Equal(w.Data, before[w.Name]) {
 			t.Errorf("%s changed", w.Name)
 		}
+	}
+}
+
+// findingMachine says where it first met a value that is not finite, and counts updates.
+type findingMachine struct {
+	graph.Machine
+	found   bool
+	runs    int
+	updates int
+}
+
+func (m *findingMachine) Run() error {
+	m.runs++
+	return m.Machine.Run()
+}
+
+func (m *findingMachine) Update() error {
+	m.updates++
+	return m.Machine.Update()
+}
+
+func (m *findingMachine) FirstNonFinite() (op, tensor string, ok bool) {
+	if m.runs == 0 || m.updates > 0 {
+		return "", "", false
+	}
+	return "linear", "encoder.blocks.0.attn.qkv", m.found
+}
+
+// The error names the step, and the operation and tensor where the machine knows them; no update follows.
+func TestTheErrorSaysWhereValuesStoppedBeingFinite(t *testing.T) {
+	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
+	s, err := newStepper(cfg, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.m.Close()
+	clips := make([]float32, 2*cfg.Model.ClipValues())
+	clips[3] = float32(math.Inf(1))
+	for _, found := range []bool{true, false} {
+		m := &findingMachine{Machine: s.m, found: found}
+		finding := *s
+		finding.m = m
+		_, err := finding.step(7, clips, nil, nil)
+		want := NotFiniteError{What: "loss", Step: 7}
+		text := "step 7: loss is NaN; the weights"
+		if found {
+			want.Op, want.Tensor = "linear", "encoder.blocks.0.attn.qkv"
+			text = "step 7: loss is NaN: operation linear was the first to give a value that is not finite, in tensor encoder.blocks.0.attn.qkv; the weights"
+		}
+		var got *NotFiniteError
+		if !errors.As(err, &got) {
+			t.Fatalf("got %v, want a NotFiniteError", err)
+		}
+		if !math.IsNaN(got.Value) || !strings.HasPrefix(err.Error(), text) {
+			t.Errorf("got %q, want it to begin with %q", err, text)
+		}
+		if got := (NotFiniteError{What: got.What, Step: got.Step, Op: got.Op, Tensor: got.Tensor}); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+		if m.updates != 0 {
+			t.Errorf("%d updates followed", m.updates)
+		}
+	}
+}
+
+// The checkpoint before a step that is not finite stays, whole, and is the newest.
+func TestTheLastGoodCheckpointStays(t *testing.T) {
+	cfg := smallRun(t, model.NextTubelet)
+	dir := t.TempDir()
+	stop := errors.New("asked to stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	if _, err := Run(ctx, cfg, dir, Hooks{Progress: func(p Progress) {
+		if p.Step == 2 {
+			cancel(stop)
+		}
+	}}); !errors.Is(err, stop) {
+		t.Fatal(err)
+	}
+	c := load(t, dir, 2) // as two steps more of a run that diverges might leave it
+	for _, w := range c.Model {
+		if w.Name == "predictor.predictor_proj.weight" {
+			for i := range w.Data {
+				w.Data[i] *= 1e30
+			}
+		}
+	}
+	c.Manifest.Step, c.Manifest.DataPosition = 4, 4*int64(cfg.Batch)
+	if _, err := checkpoint.Save(dir, c.Manifest, c.Model, c.Optimizer); err != nil {
+		t.Fatal(err)
+	}
+	good := weightsOf(t, dir, 4)
+	_, err := Run(t.Context(), cfg, dir, Hooks{})
+	var notFinite *NotFiniteError
+	if !errors.As(err, &notFinite) || notFinite.Step != 5 {
+		t.Fatalf("got %v, want a NotFiniteError of step 5", err)
+	}
+	if path, ok, err := checkpoint.Latest(dir); err != nil || !ok || filepath.Base(path) != "step-00000004" {
+		t.Errorf("the newest checkpoint is %q (%v), want that of step 4", path, err)
+	}
+	if now := weightsOf(t, dir, 4); now != good {
+		t.Errorf("the checkpoint changed: %s, then %s", good, now)
 	}
 }
 

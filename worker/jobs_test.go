@@ -21,7 +21,9 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/synth"
@@ -55,7 +57,7 @@ func TestTrainConfigOfTheSmallestJob(t *testing.T) {
 	}
 	cfg.Model, cfg.Data = model.Config{}, video.Spec{}
 	got := fmt.Sprintf("%+v", cfg)
-	for _, part := range []string{"Steps:600", "Batch:16", "Seed:0", "Threads:0", "LearningRate:0.001", "StartLR:0.0002", "FinalLR:1e-06",
+	for _, part := range []string{"Steps:600", "Batch:16", "Seed:0", "Threads:0", "Precision:auto", "LearningRate:0.001", "StartLR:0.0002", "FinalLR:1e-06",
 		"WarmupSteps:60", "WeightDecay:0.04", "FinalWeightDecay:0.4", "EMAStart:0.99", "EMAEnd:1", "ScheduleScale:1", "ClipNorm:10",
 		"LossExponent:1", "VarianceCoeff:0", "LogEvery:10", "CheckpointEvery:100", "Truncate:false"} {
 		if !strings.Contains(got, part+" ") && !strings.HasSuffix(got, part+"}") {
@@ -95,6 +97,7 @@ func TestEveryFieldIsMapped(t *testing.T) {
 	}
 	other := map[protoreflect.FullName]func(*surmisev1.TrainSpec){ // where 7 or so will not do
 		"surmise.v1.TrainSpec.preset":           nil, // only where defaults come from
+		"surmise.v1.TrainSpec.precision":        func(s *surmisev1.TrainSpec) { s.Precision = "bf16" },
 		"surmise.v1.TrainSpec.steps":            func(s *surmisev1.TrainSpec) { s.Steps = 700 },
 		"surmise.v1.ModelSpec.objective":        func(s *surmisev1.TrainSpec) { s.Model.Objective = "next_tubelet" },
 		"surmise.v1.ModelSpec.positions":        func(s *surmisev1.TrainSpec) { s.Model.Positions = "sincos" },
@@ -199,6 +202,61 @@ func TestScoreConfig(t *testing.T) {
 				t.Errorf("spec %+v (%v), want %+v", cfg.Spec, err, c.want)
 			}
 		})
+	}
+}
+
+// What a scoring job asks of the machine; a spec of before there was a choice is for fp32.
+func TestScoreMachine(t *testing.T) {
+	auto, err := cpu.Auto.Resolve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := trainer.Threads(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		spec *surmisev1.ScoreSpec
+		want cpu.Options
+	}{
+		{&surmisev1.ScoreSpec{}, cpu.Options{Threads: all, Precision: cpu.FP32}},
+		{&surmisev1.ScoreSpec{Threads: 1, Precision: "auto"}, cpu.Options{Threads: 1, Precision: auto}},
+		{&surmisev1.ScoreSpec{Precision: "fp32"}, cpu.Options{Threads: all, Precision: cpu.FP32}},
+	} {
+		if got, err := scoreMachine(c.spec); err != nil || got != c.want {
+			t.Errorf("%v: got %+v (%v), want %+v", c.spec, got, err, c.want)
+		}
+	}
+	train := complete(t, `{"train":{"data":["clips"]}}`).GetTrain()
+	train.Precision = ""
+	if old, err := TrainConfig(train, nil); err != nil || old.Precision != cpu.FP32 {
+		t.Errorf("an old training spec: precision %q (%v), want fp32", old.Precision, err)
+	}
+}
+
+// A setting that this machine cannot give is the job's fault, and named.
+func TestMoreThanThisMachineHasIsTheJobsFault(t *testing.T) {
+	all, err := trainer.Threads(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const data, pairs = `"data":["/no such folder"]`, `"pairs":"/no such file","model":"m"`
+	threads := fmt.Sprintf("threads is %d, want 1 to %d", all+1, all)
+	cases := map[string]string{
+		fmt.Sprintf(`{"train":{%s,"threads":%d}}`, data, all+1):  "train." + threads,
+		fmt.Sprintf(`{"score":{%s,"threads":%d}}`, pairs, all+1): "score." + threads,
+	}
+	if _, lacking := cpu.BF16.Resolve(); lacking == nil {
+		t.Log("this processor has bf16: that a missing one is refused goes untested")
+	} else {
+		cases[fmt.Sprintf(`{"train":{%s,"precision":"bf16"}}`, data)] = "train." + lacking.Error()
+		cases[fmt.Sprintf(`{"score":{%s,"precision":"bf16"}}`, pairs)] = "score." + lacking.Error()
+	}
+	for spec, want := range cases {
+		_, err := Jobs{}.Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: complete(t, spec), ArtifactDir: filepath.Join(t.TempDir(), "1")}, &recorder{})
+		if err == nil || !strings.HasPrefix(err.Error(), want) || IsInfrastructure(err) {
+			t.Errorf("%s: error %v (infrastructure %v), want the job's, beginning with %q", spec, err, IsInfrastructure(err), want)
+		}
 	}
 }
 
@@ -333,7 +391,14 @@ func TestTrainResumeAndScore(t *testing.T) {
 	}
 	file, err := compare.Load(scored.Artifacts[0].Path)
 	if err != nil || len(file.Videos) != 4 || len(file.Sets) != 2 {
-		t.Errorf("scores %+v (%v), want 4 videos, model and twin", file, err)
+		t.Fatalf("scores %+v (%v), want 4 videos, model and twin", file, err)
+	}
+	here, err := cpu.Auto.Resolve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := checkpoint.Load(modelOf(result)); err != nil || c.Manifest.Precision != string(here) || file.Precision != string(here) {
+		t.Errorf("the checkpoint records precision %q (%v), the scores %q, want %s", c.Manifest.Precision, err, file.Precision, here)
 	}
 	for _, v := range file.Videos {
 		if filepath.IsAbs(v.Path) || file.Folder != filepath.Dir(videos.PairsCSV) {

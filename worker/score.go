@@ -9,15 +9,21 @@ import (
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 )
 
-// scoreBatch is how many windows are scored at a time: enough to keep every core busy, little memory.
-const scoreBatch = 8
+// ScoreBatch is how many windows are scored at a time: enough to keep a few cores busy, little memory.
+const ScoreBatch = 8
 
 // Score does a scoring job whose spec is complete, with the model at modelPath.
 func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath string, r Reports) (*compare.File, error) {
+	machine, err := scoreMachine(spec)
+	if err != nil {
+		return nil, err
+	}
 	pairs, err := localPath(spec.GetPairs())
 	if err != nil {
 		return nil, fmt.Errorf("score.pairs: %w", err)
@@ -49,9 +55,8 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 	if err != nil {
 		return nil, err
 	}
-	cfg.Videos, cfg.Folder, cfg.Model, cfg.Decoder = videos, folder, trained.Record, video.Decoder()
-	threads := int(spec.GetThreads())
-	network, err := trained.Network(cfg.Spec, scoreBatch, threads)
+	cfg.Videos, cfg.Folder, cfg.Model, cfg.Decoder, cfg.Precision = videos, folder, trained.Record, video.Decoder(), string(machine.Precision)
+	network, err := trained.Network(cfg.Spec, ScoreBatch, machine)
 	if err != nil {
 		return nil, fmt.Errorf("building model %s: %w", modelPath, err)
 	}
@@ -59,7 +64,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 	cfg.Predictor = network
 	if !spec.GetSkipTwin() {
 		untrained := trained.Twin(spec.GetSeed())
-		twin, err := untrained.Network(cfg.Spec, scoreBatch, threads)
+		twin, err := untrained.Network(cfg.Spec, ScoreBatch, machine)
 		if err != nil {
 			return nil, fmt.Errorf("building the untrained twin of %s: %w", modelPath, err)
 		}
@@ -73,6 +78,19 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 		})
 	}
 	return plausibility.Score(ctx, cfg)
+}
+
+// scoreMachine is what a spec asks of this machine, with precision auto resolved.
+func scoreMachine(s *surmisev1.ScoreSpec) (cpu.Options, error) {
+	threads, err := trainer.Threads(int(s.GetThreads()))
+	if err != nil {
+		return cpu.Options{}, fmt.Errorf("score.%w", err)
+	}
+	resolved, err := precision(s.GetPrecision()).Resolve()
+	if err != nil {
+		return cpu.Options{}, fmt.Errorf("score.%w", err)
+	}
+	return cpu.Options{Threads: threads, Precision: resolved}, nil
 }
 
 // scoreConfig maps a complete spec, field by field. What the API leaves to the model, window, contexts and top_tokens, is
@@ -99,7 +117,7 @@ func scoreConfig(s *surmisev1.ScoreSpec, m model.Config) (plausibility.Config, e
 	if err := spec.Validate(); err != nil {
 		return plausibility.Config{}, fmt.Errorf("score.%w", err)
 	}
-	return plausibility.Config{Spec: spec, Batch: scoreBatch, Size: m.Size, Patch: m.Patch, Tubelet: m.Tubelet}, nil
+	return plausibility.Config{Spec: spec, Batch: ScoreBatch, Size: m.Size, Patch: m.Patch, Tubelet: m.Tubelet}, nil
 }
 
 // scoreMetrics are the pooled figures, and the accuracy of every property.

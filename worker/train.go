@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 )
@@ -25,6 +27,9 @@ func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, 
 	cfg, err := TrainConfig(spec, j.DataRoots)
 	if err != nil {
 		return trainer.Result{}, err
+	}
+	if err := cfg.ValidateHere(); err != nil {
+		return trainer.Result{}, fmt.Errorf("train.%w", err)
 	}
 	var published []int // steps of this run's checkpoints
 	result, err := trainer.Run(ctx, cfg, dir, trainer.Hooks{
@@ -116,6 +121,7 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 		Batch:            int(t.GetBatch()),
 		Seed:             t.GetSeed(),
 		Threads:          int(t.GetThreads()),
+		Precision:        precision(t.GetPrecision()),
 		LearningRate:     o.GetLearningRate(),
 		StartLR:          o.GetStartLearningRate(),
 		FinalLR:          o.GetFinalLearningRate(),
@@ -141,6 +147,9 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 	cfg.Model = cfg.Model.WithDefaults()
 	return cfg, cfg.Validate()
 }
+
+// precision is that of a complete spec. One without was stored before there was a choice.
+func precision(word string) cpu.Precision { return cpu.Precision(cmp.Or(word, string(cpu.FP32))) }
 
 func maskSpec(m *surmisev1.MaskSpec) masking.Spec {
 	spec := masking.Spec{Kind: m.GetKind(), Ratio: m.GetRatio()}

@@ -1,74 +1,132 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/plausibility"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/worker"
 )
 
-// benchResult is what bench prints.
-type benchResult struct {
-	Preset    string `json:"preset"`
-	Precision string `json:"precision"`
+// trainBench and scoreBench are what bench prints.
+type trainBench struct {
+	Preset string `json:"preset"`
 	trainer.BenchmarkResult
 	PeakRSS int64 `json:"peak_rss_bytes"` // of this process
 }
 
+type scoreBench struct {
+	Preset string `json:"preset"`
+	plausibility.BenchmarkResult
+	PeakRSS int64 `json:"peak_rss_bytes"`
+}
+
+type benchOptions struct {
+	preset         string
+	precision      string
+	steps, windows int
+	threads        int
+	score          bool
+	json           bool
+}
+
 func newBenchCommand() *cobra.Command {
-	var preset, precision string
-	var steps, threads int
-	var asJSON bool
+	var o benchOptions
 	cmd := &cobra.Command{
 		Use:   "bench",
-		Short: "Measure the speed of training on this machine",
+		Short: "Measure the speed of training, or of scoring, on this machine",
 		Long: `Time training steps of a preset on random clips, and matrix products alone in the same run: what the machine could give.
+With --score, time the scoring of windows of random frames, decoded beforehand, with a preset's model.
 Run it on a quiet machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if precision != "fp32" {
-				return badInput(fmt.Errorf("--precision %q: want fp32, the only one there is yet", precision))
+			if cmd.Flags().Changed("windows") && !o.score {
+				return badInput(errors.New("--windows goes with --score"))
 			}
-			if steps < 1 {
-				return badInput(fmt.Errorf("--steps %d: want at least 1", steps))
-			}
-			complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{
-				Train: &surmisev1.TrainSpec{Data: []string{"none"}, Preset: preset, Threads: int32(threads)}}})
-			if err != nil {
-				return err
-			}
-			cfg, err := worker.TrainConfig(complete.GetTrain(), nil)
-			if err != nil {
-				return badInput(err)
-			}
-			result, err := trainer.Benchmark(cmd.Context(), cfg, steps)
-			if err != nil {
-				return err
-			}
-			r := benchResult{preset, precision, result, peakRSS()}
-			if asJSON {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(r)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s, %s, %d threads, %s\n%.2f clips/s, %.3f s per step of %d clips (95th percentile %.3f s)\n%.1f GFLOP/s of %.1f (%.0f %% of products alone), %.0f MB peak memory\n",
-				r.Preset, r.Precision, r.Threads, r.Kernels, r.ClipsPerSecond, r.StepSeconds, r.Batch, r.StepP95, r.GFLOPS, r.RooflineGFLOPS, 100*r.RooflineShare, float64(r.PeakRSS)/1e6)
-			return err
+			return o.run(cmd.Context(), cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&preset, "preset", "tiny", "demo, nano, tiny or small")
-	flags.StringVar(&precision, "precision", "fp32", "fp32")
-	flags.IntVar(&steps, "steps", 10, "steps to time, after one to warm up")
-	flags.IntVar(&threads, "threads", runtime.GOMAXPROCS(0), "CPU threads")
-	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	flags.StringVar(&o.preset, "preset", "tiny", "demo, nano, tiny or small")
+	flags.StringVar(&o.precision, "precision", "auto", "auto, fp32 or bf16")
+	flags.IntVar(&o.steps, "steps", 10, "steps to time, after one to warm up; with --score, passes over the windows")
+	flags.IntVar(&o.threads, "threads", 0, "CPU threads (default all)")
+	flags.BoolVar(&o.score, "score", false, "measure scoring in place of training")
+	flags.IntVar(&o.windows, "windows", worker.ScoreBatch, "with --score: windows of a pass")
+	flags.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
+}
+
+func (o benchOptions) run(ctx context.Context, out io.Writer) error {
+	if o.steps < 1 {
+		return badInput(fmt.Errorf("--steps %d: want at least 1", o.steps))
+	}
+	if o.windows < 1 || o.windows > plausibility.MaxBenchmarkWindows {
+		return badInput(fmt.Errorf("--windows %d: want 1 to %d", o.windows, plausibility.MaxBenchmarkWindows))
+	}
+	threads, err := trainer.Threads(o.threads)
+	if err != nil {
+		return badInput(fmt.Errorf("--threads: %w", err))
+	}
+	precision, err := cpu.Precision(o.precision).Resolve()
+	if err != nil {
+		return badInput(fmt.Errorf("--precision: %w", err))
+	}
+	complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{
+		Train: &surmisev1.TrainSpec{Data: []string{"none"}, Preset: o.preset, Threads: int32(threads), Precision: string(precision)}}})
+	if err != nil {
+		return err
+	}
+	cfg, err := worker.TrainConfig(complete.GetTrain(), nil)
+	if err != nil {
+		return badInput(err)
+	}
+	if o.score {
+		result, err := plausibility.Benchmark(ctx, cfg.Model, plausibility.BenchmarkOptions{
+			Windows: o.windows, Passes: o.steps, Batch: worker.ScoreBatch, Machine: cpu.Options{Threads: threads, Precision: precision}})
+		if err != nil {
+			return err
+		}
+		return o.printScore(out, scoreBench{o.preset, result, peakRSS()})
+	}
+	result, err := trainer.Benchmark(ctx, cfg, o.steps)
+	if err != nil {
+		return err
+	}
+	return o.printTrain(out, trainBench{o.preset, result, peakRSS()})
+}
+
+func (o benchOptions) printTrain(out io.Writer, r trainBench) error {
+	if o.json {
+		return json.NewEncoder(out).Encode(r)
+	}
+	_, err := fmt.Fprintf(out, "%s, %s, %d threads, %s\n%.2f clips/s, %.3f s per step of %d clips (95th percentile %.3f s), %.0f %% of the time waiting for clips\n%.1f GFLOP/s of %.1f (%.0f %% of products alone), %.0f MB peak memory\n",
+		r.Preset, r.Precision, r.Threads, r.Kernels, r.ClipsPerSecond, r.StepSeconds, r.Batch, r.StepP95, 100*r.DataWaitShare, r.GFLOPS, r.RooflineGFLOPS, 100*r.RooflineShare, float64(r.PeakRSS)/1e6)
+	return err
+}
+
+func (o benchOptions) printScore(out io.Writer, r scoreBench) error {
+	if o.json {
+		return json.NewEncoder(out).Encode(r)
+	}
+	contexts := "every past"
+	if len(r.Contexts) > 0 {
+		contexts = fmt.Sprintf("contexts of %d frames", r.Contexts)
+	}
+	_, err := fmt.Fprintf(out, "%s, %s, %d threads, %s\n%.2f windows/s, %.3f s for %d windows, %s\n%.1f GFLOP/s, %.0f MB peak memory\n",
+		r.Preset, r.Precision, r.Threads, r.Kernels, r.WindowsPerSecond, r.ScoreSeconds, r.Windows, contexts, r.GFLOPS, float64(r.PeakRSS)/1e6)
+	return err
 }
 
 // peakRSS is the largest resident memory of this process so far, bytes; 0 where the system does not say.

@@ -54,6 +54,8 @@ func TestBadInput(t *testing.T) {
 		"shape.json":   `{"train":{"data":["clips"],"model":{"size":60,"patch":8}}}`,
 		"steps.json":   `{"train":{"data":["clips"],"steps":-1}}`,
 		"list.json":    `[1]`,
+		"fp16.json":    `{"train":{"data":["clips"],"precision":"fp16"}}`,
+		"threads.json": `{"train":{"data":["clips"],"threads":1024}}`,
 		"missing.json": `{"train":{"data":["no-such-folder"]}}`,
 		"mask.json":    `{"train":{"data":["clips"],"mask":{"kind":"causal","contextTubelets":[8]}}}`,
 		"scores.json":  `{"version":99}`,
@@ -90,6 +92,18 @@ func TestBadInput(t *testing.T) {
 		{[]string{"train", "-f", "shape.json"}, 2, `Error: train.model.size: must be a multiple of patch 8, got 60\n`},
 		{[]string{"train", "-f", "steps.json"}, 2, `Error: train.steps: .*, got -1\n`},
 		{[]string{"train", "-f", "mask.json"}, 2, `Error: train.mask.context_tubelets\[0\]: must leave at least one of 8 tubelets to predict, got 8\n`},
+		{[]string{"train", "-f", "fp16.json"}, 2, `Error: train.precision: must be in list \[, auto, fp32, bf16\], got fp16\n`},
+		{[]string{"train", "-f", "threads.json"}, 3, `Error: train.threads is 1024, want 1 to [0-9]+, the cores that this process may use, or 0 for all of them\n`},
+		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json", "--precision", "BF16"}, 2, `Error: score.precision: must be in list .*, got BF16\n`},
+		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json", "--threads", "1024"}, 3, `Error: score.threads is 1024, want 1 to .*\n`},
+		{[]string{"submit", "-f", "score.json", "--precision", "fp32"}, 2, `Error: if any flags in the group \[file precision\] are set none of the others can be; .*\nRun .*\n`},
+		{[]string{"bench", "--precision", "fp16"}, 2, `Error: --precision: precision is "fp16", want auto, fp32 or bf16\n`},
+		{[]string{"bench", "--threads", "4294967297"}, 2, `Error: --threads: threads is 4294967297, want 1 to [0-9]+, the cores .*\n`},
+		{[]string{"bench", "--score", "--threads", "-1"}, 2, `Error: --threads: threads is -1, want 1 to .*\n`},
+		{[]string{"bench", "--steps", "0"}, 2, `Error: --steps 0: want at least 1\n`},
+		{[]string{"bench", "--windows", "4"}, 2, `Error: --windows goes with --score\n`},
+		{[]string{"bench", "--score", "--windows", "0"}, 2, `Error: --windows 0: want 1 to 1000\n`},
+		{[]string{"bench", "--preset", "huge"}, 2, `Error: train.preset: .*, got huge\n`},
 		{[]string{"train", "-f", "missing.json"}, 3, `Error: train.data\[0\]: data "no-such-folder": no such file or folder: ".*no-such-folder"\n`},
 		{[]string{"score", "--model", "nope", "--pairs", "pairs.csv", "--out", "s.json"}, 2, `Error: --model: stat nope: no such file or directory\n`},
 		{[]string{"score", "--model", ".", "--pairs", "nope.csv", "--out", "s.json"}, 2, `Error: --pairs: stat nope.csv: no such file or directory\n`},
@@ -274,6 +288,13 @@ func TestUp(t *testing.T) {
 		t.Errorf("the same request made %s beside %s", again, trained)
 	}
 
+	if shown := ok(t, "submit", to, "--train", made.ClipsDir, "--precision", "fp32", "--validate-only"); !strings.Contains(shown, `"precision":"fp32"`) {
+		t.Errorf("a job in fp32 would be\n%s", shown)
+	}
+	if code, _, shown := surmise(t, "", "submit", to, "--score", made.PairsCSV, "--model", trained, "--precision", "fp16"); code != exitUsage || !strings.Contains(shown, "score.precision: must be in list") {
+		t.Errorf("an unknown precision: exit code %d\n%s", code, shown)
+	}
+
 	scored := strings.TrimSpace(ok(t, "submit", to, "--score", made.PairsCSV, "--model", trained, "--wait"))
 	var shownJob struct {
 		State  string
@@ -451,6 +472,36 @@ func TestTrainHere(t *testing.T) {
 	other := strings.Replace(job, `"batch":2`, `"batch":3`, 1)
 	if code, _, shown := surmise(t, other, "train", "-f", "-", "--out", runDir); code != exitJob || !strings.Contains(shown, "batch 2, this run has 3") {
 		t.Errorf("another job in the same folder: exit code %d\n%s", code, shown)
+	}
+}
+
+// The names in bench's JSON are what scripts read.
+func TestBench(t *testing.T) {
+	for _, c := range []struct {
+		args  []string
+		names []string
+	}{
+		{[]string{"--preset", "nano", "--precision", "fp32"}, []string{"preset", "precision", "threads", "batch", "kernels", "steps", "clips_per_s", "step_s",
+			"step_p95_s", "gflop_per_step", "gflops_per_s", "roofline_gflops", "roofline_share", "data_wait_share", "machine_bytes", "peak_rss_bytes"}},
+		{[]string{"--score", "--preset", "nano", "--windows", "2"}, []string{"preset", "precision", "threads", "kernels", "windows", "contexts", "windows_per_s",
+			"score_s", "gflops_per_s", "peak_rss_bytes"}},
+	} {
+		args := append([]string{"bench", "--steps", "1", "--threads", "1"}, c.args...)
+		var got map[string]any
+		if err := json.Unmarshal([]byte(ok(t, append(args, "--json")...)), &got); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range c.names {
+			if _, there := got[name]; !there {
+				t.Errorf("bench %s: no %s in %v", c.args, name, got)
+			}
+		}
+		if p := got["precision"]; p != "fp32" && p != "bf16" {
+			t.Errorf("bench %s: precision %v, want what was run", c.args, p)
+		}
+		if text := ok(t, args...); !strings.HasPrefix(text, "nano, ") || strings.Count(text, "\n") != 3 {
+			t.Errorf("bench %s prints\n%s", c.args, text)
+		}
 	}
 }
 

@@ -38,6 +38,7 @@ to a file that 'surmise compare' reads; what they show is printed.`,
 	flags.BoolVar(&spec.SkipTwin, "no-twin", false, "do not score the untrained twin beside the model")
 	flags.Uint64Var(&spec.Seed, "seed", 0, "seed of the twin's weights and of the bootstrap")
 	flags.Int32Var(&spec.Threads, "threads", 0, "CPU threads (default all)")
+	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32 or bf16 (default auto)")
 	flags.StringArrayVar(&roots, "data-root", nil, "folder below which files may be named; repeat for more (default any)")
 	flags.BoolVar(&asJSON, "json", false, "print what the scores show as JSON")
 	for _, name := range []string{"model", "pairs", "out"} {

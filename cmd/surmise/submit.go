@@ -19,6 +19,7 @@ type submitOptions struct {
 	steps        int32
 	score, model string
 	seed         uint64
+	precision    string
 
 	requestID, displayName string
 	validateOnly           bool
@@ -47,6 +48,7 @@ them; paths given as flags are made absolute here.`,
 	flags.StringVar(&o.score, "score", "", "score the videos of this pairs file")
 	flags.StringVar(&o.model, "model", "", "with --score: jobs/ID of a training job, a checkpoint folder or a .safetensors file")
 	flags.Uint64Var(&o.seed, "seed", 0, "seed, with --train or --score")
+	flags.StringVar(&o.precision, "precision", "", "auto, fp32 or bf16, with --train or --score (default auto)")
 	flags.StringVar(&o.requestID, "request-id", "", "submitting again with the same id and content answers the same job")
 	flags.StringVar(&o.displayName, "display-name", "", "free text kept with the job")
 	flags.BoolVar(&o.validateOnly, "validate-only", false, "check the job and print it with its defaults, submitting nothing")
@@ -58,6 +60,7 @@ them; paths given as flags are made absolute here.`,
 	cmd.MarkFlagsRequiredTogether("score", "model")
 	cmd.MarkFlagsMutuallyExclusive("file", "steps")
 	cmd.MarkFlagsMutuallyExclusive("file", "seed")
+	cmd.MarkFlagsMutuallyExclusive("file", "precision")
 	cmd.MarkFlagsMutuallyExclusive("score", "steps")
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagFilename("score", "csv"))
@@ -86,7 +89,7 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 			return nil, err
 		}
 	case len(o.train) > 0:
-		train := &surmisev1.TrainSpec{Steps: o.steps, Seed: o.seed}
+		train := &surmisev1.TrainSpec{Steps: o.steps, Seed: o.seed, Precision: o.precision}
 		for _, name := range o.train {
 			path, err := absolute(name)
 			if err != nil {
@@ -107,7 +110,7 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 			}
 		}
 		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{
-			Score: &surmisev1.ScoreSpec{Pairs: pairs, Model: model, Seed: o.seed}}}
+			Score: &surmisev1.ScoreSpec{Pairs: pairs, Model: model, Seed: o.seed, Precision: o.precision}}}
 	}
 	if o.requestID != "" {
 		request.RequestId = o.requestID

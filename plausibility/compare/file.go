@@ -32,15 +32,16 @@ const (
 // to its untrained twin, with all that is needed to tell whether two files may
 // be compared.
 type File struct {
-	Version int       `json:"version"`
-	Spec    Spec      `json:"spec"`
-	Size    int       `json:"size_px"`          // frames were scaled to Size × Size pixels
-	Decoder string    `json:"decoder"`          // name and version of what decoded the videos
-	Data    string    `json:"data_sha256"`      // digest of the videos' contents, labels and groups (see Digest)
-	Folder  string    `json:"folder,omitempty"` // of the pairs file, where it was scored: what paths are relative to
-	Videos  []Video   `json:"videos"`
-	Skipped []Skipped `json:"skipped"`
-	Sets    []Set     `json:"sets"` // the model first; then its untrained twin, if it was scored
+	Version   int       `json:"version"`
+	Spec      Spec      `json:"spec"`
+	Size      int       `json:"size_px"`             // frames were scaled to Size × Size pixels
+	Decoder   string    `json:"decoder"`             // name and version of what decoded the videos
+	Data      string    `json:"data_sha256"`         // digest of the videos' contents, labels and groups (see Digest)
+	Precision string    `json:"precision,omitempty"` // number format that the models computed in, fp32 or bf16; "" means fp32
+	Folder    string    `json:"folder,omitempty"`    // of the pairs file, where it was scored: what paths are relative to
+	Videos    []Video   `json:"videos"`
+	Skipped   []Skipped `json:"skipped"`
+	Sets      []Set     `json:"sets"` // the model first; then its untrained twin, if it was scored
 }
 
 // Spec says how windows are taken from a video and reduced to numbers. Frames
@@ -200,6 +201,11 @@ func (f *File) Validate() error {
 	}
 	if len(f.Videos) > maxVideos {
 		return fmt.Errorf("videos: %d of them, at most %d", len(f.Videos), maxVideos)
+	}
+	switch f.Precision {
+	case "", "fp32", "bf16":
+	default:
+		return fmt.Errorf("precision: %q, want fp32 or bf16", f.Precision)
 	}
 	groups := map[string]*groupCheck{}
 	for i := range f.Videos {

@@ -76,6 +76,7 @@ func TestValidateNamesTheFault(t *testing.T) {
 		{"scores: 7 of them for 8", func(f *File) { f.Sets[0].Scores = f.Sets[0].Scores[:7] }},
 		{`"model" appears twice`, func(f *File) { f.Sets[1].Name = ModelSet }},
 		{`no set named "model"`, func(f *File) { f.Sets = f.Sets[1:] }},
+		{`precision: "fp16"`, func(f *File) { f.Precision = "fp16" }},
 		{"videos: none", func(f *File) { f.Videos = nil }},
 	}
 	for _, c := range cases {

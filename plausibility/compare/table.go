@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -181,6 +182,11 @@ func Models(files []*File, names []string, o Options) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("comparing models: %w", err)
 	}
+	for i, f := range files[1:] {
+		if a, b := precisionOf(files[0]), precisionOf(f); a != b {
+			t.Warnings = append(t.Warnings, fmt.Sprintf("%s was scored in %s, %s in %s; a difference as small as rounding means nothing", names[0], a, names[i+1], b))
+		}
+	}
 	if len(twins) > 0 {
 		floor, err := pooled(files[0], twins, Options{t.Aggregation, t.Confidence, t.Resamples, t.Seed})
 		if err != nil {
@@ -192,6 +198,9 @@ func Models(files []*File, names []string, o Options) (*Table, error) {
 	}
 	return t, nil
 }
+
+// precisionOf is the precision of a file; one that does not say is of when there was only one.
+func precisionOf(f *File) string { return cmp.Or(f.Precision, "fp32") }
 
 func build(f *File, columns []column, o Options) (*Table, error) {
 	o, err := o.withDefaults(f.Spec)

@@ -215,6 +215,24 @@ func TestModels(t *testing.T) {
 	}
 }
 
+// Files of different precisions may be compared, with a warning; one that does not say is fp32.
+func TestOtherPrecisionIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{{"fp32", "fp32", false}, {"bf16", "bf16", false}, {"", "fp32", false}, {"fp32", "bf16", true}, {"bf16", "", true}} {
+		a, b := madeUp(1, 12, 1, "p"), madeUp(1, 12, 1, "p")
+		a.Precision, b.Precision = c.a, c.b
+		table, err := Models([]*File{a, b}, []string{"x", "y"}, Options{Resamples: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(strings.Join(table.Warnings, "\n"), "was scored in"); got != c.want {
+			t.Errorf("%q and %q: warnings %q", c.a, c.b, table.Warnings)
+		}
+	}
+}
+
 func TestUnlikeFilesAreRefused(t *testing.T) {
 	for want, change := range map[string]func(*File){
 		"spec.window is 8 in one and 10":    func(f *File) { f.Spec.Window = 10 },

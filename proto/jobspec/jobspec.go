@@ -145,6 +145,7 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 	setDefault(&t.Batch, preset.batch)
 	setDefault(&t.LogEvery, 10)
 	setDefault(&t.CheckpointEvery, 100)
+	setDefault(&t.Precision, "auto")
 
 	if t.Model == nil {
 		t.Model = &surmisev1.ModelSpec{}
@@ -295,6 +296,7 @@ func completeOptimizer(o *surmisev1.OptimizerSpec, steps int32) Errors {
 
 func completeScore(s *surmisev1.ScoreSpec) Errors {
 	setDefault(&s.Stride, 2)
+	setDefault(&s.Precision, "auto")
 	if s.Fps == 0 {
 		setDefault(&s.FrameStep, 1)
 	}

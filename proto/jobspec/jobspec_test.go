@@ -31,7 +31,7 @@ func TestDataAloneIsACompleteJob(t *testing.T) {
 	if !proto.Equal(given, before) {
 		t.Error("Complete changed its argument")
 	}
-	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,
+	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,"precision":"auto",
 		"model":{"objective":"next_tubelet","size":64,"frames":16,"patch":8,"tubelet":2,"dim":128,"depth":4,"heads":2,
 			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"uniform"},
 		"sampling":{"frame_step":1,"scale_min":0.3,"scale_max":1,"aspect_min":0.75,"aspect_max":1.35,"max_unusable":0.2},
@@ -43,6 +43,24 @@ func TestDataAloneIsACompleteJob(t *testing.T) {
 	again, err := jobspec.Complete(spec)
 	if err != nil || !proto.Equal(again, spec) {
 		t.Errorf("completing twice: %v, %v", again, err)
+	}
+}
+
+func TestPrecisionIsTheWorkersChoiceUnlessGiven(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"train":{"data":["d"]}}`:                                   "auto",
+		`{"train":{"data":["d"],"precision":"fp32"}}`:                "fp32",
+		`{"train":{"data":["d"],"precision":"bf16"}}`:                "bf16",
+		`{"score":{"pairs":"p.csv","model":"m"}}`:                    "auto",
+		`{"score":{"pairs":"p.csv","model":"m","precision":"bf16"}}`: "bf16",
+	} {
+		spec, err := jobspec.Complete(parse(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := spec.GetTrain().GetPrecision() + spec.GetScore().GetPrecision(); got != want {
+			t.Errorf("%s: precision %q, want %q", text, got, want)
+		}
 	}
 }
 
@@ -95,6 +113,8 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"train":{"data":["d"],"optimizer":{"learning_rate":"NaN"}}}`, "train.optimizer.learning_rate", "NaN"},
 		{`{"train":{"data":["d"],"steps":5,"optimizer":{"warmup_steps":6}}}`, "train.optimizer.warmup_steps", "6"},
 		{`{"train":{"data":["d"],"optimizer":{"ema_start":1,"ema_end":0.5}}}`, "train.optimizer.ema_start", "0.5"},
+		{`{"train":{"data":["d"],"precision":"fp16"}}`, "train.precision", "got fp16"},
+		{`{"score":{"pairs":"p.csv","model":"m","precision":"BF16"}}`, "score.precision", "got BF16"},
 		{`{"score":{"pairs":"p.csv"}}`, "score.model", "1 character"},
 		{`{"score":{"pairs":"p.csv","model":"m","window":8,"contexts":[8]}}`, "score.contexts[0]", "got 8"},
 	} {

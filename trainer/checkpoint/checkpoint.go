@@ -47,15 +47,16 @@ const (
 
 // Manifest describes a checkpoint.
 type Manifest struct {
-	Version      int                `json:"version"`           // of this layout; set by Save
-	Step         int                `json:"step"`              // optimiser steps taken, from 0
-	Config       json.RawMessage    `json:"config"`            // what the run was started with; a JSON object
-	Seed         uint64             `json:"seed"`              // every random number of the run follows from it
-	Threads      int                `json:"threads"`           // sums are bit-identical only with as many
-	Dataset      Dataset            `json:"dataset,omitzero"`  // what the clips were cut from
-	DataPosition int64              `json:"data_position"`     // training clips consumed so far
-	Metrics      map[string]float64 `json:"metrics,omitempty"` // of the last step; finite
-	Files        map[string]Digest  `json:"files"`             // by file name; set by Save
+	Version      int                `json:"version"`             // of this layout; set by Save
+	Step         int                `json:"step"`                // optimiser steps taken, from 0
+	Config       json.RawMessage    `json:"config"`              // what the run was started with; a JSON object
+	Seed         uint64             `json:"seed"`                // every random number of the run follows from it
+	Threads      int                `json:"threads"`             // sums are bit-identical only with as many
+	Precision    string             `json:"precision,omitempty"` // number format that it was trained in; "": fp32
+	Dataset      Dataset            `json:"dataset,omitzero"`    // what the clips were cut from
+	DataPosition int64              `json:"data_position"`       // training clips consumed so far
+	Metrics      map[string]float64 `json:"metrics,omitempty"`   // of the last step; finite
+	Files        map[string]Digest  `json:"files"`               // by file name; set by Save
 }
 
 // Dataset identifies the files that a run trains on. The same seed and position give the same clips only

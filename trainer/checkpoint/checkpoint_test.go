@@ -26,6 +26,7 @@ func state(step int) (Manifest, []Tensor, []Tensor) {
 		Config:       json.RawMessage(`{"model": {"dim": 4}, "steps": 100}`),
 		Seed:         math.MaxUint64, // JSON must not round it
 		Threads:      2,
+		Precision:    "bf16",
 		DataPosition: int64(step) * 16,
 		Metrics:      map[string]float64{"loss": 0.5},
 	}
@@ -50,7 +51,7 @@ func check(c *Checkpoint) error {
 	if !equal(c.Model, sorted(model)) || !equal(c.Optimizer, sorted(optimizer)) {
 		return fmt.Errorf("step %d: the tensors are not those saved", m.Step)
 	}
-	if got.Seed != m.Seed || got.Threads != m.Threads || got.DataPosition != m.DataPosition || got.Metrics["loss"] != 0.5 {
+	if got.Seed != m.Seed || got.Threads != m.Threads || got.Precision != m.Precision || got.DataPosition != m.DataPosition || got.Metrics["loss"] != 0.5 {
 		return fmt.Errorf("step %d: the manifest is %+v, saved was %+v", m.Step, got, m)
 	}
 	if want := `{"model":{"dim":4},"steps":100}`; string(got.Config) != want {

@@ -9,12 +9,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/worker"
 )
 
@@ -38,6 +39,10 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	threads, err := trainer.Threads(0)
+	if err != nil {
+		return err
+	}
 	if o.Name == "" {
 		name, release, err := claimName(filepath.Join(o.DataDir, "workers"))
 		if err != nil {
@@ -49,14 +54,23 @@ func Run(ctx context.Context, o Options) error {
 	return worker.Run(ctx, worker.Config{
 		Coordinator: o.Coordinator,
 		Name:        o.Name,
-		Threads:     runtime.GOMAXPROCS(0),
-		Precisions:  []string{"fp32"},
+		Threads:     threads,
+		Precisions:  precisions(),
 		DataRoots:   roots,
 		Version:     o.Version,
 		Runner:      worker.Jobs{DataRoots: roots},
 		Grace:       o.Grace,
 		Logger:      o.Logger,
 	})
+}
+
+// precisions are those that this machine has.
+func precisions() []string {
+	out := []string{string(cpu.FP32)}
+	if _, err := cpu.BF16.Resolve(); err == nil {
+		out = append(out, string(cpu.BF16))
+	}
+	return out
 }
 
 // A FlagError is an option that cannot be.

@@ -356,7 +356,7 @@ type TrainSpec struct {
 	Batch int32 `protobuf:"varint,3,opt,name=batch,proto3" json:"batch,omitempty"`
 	// Seed of weights, clips and masks; default 0, which is a seed like any other.
 	Seed uint64 `protobuf:"varint,4,opt,name=seed,proto3" json:"seed,omitempty"`
-	// CPU threads; default 0: all that the worker has.
+	// CPU threads; default 0: all cores that the worker may use. A worker with fewer cores fails the job.
 	Threads int32 `protobuf:"varint,5,opt,name=threads,proto3" json:"threads,omitempty"`
 	// Where the defaults of model, batch and mask come from:
 	// "demo" (default): 64 px, 16 frames, next_tubelet, for a CPU in minutes;
@@ -372,7 +372,11 @@ type TrainSpec struct {
 	CheckpointEvery int32 `protobuf:"varint,12,opt,name=checkpoint_every,json=checkpointEvery,proto3" json:"checkpoint_every,omitempty"`
 	// Cut every clip's tokens to the smallest count in its batch, as the published code does. Drops late frames; for
 	// parity only.
-	Truncate      bool `protobuf:"varint,13,opt,name=truncate,proto3" json:"truncate,omitempty"`
+	Truncate bool `protobuf:"varint,13,opt,name=truncate,proto3" json:"truncate,omitempty"`
+	// Number format of matrix products and of what lies between them: "auto" (default), "fp32" or "bf16". auto is bf16
+	// where the worker's processor multiplies bfloat16 itself (AVX512_BF16, AMX), fp32 elsewhere; a worker that cannot do
+	// bf16 fails a job that names it. Weights and the optimiser's moments are float32 in either.
+	Precision     string `protobuf:"bytes,14,opt,name=precision,proto3" json:"precision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -496,6 +500,13 @@ func (x *TrainSpec) GetTruncate() bool {
 		return x.Truncate
 	}
 	return false
+}
+
+func (x *TrainSpec) GetPrecision() string {
+	if x != nil {
+		return x.Precision
+	}
+	return ""
 }
 
 // ModelSpec is the shape of the encoder and the predictor. Defaults are the preset's, written demo / tiny.
@@ -1062,8 +1073,10 @@ type ScoreSpec struct {
 	SkipTwin bool `protobuf:"varint,9,opt,name=skip_twin,json=skipTwin,proto3" json:"skip_twin,omitempty"`
 	// Seed of the twin's weights and of the bootstrap; default 0, which is a seed like any other.
 	Seed uint64 `protobuf:"varint,10,opt,name=seed,proto3" json:"seed,omitempty"`
-	// CPU threads; default 0: all that the worker has.
-	Threads       int32 `protobuf:"varint,11,opt,name=threads,proto3" json:"threads,omitempty"`
+	// CPU threads; default 0: all cores that the worker may use. A worker with fewer cores fails the job.
+	Threads int32 `protobuf:"varint,11,opt,name=threads,proto3" json:"threads,omitempty"`
+	// As in TrainSpec. It need not be the precision that the model was trained in.
+	Precision     string `protobuf:"bytes,12,opt,name=precision,proto3" json:"precision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1173,6 +1186,13 @@ func (x *ScoreSpec) GetThreads() int32 {
 		return x.Threads
 	}
 	return 0
+}
+
+func (x *ScoreSpec) GetPrecision() string {
+	if x != nil {
+		return x.Precision
+	}
+	return ""
 }
 
 // Progress is what a worker last said about an attempt. A field that does not apply is zero.
@@ -1576,7 +1596,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\aJobSpec\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05scoreB\r\n" +
-	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xb5\x04\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xee\x04\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
 	"\x05steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05steps\x12 \n" +
@@ -1593,7 +1613,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	" \x01(\v2\x19.surmise.v1.OptimizerSpecR\toptimizer\x12)\n" +
 	"\tlog_every\x18\v \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\blogEvery\x127\n" +
 	"\x10checkpoint_every\x18\f \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x0fcheckpointEvery\x12\x1a\n" +
-	"\btruncate\x18\r \x01(\bR\btruncate\"\xde\x04\n" +
+	"\btruncate\x18\r \x01(\bR\btruncate\x127\n" +
+	"\tprecision\x18\x0e \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision\"\xde\x04\n" +
 	"\tModelSpec\x12;\n" +
 	"\tobjective\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x06maskedR\fnext_tubeletR\tobjective\x12\x1e\n" +
 	"\x04size\x18\x02 \x01(\x05B\n" +
@@ -1672,7 +1693,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\x9d\x04\n" +
+	"_clip_norm\"\xd6\x04\n" +
 	"\tScoreSpec\x12 \n" +
 	"\x05pairs\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05pairs\x12 \n" +
@@ -1693,7 +1714,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x04seed\x18\n" +
 	" \x01(\x04R\x04seed\x12$\n" +
 	"\athreads\x18\v \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads:h\xbaHe\x1ac\n" +
+	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x127\n" +
+	"\tprecision\x18\f \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\r\n" +
 	"\v_top_tokens\"\xae\x04\n" +
 	"\bProgress\x12\x1d\n" +

@@ -1,0 +1,128 @@
+package plausibility
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/surmise-ml/surmise/masking"
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
+	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/video"
+)
+
+// BenchmarkOptions says what is timed.
+type BenchmarkOptions struct {
+	Windows int         // of a pass, at most MaxBenchmarkWindows
+	Passes  int         // timed, after one to warm up
+	Batch   int         // windows per run of the model
+	Machine cpu.Options // Threads is at least 1
+}
+
+// BenchmarkResult is the speed of scoring windows of random frames.
+type BenchmarkResult struct {
+	Precision        cpu.Precision `json:"precision"` // that the setting means here: fp32 or bf16
+	Threads          int           `json:"threads"`
+	Kernels          string        `json:"kernels"`
+	Windows          int           `json:"windows"`  // of a pass
+	Batch            int           `json:"batch"`    // windows per run of the model
+	Contexts         []int         `json:"contexts"` // frames the model sees of a window; empty for next_tubelet, which sees every past
+	Passes           int           `json:"passes"`   // measured, after the first
+	ScoreSeconds     float64       `json:"score_s"`  // median of the passes over all windows
+	WindowsPerSecond float64       `json:"windows_per_s"`
+	GFLOPPerPass     float64       `json:"gflop_per_pass"` // matrix products, counted from the graph
+	GFLOPS           float64       `json:"gflops_per_s"`   // of the median pass
+	MachineBytes     int           `json:"machine_bytes"`  // buffers of the CPU machine
+}
+
+// MaxBenchmarkWindows bounds the frames that a benchmark holds in memory.
+const MaxBenchmarkWindows = 1000
+
+// Benchmark times the scoring of one video of random frames, decoded beforehand, with a
+// model of the given shape and fresh weights: windows are cut, normalised and run
+// through target encoder, encoder and predictor, and their errors reduced to surprise.
+// A masked model sees a quarter, half and three quarters of each window.
+func Benchmark(ctx context.Context, shape model.Config, o BenchmarkOptions) (BenchmarkResult, error) {
+	switch {
+	case o.Windows < 1 || o.Windows > MaxBenchmarkWindows:
+		return BenchmarkResult{}, fmt.Errorf("windows is %d, want 1 to %d", o.Windows, MaxBenchmarkWindows)
+	case o.Passes < 1:
+		return BenchmarkResult{}, fmt.Errorf("passes is %d, want at least 1", o.Passes)
+	case o.Machine.Threads < 1:
+		return BenchmarkResult{}, fmt.Errorf("threads is %d, want at least 1", o.Machine.Threads)
+	}
+	if err := shape.Validate(); err != nil {
+		return BenchmarkResult{}, err
+	}
+	next := shape.Objective == model.NextTubelet
+	spec := compare.DefaultSpec(shape.Frames, shape.Tubelet, next)
+	spec.Contexts = []int{}
+	if !next {
+		for _, tubelets := range masking.DefaultContexts(shape.Frames / shape.Tubelet) {
+			spec.Contexts = append(spec.Contexts, tubelets*shape.Tubelet)
+		}
+	}
+	m := (&Model{Config: shape}).Twin(0)
+	net, err := m.Network(spec, o.Batch, o.Machine)
+	if err != nil {
+		return BenchmarkResult{}, err
+	}
+	defer func() { _ = net.Close() }()
+	r := BenchmarkResult{Precision: net.Precision(), Threads: o.Machine.Threads, Kernels: kernel.Features(), Windows: o.Windows, Batch: o.Batch,
+		Contexts: spec.Contexts, Passes: o.Passes, MachineBytes: net.machine.Bytes()}
+
+	counted := &countedNetwork{Network: net}
+	c := Config{Spec: spec, Size: shape.Size, Patch: shape.Patch, Tubelet: shape.Tubelet,
+		Predictor: counted, Model: m.Record, Batch: o.Batch, Decoder: "none"}
+	c.setDefaults()
+	if err := c.validate(); err != nil {
+		return r, err
+	}
+	s := newScorer(&c)
+	frames := decodedVideo{clip: noise(spec.Window+(o.Windows-1)*spec.Stride, shape.Size)}
+	var times []float64
+	for pass := range o.Passes + 1 {
+		counted.flops = 0
+		began := time.Now()
+		if _, err := s.video(ctx, Video{Path: "random frames"}, frames); err != nil {
+			return r, err
+		}
+		if pass > 0 {
+			times = append(times, time.Since(began).Seconds())
+		}
+	}
+	slices.Sort(times)
+	r.ScoreSeconds, r.GFLOPPerPass = times[len(times)/2], counted.flops/1e9
+	r.WindowsPerSecond, r.GFLOPS = float64(o.Windows)/r.ScoreSeconds, r.GFLOPPerPass/r.ScoreSeconds
+	return r, nil
+}
+
+// countedNetwork counts the operations of matrix products.
+type countedNetwork struct {
+	*Network
+	flops float64
+}
+
+// Surprise takes at most a batch of windows, as the scorer gives them.
+func (n *countedNetwork) Surprise(ctx context.Context, windows []float32, count int) ([]WindowErrors, error) {
+	out, err := n.Network.Surprise(ctx, windows, count)
+	n.flops += n.machine.ProductFLOPs()
+	return out, err
+}
+
+// noise is a video of random pixels at 25 frames a second.
+func noise(frames, size int) *video.Clip {
+	c := &video.Clip{Frames: frames, Height: size, Width: size, Pix: make([]uint8, frames*size*size*3)}
+	rng := rand.New(rand.NewPCG(1, 1))
+	for i := range c.Pix {
+		c.Pix[i] = uint8(rng.Uint32())
+	}
+	for f := range frames {
+		c.Times = append(c.Times, float64(f)/25)
+	}
+	return c
+}
