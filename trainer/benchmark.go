@@ -28,6 +28,8 @@ type BenchmarkResult struct {
 	RooflineShare  float64       `json:"roofline_share"`  // GFLOPS / RooflineGFLOPS
 	DataWaitShare  float64       `json:"data_wait_share"` // share of the time spent waiting for clips, 0 to 1
 	MachineBytes   int           `json:"machine_bytes"`   // buffers of the CPU machine
+
+	Operations []cpu.Operation `json:"operations"` // where the time of the measured steps went
 }
 
 // noise is a source of random clips that costs a copy each: training's prefetch without
@@ -70,7 +72,7 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 	if err != nil {
 		return BenchmarkResult{}, fmt.Errorf("config: %w", err)
 	}
-	s, err := newStepper(cfg, masks.groups())
+	s, err := newStepper(cfg, masks.groups(), true)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}
@@ -98,7 +100,9 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 		if _, err := s.step(step, clips, visible, hidden); err != nil {
 			return r, err
 		}
-		if step > 1 {
+		if step == 1 {
+			machine.ResetProfile()
+		} else {
 			times = append(times, time.Since(began).Seconds())
 			waiting += waited.Seconds()
 			r.GFLOPPerStep += machine.ProductFLOPs() / 1e9 / float64(steps)
@@ -108,6 +112,7 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 	if err != nil {
 		return r, err
 	}
+	r.Operations = machine.Operations()
 	working := 0.0
 	for _, t := range times {
 		working += t

@@ -33,7 +33,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	if err := checkpoint.Sweep(dir); err != nil {
 		return Result{}, err
 	}
-	s, err := newStepper(cfg, masks.groups()) // before the videos: a model too large is known at once
+	s, err := newStepper(cfg, masks.groups(), false) // before the videos: a model too large is known at once
 	if err != nil {
 		return Result{}, err
 	}
@@ -103,8 +103,8 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	return result, err
 }
 
-// newStepper builds the training graph with fresh weights on the CPU machine.
-func newStepper(cfg Config, groups int) (*stepper, error) {
+// newStepper builds the training graph with fresh weights on the CPU machine, which times its operations if told to.
+func newStepper(cfg Config, groups int, profile bool) (*stepper, error) {
 	precision, err := cfg.Precision.Resolve()
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func newStepper(cfg Config, groups int) (*stepper, error) {
 		return nil, err
 	}
 	t.Program.Results = append(t.Program.Results, t.Target) // for the monitors
-	m, err := cpu.Compile(t.Program, cpu.Options{Threads: cfg.Threads, Precision: precision})
+	m, err := cpu.Compile(t.Program, cpu.Options{Threads: cfg.Threads, Precision: precision, Profile: profile})
 	var tooLarge *cpu.MemoryError
 	if errors.As(err, &tooLarge) {
 		return nil, fmt.Errorf("the model is too large: %w: lower threads, batch, model.frames, model.size, model.dim or model.depth", err)

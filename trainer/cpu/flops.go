@@ -9,27 +9,29 @@ import "github.com/surmise-ml/surmise/trainer/graph"
 func (m *Machine) ProductFLOPs() float64 {
 	var total float64
 	for _, s := range m.plan.steps {
-		in := m.plan.children[s.node]
 		for b := range m.active {
-			switch s.node.Op().(type) {
-			case *graph.LinearOp:
-				x := m.rows(in[0])
-				_, r := x.span(b)
-				total += 2 * float64(r) * float64(x.width) * float64(s.node.Shape()[1])
-			case *graph.LinearGradXOp:
-				dy := m.rows(in[0])
-				_, r := dy.span(b)
-				total += 2 * float64(r) * float64(dy.width) * float64(s.node.Shape()[1])
-			case *graph.LinearGradWOp:
-				dy, x := m.rows(in[0]), m.rows(in[1])
-				_, r := dy.span(b)
-				total += 2 * float64(r) * float64(dy.width) * float64(x.width)
-			case *graph.AttentionOp, *graph.AttentionGradOp:
-				total += m.attentionFLOPs(s, b)
-			}
+			total += m.stepFLOPs(s, b)
 		}
 	}
 	return total
+}
+
+// stepFLOPs are those of one step for clip b.
+func (m *Machine) stepFLOPs(s step, b int) float64 {
+	in := m.plan.children[s.node]
+	switch s.node.Op().(type) {
+	case *graph.LinearOp, *graph.LinearGradXOp:
+		x := m.rows(in[0])
+		_, r := x.span(b)
+		return 2 * float64(r) * float64(x.width) * float64(s.node.Shape()[1])
+	case *graph.LinearGradWOp:
+		dy, x := m.rows(in[0]), m.rows(in[1])
+		_, r := dy.span(b)
+		return 2 * float64(r) * float64(dy.width) * float64(x.width)
+	case *graph.AttentionOp, *graph.AttentionGradOp:
+		return m.attentionFLOPs(s, b)
+	}
+	return 0
 }
 
 // attentionFLOPs counts the scores that are seen: two products forward, five backward.

@@ -73,7 +73,7 @@ func (p *plan) scratch() {
 		case *graph.LinearGradWOp:
 			operand(in[0])
 			operand(in[1])
-			need = kernel.ProductSumScratch(p.place[in[1]].width)
+			need = kernel.ProductSumScratch(p.place[in[0]].width, p.place[in[1]].width)
 		case *graph.AttentionOp:
 			qkv := p.place[in[0]]
 			need = kernel.AttentionScratch(qkv.capacity, qkv.width/3/op.Heads, op.Block, qkv.half)

@@ -12,7 +12,8 @@ import (
 type Operation struct {
 	Name    string  `json:"name"`
 	Seconds float64 `json:"seconds"`
-	Share   float64 `json:"share"` // of all operations
+	Share   float64 `json:"share"`                  // of all operations
+	GFLOPS  float64 `json:"gflops_per_s,omitempty"` // of its products, by one thread; 0 where there are none
 }
 
 // phase is a part of a step that all threads enter and leave together.
@@ -30,6 +31,7 @@ const (
 type profile struct {
 	names   []string          // of the steps
 	steps   [][]time.Duration // [threads][steps]
+	flops   [][]float64       // [threads][steps], of products
 	inside  []time.Duration   // [threads] of the phase at hand
 	busy    [phases]time.Duration
 	waiting time.Duration // of threads for the last one
@@ -37,13 +39,14 @@ type profile struct {
 }
 
 func newProfile(p *plan, threads int) *profile {
-	r := &profile{threads: threads, steps: make([][]time.Duration, threads), inside: make([]time.Duration, threads)}
+	r := &profile{threads: threads, steps: make([][]time.Duration, threads), flops: make([][]float64, threads),
+		inside: make([]time.Duration, threads)}
 	for _, s := range p.steps {
 		name, _, _ := strings.Cut(s.node.Op().(interface{ String() string }).String(), "(")
 		r.names = append(r.names, name)
 	}
 	for t := range threads {
-		r.steps[t] = make([]time.Duration, len(p.steps))
+		r.steps[t], r.flops[t] = make([]time.Duration, len(p.steps)), make([]float64, len(p.steps))
 	}
 	return r
 }
@@ -55,7 +58,8 @@ func (r *profile) clip(w *worker, b int) {
 		do(w, b)
 		now := time.Now()
 		r.steps[w.index][i] += now.Sub(began)
-		began = now
+		r.flops[w.index][i] += w.m.stepFLOPs(w.m.plan.steps[i], b)
+		began = time.Now()
 	}
 }
 
@@ -97,9 +101,11 @@ func (m *Machine) Operations() []Operation {
 		"waiting for other threads": r.waiting,
 	}
 	rest := r.busy[clipPhase]
-	for _, steps := range r.steps {
+	flops := map[string]float64{}
+	for t, steps := range r.steps {
 		for i, d := range steps {
 			sums[r.names[i]] += d
+			flops[r.names[i]] += r.flops[t][i]
 			rest -= d
 		}
 	}
@@ -110,7 +116,8 @@ func (m *Machine) Operations() []Operation {
 	}
 	var out []Operation
 	for name, d := range sums {
-		out = append(out, Operation{name, d.Seconds() / float64(r.threads), d.Seconds() / max(1e-9, all.Seconds())})
+		out = append(out, Operation{name, d.Seconds() / float64(r.threads), d.Seconds() / max(1e-9, all.Seconds()),
+			flops[name] / 1e9 / max(1e-9, d.Seconds())})
 	}
 	slices.SortFunc(out, func(a, b Operation) int {
 		return cmp.Or(cmp.Compare(b.Seconds, a.Seconds), cmp.Compare(a.Name, b.Name))

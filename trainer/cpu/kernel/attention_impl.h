@@ -3,14 +3,19 @@
 
 // Tiles hold about TILE_SCORES scores, which with the panels stay in a second-level cache of half a megabyte, but at
 // least TILE_ROWS rows: every tile of the backward pass goes over the gradients of all its keys.
-enum { TILE_SCORES = 1 << 15, TILE_ROWS = 48 };
+#ifdef AMX
+enum { TILE_SCORES = 1 << 15, TILE_ROWS = 64, ROW_UNIT = 32, MOST_TILE_ROWS = 512 }; // MOST: amx_impl.h stages 256 pairs
+#else
+enum { TILE_SCORES = 1 << 15, TILE_ROWS = 48, ROW_UNIT = MR, MOST_TILE_ROWS = TILE_SCORES };
+#endif
 
 INLINE long whole(long n, long unit) { return (n + unit - 1) / unit * unit; }
 
 // tile_rows: block-causal tiles are whole blocks where one fits, so that no product covers keys that all rows hide.
 static long tile_rows(long keys, long block) {
-	long rows = TILE_SCORES / whole(keys + !keys, NR) / MR * MR;
+	long rows = TILE_SCORES / whole(keys + !keys, NR) / ROW_UNIT * ROW_UNIT;
 	if (rows < TILE_ROWS || block > 0) rows = TILE_ROWS;
+	if (rows > MOST_TILE_ROWS) rows = MOST_TILE_ROWS;
 	if (block > 0 && rows > block) rows -= rows % block;
 	return rows < keys ? rows : keys;
 }
@@ -239,8 +244,8 @@ static void attention_grad(int half, void *dqkv, const void *qkv, const void *do
 				pair_tile(l.p_pairs, l.narrow, m, ld);
 				for (long r = 0; r < m; r++) narrow_row(l.narrow + r * ld, l.d + r * ld, whole(seen, NR));
 				pair_tile(l.d_pairs, l.narrow, m, ld);
-				product_pairs(kind, seen, m, l.p_pairs, ld, l.out_rows, &to_dv);
-				product_pairs(kind, seen, m, l.d_pairs, ld, l.query_rows, &to_dk);
+				product_elements(1, kind, seen, along(1, m), l.p_pairs, 1, ld, l.out_rows, &to_dv);
+				product_elements(1, kind, seen, along(1, m), l.d_pairs, 1, ld, l.query_rows, &to_dk);
 				product(1, SET_HALF, m, seen + (seen & 1), l.narrow, ld, l.key_rows, &to_dq);
 			}
 			if (half)

@@ -3,7 +3,12 @@
 #include "kernels.h"
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <xmmintrin.h>
+#endif
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 static const kernel_table *table = &surmise_baseline;
@@ -22,24 +27,41 @@ void surmise_product_into(int pairs, int kind, long m, long n, long k, const voi
 	table->product(pairs, kind, m, k, a, k, panels, &o);
 }
 
+#if defined(__x86_64__)
+static int has_avx512(void) {
+	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+		__builtin_cpu_supports("avx512vl");
+}
+
+static int has_bf16(void) {
+	unsigned a, b, c, d;
+	return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+
+// has_amx asks Linux for the right to use tiles, which it grants a process on request (its documentation of x86 xstate).
+static int has_amx(void) {
+#if defined(__linux__)
+	unsigned a, b, c, d;
+	if (!has_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d >> 24 & 1) || !(d >> 22 & 1)) return 0;
+	const int request = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+	return syscall(SYS_arch_prctl, request, tile_data) == 0;
+#else
+	return 0;
+#endif
+}
+#endif
+
 int surmise_select(int level) {
+	const kernel_table *wanted = level == 0 ? &surmise_baseline : 0;
 #if defined(__x86_64__)
 	__builtin_cpu_init();
-	if (level == 1) {
-		if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
-		table = &surmise_avx2;
-		return 1;
-	}
-	if (level == 2) {
-		if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512dq") ||
-			!__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512vl"))
-			return 0;
-		table = &surmise_avx512;
-		return 1;
-	}
+	if (level == 1 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) wanted = &surmise_avx2;
+	if (level == 2 && has_avx512()) wanted = &surmise_avx512;
+	if (level == 3 && has_bf16()) wanted = &surmise_avx512bf16;
+	if (level == 4 && has_amx()) wanted = &surmise_amx;
 #endif
-	if (level != 0) return 0;
-	table = &surmise_baseline;
+	if (!wanted) return 0;
+	table = wanted;
 	return 1;
 }
 

@@ -112,11 +112,11 @@ func ProductSum(c []float32, a, b Cells, m, n, k int, scratch []float32) {
 	if m == 0 || n == 0 || k == 0 {
 		return
 	}
-	implementation{}.productSum(cut(c, m*n), a.cut(k*m), b.cut(k*n), m, n, k, cut(scratch, ProductSumScratch(n)))
+	implementation{}.productSum(cut(c, m*n), a.cut(k*m), b.cut(k*n), m, n, k, cut(scratch, ProductSumScratch(m, n)))
 }
 
-// ProductSumScratch is the number of floats of scratch that ProductSum needs for b of n columns.
-func ProductSumScratch(n int) int { return implementation{}.productSumScratch(n) }
+// ProductSumScratch is the number of floats of scratch that ProductSum needs for a sum of [m,n].
+func ProductSumScratch(m, n int) int { return implementation{}.productSumScratch(m, n) }
 
 // Gemm is the product of a library, oneDNN's in native builds, on the calling thread: what the machine's speed is
 // measured with, beside Product. It sets C = op(A) op(B) + beta*C, where op(A) is [m,k], op(B) is [k,n] and C is [m,n]. A transposed operand is
@@ -320,7 +320,7 @@ func AdamWEMA(p, g, m, v, ema []float32, h AdamW) {
 // Patchify cuts clip [c,t,h,w] into tubelets and lays each out as a row of
 // dst [(t/tubelet)*(h/patch)*(w/patch), c*tubelet*patch*patch]: rows in order (t,h,w), columns in order (c,dt,dy,dx),
 // which is how the weights of the patch embedding are stored. t, h and w are multiples of the tubelet and patch size.
-// scratch holds one row.
+// scratch holds one row where dst is bfloat16.
 func Patchify(dst Cells, clip []float32, c, t, h, w, tubelet, patch int, scratch []float32) {
 	column := c * tubelet * patch * patch
 	clip = cut(clip, c*t*h*w)
@@ -328,8 +328,10 @@ func Patchify(dst Cells, clip []float32, c, t, h, w, tubelet, patch int, scratch
 	for t0 := 0; t0 < t; t0 += tubelet {
 		for h0 := 0; h0 < h; h0 += patch {
 			for w0 := 0; w0 < w; w0, at = w0+patch, at+column {
-				row := cut(scratch, column)
-				if !dst.Half() {
+				var row []float32
+				if dst.Half() {
+					row = cut(scratch, column)
+				} else {
 					row = cut(dst.F[at:], column)
 				}
 				left := row
@@ -355,7 +357,10 @@ func Patchify(dst Cells, clip []float32, c, t, h, w, tubelet, patch int, scratch
 func SetFlushToZero() { implementation{}.setFlushToZero() }
 
 // Features names the instruction set of the kernels and the product library, for logs and benchmark reports.
-func Features() string { return implementation{}.features() }
+func Features() string {
+	Setup()
+	return implementation{}.features()
+}
 
 // cut is s[:n] that panics beyond the length of s, not only beyond its capacity: buffers are parts of one arena.
 func cut[T any](s []T, n int) []T { return s[:n:len(s)] }
@@ -395,4 +400,7 @@ func checkOffsets(offsets []int32) (rows, longest int) {
 }
 
 // NativeBF16 tells whether this processor multiplies bfloat16 matrices itself.
-func NativeBF16() bool { return false }
+func NativeBF16() bool {
+	Setup()
+	return implementation{}.nativeBF16()
+}

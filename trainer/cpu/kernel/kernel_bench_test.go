@@ -39,7 +39,7 @@ func BenchmarkProduct(b *testing.B) {
 		Setup()
 		x, w, y, bias := random(s.m*s.k), random(s.n*s.k), random(s.m*s.n), random(s.n)
 		panels, back := random(PanelFloats(s.k, s.n, false)), random(PanelFloats(s.n, s.k, false))
-		z, scratch := random(s.m*s.n), random(ProductSumScratch(s.k))
+		z, scratch := random(s.m*s.n), random(ProductSumScratch(s.n, s.k))
 		flop := 2 * s.m * s.n * s.k
 		size := fmt.Sprintf("%dx%dx%d", s.m, s.n, s.k)
 		b.Run("pack/"+size, func(b *testing.B) { measure(b, 0, 8*s.n*s.k, func() { PackColumns(panels, f32(w), s.k, s.n) }) })

@@ -81,7 +81,7 @@ func (r reference) productSum(c []float32, a, b Cells, m, n, k int, _ []float32)
 	r.gemm(true, false, m, n, k, float32s(a), m, float32s(b), n, 1, c, n)
 }
 
-func (reference) productSumScratch(int) int { return 0 }
+func (reference) productSumScratch(int, int) int { return 0 }
 
 // gemm takes four rows of the stored B at a time: where B is transposed they are four columns of C, each a dot product,
 // and otherwise four terms of every element in a row of C.

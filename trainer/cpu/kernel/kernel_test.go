@@ -675,7 +675,7 @@ func run(shift int) []float32 {
 	panels := buffer(PanelFloats(width, 4*width, false))
 	PackColumns(panels, f32(weights), width, 4*width)
 	Product(Plain, f32(product), f32(out), rows, 4*width, width, panels, nil, Cells{})
-	ProductSum(weights, f32(product), f32(out), 4*width, width, rows, buffer(ProductSumScratch(width)))
+	ProductSum(weights, f32(product), f32(out), 4*width, width, rows, buffer(ProductSumScratch(4*width, width)))
 	GELU(product, product)
 	ColumnSum(sum, f32(product), rows, 4*width)
 	return slices.Concat(out, dqkv, product, weights, sum,

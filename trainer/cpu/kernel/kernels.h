@@ -57,6 +57,7 @@ typedef struct {
 	  (pairs, kind, m, k, a, lda, panels, o)) \
 	X(void, product_sum, (int half, float *c, long m, long n, long k, const void *a, const void *b, uint32_t *scratch), \
 	  (half, c, m, n, k, a, b, scratch)) \
+	X(long, product_sum_scratch, (long m, long n), (m, n)) \
 	X(long, attention_scratch, (int half, long keys, long dim, long block), (half, keys, dim, block)) \
 	X(void, attention, (int half, void *out, const void *qkv, const int32_t *offsets, long segments, long heads, long dim, \
 	  long block, uint32_t *scratch), (half, out, qkv, offsets, segments, heads, dim, block, scratch)) \
@@ -89,8 +90,8 @@ typedef struct {
 KERNELS(X)
 #undef X
 
-// Tables that exist in this build; avx2 and avx512 on amd64 only.
-extern const kernel_table surmise_baseline, surmise_avx2, surmise_avx512;
+// Tables that exist in this build; all but the baseline on amd64 only.
+extern const kernel_table surmise_baseline, surmise_avx2, surmise_avx512, surmise_avx512bf16, surmise_amx;
 
 // surmise_library_product is C[m,n] = op(A) op(B) + beta*C, row-major, on the calling thread alone.
 void surmise_library_product(int trans_a, int trans_b, long m, long n, long k, const float *a, long lda, const float *b,
@@ -100,7 +101,8 @@ void surmise_library_product(int trans_a, int trans_b, long m, long n, long k, c
 void surmise_product_into(int pairs, int kind, long m, long n, long k, const void *a, const void *panels, void *c,
 	const float *bias, void *beside);
 
-// surmise_select chooses level 0 (baseline), 1 (AVX2) or 2 (AVX-512); it returns 0 where the processor lacks it.
+// surmise_select chooses level 0 (baseline), 1 (AVX2), 2 (AVX-512), 3 (AVX-512 BF16) or 4 (AMX BF16); it returns 0 where
+// the processor or the system lacks it.
 int surmise_select(int level);
 const char *surmise_selected(void);
 long surmise_panel(void); // columns of a panel

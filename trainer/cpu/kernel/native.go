@@ -11,6 +11,8 @@ package kernel
 #cgo nocallback surmise_attention
 #cgo noescape surmise_attention_grad
 #cgo nocallback surmise_attention_grad
+#cgo noescape surmise_product_sum_scratch
+#cgo nocallback surmise_product_sum_scratch
 #cgo noescape surmise_attention_scratch
 #cgo nocallback surmise_attention_scratch
 #cgo noescape surmise_panels_by_rows
@@ -79,10 +81,23 @@ const (
 	baseline level = iota
 	avx2
 	avx512
+	avx512bf16
+	amx
 )
 
 // setup chooses the widest instruction set of this processor.
-func (native) setup() { _ = use(avx512) || use(avx2) || use(baseline) }
+func (native) setup() {
+	for l := amx; l >= baseline; l-- {
+		if use(l) {
+			nativeBF16 = l >= avx512bf16
+			return
+		}
+	}
+}
+
+var nativeBF16 bool
+
+func (native) nativeBF16() bool { return nativeBF16 }
 
 // use switches all kernels of the process to a level and reports whether the processor has it.
 func use(l level) bool { return C.surmise_select(C.int(l)) != 0 }
@@ -173,10 +188,8 @@ func (native) productSum(c []float32, a, b Cells, m, n, k int, scratch []float32
 	C.surmise_product_sum(half, floats(c), C.long(m), C.long(n), C.long(k), pa, pb, (*C.uint32_t)(unsafe.Pointer(floats(scratch))))
 }
 
-// productSumScratch: panels and a strip of at most 16 columns for 384 rows; see product_sum.
-func (native) productSumScratch(n int) int {
-	panel := int(C.surmise_panel())
-	return ((n+panel-1)/panel*panel + 16) * 384
+func (native) productSumScratch(m, n int) int {
+	return int(C.surmise_product_sum_scratch(C.long(m), C.long(n)))
 }
 
 func (native) layerNorm(y Cells, x []float32, m, n int, gamma, beta []float32, eps float32) {

@@ -10,6 +10,8 @@ const Native = false
 
 func (reference) setup() {}
 
+func (reference) nativeBF16() bool { return false }
+
 func (reference) setFlushToZero() {}
 
 func (reference) features() string { return "plain Go" }

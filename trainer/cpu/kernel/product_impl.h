@@ -34,8 +34,12 @@ INLINE float float_of(uint16_t h) {
 INLINE vec wide(half_vec h) { return (vec)(__builtin_convertvector(h, uvec) << 16); }
 // narrow rounds to nearest, ties to even; a NaN stays one.
 INLINE half_vec narrow(vec v) {
+#ifdef NARROW
+	return NARROW(v);
+#else
 	uvec u = (uvec)v, rounded = u + 0x7fff + (u >> 16 & 1);
 	return __builtin_convertvector((uvec)CHOOSE(v == v, (vec)rounded, (vec)(u | 0x400000)) >> 16, half_vec);
+#endif
 }
 INLINE vec load_half(const uint16_t *p) { return wide(*(const half_mem *)p); }
 INLINE void store_half(uint16_t *p, vec v) { *(half_mem *)p = narrow(v); }
@@ -95,6 +99,19 @@ INLINE void finish(const int kind, vec v, const product_t *o, long row, long col
 	store_any(half, o->c, at, v, n);
 }
 
+// touch fetches what finish will write or read of a row.
+INLINE void touch(const int kind, const product_t *o, long row, long col) {
+	const long size = kind & HALF ? 2 : 4;
+	const char *c = (const char *)o->c + (row * o->ldc + col) * size;
+	__builtin_prefetch(c, 1);
+	if (NR * size > 64) __builtin_prefetch(c + 64, 1);
+	const int with = kind & ~HALF;
+	if (with != BIAS_ADD && with != BIAS_GELU && with != GELU_GRAD) return;
+	const char *beside = (const char *)o->extra + (row * o->ld_extra + col) * size;
+	__builtin_prefetch(beside, with == BIAS_GELU);
+	if (NR * size > 64) __builtin_prefetch(beside + 64, with == BIAS_GELU);
+}
+
 // finish_edge is finish for rows of a panel that C ends in.
 __attribute__((noinline)) static void finish_edge(int kind, const float *sums, int mr, const product_t *o, long row, long col) {
 	const long left = o->n - col;
@@ -124,6 +141,9 @@ INLINE void multiply(const int pairs, vec *sum, uint32_t x, uvec b) {
 // tile is rows [mr, NR] of C: element i of step p of A is a[i*rs + p*cs].
 INLINE void tile(const int pairs, const int kind, const int mr, long k, const uint32_t *a, long rs, long cs,
 	const uint32_t *panel, const product_t *o, long row, long col) {
+	// The result's lines arrive while the sums are computed: outside the caches, where activations of a clip lie, a store
+	// would wait for each.
+	for (int i = 0; i < mr; i++) touch(kind, o, row + i, col);
 	vec sum[MR][2];
 #pragma GCC unroll 12
 	for (int i = 0; i < mr; i++) sum[i][0] = sum[i][1] = SPLAT(0.0f);
@@ -190,12 +210,22 @@ INLINE void rows_by_panels(const int pairs, const int kind, long m, long k, cons
 	}
 }
 
+#ifdef AMX
+#include "amx_impl.h"
+#endif
+
 // One function per kind: the compiler sees kind as a constant.
 #define BY_KIND(pairs, kind) \
 	__attribute__((noinline)) static void product_##pairs##_##kind(long m, long k, const uint32_t *a, long rs, long cs, \
 		const uint32_t *panels, const product_t *o) { \
-		rows_by_panels(pairs, kind, m, k, a, rs, cs, panels, o); \
+		PRODUCT_##pairs(kind, m, k, a, rs, cs, panels, o); \
 	}
+#define PRODUCT_0(kind, m, k, a, rs, cs, panels, o) rows_by_panels(0, kind, m, k, a, rs, cs, panels, o)
+#ifdef AMX
+#define PRODUCT_1 rows_on_tiles
+#else
+#define PRODUCT_1(kind, m, k, a, rs, cs, panels, o) rows_by_panels(1, kind, m, k, a, rs, cs, panels, o)
+#endif
 #define KINDS(X, pairs) \
 	X(pairs, SET) X(pairs, ADD) X(pairs, BIAS) X(pairs, BIAS_ADD) X(pairs, BIAS_GELU) X(pairs, GELU_GRAD) \
 	X(pairs, SCALE_ROWS) X(pairs, SCORES)
@@ -304,49 +334,53 @@ static void panels_by_columns(void *panels, const void *src, long k, long n, lon
 }
 
 static void product(int pairs, int kind, long m, long k, const void *a, long lda, const void *panels, const product_t *o) {
-#ifdef WIDE_PAIRS
-	if (pairs && WIDE_PAIRS(kind, m, k, a, lda, panels, o)) return;
-#endif
 	if (pairs) k /= 2, lda /= 2;
 	product_elements(pairs, kind, m, k, a, lda, 1, panels, o);
 }
 
-// product_pairs is C = Aᵀ B where A is m columns of pairs of its k rows, [k', ld].
-static void product_pairs(int kind, long m, long k, const uint32_t *a, long ld, const uint32_t *panels, const product_t *o) {
-#ifdef WIDE_PAIRS_COLUMNS
-	if (WIDE_PAIRS_COLUMNS(kind, m, (k + 1) / 2, a, ld, panels, o)) return;
-#endif
-	product_elements(1, kind, m, (k + 1) / 2, a, 1, ld, panels, o);
+// product_sum adds to C[m,n] the product of A [k,m] transposed and B [k,n], both stored by rows: gradients of weights
+// from k rows of tokens, STRIP_ROWS at a time. scratch holds B's panels, pairs of A's rows where they are bfloat16, and
+// strips of A that a panel is multiplied with one after the other, so that it is read from the nearest cache.
+enum { STRIP_ROWS = 256 };
+
+static long product_sum_scratch(long m, long n) {
+	return STRIP_ROWS * ((n + NR - 1) / NR * NR + (m + MR - 1) / MR * MR) + STRIP_ROWS / 2 * m;
 }
 
-// product_sum adds to C[m,n] the product of A [k,m] transposed and B [k,n], both stored by rows: gradients of weights
-// from k rows of tokens. scratch holds B's panels and a strip of A for STRIP_ROWS rows at a time.
-enum { STRIP_ROWS = 384 };
 static void product_sum(int half, float *c, long m, long n, long k, const void *a, const void *b, uint32_t *scratch) {
-	uint32_t *panels = scratch, *strip = scratch + (n + NR - 1) / NR * NR * STRIP_ROWS;
+	uint32_t *panels = scratch, *strips = panels + (n + NR - 1) / NR * NR * STRIP_ROWS;
+	uint32_t *pairs = strips + (m + MR - 1) / MR * MR * STRIP_ROWS;
 	for (long first = 0; first < k; first += STRIP_ROWS) {
 		const long rows = k - first < STRIP_ROWS ? k - first : STRIP_ROWS, elements = half ? (rows + 1) / 2 : rows;
-		const long skip = first * n;
-		panels_by_rows(panels, half ? (const void *)((const uint16_t *)b + skip) : (const float *)b + skip, rows, n, n, half);
-#ifdef WIDE_PAIRS_SUM
-		if (half && WIDE_PAIRS_SUM(c, m, n, rows, (const uint16_t *)a + first * m, panels, strip)) continue;
-#endif
-		for (long i = 0; i < m; i += MR) {
-			const long count = m - i < MR ? m - i : MR;
-			if (half) {
-				const uint16_t *s = (const uint16_t *)a + first * m + i;
-				for (long p = 0; p < elements; p++, s += 2 * m)
-					for (long j = 0; j < count; j++)
-						strip[p * MR + j] = s[j] | (2 * p + 1 < rows ? (uint32_t)s[m + j] << 16 : 0);
-			} else {
-				const uint32_t *s = (const uint32_t *)a + first * m + i;
-				if (count == MR)
-					for (long p = 0; p < rows; p++, s += m) memcpy(strip + p * MR, s, MR * sizeof *s);
-				else
-					for (long p = 0; p < rows; p++, s += m) memcpy(strip + p * MR, s, count * sizeof *s);
-			}
-			const product_t o = {.c = c + i * n, .ldc = n, .n = n};
-			product_elements(half, ADD, count, elements, strip, 1, MR, panels, &o);
+		const uint32_t *s = (const uint32_t *)a + first * m; // [elements, m]
+		if (half) {
+			const uint16_t *h = (const uint16_t *)a + first * m;
+			for (long p = 0; p < elements; p++)
+				pair_rows(pairs + p * m, h + 2 * p * m, 2 * p + 1 < rows ? h + (2 * p + 1) * m : 0, m);
+			s = pairs;
+			panels_by_rows(panels, (const uint16_t *)b + first * n, rows, n, n, 1);
+		} else {
+			panels_by_rows(panels, (const float *)b + first * n, rows, n, n, 0);
 		}
+#ifdef AMX
+		if (half) {
+			const product_t o = {.c = c, .ldc = n, .n = n};
+			product_elements(1, ADD, m, elements, s, 1, m, panels, &o);
+			continue;
+		}
+#endif
+		for (long i = 0; i < m; i += MR) { // strips are [elements, MR]
+			uint32_t *strip = strips + i * elements;
+			const long count = m - i < MR ? m - i : MR;
+			if (count == MR)
+				for (long p = 0; p < elements; p++) memcpy(strip + p * MR, s + p * m + i, MR * sizeof *s);
+			else
+				for (long p = 0; p < elements; p++) memcpy(strip + p * MR, s + p * m + i, count * sizeof *s);
+		}
+		for (long col = 0; col < n; col += NR)
+			for (long i = 0; i < m; i += MR) {
+				const product_t o = {.c = c + i * n + col, .ldc = n, .n = n - col < NR ? n - col : NR};
+				product_elements(half, ADD, m - i < MR ? m - i : MR, elements, strips + i * elements, 1, MR, panels + col * elements, &o);
+			}
 	}
 }

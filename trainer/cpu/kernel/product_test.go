@@ -126,7 +126,7 @@ func TestProductSum(t *testing.T) {
 		half := rapid.Bool().Draw(rt, "half")
 		x, y, c := b.cells(k*m, half), b.cells(k*n, half), b.normal(m*n)
 		want := b.clone(c)
-		ProductSum(c, x, y, m, n, k, b.empty(ProductSumScratch(n)))
+		ProductSum(c, x, y, m, n, k, b.empty(ProductSumScratch(m, n)))
 		if m > 0 && n > 0 {
 			reference{}.productSum(want, x, y, m, n, k, nil)
 		}
