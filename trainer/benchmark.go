@@ -72,7 +72,11 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 	if err != nil {
 		return BenchmarkResult{}, fmt.Errorf("config: %w", err)
 	}
-	s, err := newStepper(cfg, masks.groups(), true)
+	precision, err := cfg.Precision.Resolve()
+	if err != nil {
+		return BenchmarkResult{}, err
+	}
+	s, err := newStepper(cfg, masks.groups(), precision, true)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}

@@ -33,7 +33,11 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	if err := checkpoint.Sweep(dir); err != nil {
 		return Result{}, err
 	}
-	s, err := newStepper(cfg, masks.groups(), false) // before the videos: a model too large is known at once
+	precision, err := cfg.Precision.Resolve()
+	if err != nil {
+		return Result{}, err
+	}
+	s, err := newStepper(cfg, masks.groups(), precision, false) // before the videos: a model too large is known at once
 	if err != nil {
 		return Result{}, err
 	}
@@ -103,12 +107,9 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	return result, err
 }
 
-// newStepper builds the training graph with fresh weights on the CPU machine, which times its operations if told to.
-func newStepper(cfg Config, groups int, profile bool) (*stepper, error) {
-	precision, err := cfg.Precision.Resolve()
-	if err != nil {
-		return nil, err
-	}
+// newStepper builds the training graph with fresh weights on the CPU machine, in a precision that Resolve has given, and
+// has it time its operations if told to.
+func newStepper(cfg Config, groups int, precision cpu.Precision, profile bool) (*stepper, error) {
 	t, err := newTraining(cfg, groups)
 	if err != nil {
 		return nil, err

@@ -260,7 +260,7 @@ func TestCheckpointOfOtherVideosIsRefused(t *testing.T) {
 // What resume takes must be this run's in every part.
 func TestResumeIsStrict(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, false)
+	s, err := newStepper(cfg, 1, cpu.FP32, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -393,7 +393,7 @@ func TestResumeKeepsThePrecision(t *testing.T) {
 	}
 	elsewhere := map[cpu.Precision]cpu.Precision{cpu.FP32: cpu.BF16, cpu.BF16: cpu.FP32}[here]
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, false)
+	s, err := newStepper(cfg, 1, cpu.FP32, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -499,7 +499,7 @@ func TestStepsThatAreNotFiniteChangeNoWeight(t *testing.T) {
 
 func refuseStep(t *testing.T, what string, spoil func(s *stepper, clips []float32)) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, false)
+	s, err := newStepper(cfg, 1, cpu.FP32, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -555,7 +555,7 @@ func (m *findingMachine) FirstNonFinite() (op, tensor string, ok bool) {
 // The error names the step, and the operation and tensor where the machine knows them; no update follows.
 func TestTheErrorSaysWhereValuesStoppedBeingFinite(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, false)
+	s, err := newStepper(cfg, 1, cpu.FP32, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -630,7 +630,7 @@ func TestTheLastGoodCheckpointStays(t *testing.T) {
 
 func TestClipsOfAnotherSizeAreRefused(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, false)
+	s, err := newStepper(cfg, 1, cpu.FP32, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package cpu
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -138,6 +139,155 @@ func TestEveryOperationAgainstItsReference(t *testing.T) {
 	}
 }
 
+// withGradients makes the gradients of all weights results, and nothing else, so that operations run fused as in training.
+func withGradients(tr *model.Training) (names []string) {
+	names = slices.Sorted(maps.Keys(tr.Gradients))
+	for _, name := range names {
+		tr.Program.Results = append(tr.Program.Results, tr.Gradients[name])
+	}
+	return names
+}
+
+// A step as it is trained, with operations run together, against the oracle.
+func TestFusedStepAgainstItsReference(t *testing.T) {
+	for _, objective := range []string{model.Masked, model.NextTubelet} {
+		t.Run(objective, func(t *testing.T) {
+			tr := training(t, objective, 4, map[string]int{model.Masked: 2, model.NextTubelet: 1}[objective])
+			withGradients(tr)
+			oracle, err := graph.NewTape(tr.Program)
+			if err != nil {
+				t.Fatal(err)
+			}
+			machine, err := Compile(tr.Program, Options{Threads: 2, Profile: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer machine.Close()
+			fused := map[string]int{}
+			for _, s := range machine.plan.steps {
+				if s.into != nil {
+					fused[fmt.Sprintf("%T into %T", s.node.Op(), s.into.Op())]++
+				}
+			}
+			// two blocks in three encoders and predictors: each block has two of each
+			for _, want := range []string{"*graph.LinearOp into *graph.AddOp", "*graph.LinearGradXOp into *graph.GELUGradOp", "*graph.LayerNormGradXOp into *graph.AddOp"} {
+				if fused[want] < 4 {
+					t.Errorf("%d times %s, want at least 4: %v", fused[want], want, fused)
+				}
+			}
+			for step := range uint64(3) {
+				for _, m := range []graph.Machine{oracle, machine} {
+					fill(t, m, tr, 20+step)
+					if err := m.Run(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, n := range tr.Program.Results {
+					checkClose(t, n, machine.Floats(n), oracle.Floats(n), rowsUsed(machine, n), 2e-5, 1e-9)
+				}
+				for _, m := range []graph.Machine{oracle, machine} {
+					if err := m.Update(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			var share float64
+			for _, o := range machine.Operations() {
+				share += o.Share
+			}
+			if math.Abs(share-1) > 1e-9 {
+				t.Errorf("the operations add up to %g of the time", share)
+			}
+		})
+	}
+}
+
+// In bfloat16 the loss and every gradient stay near those of float32. (Where the processor lacks it, it is emulated.)
+func TestBF16StaysNearFP32(t *testing.T) {
+	for _, objective := range []string{model.Masked, model.NextTubelet} {
+		t.Run(objective, func(t *testing.T) {
+			tr := training(t, objective, 4, map[string]int{model.Masked: 2, model.NextTubelet: 1}[objective])
+			names := withGradients(tr)
+			var machines []*Machine
+			for _, precision := range []Precision{FP32, BF16} {
+				m, err := Compile(tr.Program, Options{Threads: 2, Precision: precision})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer m.Close()
+				fill(t, m, tr, 30)
+				if err := m.Run(); err != nil {
+					t.Fatal(err)
+				}
+				machines = append(machines, m)
+			}
+			narrow := 0
+			for _, pl := range machines[1].plan.place {
+				if pl.half {
+					narrow++
+				}
+			}
+			if narrow < len(machines[1].plan.place)/4 {
+				t.Errorf("%d of %d matrices are bfloat16", narrow, len(machines[1].plan.place))
+			}
+			wide, half := machines[0].Floats(tr.Loss)[0], machines[1].Floats(tr.Loss)[0]
+			if d := math.Abs(float64(half/wide) - 1); !(d < 0.01) {
+				t.Errorf("the loss is %g in bf16, %g in fp32", half, wide)
+			}
+			for _, name := range names {
+				a, b := machines[0].Floats(tr.Gradients[name]), machines[1].Floats(tr.Gradients[name])
+				var size, off float64
+				for i := range a {
+					size += float64(a[i]) * float64(a[i])
+					off += float64(a[i]-b[i]) * float64(a[i]-b[i])
+				}
+				if limit := 0.05; !(math.Sqrt(off) <= limit*math.Sqrt(size)+1e-7) {
+					t.Errorf("gradient of %s: off by %.3g of its norm %.3g", name, math.Sqrt(off/size), math.Sqrt(size))
+				}
+			}
+		})
+	}
+}
+
+// Where a value stops being a number is found again, operation and tensor, and the state is as it was.
+func TestFirstNonFinite(t *testing.T) {
+	for _, precision := range []Precision{FP32, BF16} {
+		tr := training(t, model.Masked, 3, 2)
+		m, err := Compile(tr.Program, Options{Threads: 2, Precision: precision})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		run := func() {
+			t.Helper()
+			if err := m.Run(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fill(t, m, tr, 5)
+		run()
+		if op, name, ok := m.FirstNonFinite(); ok {
+			t.Errorf("all is finite, but %s of %s is named", op, name)
+		}
+		const name = "encoder.blocks.1.mlp.fc1.weight"
+		w := m.Floats(tr.Params[name])
+		before := slices.Clone(w)
+		for i := range w {
+			w[i] = 3e38
+		}
+		run()
+		if op, tensor, ok := m.FirstNonFinite(); !ok || op != "Linear" || tensor != name {
+			t.Errorf("%s: weights that overflow: got %q of %q (%t), want Linear of %s", precision, op, tensor, ok, name)
+		}
+		copy(m.Floats(tr.Params[name]), before)
+		m.Floats(tr.Clip)[7] = float32(math.NaN())
+		run()
+		if op, tensor, ok := m.FirstNonFinite(); !ok || op != "input" || tensor != "clip" {
+			t.Errorf("%s: NaN in a clip: got %q of %q (%t)", precision, op, tensor, ok)
+		}
+	}
+}
+
 func nexts(p *graph.Program) G.Nodes {
 	var out G.Nodes
 	for _, u := range p.Updates {
@@ -220,6 +370,21 @@ func TestStepsDoNotAllocate(t *testing.T) {
 	}
 	if least > 0 {
 		t.Errorf("%g allocations a step, want none", least)
+	}
+	// Nor does a step touch memory that it has not touched before. The runtime does now and then.
+	fewest := int64(math.MaxInt64)
+	for tries := 0; tries < 20 && fewest > 0; tries++ {
+		before, ok := pageFaults()
+		if !ok {
+			t.Log("page faults are not counted on this system")
+			return
+		}
+		step()
+		after, _ := pageFaults()
+		fewest = min(fewest, after-before)
+	}
+	if fewest > 0 {
+		t.Errorf("%d page faults a step, want none", fewest)
 	}
 }
 

@@ -41,7 +41,8 @@ func (c Cells) cut(n int) Cells {
 	return Cells{F: cut(c.F, n)}
 }
 
-// Narrow rounds src to bfloat16, to nearest and ties to even. A NaN stays one. dst has the length of src.
+// Narrow rounds src to bfloat16, to nearest and ties to even; subnormal numbers may become 0. A NaN stays one. dst has
+// the length of src.
 func Narrow(dst []uint16, src []float32) { implementation{}.narrow(cut(dst, len(src)), src) }
 
 // Finish is what a product does with a finished sum v before it is stored.

@@ -127,7 +127,7 @@ func TestProductSum(t *testing.T) {
 		x, y, c := b.cells(k*m, half), b.cells(k*n, half), b.normal(m*n)
 		want := b.clone(c)
 		ProductSum(c, x, y, m, n, k, b.empty(ProductSumScratch(m, n)))
-		if m > 0 && n > 0 {
+		if m > 0 && n > 0 && k > 0 {
 			reference{}.productSum(want, x, y, m, n, k, nil)
 		}
 		near(rt, "c", c, want, 1e-5*math.Sqrt(float64(k)+1))
@@ -158,6 +158,7 @@ func TestNarrow(t *testing.T) {
 			high := math.Float32frombits(bits[i]&0xffff0000 + 0x10000)
 			down, up := math.Abs(float64(v)-float64(low)), math.Abs(float64(high)-float64(v))
 			switch {
+			case math.Abs(float64(v)) < 1.2e-38 && back == 0: // processors may take subnormal numbers for 0
 			case math.IsInf(float64(v), 0) || math.IsInf(float64(high), 0):
 			case down < up && back != float64(low), up < down && back != float64(high),
 				down == up && got.H[i]&1 != 0:
