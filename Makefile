@@ -57,7 +57,7 @@ generated: ## check that the committed code is what `make generate` writes
 	test "$$before" = "$$after" || { echo 'proto/: make generate changed the generated code; commit it'; exit 1; }
 
 bench: build ## training speed on this machine beside PyTorch's, where that is installed
-	bench/compare.sh
+	go run ./bench/compare
 
 microbench: setup ## the benchmarks of the packages
 	go test -run '^$$' -bench . ./...

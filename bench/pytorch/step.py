@@ -1,165 +1,105 @@
-"""The training step of `surmise bench` in PyTorch, for comparison.
-
-The same networks, loss, masks and optimiser, written as one would for speed on a CPU:
-fused qkv, the mask groups one after the other on truncated batches as published,
-scaled_dot_product_attention or plain products (--attention), multi-tensor AdamW and
-moving average. Prints one JSON object.
+"""The training step of `surmise bench` in PyTorch, for comparison. Prints one JSON object.
 
     python3 step.py --preset tiny --threads 2 --steps 5
-"""
-import argparse
-import json
-import resource
-import time
 
+The same networks, masks, loss, clipping, optimiser and moving average as trainer/model builds; check.py holds it to
+the reference data that the Go code is held to. Mask groups go one after the other. With --masks cut, the default, every
+clip is cut to the fewest tokens of its batch, as published: less work than the Go code does, which cuts none. With
+--masks whole none is cut and the tokens of a batch are packed, as there.
+"""
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-# size px, patch, encoder dim, depth, heads, predictor dim, depth, heads, batch
-PRESETS = {
-    "nano": (64, 8, 96, 4, 3, 48, 2, 3, 16),
-    "tiny": (112, 16, 192, 12, 3, 96, 6, 3, 8),
-    "small": (224, 16, 384, 12, 6, 192, 6, 6, 2),
-}
-FRAMES, TUBELET = 16, 2
+import jepa
+import process
+
+MOMENTUM, CLIP_NORM = 0.99, 10
 
 
-class Block(nn.Module):
-    def __init__(self, dim, heads, attention):
-        super().__init__()
-        self.heads, self.attention = heads, attention
-        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.fc1, self.fc2 = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
+class Trainer:
+    def __init__(self, shape, args, lr=1e-3, weight_decay=0.04):
+        self.shape, self.args = shape, args
+        self.encoder, self.target, self.predictor = process.compiled(jepa.init(shape, args.attention), args)
+        parameters = [*self.encoder.parameters(), *self.predictor.parameters()]
+        self.optimizer = torch.optim.AdamW([  # biases and norms do not decay
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
+            {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0}], lr=lr, betas=(0.9, 0.999), eps=1e-8, fused=True)
+        self.online, self.slow = list(self.encoder.parameters()), list(self.target.parameters())
 
-    def forward(self, x):  # [B,N,D]
-        b, n, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        if self.attention == "sdpa":
-            a = F.scaled_dot_product_attention(q, k, v)
-        else:
-            a = ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
-        x = x + self.proj(a.transpose(1, 2).reshape(b, n, d))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+    def step(self, clips, groups, momentum=MOMENTUM, clip_norm=CLIP_NORM):
+        """One step on clips [B,3,T,S,S] with the masks that jepa.masks draws; returns the loss."""
+        with process.autocast(self.args):
+            loss = self.loss(jepa.patchify(clips, self.shape), groups)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if clip_norm:
+            for network in self.encoder, self.predictor:
+                nn.utils.clip_grad_norm_(network.parameters(), clip_norm, foreach=True)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.slow, self.online, 1 - momentum)
+        return float(loss)
 
-
-class Encoder(nn.Module):
-    def __init__(self, patch_values, tokens, dim, depth, heads, attention):
-        super().__init__()
-        self.embed = nn.Linear(patch_values, dim)
-        self.register_buffer("pos", torch.randn(1, tokens, dim) * 0.02)
-        self.blocks = nn.ModuleList(Block(dim, heads, attention) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-
-    def forward(self, patches, keep=None):  # [B,N,patch values]; keep [B,K]
-        if keep is None:
-            x = self.embed(patches) + self.pos
-        else:
-            x = self.embed(take(patches, keep)) + take(self.pos.expand(len(patches), -1, -1), keep)
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x)
-
-
-class Predictor(nn.Module):
-    def __init__(self, tokens, dim, pdim, depth, heads, attention):
-        super().__init__()
-        self.embed, self.proj = nn.Linear(dim, pdim), nn.Linear(pdim, dim)
-        self.register_buffer("pos", torch.randn(1, tokens, pdim) * 0.02)
-        self.masks = nn.ParameterList(nn.Parameter(torch.zeros(1, 1, pdim)) for _ in range(2))
-        self.blocks = nn.ModuleList(Block(pdim, heads, attention) for _ in range(depth))
-        self.norm = nn.LayerNorm(pdim, eps=1e-6)
-
-    def forward(self, x, context, hidden, group):
-        pos = self.pos.expand(len(x), -1, -1)
-        x = torch.cat([self.embed(x) + take(pos, context), self.masks[group] + take(pos, hidden)], 1)
-        for block in self.blocks:
-            x = block(x)
-        return self.proj(self.norm(x[:, context.shape[1]:]))
+    def loss(self, patches, groups):  # [B,N,values]
+        with torch.no_grad():
+            goal = jepa.normalize(self.target(patches))
+        loss = 0
+        for (visible, hidden), mask in zip(groups, self.predictor.mask_tokens):
+            if self.args.masks == "cut":
+                visible, hidden = jepa.cut(visible), jepa.cut(hidden)
+                seen = self.encoder(jepa.take(patches, visible), visible)
+                guess, right = self.predictor(seen, visible, hidden, mask), jepa.take(goal, hidden)
+            else:
+                lengths = [len(v) for v in visible], [len(v) for v in hidden]
+                kept, right = pick(patches, visible), pick(goal, hidden)
+                visible, hidden = torch.cat(visible)[None], torch.cat(hidden)[None]
+                seen = self.encoder(kept, visible, lengths[0])
+                guess = self.predictor(seen, visible, hidden, mask, lengths)
+            loss = loss + F.l1_loss(guess.float(), right) / len(groups)
+        return loss
 
 
-def take(x, index):  # rows of x [B,N,D] by index [B,K]
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
+def pick(x, tokens):
+    """Rows of x [B,N,D] by a list of tokens for each clip, packed [1,R,D]."""
+    return torch.cat([clip[t] for clip, t in zip(x, tokens)])[None]
 
 
-def masks(generator, batch, t, h, w):
-    """V-JEPA's two mask groups, cut to the batch minimum: [(context, hidden)] of [B,K]."""
-    groups = []
-    for count, scale in ((8, 0.15), (2, 0.7)):
-        ratio = 0.75 * 2 ** float(torch.rand(1, generator=generator))
-        area = scale * h * w
-        bh, bw = min(h, max(1, round((area * ratio) ** 0.5))), min(w, max(1, round((area / ratio) ** 0.5)))
-        contexts, hiddens = [], []
-        while len(contexts) < batch:
-            seen = torch.ones(h, w, dtype=torch.bool)
-            for _ in range(count):
-                top = int(torch.randint(0, h - bh + 1, (1,), generator=generator))
-                left = int(torch.randint(0, w - bw + 1, (1,), generator=generator))
-                seen[top:top + bh, left:left + bw] = False
-            if seen.any():
-                whole = seen.flatten().repeat(t)
-                contexts.append(whole.nonzero().flatten())
-                hiddens.append((~whole).nonzero().flatten())
-        groups.append(tuple(torch.stack([m[:min(map(len, ms))] for m in ms]) for ms in (contexts, hiddens)))
-    return groups
+def gflop(shape, groups, masks):
+    """Matrix products of a step with these masks."""
+    total = shape.batch * jepa.encoder_gflop(shape, shape.tokens)
+    for visible, hidden in groups:
+        if masks == "cut":
+            visible, hidden = jepa.cut(visible), jepa.cut(hidden)
+        for k, m in zip(map(len, visible), map(len, hidden)):
+            total += jepa.encoder_gflop(shape, k, backward=True) + jepa.predictor_gflop(shape, k, m, backward=True)
+    return total
 
 
 def main():
-    p = argparse.ArgumentParser()
-    p.add_argument("--preset", default="tiny", choices=PRESETS)
-    p.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    p.add_argument("--attention", default="sdpa", choices=["sdpa", "plain"])
-    p.add_argument("--threads", type=int, default=torch.get_num_threads())
-    p.add_argument("--steps", type=int, default=5)
-    a = p.parse_args()
-    torch.set_num_threads(a.threads)
-    torch.set_flush_denormal(True)
-    torch.manual_seed(0)
-    size, patch, dim, depth, heads, pdim, pdepth, pheads, batch = PRESETS[a.preset]
-    t, h, w = FRAMES // TUBELET, size // patch, size // patch
-    values = 3 * TUBELET * patch * patch
-    encoder = Encoder(values, t * h * w, dim, depth, heads, a.attention)
-    target = Encoder(values, t * h * w, dim, depth, heads, a.attention).requires_grad_(False)
-    target.load_state_dict(encoder.state_dict())
-    predictor = Predictor(t * h * w, dim, pdim, pdepth, pheads, a.attention)
-    parameters = [*encoder.parameters(), *predictor.parameters()]
-    optimizer = torch.optim.AdamW([{"params": [x for x in parameters if x.dim() > 1], "weight_decay": 0.04},
-                                   {"params": [x for x in parameters if x.dim() < 2], "weight_decay": 0}], lr=1e-3, foreach=True)
-    clip = torch.randn(batch, 3, FRAMES, size, size)
+    p = process.arguments(__doc__, jepa.PRESETS)
+    p.add_argument("--masks", default="cut", choices=["cut", "whole"])
+    args = p.parse_args()
+    products = process.start(args)
+    shape = jepa.PRESETS[args.preset]
+    trainer = Trainer(shape, args)
+    clips = torch.randn(shape.batch, 3, shape.frames, shape.size, shape.size)
     generator = torch.Generator().manual_seed(0)
-    online, slow = list(encoder.parameters()), list(target.parameters())
+    drawn = []
 
     def step():
-        groups = masks(generator, batch, t, h, w)
-        patches = clip.view(batch, 3, t, TUBELET, h, patch, w, patch).permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, t * h * w, values)
-        with torch.autocast("cpu", torch.bfloat16, enabled=a.precision == "bf16"):
-            with torch.no_grad():
-                goal = F.layer_norm(target(patches).float(), (dim,))
-            loss = 0
-            for i, (context, hidden) in enumerate(groups):
-                guess = predictor(encoder(patches, context), context, hidden, i)
-                loss = loss + F.l1_loss(guess.float(), take(goal, hidden)) / len(groups)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(encoder.parameters(), 10, foreach=True)
-        nn.utils.clip_grad_norm_(predictor.parameters(), 10, foreach=True)
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_mul_(slow, 0.99)
-            torch._foreach_add_(slow, online, alpha=0.01)
-        return float(loss)
+        groups = jepa.masks(generator, shape, shape.batch, per_clip=args.masks == "whole")
+        drawn.append(groups)
+        trainer.step(clips, groups)
 
-    step()
-    times = []
-    for _ in range(a.steps):
-        began = time.perf_counter()
+    for _ in range(3 if args.compile else 1):  # a compiled network is compiled again when its shapes first change
         step()
-        times.append(time.perf_counter() - began)
-    times.sort()
-    print(json.dumps({"preset": a.preset, "precision": a.precision, "attention": a.attention, "threads": a.threads, "torch": torch.__version__,
-                      "step_s": times[len(times) // 2], "clips_per_s": batch / times[len(times) // 2],
-                      "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+    drawn.clear()
+    times = process.timed(step, args.steps)
+    seconds, work = process.median(times), sum(gflop(shape, g, args.masks) for g in drawn) / len(drawn)
+    process.report(args, products, masks=args.masks, batch=shape.batch, steps=args.steps, step_s=seconds, clips_per_s=shape.batch / seconds,
+                   gflop_per_step=work, gflops_per_s=work / seconds)
 
 
-main()
+if __name__ == "__main__":
+    main()
