@@ -157,11 +157,7 @@ INLINE void rows_on_tiles(const int kind, long m, long k, const uint32_t *a, lon
 				finish_edge(kind, sums, rows, o, i, col);
 				continue;
 			}
-#pragma GCC unroll 1
-			for (long r = 0; r < rows; r++) {
-				finish(kind, load(sums + r * NR), o, i + r, col, LANES);
-				finish(kind, load(sums + r * NR + LANES), o, i + r, col + LANES, LANES);
-			}
+			finish_rows(kind, sums, rows, o, i, col);
 		}
 	}
 	_tile_release();

@@ -70,17 +70,20 @@ static void softmax_tile(const head_t *h, long rows, long width, long first) {
 		}
 		vec sum0 = SPLAT(0.0f), sum1 = sum0;
 		long i = 0;
-		for (; i + 2 * LANES <= end; i += 2 * LANES) {
-			vec a = exp2_neg(load(s + i) - max), b = exp2_neg(load(s + i + LANES) - max);
-			store(s + i, a);
-			store(s + i + LANES, b);
-			sum0 += a;
-			sum1 += b;
+		for (; i + SEVERAL * LANES <= end; i += SEVERAL * LANES) {
+			enum { count = SEVERAL };
+			vec v[SEVERAL];
+			ALL(v[j] = load(s + i + j * LANES) - max);
+			exp2_neg(count, v);
+			ALL(store(s + i + j * LANES, v[j]));
+			sum0 += v[0] + v[1];
+			sum1 += v[2] + v[3];
 		}
-		if (i < end) {
-			vec a = exp2_neg(load(s + i) - max);
-			store(s + i, a);
-			sum0 += a;
+		for (; i < end; i += LANES) {
+			vec v = load(s + i) - max;
+			exp2_neg(1, &v);
+			store(s + i, v);
+			sum0 += v;
 		}
 		// exp2_neg ends at 2^-126: what is hidden must be 0
 		for (long j = seen; j < whole(width, NR); j++) s[j] = 0;

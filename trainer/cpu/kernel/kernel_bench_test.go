@@ -3,6 +3,7 @@ package kernel
 import (
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 )
 
@@ -21,6 +22,8 @@ func random(n int) []float32 {
 // measure runs f and reports GFLOP/s for the given FLOP per call (0: none) and GB/s for the given bytes.
 func measure(b *testing.B, flop, bytes int, f func()) {
 	Setup()
+	runtime.LockOSThread() // as the machine's threads are; never unlocked, for the mode stays with the thread
+	SetFlushToZero()
 	f()
 	b.SetBytes(int64(bytes))
 	for b.Loop() {

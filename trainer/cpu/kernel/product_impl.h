@@ -78,9 +78,14 @@ INLINE void finish(const int kind, vec v, const product_t *o, long row, long col
 	case BIAS_GELU:
 		v += load_any(0, o->bias, col, n);
 		store_any(half, o->extra, beside, v, n);
-		v = gelu_of(v);
+		gelu_of(1, &v);
 		break;
-	case GELU_GRAD: v *= gelu_slope(load_any(half, o->extra, beside, n)); break;
+	case GELU_GRAD: {
+		vec slope = load_any(half, o->extra, beside, n);
+		gelu_slope(1, &slope);
+		v *= slope;
+		break;
+	}
 	case SCALE_ROWS: v *= o->factor[row]; break;
 	case SCORES: { // whole vectors, -inf behind the last column; the row's maximum, lane by lane, is in extra
 		float *max = (float *)o->extra + row * LANES;
@@ -118,6 +123,38 @@ __attribute__((noinline)) static void finish_edge(int kind, const float *sums, i
 	for (int i = 0; i < mr; i++, sums += NR) {
 		finish(kind, load(sums), o, row + i, col, left < LANES ? left : LANES);
 		if (left > LANES) finish(kind, load(sums + LANES), o, row + i, col + LANES, left - LANES);
+	}
+}
+
+// finish_rows is finish for rows of a whole panel; GELU and its gradient take SEVERAL vectors at once.
+INLINE void finish_rows(const int kind, const float *sums, long rows, const product_t *o, long row, long col) {
+	const int half = (kind & HALF) != 0, with = kind & ~HALF;
+	long i = 0;
+	if (with == BIAS_GELU || with == GELU_GRAD) {
+		const vec bias0 = with == BIAS_GELU ? load(o->bias + col) : SPLAT(0.0f);
+		const vec bias1 = with == BIAS_GELU ? load(o->bias + col + LANES) : SPLAT(0.0f);
+#pragma GCC unroll 1
+		for (; i + 2 <= rows; i += 2) {
+			enum { count = SEVERAL }; // two rows of two vectors
+			vec v[SEVERAL];
+#define AT(ld) ((row + i + j / 2) * (ld) + col + j % 2 * LANES)
+			if (with == BIAS_GELU) {
+				ALL(v[j] = load(sums + (i + j / 2) * NR + j % 2 * LANES) + (j % 2 ? bias1 : bias0));
+				ALL(store_any(half, o->extra, AT(o->ld_extra), v[j], LANES));
+				gelu_of(count, v);
+				ALL(store_any(half, o->c, AT(o->ldc), v[j], LANES));
+			} else {
+				ALL(v[j] = load_any(half, o->extra, AT(o->ld_extra), LANES));
+				gelu_slope(count, v);
+				ALL(store_any(half, o->c, AT(o->ldc), load(sums + (i + j / 2) * NR + j % 2 * LANES) * v[j], LANES));
+			}
+#undef AT
+		}
+	}
+#pragma GCC unroll 1
+	for (; i < rows; i++) {
+		finish(kind, load(sums + i * NR), o, row + i, col, LANES);
+		finish(kind, load(sums + i * NR + LANES), o, row + i, col + LANES, LANES);
 	}
 }
 
@@ -175,11 +212,7 @@ INLINE void tile(const int pairs, const int kind, const int mr, long k, const ui
 		finish_edge(kind, sums, mr, o, row, col);
 		return;
 	}
-#pragma GCC unroll 1
-	for (int i = 0; i < mr; i++) {
-		finish(kind, load(sums + i * NR), o, row + i, col, LANES);
-		finish(kind, load(sums + i * NR + LANES), o, row + i, col + LANES, LANES);
-	}
+	finish_rows(kind, sums, mr, o, row, col);
 }
 
 // A block of rows of A is taken through all panels before the next, so that it stays in the first half of the
