@@ -15,12 +15,20 @@ import (
 // formats include playlists and scripts (HLS, DASH, concat) that name further files and hosts, and a file
 // called clip.mp4 may well hold one.
 type container struct {
-	name    string // "mp4", "matroska", "avi", "gif", "mpeg"
-	size    int64  // bytes
-	codec   string // where the container names it in plain text, else ""
-	problem string // why it holds no video, where the container shows it, else ""
-	counts  bool   // its header holds a count of frames, which OpenCV will not read past
+	name    string   // "mp4", "matroska", "avi", "gif", "mpeg"
+	size    int64    // bytes
+	codec   string   // where the container names it in plain text, else ""
+	problem *problem // why it holds no video, where the container shows it, else nil
+	counts  bool     // its header holds a count of frames, which OpenCV will not read past
 }
+
+// problem is a reason that names no file yet.
+type problem struct {
+	kind Kind
+	text string // follows the kind, punctuation included
+}
+
+func (p *problem) of(path string) *FileError { return fault(path, p.kind, "%s", p.text) }
 
 // Bounds of what is read to tell containers apart. Track headers stand in the first kilobytes of a Matroska
 // file; an MP4's moov box grows with its length, about 10 bytes a frame.
@@ -30,35 +38,38 @@ const (
 	maxTopBoxes  = 1 << 16
 )
 
-// identify reads just enough of a file to know its container. The error's text is the reason a verdict gives.
+// identify reads just enough of a file to know its container. The error is a *FileError.
 func identify(path string) (container, error) {
+	unreadable := func(format string, args ...any) (container, error) {
+		return container{}, fault(path, Unreadable, ": "+format, args...)
+	}
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return container{}, errors.New("unreadable: no such file")
+		return unreadable("no such file")
 	case err != nil:
-		return container{}, fmt.Errorf("unreadable: %w", errors.Unwrap(err))
+		return unreadable("%v", errors.Unwrap(err))
 	case !info.Mode().IsRegular():
 		// A named pipe would block for ever, a device may hold anything.
-		return container{}, errors.New("unreadable: not a regular file")
+		return unreadable("not a regular file")
 	case info.Size() == 0:
-		return container{}, errors.New("unreadable: the file is empty")
+		return unreadable("the file is empty")
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return container{}, fmt.Errorf("unreadable: %w", errors.Unwrap(err))
+		return unreadable("%v", errors.Unwrap(err))
 	}
 	defer f.Close()
 	head := make([]byte, headBytes)
 	n, err := io.ReadFull(f, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return container{}, fmt.Errorf("unreadable: %w", err)
+		return unreadable("%v", err)
 	}
 	c := classify(head[:n])
 	c.size = info.Size()
 	switch c.name {
 	case "":
-		return c, fmt.Errorf("unreadable: not an MP4, MOV, Matroska, WebM, AVI, GIF or MPEG file (it begins with %q)", head[:min(n, 12)])
+		return unreadable("not an MP4, MOV, Matroska, WebM, AVI, GIF or MPEG file (it begins with %q)", head[:min(n, 12)])
 	case "mp4":
 		c.problem = mp4Problem(f, c.size)
 	}
@@ -84,7 +95,7 @@ func classify(head []byte) container {
 		if id := matroskaCodec.Find(tracks); id != nil {
 			c.codec = strings.ToLower(strings.TrimPrefix(string(id), "V_"))
 		} else if whole {
-			c.problem = "no video stream"
+			c.problem = &problem{NoVideo, ""}
 		}
 		return c
 	case at(0, "RIFF") && at(8, "AVI "):
@@ -98,11 +109,14 @@ func classify(head []byte) container {
 }
 
 // mp4Problem walks the top-level boxes (ISO/IEC 14496-12, 4.2) to the movie header and looks for a video track.
-func mp4Problem(f io.ReaderAt, size int64) string {
+func mp4Problem(f io.ReaderAt, size int64) *problem {
+	unreadable := func(format string, args ...any) *problem {
+		return &problem{Unreadable, ": " + fmt.Sprintf(format, args...)}
+	}
 	var header [16]byte
 	for offset, boxes := int64(0), 0; boxes < maxTopBoxes; boxes++ {
 		if n, _ := f.ReadAt(header[:], offset); n < 8 {
-			return "unreadable: no moov box (an unfinished or cut-off file)"
+			return unreadable("no moov box (an unfinished or cut-off file)")
 		}
 		length, body := int64(binary.BigEndian.Uint32(header[:4])), int64(8)
 		switch length {
@@ -112,30 +126,30 @@ func mp4Problem(f io.ReaderAt, size int64) string {
 			length, body = int64(binary.BigEndian.Uint64(header[8:])), 16
 		}
 		if length < body {
-			return "unreadable: a damaged box header"
+			return unreadable("a damaged box header")
 		}
 		if string(header[4:8]) == "moov" {
 			if length > maxMoovBytes {
-				return fmt.Sprintf("too large: a moov box of %d bytes (limit %d)", length, maxMoovBytes)
+				return &problem{TooLarge, fmt.Sprintf(": a moov box of %d bytes (limit %d)", length, maxMoovBytes)}
 			}
 			if length > size-offset {
-				return "unreadable: the moov box is cut off"
+				return unreadable("the moov box is cut off")
 			}
 			moov := make([]byte, length)
 			if _, err := f.ReadAt(moov, offset); err != nil {
-				return fmt.Sprintf("unreadable: %v", err)
+				return unreadable("%v", err)
 			}
 			if !hasVideoTrack(moov) {
-				return "no video stream"
+				return &problem{NoVideo, ""}
 			}
-			return ""
+			return nil
 		}
 		if length > size-offset {
-			return "unreadable: no moov box (an unfinished or cut-off file)"
+			return unreadable("no moov box (an unfinished or cut-off file)")
 		}
 		offset += length
 	}
-	return fmt.Sprintf("unreadable: more than %d boxes", maxTopBoxes)
+	return unreadable("more than %d boxes", maxTopBoxes)
 }
 
 // hasVideoTrack looks for a handler box of type vide: 4 bytes of name, 4 of version and flags, 4 predefined.

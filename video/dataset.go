@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+
+	"github.com/surmise-ml/surmise/video/wire"
 )
 
 // Dataset cuts training clips from the usable files of a Spec. Safe for concurrent use.
@@ -18,13 +20,14 @@ import (
 // none is evicted, since an epoch visits every file once and the oldest would be the next one needed. The
 // others are decoded for each clip, from their start to its last frame. Clips are the same either way.
 type Dataset struct {
+	pool     *Pool
 	spec     Spec
 	verdicts []Verdict // of all files, in the order of Resolve
 	files    []file    // the usable ones, in the same order
 
 	mu       sync.Mutex
-	orders   []epochOrder      // guarded by mu; the latest first
-	failures map[string]string // guarded by mu; path -> reason, of files that failed after they were inspected
+	orders   []epochOrder          // guarded by mu; the latest first
+	failures map[string]*FileError // guarded by mu; by path, of files that failed after they were inspected
 }
 
 // file is one usable video.
@@ -72,12 +75,13 @@ func (e *UnusableError) Error() string {
 	return b.String()
 }
 
-// OpenDataset finds the files of a Spec and decodes each once, in parallel, to learn whether it can be used.
+// OpenDataset finds the files of a Spec and has pool decode each once, in parallel, to learn whether it can be used.
+// The pool must stay open as long as clips are sampled.
 // progress, unless nil, is called after each file, one call at a time.
 //
 // It fails on a field out of range, with a *NameError on a name Resolve refuses, and with an *UnusableError when too many files
 // cannot be used, or none can. A video shorter than a clip is one that cannot be used.
-func OpenDataset(ctx context.Context, spec Spec, progress func(done, total int)) (*Dataset, error) {
+func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done, total int)) (*Dataset, error) {
 	spec = spec.WithDefaults()
 	if err := spec.Validate(); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
@@ -87,21 +91,24 @@ func OpenDataset(ctx context.Context, spec Spec, progress func(done, total int))
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 
-	d := &Dataset{spec: spec, verdicts: make([]Verdict, len(items)), failures: map[string]string{}}
+	d := &Dataset{pool: pool, spec: spec, verdicts: make([]Verdict, len(items)), failures: map[string]*FileError{}}
 	files := make([]file, len(items))
 	var room memory
 	room.left.Store(int64(max(0, spec.CacheMiB)) << 20)
 	room.perFile = room.left.Load() / 16 // a few long videos must not take it all
-	err = forEach(ctx, len(items), progress, func(i int) {
+	err = forEach(ctx, pool.Size(), len(items), progress, func(ctx context.Context, i int) error {
 		kept := keeper{room: &room}
-		v, times := inspect(ctx, items[i].Path, defaultLimits, kept.keep)
+		v, t, err := pool.examine(ctx, items[i].Path, defaultLimits, kept.keep)
+		if err != nil {
+			return err
+		}
 		files[i] = file{item: items[i], height: v.Height, width: v.Width, frames: v.Frames}
 		if spec.FPS > 0 {
-			files[i].times = times
+			files[i].times = t.times
 		}
 		if v.Usable {
-			if v.Reason = d.misfit(files[i], v); v.Reason != "" {
-				v.Usable = false
+			if misfit := d.misfit(files[i], v); misfit != nil {
+				v.refuse(misfit)
 			}
 		}
 		if v.Usable {
@@ -110,6 +117,7 @@ func OpenDataset(ctx context.Context, spec Spec, progress func(done, total int))
 			kept.drop()
 		}
 		d.verdicts[i] = v
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
@@ -144,8 +152,8 @@ func (d *Dataset) Failures() []FileError {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var failures []FileError
-	for path, reason := range d.failures {
-		failures = append(failures, FileError{path, reason})
+	for _, failure := range d.failures {
+		failures = append(failures, *failure)
 	}
 	slices.SortFunc(failures, func(a, b FileError) int { return strings.Compare(a.Path, b.Path) })
 	return failures
@@ -177,7 +185,7 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 		var bad *FileError
 		if errors.As(err, &bad) {
 			d.mu.Lock()
-			d.failures[bad.Path] = bad.Reason
+			d.failures[bad.Path] = bad
 			d.mu.Unlock()
 		}
 		return info, fmt.Errorf("sample clip %d: %w", index, err)
@@ -200,48 +208,45 @@ func (d *Dataset) fill(ctx context.Context, f *file, info SampleInfo, dst []floa
 		}
 		return nil
 	}
-	t := 0 // frames filled; Numbers ascend, and the file is read in order
-	want := func(number int) bool { return number == info.Numbers[t] }
-	visit := func(fr frame) error {
+	t := 0 // frames filled
+	request := wire.Request{Path: f.item.Path, MaxPixels: defaultLimits.pixels, MaxFrames: defaultLimits.frames,
+		Numbers: slices.Compact(slices.Clone(info.Numbers)), Inspected: true}
+	_, err := d.pool.decode(ctx, request, func() { t = 0 }, func(fr frame) error {
 		if fr.height != f.height || fr.width != f.width {
-			return &FileError{f.item.Path, fmt.Sprintf("changed since it was inspected: frames of %dx%d, were %dx%d", fr.width, fr.height, f.width, f.height)}
+			return fault(f.item.Path, Changed, " since it was inspected: frames of %dx%d, were %dx%d", fr.width, fr.height, f.width, f.height)
 		}
 		for ; t < len(info.Numbers) && info.Numbers[t] == fr.number; t++ {
 			resize.normalised(dst[t*plane:], stride, fr.pix)
 		}
-		if t == len(info.Numbers) {
-			return errStop
-		}
 		return nil
-	}
-	_, err := scan(ctx, reading{path: f.item.Path, lim: defaultLimits, want: want, visit: visit, inspected: true})
+	})
 	if err == nil && t < len(info.Numbers) {
-		err = &FileError{f.item.Path, fmt.Sprintf("changed since it was inspected: no frame %d, had %d", info.Numbers[t], f.frames)}
+		err = fault(f.item.Path, Changed, " since it was inspected: no frame %d, had %d", info.Numbers[t], f.frames)
 	}
 	return err
 }
 
 // misfit says why no clip can be cut from a file that decodes well, or nothing.
-func (d *Dataset) misfit(f file, v Verdict) string {
+func (d *Dataset) misfit(f file, v Verdict) *FileError {
 	s := d.spec
 	if s.FPS > 0 {
 		const slack = 0.9 // measured rates vary with the length
 		switch {
 		case v.FPS == 0:
-			return "too short: its time stamps do not advance, so it cannot be sampled by fps"
+			return fault(v.Path, TooShort, ": its time stamps do not advance, so it cannot be sampled by fps")
 		case v.FPS < slack*s.FPS:
-			return fmt.Sprintf("too slow: %.4g fps measured, and clips of %.4g fps would repeat frames", v.FPS, s.FPS)
+			return fault(v.Path, TooSlow, ": %.4g fps measured, and clips of %.4g fps would repeat frames", v.FPS, s.FPS)
 		case d.starts(&f) < 1:
-			return fmt.Sprintf("too short: the clip is longer than the video: %d frames at %.4g fps span %.4g s, the file has %.4g s",
+			return fault(v.Path, TooShort, ": the clip is longer than the video: %d frames at %.4g fps span %.4g s, the file has %.4g s",
 				s.Frames, s.FPS, float64(s.Frames-1)/s.FPS, f.times[len(f.times)-1]-f.times[0])
 		}
-		return ""
+		return nil
 	}
 	if d.starts(&f) < 1 {
-		return fmt.Sprintf("too short: the clip is longer than the video: %d frames at step %d span %d frames, the file has %d",
+		return fault(v.Path, TooShort, ": the clip is longer than the video: %d frames at step %d span %d frames, the file has %d",
 			s.Frames, s.FrameStep, (s.Frames-1)*s.FrameStep+1, f.frames)
 	}
-	return ""
+	return nil
 }
 
 // starts counts the frames, from the first on, at which a clip can begin.
@@ -329,6 +334,10 @@ type keeper struct {
 }
 
 func (k *keeper) keep(f frame) {
+	if f.number == 0 { // anew
+		k.drop()
+		k.full = false
+	}
 	if k.full {
 		return
 	}

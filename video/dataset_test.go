@@ -138,7 +138,7 @@ func TestUnusableFiles(t *testing.T) {
 	bad := write(t, filepath.Join(dir, "zz.mp4"), "hello world")
 	spec := Spec{Data: []string{dir}, Size: 8, Frames: 4, MaxUnusable: 0.25}
 	calls := 0
-	d, err := OpenDataset(context.Background(), spec, func(done, total int) {
+	d, err := OpenDataset(context.Background(), decoders, spec, func(done, total int) {
 		if calls++; done != calls || total != 4 {
 			t.Errorf("progress %d of %d at call %d", done, total, calls)
 		}
@@ -154,7 +154,7 @@ func TestUnusableFiles(t *testing.T) {
 	}
 	for _, share := range []float64{0, 0.24, -1} { // 0 is the default, 0.2
 		spec.MaxUnusable = share
-		_, err = OpenDataset(context.Background(), spec, nil)
+		_, err = OpenDataset(context.Background(), decoders, spec, nil)
 		var unusable *UnusableError
 		if !errors.As(err, &unusable) || !strings.Contains(err.Error(), bad) || !strings.Contains(err.Error(), "not an MP4") {
 			t.Errorf("max_unusable %g: %v; want it to name %s and why", share, err, bad)
@@ -166,7 +166,7 @@ func TestClipLongerThanVideo(t *testing.T) {
 	path := pattern(t, "short.mp4", 48, 40, 15, 30, "-c:v", "libx264")
 	open := func(s Spec) error {
 		s.Data, s.Size = []string{path}, 8
-		_, err := OpenDataset(context.Background(), s, nil)
+		_, err := OpenDataset(context.Background(), decoders, s, nil)
 		return err
 	}
 	for _, c := range []struct {
@@ -275,7 +275,7 @@ func TestCacheIsBounded(t *testing.T) {
 	var all []*keeper
 	for range 3 {
 		k := &keeper{room: &room}
-		inspect(context.Background(), path, defaultLimits, k.keep)
+		decoders.inspect(context.Background(), path, defaultLimits, k.keep)
 		all = append(all, k)
 	}
 	if got := []int{len(all[0].all()), len(all[1].all()), len(all[2].all())}; !slices.Equal(got, []int{276480, 276480, 0}) {

@@ -5,16 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/surmise-ml/surmise/video/wire"
 )
 
 // Verdict says whether a file can be used, and what was found by decoding it.
 type Verdict struct {
 	Path     string  `json:"path"`
 	Usable   bool    `json:"usable"`
-	Reason   string  `json:"reason"`     // why not; empty when usable
+	Kind     Kind    `json:"kind"`       // why not, of Kinds; empty when usable
+	Reason   string  `json:"reason"`     // the same with what was found, for people; begins with Kind
 	Codec    string  `json:"codec"`      // as the container names it
 	Width    int     `json:"width"`      // pixels, after rotation
 	Height   int     `json:"height"`     // pixels, after rotation
@@ -23,36 +25,43 @@ type Verdict struct {
 	Frames   int     `json:"frames"`     // really decoded
 }
 
-// Inspect decodes a file from end to end and says whether it can be used. The reason for an unusable one
-// begins with one of: unreadable, no video stream, no frames, truncated, frame size changes, too large,
-// too short, not inspected (ctx ended first). OpenDataset adds too slow.
-func Inspect(ctx context.Context, path string) Verdict {
-	v, _ := inspect(ctx, path, defaultLimits, nil)
+func (v *Verdict) refuse(f *FileError) { v.Usable, v.Kind, v.Reason = false, f.Kind, f.Reason }
+
+// Inspect decodes a file from end to end and says whether it can be used.
+func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
+	v, _ := p.inspect(ctx, path, defaultLimits, nil)
 	return v
 }
 
-// InspectAll inspects files in parallel, one per core, and returns their verdicts in the order of paths.
-// progress, unless nil, is called after each file, one call at a time. The error is ctx's.
-func InspectAll(ctx context.Context, paths []string, progress func(done, total int)) ([]Verdict, error) {
+// InspectAll inspects files in parallel, one per process, and returns their verdicts in the order of paths.
+// progress, unless nil, is called after each file, one call at a time. The error is ctx's, or that no decoder
+// could be started.
+func (p *Pool) InspectAll(ctx context.Context, paths []string, progress func(done, total int)) ([]Verdict, error) {
 	verdicts := make([]Verdict, len(paths))
-	err := forEach(ctx, len(paths), progress, func(i int) {
-		verdicts[i], _ = inspect(ctx, paths[i], defaultLimits, nil)
+	err := forEach(ctx, p.Size(), len(paths), progress, func(ctx context.Context, i int) (err error) {
+		verdicts[i], _, err = p.examine(ctx, paths[i], defaultLimits, nil)
+		return err
 	})
 	return verdicts, err
 }
 
-// forEach calls do(0), …, do(n-1) on as many goroutines as there are cores, until ctx ends.
-func forEach(ctx context.Context, n int, progress func(done, total int), do func(i int)) error {
+// forEach calls do(0), …, do(n-1) on so many goroutines, until ctx ends or one of them fails.
+func forEach(ctx context.Context, goroutines, n int, progress func(done, total int), do func(ctx context.Context, i int) error) error {
 	var (
 		next   atomic.Int64
 		owners sync.WaitGroup
 		mu     sync.Mutex
 		done   int // guarded by mu
 	)
-	for range min(n, runtime.GOMAXPROCS(0)) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	for range min(n, goroutines) {
 		owners.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				do(i)
+				if err := do(ctx, i); err != nil {
+					stop(err)
+					return
+				}
 				mu.Lock()
 				done++
 				if progress != nil {
@@ -69,30 +78,49 @@ func forEach(ctx context.Context, n int, progress func(done, total int), do func
 	return nil
 }
 
-// inspect also returns each frame's time, and hands every frame to keep unless that is nil.
-func inspect(ctx context.Context, path string, lim limits, keep func(frame)) (Verdict, []float64) {
-	var times []float64
-	s, err := scan(ctx, reading{path: path, lim: lim, visit: func(f frame) error {
-		times = append(times, f.time)
+// track is what an inspection found of every frame: what a later reading is held to.
+type track struct {
+	times   []float64 // [frames] seconds
+	digests []uint32  // [frames] CRC-32C of the pixels as decoded
+}
+
+// inspect is examine for those to whom a verdict says enough.
+func (p *Pool) inspect(ctx context.Context, path string, lim limits, keep func(frame)) (Verdict, track) {
+	v, t, err := p.examine(ctx, path, lim, keep)
+	if err != nil {
+		v.refuse(fault(path, NotInspected, ": %v", err))
+	}
+	return v, t
+}
+
+// examine decodes a file and judges it. It hands every frame to keep unless that is nil; keep is called with frame 0
+// again when the reading begins anew. The error is not about the file.
+func (p *Pool) examine(ctx context.Context, path string, lim limits, keep func(frame)) (Verdict, track, error) {
+	var t track
+	request := wire.Request{Path: path, MaxPixels: lim.pixels, MaxFrames: lim.frames, Step: 1, Digests: true, NoPixels: keep == nil}
+	done, err := p.decode(ctx, request, func() { t = track{} }, func(f frame) error {
+		t.times, t.digests = append(t.times, f.time), append(t.digests, f.digest)
 		if keep != nil {
 			keep(f)
 		}
 		return nil
-	}})
-	v := Verdict{Path: path, Codec: s.codec, Width: s.width, Height: s.height, Frames: s.frames}
-	v.FPS, v.Duration = rate(times)
+	})
+	v := Verdict{Path: path, Codec: done.Codec, Width: done.Width, Height: done.Height, Frames: max(done.Frames, len(t.times))}
+	v.FPS, v.Duration = rate(t.times)
 	var bad *FileError
 	switch {
 	case errors.As(err, &bad):
-		v.Reason = bad.Reason
+		v.refuse(bad)
 	case err != nil:
-		v.Reason = "not inspected: " + err.Error()
-	case s.frames == 1:
-		v.Reason = "too short: one frame (a still picture, or the cover of a sound file)"
+		return v, t, err
+	case done.Frames != len(t.times):
+		v.refuse(fault(path, Crashed, ": it counts %d frames and delivered %d", done.Frames, len(t.times)))
+	case done.Frames == 1:
+		v.refuse(fault(path, TooShort, ": one frame (a still picture, or the cover of a sound file)"))
 	default:
 		v.Usable = true
 	}
-	return v, times
+	return v, t, nil
 }
 
 // rate measures frames per second and duration in seconds from time stamps that never decrease.

@@ -5,6 +5,9 @@
 //	index.go      folders, globs and CSV indexes -> the list of files
 //	container.go  the first bytes of a file -> which container it is, before any decoder sees it
 //	decode.go     file -> frames, through OpenCV's FFmpeg backend
+//	child.go      the decoder process: requests in, frames into shared memory
+//	process.go    one such process, seen from its parent: started, watched, ended
+//	pool.go       as many of them as there are cores, replaced when they go wrong
 //	inspect.go    file -> Verdict: usable, or why not, found by decoding
 //	dataset.go    list of files -> training clips, pure in (seed, index)
 //	transform.go  frames -> cropped, resized, normalised floats
@@ -122,11 +125,3 @@ func (s Spec) Validate() error {
 
 // within is false for NaN.
 func within(v, low, high float64) bool { return v >= low && v <= high }
-
-// FileError is a file that could not be read, and why. Its text names both.
-type FileError struct {
-	Path   string
-	Reason string
-}
-
-func (e *FileError) Error() string { return fmt.Sprintf("video %q: %s", e.Path, e.Reason) }

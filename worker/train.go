@@ -28,6 +28,7 @@ func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, 
 	}
 	var published []int // steps of this run's checkpoints
 	result, err := trainer.Run(ctx, cfg, dir, trainer.Hooks{
+		Decoders: j.Decoders,
 		Indexing: func(done, total int) {
 			r.Progress(&surmisev1.Progress{Phase: "indexing", Step: int32(done), Steps: int32(total)})
 		},

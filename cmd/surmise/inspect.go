@@ -19,6 +19,8 @@ func newInspectCommand() *cobra.Command {
 Unusable videos are no failure of this command; a PATH that holds no video at all is.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			decoders := video.NewPool(video.PoolOptions{})
+			defer decoders.Close()
 			out := cmd.OutOrStdout()
 			write := writeVerdict
 			if asJSON {
@@ -39,7 +41,7 @@ Unusable videos are no failure of this command; a PATH that holds no video at al
 				for i, item := range items {
 					paths[i] = item.Path
 				}
-				verdicts, err := video.InspectAll(cmd.Context(), paths, nil)
+				verdicts, err := decoders.InspectAll(cmd.Context(), paths, nil)
 				if err != nil {
 					return err
 				}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/worker"
 )
 
@@ -46,6 +47,8 @@ func Run(ctx context.Context, o Options) error {
 		defer func() { _ = release() }() // the lock goes with the process in any case
 		o.Name = name
 	}
+	decoders := video.NewPool(video.PoolOptions{})
+	defer decoders.Close()
 	return worker.Run(ctx, worker.Config{
 		Coordinator: o.Coordinator,
 		Name:        o.Name,
@@ -53,7 +56,7 @@ func Run(ctx context.Context, o Options) error {
 		Precisions:  []string{"fp32"},
 		DataRoots:   roots,
 		Version:     o.Version,
-		Runner:      worker.Jobs{DataRoots: roots},
+		Runner:      worker.Jobs{DataRoots: roots, Decoders: decoders},
 		Grace:       o.Grace,
 		Logger:      o.Logger,
 	})
