@@ -16,14 +16,15 @@ import (
 
 // Dataset cuts training clips from the usable files of a Spec. Safe for concurrent use.
 //
-// Small videos are decoded once, when the dataset is opened, and stay in memory until CacheMiB is used up;
+// Small videos are decoded once, and stay in memory until CacheMiB is used up;
 // none is evicted, since an epoch visits every file once and the oldest would be the next one needed. The
 // others are decoded for each clip, from their start to its last frame. Clips are the same either way.
 type Dataset struct {
 	pool     *Pool
 	spec     Spec
 	verdicts []Verdict // of all files, in the order of Resolve
-	files    []file    // the usable ones, in the same order
+	files    []*file   // the usable ones, in the same order
+	room     memory    // for decoded frames
 
 	mu       sync.Mutex
 	orders   []epochOrder          // guarded by mu; the latest first
@@ -36,7 +37,10 @@ type file struct {
 	height, width int // pixels
 	frames        int
 	times         []float64 // [frames] seconds; nil unless clips are taken by time
-	pix           []uint8   // [frames,height,width,3]; nil unless kept in memory
+
+	mu    sync.Mutex
+	pix   []uint8 // guarded by mu; [frames,height,width,3]; nil unless kept in memory
+	tried bool    // guarded by mu; pix is what it will be
 }
 
 // SampleInfo says where a training clip came from and what was done to it.
@@ -92,17 +96,16 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 	}
 
 	d := &Dataset{pool: pool, spec: spec, verdicts: make([]Verdict, len(items)), failures: map[string]*FileError{}}
-	files := make([]file, len(items))
-	var room memory
-	room.left.Store(int64(max(0, spec.CacheMiB)) << 20)
-	room.perFile = room.left.Load() / 16 // a few long videos must not take it all
+	files := make([]*file, len(items))
+	d.room.left.Store(int64(max(0, spec.CacheMiB)) << 20)
+	d.room.perFile = d.room.left.Load() / 16 // a few long videos must not take it all
 	err = forEach(ctx, pool.Size(), len(items), progress, func(ctx context.Context, i int) error {
-		kept := keeper{room: &room}
-		v, t, err := pool.examine(ctx, items[i].Path, defaultLimits, kept.keep)
+		kept := keeper{room: &d.room}
+		v, t, err := pool.judge(ctx, items[i].Path, kept.keep)
 		if err != nil {
 			return err
 		}
-		files[i] = file{item: items[i], height: v.Height, width: v.Width, frames: v.Frames}
+		files[i] = &file{item: items[i], height: v.Height, width: v.Width, frames: v.Frames}
 		if spec.FPS > 0 {
 			files[i].times = t.times
 		}
@@ -112,7 +115,7 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 			}
 		}
 		if v.Usable {
-			files[i].pix = kept.all()
+			files[i].pix, files[i].tried = kept.all(), kept.begun
 		} else {
 			kept.drop()
 		}
@@ -173,7 +176,7 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 		return SampleInfo{}, fmt.Errorf("sample clip %d: a buffer of %d floats, want %d", index, len(dst), d.ClipSize())
 	}
 	epoch, turn := index/int64(len(d.files)), index%int64(len(d.files))
-	f := &d.files[d.order(seed, epoch)[turn]]
+	f := d.files[d.order(seed, epoch)[turn]]
 	rng := newRand(seed, clipStream, uint64(index))
 	info := SampleInfo{
 		Path: f.item.Path, Label: f.item.Label, Epoch: epoch,
@@ -198,20 +201,24 @@ func (d *Dataset) fill(ctx context.Context, f *file, info SampleInfo, dst []floa
 	plane := d.spec.Size * d.spec.Size
 	stride := d.spec.Frames * plane
 	resize := newResampler(f.width, info.Crop, d.spec.Size, info.Flip)
-	if f.pix != nil {
+	pix, err := d.resident(ctx, f)
+	if err != nil {
+		return err
+	}
+	if pix != nil {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		frameBytes := f.height * f.width * 3
 		for t, number := range info.Numbers {
-			resize.normalised(dst[t*plane:], stride, f.pix[number*frameBytes:(number+1)*frameBytes])
+			resize.normalised(dst[t*plane:], stride, pix[number*frameBytes:(number+1)*frameBytes])
 		}
 		return nil
 	}
 	t := 0 // frames filled
 	request := wire.Request{Path: f.item.Path, MaxPixels: defaultLimits.pixels, MaxFrames: defaultLimits.frames,
 		Numbers: slices.Compact(slices.Clone(info.Numbers)), Inspected: true}
-	_, err := d.pool.decode(ctx, request, func() { t = 0 }, func(fr frame) error {
+	_, err = d.pool.decode(ctx, request, func() { t = 0 }, func(fr frame) error {
 		if fr.height != f.height || fr.width != f.width {
 			return fault(f.item.Path, Changed, " since it was inspected: frames of %dx%d, were %dx%d", fr.width, fr.height, f.width, f.height)
 		}
@@ -226,8 +233,41 @@ func (d *Dataset) fill(ctx context.Context, f *file, info SampleInfo, dst []floa
 	return err
 }
 
+// resident returns a file's frames if they are kept in memory. A file whose verdict was known when the dataset was
+// opened is decoded whole at its first use, if there is room.
+func (d *Dataset) resident(ctx context.Context, f *file) ([]uint8, error) {
+	f.mu.Lock() // a second clip of the same file waits rather than decode it too
+	defer f.mu.Unlock()
+	if f.tried {
+		return f.pix, nil
+	}
+	size := int64(f.frames) * int64(f.height) * int64(f.width) * 3
+	if size > d.room.perFile || size > d.room.left.Load() {
+		f.tried = true
+		return nil, nil
+	}
+	kept := keeper{room: &d.room}
+	request := wire.Request{Path: f.item.Path, MaxPixels: defaultLimits.pixels, MaxFrames: defaultLimits.frames, Step: 1, Inspected: true}
+	wrong := false
+	done, err := d.pool.decode(ctx, request, func() { wrong = false }, func(fr frame) error {
+		if wrong = wrong || fr.height != f.height || fr.width != f.width || fr.number >= f.frames; !wrong {
+			kept.keep(fr)
+		}
+		return nil
+	})
+	if err == nil && (wrong || done.Frames != f.frames) {
+		err = fault(f.item.Path, Changed, " since it was inspected: %d frames of %dx%d, were %d of %dx%d", done.Frames, done.Width, done.Height, f.frames, f.width, f.height)
+	}
+	if err != nil {
+		kept.drop()
+		return nil, err
+	}
+	f.pix, f.tried = kept.all(), true
+	return f.pix, nil
+}
+
 // misfit says why no clip can be cut from a file that decodes well, or nothing.
-func (d *Dataset) misfit(f file, v Verdict) *FileError {
+func (d *Dataset) misfit(f *file, v Verdict) *FileError {
 	s := d.spec
 	if s.FPS > 0 {
 		const slack = 0.9 // measured rates vary with the length
@@ -236,13 +276,13 @@ func (d *Dataset) misfit(f file, v Verdict) *FileError {
 			return fault(v.Path, TooShort, ": its time stamps do not advance, so it cannot be sampled by fps")
 		case v.FPS < slack*s.FPS:
 			return fault(v.Path, TooSlow, ": %.4g fps measured, and clips of %.4g fps would repeat frames", v.FPS, s.FPS)
-		case d.starts(&f) < 1:
+		case d.starts(f) < 1:
 			return fault(v.Path, TooShort, ": the clip is longer than the video: %d frames at %.4g fps span %.4g s, the file has %.4g s",
 				s.Frames, s.FPS, float64(s.Frames-1)/s.FPS, f.times[len(f.times)-1]-f.times[0])
 		}
 		return nil
 	}
-	if d.starts(&f) < 1 {
+	if d.starts(f) < 1 {
 		return fault(v.Path, TooShort, ": the clip is longer than the video: %d frames at step %d span %d frames, the file has %d",
 			s.Frames, s.FrameStep, (s.Frames-1)*s.FrameStep+1, f.frames)
 	}
@@ -328,15 +368,16 @@ type memory struct {
 
 // keeper collects the frames of one file while it is inspected, and gives up when there is no room.
 type keeper struct {
-	room *memory
-	pix  []uint8
-	full bool
+	room  *memory
+	pix   []uint8
+	begun bool // frames have been seen
+	full  bool
 }
 
 func (k *keeper) keep(f frame) {
 	if f.number == 0 { // anew
 		k.drop()
-		k.full = false
+		k.full, k.begun = false, true
 	}
 	if k.full {
 		return

@@ -275,7 +275,9 @@ func TestCacheIsBounded(t *testing.T) {
 	var all []*keeper
 	for range 3 {
 		k := &keeper{room: &room}
-		decoders.inspect(context.Background(), path, defaultLimits, k.keep)
+		if _, _, err := decoders.examine(context.Background(), path, defaultLimits, k.keep); err != nil {
+			t.Fatal(err)
+		}
 		all = append(all, k)
 	}
 	if got := []int{len(all[0].all()), len(all[1].all()), len(all[2].all())}; !slices.Equal(got, []int{276480, 276480, 0}) {

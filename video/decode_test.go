@@ -152,6 +152,9 @@ func TestInspectUnusable(t *testing.T) {
 		{write(t, filepath.Join(dir, "noise.webm"), "\x1a\x45\xdf\xa3"+strings.Repeat("\xff\x00\x13", 500)), "unreadable"},
 		{write(t, filepath.Join(dir, "noise.gif"), "GIF89a"+strings.Repeat("\xff\x00\x13", 500)), ""},
 		{encode(t, "sound.mp4", "-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac"), "no video stream"},
+		{soundWithCover(t, "cover.m4a", "-c:v", "mjpeg", "-disposition:v", "attached_pic", "-f", "ipod"), "no video stream"},
+		{soundWithCover(t, "cover.mp4", "-c:v", "mjpeg", "-disposition:v", "attached_pic"), "no video stream"},
+		{soundWithCover(t, "cover.mov", "-c:v", "mjpeg"), "too short: one frame"},
 		{encode(t, "sound.mkv", "-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac"), "no video stream"},
 		{pattern(t, "still.mp4", 64, 48, 15, 1, "-c:v", "libx264"), "too short: one frame"},
 		{copyFile(t, good, filepath.Join(dir, "tail.mp4"), size(good)/2), "unreadable: no moov box"},
@@ -163,11 +166,22 @@ func TestInspectUnusable(t *testing.T) {
 			if v.Usable || v.Reason == "" || !strings.HasPrefix(v.Reason, c.reason) {
 				t.Errorf("usable %v, reason %q, want %q", v.Usable, v.Reason, c.reason)
 			}
+			if !knownKind(v.Kind) || !strings.HasPrefix(v.Reason, string(v.Kind)) {
+				t.Errorf("kind %q of reason %q", v.Kind, v.Reason)
+			}
 			if v.Path != c.path {
 				t.Errorf("path %q, want %q", v.Path, c.path)
 			}
 		})
 	}
+}
+
+// soundWithCover makes a second of sound with a picture, as shops sell it.
+func soundWithCover(t *testing.T, name string, more ...string) string {
+	t.Helper()
+	cover := pattern(t, "cover.png", 64, 64, 1, 1)
+	args := []string{"-f", "lavfi", "-i", "sine=duration=1", "-i", cover, "-map", "0", "-map", "1", "-c:a", "aac"}
+	return encode(t, name, append(args, more...)...)
 }
 
 // OpenCV itself does not notice: see checkFrameSizes.
@@ -228,7 +242,10 @@ func TestLimits(t *testing.T) {
 		{limits{pixels: 64 * 48, frames: 39}, "too large: more than 39 frames"},
 		{limits{pixels: 64 * 48, frames: 40}, ""},
 	} {
-		v, _ := decoders.inspect(context.Background(), path, c.lim, nil)
+		v, _, err := decoders.examine(context.Background(), path, c.lim, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if v.Reason != c.reason {
 			t.Errorf("%+v: reason %q, want %q", c.lim, v.Reason, c.reason)
 		}

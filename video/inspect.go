@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 
@@ -29,7 +31,11 @@ func (v *Verdict) refuse(f *FileError) { v.Usable, v.Kind, v.Reason = false, f.K
 
 // Inspect decodes a file from end to end and says whether it can be used.
 func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
-	v, _ := p.inspect(ctx, path, defaultLimits, nil)
+	v, _, err := p.judge(ctx, path, nil)
+	if err != nil {
+		v.Path = path
+		v.refuse(fault(path, NotInspected, ": %v", err))
+	}
 	return v
 }
 
@@ -39,7 +45,7 @@ func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
 func (p *Pool) InspectAll(ctx context.Context, paths []string, progress func(done, total int)) ([]Verdict, error) {
 	verdicts := make([]Verdict, len(paths))
 	err := forEach(ctx, p.Size(), len(paths), progress, func(ctx context.Context, i int) (err error) {
-		verdicts[i], _, err = p.examine(ctx, paths[i], defaultLimits, nil)
+		verdicts[i], _, err = p.judge(ctx, paths[i], nil)
 		return err
 	})
 	return verdicts, err
@@ -84,13 +90,26 @@ type track struct {
 	digests []uint32  // [frames] CRC-32C of the pixels as decoded
 }
 
-// inspect is examine for those to whom a verdict says enough.
-func (p *Pool) inspect(ctx context.Context, path string, lim limits, keep func(frame)) (Verdict, track) {
-	v, t, err := p.examine(ctx, path, lim, keep)
+// judge recalls the verdict on a file, or examines it and remembers. A verdict that is recalled shows keep no frames.
+func (p *Pool) judge(ctx context.Context, path string, keep func(frame)) (Verdict, track, error) {
+	abs, err := filepath.Abs(path)
 	if err != nil {
-		v.refuse(fault(path, NotInspected, ": %v", err))
+		return Verdict{}, track{}, err
 	}
-	return v, t
+	v, t, known := p.o.Verdicts.recall(abs)
+	if !known {
+		identity, statErr := identityOf(abs)
+		if v, t, err = p.examine(ctx, abs, defaultLimits, keep); err != nil {
+			return v, t, err
+		}
+		if statErr == nil {
+			if err := p.o.Verdicts.remember(identity, v, t); err != nil {
+				slog.Warn("a verdict is not remembered", "error", err) // a full disk costs time, not the run
+			}
+		}
+	}
+	v.Path = path
+	return v, t, nil
 }
 
 // examine decodes a file and judges it. It hands every frame to keep unless that is nil; keep is called with frame 0

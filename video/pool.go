@@ -26,6 +26,8 @@ type PoolOptions struct {
 	Command []string // the program to start and its arguments; default this one, as a decoder
 	Env     []string // in addition to this process's, such as "NAME=value"
 
+	Verdicts *Verdicts // remembers what inspections find; default none. It must stay open as long as the pool
+
 	sharedBytes int64
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -9,5 +10,16 @@ import (
 
 func TestMain(m *testing.M) {
 	video.ServeIfAsked() // decoders are processes of the test binary
-	os.Exit(m.Run())
+	home, err := os.MkdirTemp("", "surmise-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if err := os.Setenv("XDG_CACHE_HOME", home); err != nil { // and keep nothing in the user's
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	os.RemoveAll(home)
+	os.Exit(code)
 }

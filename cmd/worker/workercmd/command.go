@@ -15,7 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/worker"
 )
 
@@ -25,6 +24,7 @@ type Options struct {
 	Name        string        // unique among workers; "": one that DataDir keeps from run to run
 	DataRoots   []string      // the only folders below which jobs may name files; empty: any
 	DataDir     string        // the worker's own files; required unless Name is set
+	CacheDir    string        // what is known of videos; "": the user's, "none": nowhere
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
 	Logger      *slog.Logger  // nil: slog.Default()
@@ -47,8 +47,11 @@ func Run(ctx context.Context, o Options) error {
 		defer func() { _ = release() }() // the lock goes with the process in any case
 		o.Name = name
 	}
-	decoders := video.NewPool(video.PoolOptions{})
-	defer decoders.Close()
+	decoders, done, err := OpenDecoders(o.CacheDir)
+	if err != nil {
+		return err
+	}
+	defer done()
 	return worker.Run(ctx, worker.Config{
 		Coordinator: o.Coordinator,
 		Name:        o.Name,
@@ -138,6 +141,7 @@ coordinator's artifact folder under the same paths.`,
 	flags.StringVar(&o.Name, "name", "", "name among workers (default one that the data folder keeps)")
 	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
+	CacheFlag(flags, &o.CacheDir)
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
 }
