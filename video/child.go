@@ -316,7 +316,7 @@ func (o *output) free() error {
 // fit gives the size of a frame whose shorter side is at most short, its shape kept as well as whole pixels can.
 func fit(height, width, short int) (int, int) {
 	side := min(height, width)
-	if side <= short {
+	if short <= 0 || side <= short {
 		return height, width
 	}
 	scaled := func(n int) int { return max(1, (n*short+side/2)/side) }

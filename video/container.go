@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"os"
 	"regexp"
 	"strings"
@@ -19,6 +20,7 @@ type container struct {
 	size    int64    // bytes
 	codec   string   // where the container names it in plain text, else ""
 	problem *problem // why it holds no video, where the container shows it, else nil
+	start   float64  // seconds; time stamp of the first frame, where the container counts its duration from 0
 	counts  bool     // its header holds a count of frames, which OpenCV will not read past
 }
 
@@ -91,7 +93,8 @@ func classify(head []byte) container {
 		return container{name: "mp4", counts: true} // and QuickTime
 	case at(0, "\x1a\x45\xdf\xa3"):
 		c := container{name: "matroska"} // and WebM
-		tracks, _, whole := bytes.Cut(head, []byte(matroskaCluster))
+		tracks, cluster, whole := bytes.Cut(head, []byte(matroskaCluster))
+		c.start = matroskaStart(tracks, cluster)
 		if id := matroskaCodec.Find(tracks); id != nil {
 			c.codec = strings.ToLower(strings.TrimPrefix(string(id), "V_"))
 		} else if whole {
@@ -106,6 +109,48 @@ func classify(head []byte) container {
 		return container{name: "mpeg"}
 	}
 	return container{}
+}
+
+// matroskaStart is the time stamp of the first cluster, in seconds: what a recording that was cut begins with. 0 where
+// it is not to be seen.
+func matroskaStart(tracks, cluster []byte) float64 {
+	const (
+		scaleID = "\x2a\xd7\xb1" // nanoseconds per unit of time
+		timeID  = 0xe7           // the first element of a cluster, but for a checksum
+		sumID   = 0xbf           // of six bytes, head and all
+	)
+	number := func(b []byte) (uint64, bool) { // a size of one byte, then as many bytes of an unsigned number
+		if len(b) < 1 || b[0] < 0x81 || b[0] > 0x88 || len(b) < 1+int(b[0]&0x7f) {
+			return 0, false
+		}
+		n := uint64(0)
+		for _, digit := range b[1 : 1+int(b[0]&0x7f)] {
+			n = n<<8 | uint64(digit)
+		}
+		return n, true
+	}
+	scale := uint64(1e6) // unless the file says another
+	if i := bytes.Index(tracks, []byte(scaleID)); i >= 0 {
+		if n, ok := number(tracks[i+len(scaleID):]); ok && n > 0 {
+			scale = n
+		}
+	}
+	if len(cluster) == 0 || cluster[0] == 0 {
+		return 0
+	}
+	cluster = cluster[min(len(cluster), bits.LeadingZeros8(cluster[0])+1):] // the bytes of its size
+	if len(cluster) > 6 && cluster[0] == sumID {
+		cluster = cluster[6:]
+	}
+	if len(cluster) < 2 || cluster[0] != timeID {
+		return 0
+	}
+	n, ok := number(cluster[1:])
+	start := float64(n) * float64(scale) / 1e9
+	if !ok || !within(start, 0, maxTime) {
+		return 0
+	}
+	return start
 }
 
 // mp4Problem walks the top-level boxes (ISO/IEC 14496-12, 4.2) to the movie header and looks for a video track.

@@ -103,7 +103,7 @@ func TestEpochVisitsEveryFileOnce(t *testing.T) {
 // The whole way of one clip, against the definition: ffmpeg's frames, cropped, resized and normalised plainly.
 func TestSampleAgainstDefinition(t *testing.T) {
 	path := pattern(t, "lossless.mkv", 61, 37, 15, 12, "-c:v", "ffv1", "-pix_fmt", "bgr0")
-	d := mustOpen(t, Spec{Data: []string{path}, Size: 16, Frames: 4, FrameStep: 3, Flip: true, CacheMiB: -1})
+	d := mustOpen(t, Spec{Data: []string{path}, Size: 16, Frames: 4, FrameStep: 3, Flip: true, CacheMiB: -1, ShortSide: -1})
 	frames := ffmpegFrames(t, path)
 	mean, std := []float64{0.485, 0.456, 0.406}, []float64{0.229, 0.224, 0.225}
 	flips := map[bool]bool{}
@@ -266,7 +266,7 @@ func TestCacheIsBounded(t *testing.T) {
 	for i := range 8 { // 276,480 bytes each, decoded
 		copyFile(t, path, filepath.Join(dir, fmt.Sprintf("%d.mkv", i)), 0)
 	}
-	d := mustOpen(t, Spec{Data: []string{dir}, Size: 8, Frames: 4, CacheMiB: 1})
+	d := mustOpen(t, Spec{Data: []string{dir}, Size: 8, Frames: 4, ShortSide: -1, CacheMiB: 1})
 	if kept := kept(d); kept != 0 { // 1/16 MiB is a file's share
 		t.Errorf("%d bytes kept of files above their share", kept)
 	}
@@ -275,7 +275,7 @@ func TestCacheIsBounded(t *testing.T) {
 	var all []*keeper
 	for range 3 {
 		k := &keeper{room: &room}
-		if _, _, err := decoders.examine(context.Background(), path, defaultLimits, k.keep); err != nil {
+		if _, _, err := decoders.examine(context.Background(), path, defaultLimits, 0, k.keep); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, k)

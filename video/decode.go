@@ -242,7 +242,7 @@ func checkEnd(path string, s scanned, c container) error {
 		slack         = 2 // frames
 		share         = 0.9
 	)
-	seconds := s.claimed / s.claimedFPS
+	seconds := s.claimed/s.claimedFPS - c.start
 	switch {
 	case s.frames == 0:
 		return fault(path, NoFrames, ": it opens, and not one frame can be decoded")

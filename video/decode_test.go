@@ -242,7 +242,7 @@ func TestLimits(t *testing.T) {
 		{limits{pixels: 64 * 48, frames: 39}, "too large: more than 39 frames"},
 		{limits{pixels: 64 * 48, frames: 40}, ""},
 	} {
-		v, _, err := decoders.examine(context.Background(), path, c.lim, nil)
+		v, _, err := decoders.examine(context.Background(), path, c.lim, 0, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

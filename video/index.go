@@ -19,6 +19,8 @@ import (
 type Item struct {
 	Path  string // absolute; with roots, after symbolic links are resolved
 	Label string // from an index, else empty
+
+	Source int // which of the names it was found under
 }
 
 // Extensions by which files are taken from folders and globs. A file that is named itself may have any.
@@ -54,6 +56,7 @@ func Resolve(ctx context.Context, data, roots []string) ([]Item, error) {
 			return nil, fmt.Errorf("resolve %q: %w", name, context.Cause(ctx))
 		}
 		before := r.found
+		r.source = i
 		err := r.name(ctx, name)
 		if err == nil && r.found == before {
 			err = fmt.Errorf("no video in it (%s)", strings.Join(videoExtensions, " "))
@@ -80,6 +83,8 @@ type resolver struct {
 	items []Item
 	seen  map[string]bool
 	found int // files, those already seen included
+
+	source int // the name that is being resolved
 }
 
 func (r *resolver) name(ctx context.Context, name string) error {
@@ -214,7 +219,7 @@ func (r *resolver) add(path, label string) error {
 	}
 	if !r.seen[path] {
 		r.seen[path] = true
-		r.items = append(r.items, Item{path, label})
+		r.items = append(r.items, Item{path, label, r.source})
 	}
 	return nil
 }

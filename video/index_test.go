@@ -14,16 +14,16 @@ func TestParseIndex(t *testing.T) {
 		name, text string
 		want       []Item
 	}{
-		{"V-JEPA", "a.mp4 3\nb/c.mp4 12\n", []Item{{"a.mp4", "3"}, {"b/c.mp4", "12"}}},
-		{"spaces in the path", "my clip.mp4 3\nother clip.mp4\n\n", []Item{{"my clip.mp4", "3"}, {"other clip.mp4", ""}}},
-		{"tabs, CRLF, byte order mark", "\xef\xbb\xbfa.mp4\t3\r\nb.mp4\t4\r\n", []Item{{"a.mp4", "3"}, {"b.mp4", "4"}}},
-		{"CSV", "a.mp4,3,x\nb.mp4,4,y\n", []Item{{"a.mp4", "3"}, {"b.mp4", "4"}}},
-		{"CSV without labels", "a.mp4,\nb.mp4\n", []Item{{"a.mp4", ""}, {"b.mp4", ""}}},
-		{"CSV with header", "path,label,group,property\na.mp4,1,g,p\n", []Item{{"a.mp4", "1"}}},
-		{"header in another order", "group, Label, Path\ng,1,a.mp4\n", []Item{{"a.mp4", "1"}}},
-		{"header without label", "path,group\na.mp4,g\n", []Item{{"a.mp4", ""}}},
-		{"header alone", "path\na.mp4\n", []Item{{"a.mp4", ""}}},
-		{"quotes", "\"a, b.mp4\",1\n", []Item{{"a, b.mp4", "1"}}},
+		{"V-JEPA", "a.mp4 3\nb/c.mp4 12\n", []Item{{Path: "a.mp4", Label: "3"}, {Path: "b/c.mp4", Label: "12"}}},
+		{"spaces in the path", "my clip.mp4 3\nother clip.mp4\n\n", []Item{{Path: "my clip.mp4", Label: "3"}, {Path: "other clip.mp4", Label: ""}}},
+		{"tabs, CRLF, byte order mark", "\xef\xbb\xbfa.mp4\t3\r\nb.mp4\t4\r\n", []Item{{Path: "a.mp4", Label: "3"}, {Path: "b.mp4", Label: "4"}}},
+		{"CSV", "a.mp4,3,x\nb.mp4,4,y\n", []Item{{Path: "a.mp4", Label: "3"}, {Path: "b.mp4", Label: "4"}}},
+		{"CSV without labels", "a.mp4,\nb.mp4\n", []Item{{Path: "a.mp4", Label: ""}, {Path: "b.mp4", Label: ""}}},
+		{"CSV with header", "path,label,group,property\na.mp4,1,g,p\n", []Item{{Path: "a.mp4", Label: "1"}}},
+		{"header in another order", "group, Label, Path\ng,1,a.mp4\n", []Item{{Path: "a.mp4", Label: "1"}}},
+		{"header without label", "path,group\na.mp4,g\n", []Item{{Path: "a.mp4", Label: ""}}},
+		{"header alone", "path\na.mp4\n", []Item{{Path: "a.mp4", Label: ""}}},
+		{"quotes", "\"a, b.mp4\",1\n", []Item{{Path: "a, b.mp4", Label: "1"}}},
 		{"nothing", " \n\n", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -32,7 +32,7 @@ func TestParseIndex(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(got, c.want) {
-				t.Errorf("got %q, want %q", got, c.want)
+				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})
 	}
@@ -162,7 +162,7 @@ func TestRoots(t *testing.T) {
 	} {
 		items, err := Resolve(context.Background(), []string{data}, []string{at("in")})
 		if err == nil || !strings.Contains(err.Error(), "outside the folders") {
-			t.Errorf("%q: %q, error %v; want it refused", data, items, err)
+			t.Errorf("%q: %+v, error %v; want it refused", data, items, err)
 		}
 	}
 	link(at("out/gone.mp4"), "in/dangling.mp4")

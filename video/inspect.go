@@ -31,7 +31,7 @@ func (v *Verdict) refuse(f *FileError) { v.Usable, v.Kind, v.Reason = false, f.K
 
 // Inspect decodes a file from end to end and says whether it can be used.
 func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
-	v, _, err := p.judge(ctx, path, nil)
+	v, _, err := p.judge(ctx, path, 0, nil)
 	if err != nil {
 		v.Path = path
 		v.refuse(fault(path, NotInspected, ": %v", err))
@@ -45,7 +45,7 @@ func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
 func (p *Pool) InspectAll(ctx context.Context, paths []string, progress func(done, total int)) ([]Verdict, error) {
 	verdicts := make([]Verdict, len(paths))
 	err := forEach(ctx, p.Size(), len(paths), progress, func(ctx context.Context, i int) (err error) {
-		verdicts[i], _, err = p.judge(ctx, paths[i], nil)
+		verdicts[i], _, err = p.judge(ctx, paths[i], 0, nil)
 		return err
 	})
 	return verdicts, err
@@ -91,7 +91,7 @@ type track struct {
 }
 
 // judge recalls the verdict on a file, or examines it and remembers. A verdict that is recalled shows keep no frames.
-func (p *Pool) judge(ctx context.Context, path string, keep func(frame)) (Verdict, track, error) {
+func (p *Pool) judge(ctx context.Context, path string, short int, keep func(frame)) (Verdict, track, error) {
 	abs, err := filepath.Abs(path)
 	if err != nil {
 		return Verdict{}, track{}, err
@@ -99,7 +99,7 @@ func (p *Pool) judge(ctx context.Context, path string, keep func(frame)) (Verdic
 	v, t, known := p.o.Verdicts.recall(abs)
 	if !known {
 		identity, statErr := identityOf(abs)
-		if v, t, err = p.examine(ctx, abs, defaultLimits, keep); err != nil {
+		if v, t, err = p.examine(ctx, abs, defaultLimits, short, keep); err != nil {
 			return v, t, err
 		}
 		if statErr == nil {
@@ -112,11 +112,11 @@ func (p *Pool) judge(ctx context.Context, path string, keep func(frame)) (Verdic
 	return v, t, nil
 }
 
-// examine decodes a file and judges it. It hands every frame to keep unless that is nil; keep is called with frame 0
-// again when the reading begins anew. The error is not about the file.
-func (p *Pool) examine(ctx context.Context, path string, lim limits, keep func(frame)) (Verdict, track, error) {
+// examine decodes a file and judges it. It hands every frame, its shorter side at most short, to keep unless that
+// is nil; keep is called with frame 0 again when the reading begins anew. The error is not about the file.
+func (p *Pool) examine(ctx context.Context, path string, lim limits, short int, keep func(frame)) (Verdict, track, error) {
 	var t track
-	request := wire.Request{Path: path, MaxPixels: lim.pixels, MaxFrames: lim.frames, Step: 1, Digests: true, NoPixels: keep == nil}
+	request := wire.Request{Path: path, MaxPixels: lim.pixels, MaxFrames: lim.frames, Step: 1, Digests: true, NoPixels: keep == nil, Short: short}
 	done, err := p.decode(ctx, request, func() { t = track{} }, func(f frame) error {
 		t.times, t.digests = append(t.times, f.time), append(t.digests, f.digest)
 		if keep != nil {

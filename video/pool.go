@@ -19,14 +19,16 @@ import (
 type PoolOptions struct {
 	Size        int           // processes at most; default one per core
 	MemoryBytes int64         // of one process's own, frames handed over not counted; default 1 GiB
-	Silence     time.Duration // how long a decoder may say nothing while it is waited for; default 20 s
+	Silence     time.Duration // how long a decoder may say nothing while it is waited for; default 1 min, as the machine may be busy
 	Deadline    time.Duration // how long one file may take; default 2 h, enough for the longest that the limits allow
-	Start       time.Duration // how long a process may take to start; default 30 s
+	Start       time.Duration // how long a process may take to start; default 2 min
 
 	Command []string // the program to start and its arguments; default this one, as a decoder
 	Env     []string // in addition to this process's, such as "NAME=value"
 
-	Verdicts *Verdicts // remembers what inspections find; default none. It must stay open as long as the pool
+	// What is kept between runs; default nothing. Both must stay open as long as the pool.
+	Verdicts *Verdicts // what inspections find
+	Clips    *Clips    // decoded frames
 
 	sharedBytes int64
 }
@@ -39,13 +41,13 @@ func (o PoolOptions) withDefaults() PoolOptions {
 		o.MemoryBytes = 1 << 30
 	}
 	if o.Silence == 0 {
-		o.Silence = 20 * time.Second
+		o.Silence = time.Minute
 	}
 	if o.Deadline == 0 {
 		o.Deadline = 2 * time.Hour
 	}
 	if o.Start == 0 {
-		o.Start = 30 * time.Second
+		o.Start = 2 * time.Minute
 	}
 	if o.Command == nil {
 		o.Command = []string{"/proc/self/exe", DecoderArgument} // the very program, even when its file was replaced since

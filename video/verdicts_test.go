@@ -38,14 +38,14 @@ func TestVerdictsAreRemembered(t *testing.T) {
 	if first.Stats().Started == 0 {
 		t.Fatal("nothing was decoded")
 	}
-	_, wantTrack, _ := first.judge(t.Context(), good, nil)
+	_, wantTrack, _ := first.judge(t.Context(), good, 0, nil)
 
 	again := rememberingPool(t, cache, 1<<20)
 	got, err := again.InspectAll(t.Context(), paths, nil)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("remembered %+v, %v; want %+v", got, err, want)
 	}
-	_, track, err := again.judge(t.Context(), good, nil)
+	_, track, err := again.judge(t.Context(), good, 0, nil)
 	if err != nil || !reflect.DeepEqual(track, wantTrack) || len(track.times) != 20 || len(track.digests) != 20 {
 		t.Errorf("track %v, %v; want %v", track, err, wantTrack)
 	}

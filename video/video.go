@@ -9,7 +9,11 @@
 //	process.go    one such process, seen from its parent: started, watched, ended
 //	pool.go       as many of them as there are cores, replaced when they go wrong
 //	inspect.go    file -> Verdict: usable, or why not, found by decoding
+//	verdicts.go   verdicts remembered from run to run, with the time and digest of every frame
 //	dataset.go    list of files -> training clips, pure in (seed, index)
+//	schedule.go   which file and window each index is
+//	frames.go     the frames of a clip, from memory, from disk, or decoded
+//	clips.go      decoded frames on disk, shared by processes
 //	transform.go  frames -> cropped, resized, normalised floats
 //	feed.go       clips -> batches, prefetched in order
 //
@@ -52,6 +56,16 @@ type Spec struct {
 	AspectMax float64 `json:"aspect_max,omitempty"` // largest; default 1.35
 	Flip      bool    `json:"flip,omitempty"`       // mirror every second clip, at random; default off, as V-JEPA
 
+	// ShortSide is what the shorter side of larger frames is brought to, in pixels, before crops are cut from them: crops
+	// of a large frame are reduced once more anyway, and small frames are quick to move and to keep. Default twice Size,
+	// so that a crop of the default scales keeps all that Size can show; negative leaves frames as they are.
+	ShortSide int `json:"short_side,omitempty"`
+
+	ClipsPerVideo int    `json:"clips_per_video,omitempty"` // clips of each file in an epoch; default 1
+	Windows       string `json:"windows,omitempty"`         // where they begin: RandomWindows (default) or UniformWindows
+	// Weights are the shares of Data's names in the clips of an epoch; none: every file counts the same.
+	Weights []float64 `json:"weights,omitempty"`
+
 	// MaxUnusable is the share of unusable files, 0 to 1, above which a dataset is refused. Default 0.2; a
 	// negative value refuses any.
 	MaxUnusable float64 `json:"max_unusable,omitempty"`
@@ -68,6 +82,9 @@ const (
 	maxFrameStep = 1 << 16
 	maxFPS       = 1000
 	maxCacheMiB  = 1 << 20
+
+	maxShortSide     = 1 << 13
+	maxClipsPerVideo = 1 << 16
 )
 
 // WithDefaults returns the Spec with every default filled in.
@@ -80,6 +97,15 @@ func (s Spec) WithDefaults() Spec {
 	setDefault(&s.AspectMin, 0.75)
 	setDefault(&s.AspectMax, 1.35)
 	setDefault(&s.MaxUnusable, 0.2)
+	if s.ShortSide == 0 {
+		s.ShortSide = 2 * s.Size
+	}
+	if s.ClipsPerVideo == 0 {
+		s.ClipsPerVideo = 1
+	}
+	if s.Windows == "" {
+		s.Windows = RandomWindows
+	}
 	if s.CacheMiB == 0 {
 		s.CacheMiB = 512
 	}
@@ -107,6 +133,14 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("frame_step: %d, want 1 to %d", s.FrameStep, maxFrameStep)
 	case !within(s.FPS, 0, maxFPS):
 		return fmt.Errorf("fps: %g, want above 0, at most %d", s.FPS, maxFPS)
+	case s.ShortSide > maxShortSide:
+		return fmt.Errorf("short_side: %d pixels, want at most %d", s.ShortSide, maxShortSide)
+	case s.ClipsPerVideo < 1 || s.ClipsPerVideo > maxClipsPerVideo:
+		return fmt.Errorf("clips_per_video: %d, want 1 to %d", s.ClipsPerVideo, maxClipsPerVideo)
+	case s.Windows != RandomWindows && s.Windows != UniformWindows:
+		return fmt.Errorf("windows: %q, want %q or %q", s.Windows, RandomWindows, UniformWindows)
+	case len(s.Weights) > 0 && len(s.Weights) != len(s.Data):
+		return fmt.Errorf("weights: %d for %d names in data, want one each or none", len(s.Weights), len(s.Data))
 	case !within(s.ScaleMin, 1e-6, 1):
 		return fmt.Errorf("scale_min: %g, want above 0, at most 1", s.ScaleMin)
 	case !within(s.ScaleMax, s.ScaleMin, 1):
@@ -119,6 +153,16 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("max_unusable: %g, want at most 1", s.MaxUnusable)
 	case s.CacheMiB > maxCacheMiB:
 		return fmt.Errorf("cache_mib: %d, want at most %d", s.CacheMiB, maxCacheMiB)
+	}
+	total := 0.0
+	for i, w := range s.Weights {
+		if !within(w, 0, 1e9) {
+			return fmt.Errorf("weights[%d]: %g, want 0 to 1e9", i, w)
+		}
+		total += w
+	}
+	if len(s.Weights) > 0 && total == 0 {
+		return fmt.Errorf("weights: all are 0")
 	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 
 func newInspectCommand() *cobra.Command {
 	var asJSON bool
-	var cacheDir string
+	cache := workercmd.CacheOptions{}
 	cmd := &cobra.Command{
 		Use:   "inspect PATH…",
 		Short: "Say of every video whether it can be used",
@@ -29,7 +29,7 @@ Unusable videos are no failure of this command; a PATH that holds no video at al
 What is found is kept, so that training on the same files starts at once; a file that has changed is decoded again.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			decoders, done, err := workercmd.OpenDecoders(cacheDir)
+			decoders, done, err := workercmd.OpenDecoders(cache)
 			if err != nil {
 				return badInput(err)
 			}
@@ -52,7 +52,7 @@ What is found is kept, so that training on the same files starts at once; a file
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON per video")
-	workercmd.CacheFlag(cmd.Flags(), &cacheDir)
+	cache.Flags(cmd.Flags())
 	return cmd
 }
 

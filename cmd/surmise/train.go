@@ -12,7 +12,8 @@ import (
 )
 
 func newTrainCommand() *cobra.Command {
-	var file, out, cacheDir string
+	var file, out string
+	var cache workercmd.CacheOptions
 	var roots []string
 	cmd := &cobra.Command{
 		Use:   "train -f JOB.json --out DIR",
@@ -32,7 +33,7 @@ it. An interruption leaves a checkpoint.`,
 			if err != nil {
 				return err
 			}
-			decoders, done, err := workercmd.OpenDecoders(cacheDir)
+			decoders, done, err := workercmd.OpenDecoders(cache)
 			if err != nil {
 				return badInput(err)
 			}
@@ -51,7 +52,7 @@ it. An interruption leaves a checkpoint.`,
 	cmd.Flags().StringVarP(&file, "file", "f", "", "job file; - for standard input")
 	cmd.Flags().StringVar(&out, "out", "surmise-run", "folder of the run's checkpoints")
 	cmd.Flags().StringArrayVar(&roots, "data-root", nil, "folder below which the job may name files; repeat for more (default any)")
-	workercmd.CacheFlag(cmd.Flags(), &cacheDir)
+	cache.Flags(cmd.Flags())
 	cobra.CheckErr(cmd.MarkFlagRequired("file"))
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagDirname("out"))

@@ -24,7 +24,7 @@ type Options struct {
 	Name        string        // unique among workers; "": one that DataDir keeps from run to run
 	DataRoots   []string      // the only folders below which jobs may name files; empty: any
 	DataDir     string        // the worker's own files; required unless Name is set
-	CacheDir    string        // what is known of videos; "": the user's, "none": nowhere
+	Cache       CacheOptions  // what is kept of videos
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
 	Logger      *slog.Logger  // nil: slog.Default()
@@ -47,7 +47,7 @@ func Run(ctx context.Context, o Options) error {
 		defer func() { _ = release() }() // the lock goes with the process in any case
 		o.Name = name
 	}
-	decoders, done, err := OpenDecoders(o.CacheDir)
+	decoders, done, err := OpenDecoders(o.Cache)
 	if err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ coordinator's artifact folder under the same paths.`,
 	flags.StringVar(&o.Name, "name", "", "name among workers (default one that the data folder keeps)")
 	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
-	CacheFlag(flags, &o.CacheDir)
+	o.Cache.Flags(flags)
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
 }
