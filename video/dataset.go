@@ -52,6 +52,7 @@ type SampleInfo struct {
 	Numbers []int  `json:"numbers"` // [Frames] frame numbers in the file
 	Crop    Crop   `json:"crop"`
 	Flip    bool   `json:"flip"`
+	Jitter  Jitter `json:"jitter"`
 }
 
 // UnusableError refuses a dataset for its unusable files. Its text is a table of them and their reasons.
@@ -179,7 +180,7 @@ func (d *Dataset) Failures() []FileError {
 }
 
 // Sample fills dst [3,Frames,Size,Size] with training clip number index: a window of the file whose turn it is, one
-// random crop for all its frames, resized, flipped or not, normalised. Every epoch visits each file ClipsPerVideo
+// random crop for all its frames, resized, flipped or not, its colours changed, normalised. Every epoch visits each file ClipsPerVideo
 // times, or as often as the weight of its source says, in an order of its own.
 //
 // The clip depends on (seed, index) and the dataset alone, whoever asks for it and when. A file that cannot be
@@ -199,6 +200,7 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 		Numbers: d.numbers(f, d.start(f, turn.window, rng)),
 		Crop:    randomCrop(rng, f.height, f.width, d.spec),
 		Flip:    d.spec.Flip && rng.IntN(2) == 1,
+		Jitter:  randomJitter(rng, d.spec),
 	}
 	if err := d.fill(ctx, f, info, dst); err != nil {
 		var bad *FileError
@@ -220,7 +222,7 @@ func (d *Dataset) fill(ctx context.Context, f *file, info SampleInfo, dst []floa
 	t := 0
 	return d.read(ctx, f, info.Numbers, func() { t = 0 }, func(number int, pix []uint8) {
 		for ; t < len(info.Numbers) && info.Numbers[t] == number; t++ {
-			resize.normalised(dst[t*plane:], stride, pix)
+			resize.jittered(dst[t*plane:], stride, pix, info.Jitter)
 		}
 	})
 }

@@ -195,17 +195,26 @@ func TestSpecFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	for field, change := range map[string]func(*Spec){
-		"data":         func(s *Spec) { s.Data = nil },
-		"size":         func(s *Spec) { s.Size = 0 },
-		"frames":       func(s *Spec) { s.Frames = maxFrames + 1 },
-		"frame_step":   func(s *Spec) { s.FrameStep = -1 },
-		"fps":          func(s *Spec) { s.FPS = math.NaN() },
-		"scale_min":    func(s *Spec) { s.ScaleMin = 1.5 },
-		"scale_max":    func(s *Spec) { s.ScaleMax = 0.1 },
-		"aspect_min":   func(s *Spec) { s.AspectMin = -1 },
-		"aspect_max":   func(s *Spec) { s.AspectMax = math.Inf(1) },
-		"max_unusable": func(s *Spec) { s.MaxUnusable = 1.1 },
-		"cache_mib":    func(s *Spec) { s.CacheMiB = maxCacheMiB + 1 },
+		"data":            func(s *Spec) { s.Data = nil },
+		"size":            func(s *Spec) { s.Size = 0 },
+		"frames":          func(s *Spec) { s.Frames = maxFrames + 1 },
+		"frame_step":      func(s *Spec) { s.FrameStep = -1 },
+		"fps":             func(s *Spec) { s.FPS = math.NaN() },
+		"scale_min":       func(s *Spec) { s.ScaleMin = 1.5 },
+		"scale_max":       func(s *Spec) { s.ScaleMax = 0.1 },
+		"aspect_min":      func(s *Spec) { s.AspectMin = -1 },
+		"aspect_max":      func(s *Spec) { s.AspectMax = math.Inf(1) },
+		"brightness":      func(s *Spec) { s.Brightness = -1 },
+		"contrast":        func(s *Spec) { s.Contrast = 11 },
+		"saturation":      func(s *Spec) { s.Saturation = math.NaN() },
+		"hue":             func(s *Spec) { s.Hue = 0.6 },
+		"short_side":      func(s *Spec) { s.ShortSide = maxShortSide + 1 },
+		"clips_per_video": func(s *Spec) { s.ClipsPerVideo = -1 },
+		"windows":         func(s *Spec) { s.Windows = "some" },
+		"weights":         func(s *Spec) { s.Weights = []float64{1, 2} },
+		"weights[0]":      func(s *Spec) { s.Weights = []float64{-1} },
+		"max_unusable":    func(s *Spec) { s.MaxUnusable = 1.1 },
+		"cache_mib":       func(s *Spec) { s.CacheMiB = maxCacheMiB + 1 },
 	} {
 		s := good
 		change(&s)

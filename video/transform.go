@@ -187,12 +187,35 @@ func (r *resampler) at(y int) []float32 {
 // normalised writes the region of pix as normalised floats. dst starts at the frame's place in the first
 // colour's plane; the planes lie stride floats apart.
 func (r *resampler) normalised(dst []float32, stride int, pix []uint8) {
+	r.planes(dst, stride, pix, normalisation)
+}
+
+// jittered does the same with changed colours.
+func (r *resampler) jittered(dst []float32, stride int, pix []uint8, j Jitter) {
+	if !j.changes() {
+		r.normalised(dst, stride, pix)
+		return
+	}
+	r.planes(dst, stride, pix, func(int) (scale, shift float32) { return 1.0 / 255, 0 })
+	size := r.size * r.size
+	j.apply(dst, stride, size)
+	for c := range 3 {
+		scale, shift := normalisation(c)
+		out := dst[c*stride:][:size]
+		for i, v := range out {
+			out[i] = v*(255*scale) + shift
+		}
+	}
+}
+
+// planes writes the region of pix, each colour on its line.
+func (r *resampler) planes(dst []float32, stride int, pix []uint8, colour func(c int) (scale, shift float32)) {
 	r.load(pix)
 	size := r.size
 	for y := range size {
 		line := r.at(y)
 		for c := range 3 {
-			scale, shift := normalisation(c)
+			scale, shift := colour(c)
 			out := dst[c*stride+y*size : c*stride+(y+1)*size]
 			for x, v := range line[c*size : (c+1)*size] {
 				out[x] = v*scale + shift

@@ -15,6 +15,7 @@
 //	frames.go     the frames of a clip, from memory, from disk, or decoded
 //	clips.go      decoded frames on disk, shared by processes
 //	transform.go  frames -> cropped, resized, normalised floats
+//	jitter.go     changes of colour
 //	feed.go       clips -> batches, prefetched in order
 //
 // Dimension letters: T frames, H rows, W columns, C or 3 colour channels in the order red, green, blue.
@@ -56,6 +57,12 @@ type Spec struct {
 	AspectMax float64 `json:"aspect_max,omitempty"` // largest; default 1.35
 	Flip      bool    `json:"flip,omitempty"`       // mirror every second clip, at random; default off, as V-JEPA
 
+	// Colour jitter, as torchvision's: a factor in 1±x for the first three, a turn within ±Hue; 0 leaves colours alone.
+	Brightness float64 `json:"brightness,omitempty"` // 0 to 10
+	Contrast   float64 `json:"contrast,omitempty"`
+	Saturation float64 `json:"saturation,omitempty"`
+	Hue        float64 `json:"hue,omitempty"` // 0 to 0.5, in full turns
+
 	// ShortSide is what the shorter side of larger frames is brought to, in pixels, before crops are cut from them: crops
 	// of a large frame are reduced once more anyway, and small frames are quick to move and to keep. Default twice Size,
 	// so that a crop of the default scales keeps all that Size can show; negative leaves frames as they are.
@@ -83,6 +90,7 @@ const (
 	maxFPS       = 1000
 	maxCacheMiB  = 1 << 20
 
+	maxJitter        = 10
 	maxShortSide     = 1 << 13
 	maxClipsPerVideo = 1 << 16
 )
@@ -133,6 +141,14 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("frame_step: %d, want 1 to %d", s.FrameStep, maxFrameStep)
 	case !within(s.FPS, 0, maxFPS):
 		return fmt.Errorf("fps: %g, want above 0, at most %d", s.FPS, maxFPS)
+	case !within(s.Brightness, 0, maxJitter):
+		return fmt.Errorf("brightness: %g, want 0 to %d", s.Brightness, maxJitter)
+	case !within(s.Contrast, 0, maxJitter):
+		return fmt.Errorf("contrast: %g, want 0 to %d", s.Contrast, maxJitter)
+	case !within(s.Saturation, 0, maxJitter):
+		return fmt.Errorf("saturation: %g, want 0 to %d", s.Saturation, maxJitter)
+	case !within(s.Hue, 0, 0.5):
+		return fmt.Errorf("hue: %g, want 0 to 0.5", s.Hue)
 	case s.ShortSide > maxShortSide:
 		return fmt.Errorf("short_side: %d pixels, want at most %d", s.ShortSide, maxShortSide)
 	case s.ClipsPerVideo < 1 || s.ClipsPerVideo > maxClipsPerVideo:
