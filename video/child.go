@@ -106,7 +106,7 @@ func (c *child) answer(request wire.Request) error {
 	out := output{child: c, request: request}
 	defer out.close()
 	s, err := scan(reading{
-		path: request.Path, lim: limits{request.MaxPixels, request.MaxFrames}, inspected: request.Inspected, seek: request.Seek,
+		path: request.Path, offset: request.Offset, length: request.Length, lim: limits{request.MaxPixels, request.MaxFrames}, inspected: request.Inspected, seek: request.Seek,
 		want: out.want, visit: out.visit, alive: out.alive,
 	})
 	var bad *FileError

@@ -40,8 +40,9 @@ const (
 	maxTopBoxes  = 1 << 16
 )
 
-// identify reads just enough of a file to know its container. The error is a *FileError.
-func identify(path string) (container, error) {
+// identify reads just enough of a file, or of the part of one that is a video, to know its container. The error is a
+// *FileError.
+func identify(path string, offset, length int64) (container, error) {
 	unreadable := func(format string, args ...any) (container, error) {
 		return container{}, fault(path, Unreadable, ": "+format, args...)
 	}
@@ -62,18 +63,25 @@ func identify(path string) (container, error) {
 		return unreadable("%v", errors.Unwrap(err))
 	}
 	defer f.Close()
+	if length == 0 {
+		length = info.Size()
+	}
+	if offset < 0 || length < 0 || offset > info.Size() || length > info.Size()-offset {
+		return unreadable("it was to lie at byte %d, %d bytes long, and the file has %d", offset, length, info.Size())
+	}
+	part := io.NewSectionReader(f, offset, length)
 	head := make([]byte, headBytes)
-	n, err := io.ReadFull(f, head)
+	n, err := io.ReadFull(part, head)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return unreadable("%v", err)
 	}
 	c := classify(head[:n])
-	c.size = info.Size()
+	c.size = length
 	switch c.name {
 	case "":
 		return unreadable("not an MP4, MOV, Matroska, WebM, AVI, GIF or MPEG file (it begins with %q)", head[:min(n, 12)])
 	case "mp4":
-		c.problem = mp4Problem(f, c.size)
+		c.problem = mp4Problem(part, c.size)
 	}
 	return c, nil
 }

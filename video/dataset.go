@@ -92,7 +92,7 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 	if err := spec.Validate(); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	items, err := Resolve(ctx, spec.Data, spec.Roots)
+	items, err := pool.Resolve(ctx, spec.Data, spec.Roots)
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
@@ -131,8 +131,8 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 func (d *Dataset) open(ctx context.Context, i int, item Item) error {
 	f := &file{item: item}
 	d.files[i] = f
-	keep := d.keepWhileInspected(f)
-	v, t, err := d.pool.judge(ctx, item.Path, d.spec.ShortSide, keep.put)
+	keep := d.keepWhileInspected(ctx, f)
+	v, t, err := d.pool.judge(ctx, item, d.spec.ShortSide, keep.put)
 	if err != nil {
 		keep.drop()
 		return err
@@ -196,7 +196,7 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 	f := d.files[turn.file]
 	rng := newRand(seed, clipStream, uint64(index))
 	info := SampleInfo{
-		Path: f.item.Path, Label: f.item.Label, Source: f.item.Source, Window: turn.window, Epoch: index / int64(d.Len()),
+		Path: f.item.Name(), Label: f.item.Label, Source: f.item.Source, Window: turn.window, Epoch: index / int64(d.Len()),
 		Numbers: d.numbers(f, d.start(f, turn.window, rng)),
 		Crop:    randomCrop(rng, f.height, f.width, d.spec),
 		Flip:    d.spec.Flip && rng.IntN(2) == 1,

@@ -284,7 +284,7 @@ func TestCacheIsBounded(t *testing.T) {
 	var all []*keeper
 	for range 3 {
 		k := &keeper{room: &room}
-		if _, _, err := decoders.examine(context.Background(), path, defaultLimits, 0, k.keep); err != nil {
+		if _, _, err := decoders.examine(context.Background(), Item{Path: path}, defaultLimits, 0, k.keep); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, k)

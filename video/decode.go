@@ -2,6 +2,7 @@ package video
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"strings"
 
@@ -48,7 +49,9 @@ var (
 // reading says which frames of a file to decode, and what to do with them.
 type reading struct {
 	path string // absolute
-	lim  limits
+	// offset and length say which part of the file is the video, in bytes; length 0: all of it.
+	offset, length int64
+	lim            limits
 	// want picks frames by number. The others are decoded, as later ones depend on them, but not converted.
 	want func(number int) bool
 	// visit is called for each frame wanted, in order.
@@ -68,7 +71,7 @@ type reading struct {
 func scan(r reading) (scanned, error) {
 	path, lim := r.path, r.lim
 	var s scanned
-	c, err := identify(path)
+	c, err := identify(path, r.offset, r.length)
 	if err != nil {
 		return s, err
 	}
@@ -76,7 +79,12 @@ func scan(r reading) (scanned, error) {
 	if c.problem != nil {
 		return s, c.problem.of(path)
 	}
-	capture, err := open(path)
+	source := path
+	if r.length > 0 {
+		// FFmpeg's name for a part of a file. What follows the colon is a path, whatever it holds.
+		source = fmt.Sprintf("subfile,,start,%d,end,%d,,:%s", r.offset, r.offset+r.length, path)
+	}
+	capture, err := open(source)
 	if err != nil {
 		_ = capture.Close()
 		return s, fault(path, Unreadable, ": OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.name)
@@ -91,7 +99,7 @@ func scan(r reading) (scanned, error) {
 		return s, err
 	}
 	if !r.inspected {
-		if err := checkFrameSizes(path, s.codec, lim, r.alive); err != nil {
+		if err := checkFrameSizes(path, source, s.codec, lim, r.alive); err != nil {
 			return s, err
 		}
 	}

@@ -72,7 +72,7 @@ func (d *Dataset) readShard(f *file, numbers []int, begin func(), use func(numbe
 	}
 	d.pool.o.Clips.give(s, err != nil)
 	if err != nil {
-		slog.Warn("decoded frames on disk are damaged; the video is decoded again", "video", f.item.Path, "error", err)
+		slog.Warn("decoded frames on disk are damaged; the video is decoded again", "video", f.item.Name(), "error", err)
 		return false, nil
 	}
 	return true, nil
@@ -80,21 +80,20 @@ func (d *Dataset) readShard(f *file, numbers []int, begin func(), use func(numbe
 
 // decode has the frames decoded. They are held to what the inspection found of them, however they were reached.
 func (d *Dataset) decode(ctx context.Context, f *file, numbers []int, begin func(), use func(number int, pix []uint8)) error {
-	request := wire.Request{Path: f.item.Path, MaxPixels: defaultLimits.pixels, MaxFrames: defaultLimits.frames,
-		Numbers: numbers, Inspected: true, Digests: true, Short: d.spec.ShortSide}
+	request := wire.Request{Numbers: numbers, Inspected: true, Digests: true, Short: d.spec.ShortSide}
 	for {
 		var plan int
 		request.Seek, plan = d.seek(f, numbers)
 		got := 0
-		done, err := d.pool.decode(ctx, request, func() { got = 0; begin() }, func(fr frame) error {
+		done, err := d.pool.decode(ctx, f.item, request, func() { got = 0; begin() }, func(fr frame) error {
 			if fr.height != f.height || fr.width != f.width {
-				return fault(f.item.Path, Changed, " since it was inspected: frames of %dx%d, were %dx%d", fr.width, fr.height, f.width, f.height)
+				return fault(f.item.Name(), Changed, " since it was inspected: frames of %dx%d, were %dx%d", fr.width, fr.height, f.width, f.height)
 			}
 			if got >= len(numbers) || fr.number != numbers[got] {
-				return fault(f.item.Path, Crashed, ": it delivered frame %d, which nobody asked for", fr.number)
+				return fault(f.item.Name(), Crashed, ": it delivered frame %d, which nobody asked for", fr.number)
 			}
 			if fr.digest != f.track.digests[fr.number] {
-				return fault(f.item.Path, Changed, " since it was inspected: frame %d is another", fr.number)
+				return fault(f.item.Name(), Changed, " since it was inspected: frame %d is another", fr.number)
 			}
 			got++
 			use(fr.number, fr.pix)
@@ -107,7 +106,7 @@ func (d *Dataset) decode(ctx context.Context, f *file, numbers []int, begin func
 			continue
 		}
 		if err == nil && got < len(numbers) {
-			err = fault(f.item.Path, Changed, " since it was inspected: no frame %d, had %d", numbers[got], f.frames)
+			err = fault(f.item.Name(), Changed, " since it was inspected: no frame %d, had %d", numbers[got], f.frames)
 		}
 		return err
 	}
@@ -143,18 +142,17 @@ func (d *Dataset) kept(ctx context.Context, f *file) ([]uint8, error) {
 	if f.frames > fillFrames || !d.hasRoom(f) {
 		return nil, nil
 	}
-	keep := d.keepFrames(f)
-	request := wire.Request{Path: f.item.Path, MaxPixels: defaultLimits.pixels, MaxFrames: defaultLimits.frames,
-		Step: 1, Inspected: true, Digests: true, Short: d.spec.ShortSide}
-	done, err := d.pool.decode(ctx, request, func() {}, func(fr frame) error {
+	keep := d.keepFrames(ctx, f)
+	request := wire.Request{Step: 1, Inspected: true, Digests: true, Short: d.spec.ShortSide}
+	done, err := d.pool.decode(ctx, f.item, request, func() {}, func(fr frame) error {
 		if fr.number >= f.frames || fr.digest != f.track.digests[fr.number] || fr.height != f.height || fr.width != f.width {
-			return fault(f.item.Path, Changed, " since it was inspected: frame %d is another", fr.number)
+			return fault(f.item.Name(), Changed, " since it was inspected: frame %d is another", fr.number)
 		}
 		keep.put(fr)
 		return nil
 	})
 	if err == nil && done.Frames != f.frames {
-		err = fault(f.item.Path, Changed, " since it was inspected: %d frames, were %d", done.Frames, f.frames)
+		err = fault(f.item.Name(), Changed, " since it was inspected: %d frames, were %d", done.Frames, f.frames)
 	}
 	if err != nil {
 		keep.drop()
@@ -181,27 +179,36 @@ type keep struct {
 }
 
 // keepWhileInspected prepares a file for its inspection. Frames that are on disk already are not kept again.
-func (d *Dataset) keepWhileInspected(f *file) keep {
+func (d *Dataset) keepWhileInspected(ctx context.Context, f *file) keep {
 	clips := d.pool.o.Clips
 	if clips == nil {
-		return d.keepFrames(f)
+		return d.keepFrames(ctx, f)
 	}
-	if identity, err := identityOf(f.item.Path); err == nil { // else the verdict will say why not
-		f.shard = shardName(f.item.Path, identity, d.spec.ShortSide)
+	if identity, err := d.identity(ctx, f.item); err == nil { // else the verdict will say why not
+		f.shard = shardName(f.item.Name(), identity, d.spec.ShortSide)
 	}
 	if f.shard != "" && !clips.has(f.shard) {
-		return d.keepFrames(f)
+		return d.keepFrames(ctx, f)
 	}
 	return keep{func(frame) {}, func() ([]uint8, bool) { return nil, true }, func() {}}
 }
 
-func (d *Dataset) keepFrames(f *file) keep {
+func (d *Dataset) identity(ctx context.Context, item Item) (fileIdentity, error) {
+	path, release, err := d.pool.local(ctx, item)
+	if err != nil {
+		return fileIdentity{}, err
+	}
+	defer release()
+	return identityOf(path)
+}
+
+func (d *Dataset) keepFrames(ctx context.Context, f *file) keep {
 	if d.pool.o.Clips == nil {
 		kept := &keeper{room: &d.room}
 		return keep{kept.keep, func() ([]uint8, bool) { return kept.all(), kept.begun }, kept.drop}
 	}
 	lost := func(err error) {
-		slog.Warn("decoded frames are not kept", "video", f.item.Path, "error", err) // it costs time, not the run
+		slog.Warn("decoded frames are not kept", "video", f.item.Name(), "error", err) // it costs time, not the run
 	}
 	var w *shardWriter
 	begun := false
@@ -231,8 +238,8 @@ func (d *Dataset) keepFrames(f *file) keep {
 		if w == nil {
 			return nil, begun
 		}
-		now, err := identityOf(f.item.Path)
-		if err != nil || shardName(f.item.Path, now, d.spec.ShortSide) != f.shard {
+		now, err := d.identity(ctx, f.item)
+		if err != nil || shardName(f.item.Name(), now, d.spec.ShortSide) != f.shard {
 			w.drop() // it changed while it was decoded
 			return nil, begun
 		}

@@ -14,12 +14,12 @@ import (
 // frame from before, and when it shrinks it reads past the picture's end, in both cases without a word. So
 // the change must be found before anything is decoded. Codecs other than H.264, VP8, VP9, MPEG-1 and MPEG-2
 // are not looked into.
-func checkFrameSizes(path, codec string, lim limits, alive func()) error {
+func checkFrameSizes(path, source, codec string, lim limits, alive func()) error {
 	headerSize := sizeParser(codec)
 	if headerSize == nil {
 		return nil
 	}
-	capture, err := open(path)
+	capture, err := open(source)
 	if err != nil {
 		_ = capture.Close()
 		return nil // it opened a moment ago: decoding will say what has become of it

@@ -31,7 +31,7 @@ func (v *Verdict) refuse(f *FileError) { v.Usable, v.Kind, v.Reason = false, f.K
 
 // Inspect decodes a file from end to end and says whether it can be used.
 func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
-	v, _, err := p.judge(ctx, path, 0, nil)
+	v, _, err := p.judge(ctx, Item{Path: path}, 0, nil)
 	if err != nil {
 		v.Path = path
 		v.refuse(fault(path, NotInspected, ": %v", err))
@@ -39,13 +39,13 @@ func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
 	return v
 }
 
-// InspectAll inspects files in parallel, one per process, and returns their verdicts in the order of paths.
+// InspectAll inspects items in parallel, one per process, and returns their verdicts in the order of items.
 // progress, unless nil, is called after each file, one call at a time. The error is ctx's, or that no decoder
 // could be started.
-func (p *Pool) InspectAll(ctx context.Context, paths []string, progress func(done, total int)) ([]Verdict, error) {
-	verdicts := make([]Verdict, len(paths))
-	err := forEach(ctx, p.Size(), len(paths), progress, func(ctx context.Context, i int) (err error) {
-		verdicts[i], _, err = p.judge(ctx, paths[i], 0, nil)
+func (p *Pool) InspectAll(ctx context.Context, items []Item, progress func(done, total int)) ([]Verdict, error) {
+	verdicts := make([]Verdict, len(items))
+	err := forEach(ctx, p.Size(), len(items), progress, func(ctx context.Context, i int) (err error) {
+		verdicts[i], _, err = p.judge(ctx, items[i], 0, nil)
 		return err
 	})
 	return verdicts, err
@@ -90,34 +90,52 @@ type track struct {
 	digests []uint32  // [frames] CRC-32C of the pixels as decoded
 }
 
-// judge recalls the verdict on a file, or examines it and remembers. A verdict that is recalled shows keep no frames.
-func (p *Pool) judge(ctx context.Context, path string, short int, keep func(frame)) (Verdict, track, error) {
-	abs, err := filepath.Abs(path)
+// judge recalls the verdict on an item, or examines it and remembers. A verdict that is recalled shows keep no frames.
+func (p *Pool) judge(ctx context.Context, item Item, short int, keep func(frame)) (Verdict, track, error) {
+	v := Verdict{Path: item.Name()}
+	file, release, err := p.local(ctx, item)
+	var bad *FileError
+	if errors.As(err, &bad) {
+		v.refuse(bad)
+		return v, track{}, nil
+	}
 	if err != nil {
-		return Verdict{}, track{}, err
+		return v, track{}, err
 	}
-	v, t, known := p.o.Verdicts.recall(abs)
-	if !known {
-		identity, statErr := identityOf(abs)
-		if v, t, err = p.examine(ctx, abs, defaultLimits, short, keep); err != nil {
-			return v, t, err
-		}
-		if statErr == nil {
-			if err := p.o.Verdicts.remember(identity, v, t); err != nil {
-				slog.Warn("a verdict is not remembered", "error", err) // a full disk costs time, not the run
-			}
+	defer release()
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return v, track{}, err
+	}
+	known := item
+	if item.URI == "" {
+		known.Path = abs // remembered wherever it is named from
+	}
+	name := known.Name()
+	if v, t, ok := p.o.Verdicts.recall(name, abs); ok {
+		v.Path = item.Name()
+		return v, t, nil
+	}
+	identity, statErr := identityOf(abs)
+	v, t, err := p.examine(ctx, item, defaultLimits, short, keep)
+	if err != nil {
+		return v, t, err
+	}
+	if statErr == nil {
+		if err := p.o.Verdicts.remember(name, abs, identity, v, t); err != nil {
+			slog.Warn("a verdict is not remembered", "error", err) // a full disk costs time, not the run
 		}
 	}
-	v.Path = path
 	return v, t, nil
 }
 
 // examine decodes a file and judges it. It hands every frame, its shorter side at most short, to keep unless that
 // is nil; keep is called with frame 0 again when the reading begins anew. The error is not about the file.
-func (p *Pool) examine(ctx context.Context, path string, lim limits, short int, keep func(frame)) (Verdict, track, error) {
+func (p *Pool) examine(ctx context.Context, item Item, lim limits, short int, keep func(frame)) (Verdict, track, error) {
 	var t track
-	request := wire.Request{Path: path, MaxPixels: lim.pixels, MaxFrames: lim.frames, Step: 1, Digests: true, NoPixels: keep == nil, Short: short}
-	done, err := p.decode(ctx, request, func() { t = track{} }, func(f frame) error {
+	path := item.Name()
+	request := wire.Request{MaxPixels: lim.pixels, MaxFrames: lim.frames, Step: 1, Digests: true, NoPixels: keep == nil, Short: short}
+	done, err := p.decode(ctx, item, request, func() { t = track{} }, func(f frame) error {
 		t.times, t.digests = append(t.times, f.time), append(t.digests, f.digest)
 		if keep != nil {
 			keep(f)

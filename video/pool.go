@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -29,6 +30,8 @@ type PoolOptions struct {
 	// What is kept between runs; default nothing. Both must stay open as long as the pool.
 	Verdicts *Verdicts // what inspections find
 	Clips    *Clips    // decoded frames
+
+	Remote Remote // brings videos that are not on this machine; default none can be named
 
 	sharedBytes int64
 }
@@ -245,18 +248,45 @@ type frame struct {
 	pix           []uint8 // [height,width,3], RGB; nil unless asked for
 }
 
-// decode has one file decoded. begin is called before the first frame, and again when the reading has to begin anew;
+// local returns the file of an item, which stays until release is called.
+func (p *Pool) local(ctx context.Context, item Item) (path string, release func(), err error) {
+	if item.URI == "" {
+		return item.Path, func() {}, nil
+	}
+	if p.o.Remote == nil {
+		return "", nil, fault(item.Name(), Unreadable, ": only files on this machine can be read here")
+	}
+	path, release, err = p.o.Remote.Fetch(ctx, item.URI)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fault(item.Name(), Unreadable, ": %v", err)
+	}
+	return path, release, err
+}
+
+// Resolve is Resolve with what this pool can fetch.
+func (p *Pool) Resolve(ctx context.Context, data, roots []string) ([]Item, error) {
+	return Resolve(ctx, data, roots, p.o.Remote)
+}
+
+// decode has one item decoded, whose part of r is filled in. begin is called before the first frame, and again when the reading has to begin anew;
 // visit for every frame picked. What is wrong with the file is a *FileError.
 //
 // A process that has served before may have been broken by an earlier file. So a file is said to have crashed the
 // decoder only when it did so in a process of its own.
-func (p *Pool) decode(ctx context.Context, r wire.Request, begin func(), visit func(frame) error) (wire.Done, error) {
-	path := r.Path
-	abs, err := filepath.Abs(path)
+func (p *Pool) decode(ctx context.Context, item Item, r wire.Request, begin func(), visit func(frame) error) (wire.Done, error) {
+	path := item.Name()
+	file, release, err := p.local(ctx, item)
 	if err != nil {
+		return wire.Done{}, err
+	}
+	defer release()
+	if r.Path, err = filepath.Abs(file); err != nil {
 		return wire.Done{}, fault(path, Unreadable, ": %v", err)
 	}
-	r.Path = abs
+	r.Offset, r.Length = item.Offset, item.Length
+	if r.MaxPixels == 0 {
+		r.MaxPixels, r.MaxFrames = defaultLimits.pixels, defaultLimits.frames
+	}
 	for fresh := false; ; fresh = true {
 		c, err := p.acquire(ctx, fresh)
 		if err != nil {

@@ -46,9 +46,8 @@ func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Cli
 	}
 
 	clip := &Clip{}
-	request := wire.Request{Path: path, MaxPixels: defaultLimits.pixels, MaxFrames: defaultLimits.frames,
-		Step: o.FrameStep, FPS: o.FPS, Square: o.Size, Keep: o.MaxFrames}
-	done, err := p.decode(ctx, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
+	request := wire.Request{Step: o.FrameStep, FPS: o.FPS, Square: o.Size, Keep: o.MaxFrames}
+	done, err := p.decode(ctx, Item{Path: path}, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
 		if clip.Frames == 0 {
 			clip.Height, clip.Width = f.height, f.width
 		}

@@ -27,7 +27,7 @@ type Verdicts struct {
 	mu      sync.Mutex
 	file    *os.File                   // guarded by mu, as are the others; nil after Close
 	size    int64                      // bytes, as far as this process knows
-	entries map[string]rememberedTrack // by path
+	entries map[string]rememberedTrack // by name: the path, or what it is called elsewhere
 }
 
 // remembered is one line.
@@ -145,13 +145,13 @@ func (v *Verdicts) forget(n int64) error {
 	return err
 }
 
-// recall returns what is remembered of a file that has not changed since.
-func (v *Verdicts) recall(path string) (Verdict, track, bool) {
+// recall returns what is remembered under a name, of a file that has not changed since.
+func (v *Verdicts) recall(name, path string) (Verdict, track, bool) {
 	if v == nil {
 		return Verdict{}, track{}, false
 	}
 	v.mu.Lock()
-	e, ok := v.entries[path]
+	e, ok := v.entries[name]
 	v.mu.Unlock()
 	if !ok {
 		return Verdict{}, track{}, false
@@ -167,14 +167,15 @@ func (v *Verdicts) recall(path string) (Verdict, track, bool) {
 	return e.verdict, t, true
 }
 
-// remember adds a file that was as identity says before it was decoded, unless it has changed meanwhile.
-func (v *Verdicts) remember(identity fileIdentity, verdict Verdict, t track) error {
+// remember adds, under a name, a file that was as identity says before it was decoded, unless it has changed meanwhile.
+func (v *Verdicts) remember(name, path string, identity fileIdentity, verdict Verdict, t track) error {
 	if v == nil || verdict.Kind == NotInspected || verdict.Kind == TimedOut { // these are of the hour, not of the file
 		return nil
 	}
-	if now, err := identityOf(verdict.Path); err != nil || now != identity {
+	if now, err := identityOf(path); err != nil || now != identity {
 		return nil //nolint:nilerr // it is gone, or another: nothing is known of it
 	}
+	verdict.Path = name
 	text := ""
 	if verdict.Usable {
 		text = t.text()
@@ -188,7 +189,7 @@ func (v *Verdicts) remember(identity fileIdentity, verdict Verdict, t track) err
 	if v.file == nil || v.size+int64(len(line)) > v.max+v.max/2 { // the next one to open it makes room
 		return nil
 	}
-	v.entries[verdict.Path] = rememberedTrack{identity, verdict, text}
+	v.entries[name] = rememberedTrack{identity, verdict, text}
 	n, err := v.file.Write(append(line, '\n')) // one write, at the end: lines of two processes do not mix
 	v.size += int64(n)
 	if err != nil {

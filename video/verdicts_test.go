@@ -29,7 +29,7 @@ func TestVerdictsAreRemembered(t *testing.T) {
 	dir, cache := t.TempDir(), t.TempDir()
 	good := copyFile(t, pattern(t, "good.mp4", 64, 48, 15, 20, "-c:v", "libx264", "-bf", "2"), filepath.Join(dir, "good.mp4"), 0)
 	bad := write(t, filepath.Join(dir, "bad.mp4"), "no video")
-	paths := []string{good, bad}
+	paths := []Item{{Path: good}, {Path: bad}}
 	first := rememberingPool(t, cache, 1<<20)
 	want, err := first.InspectAll(t.Context(), paths, nil)
 	if err != nil {
@@ -38,14 +38,14 @@ func TestVerdictsAreRemembered(t *testing.T) {
 	if first.Stats().Started == 0 {
 		t.Fatal("nothing was decoded")
 	}
-	_, wantTrack, _ := first.judge(t.Context(), good, 0, nil)
+	_, wantTrack, _ := first.judge(t.Context(), Item{Path: good}, 0, nil)
 
 	again := rememberingPool(t, cache, 1<<20)
 	got, err := again.InspectAll(t.Context(), paths, nil)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("remembered %+v, %v; want %+v", got, err, want)
 	}
-	_, track, err := again.judge(t.Context(), good, 0, nil)
+	_, track, err := again.judge(t.Context(), Item{Path: good}, 0, nil)
 	if err != nil || !reflect.DeepEqual(track, wantTrack) || len(track.times) != 20 || len(track.digests) != 20 {
 		t.Errorf("track %v, %v; want %v", track, err, wantTrack)
 	}
@@ -70,7 +70,7 @@ func TestVerdictsAreRemembered(t *testing.T) {
 	if err != nil || !got[0].Usable || !got[1].Usable {
 		t.Errorf("after a change: %+v, %v", got, err)
 	}
-	if _, _, known := first.o.Verdicts.recall(good); known {
+	if _, _, known := first.o.Verdicts.recall(good, good); known {
 		t.Error("a verdict on the file that was is taken for one on the file that is")
 	}
 }
@@ -105,7 +105,7 @@ func TestVerdictsFile(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		if _, _, known := v.recall(path); known {
+		if _, _, known := v.recall(path, path); known {
 			t.Errorf("%s: believed", name)
 		}
 		if err := v.Close(); err != nil {
@@ -121,7 +121,7 @@ func TestVerdictsFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer v.Close()
-	if _, _, known := v.recall(path); !known {
+	if _, _, known := v.recall(path, path); !known {
 		t.Error("the newest verdict was forgotten")
 	}
 	if info, err := os.Stat(file); err != nil || info.Size() > bound || info.Size() < bound/4 {

@@ -2,7 +2,9 @@
 //
 // The path of a file, one source file each:
 //
-//	index.go      folders, globs and CSV indexes -> the list of files
+//	index.go      folders, globs and indexes -> the list of files
+//	tar.go        tar shards -> the videos in them
+//	uri.go        the same elsewhere, through a Remote
 //	container.go  the first bytes of a file -> which container it is, before any decoder sees it
 //	decode.go     file -> frames, through OpenCV's FFmpeg backend
 //	child.go      the decoder process: requests in, frames into shared memory
@@ -44,7 +46,7 @@ type Clip struct {
 
 // Spec says what a training set is and how clips are cut from it. The zero value of a field means its default.
 type Spec struct {
-	Data []string `json:"data"` // files, folders, globs, CSV indexes (see Resolve)
+	Data []string `json:"data"` // files, folders, globs, indexes, tar shards, URIs (see Resolve)
 
 	Size      int     `json:"size"`                 // pixels, height and width of a clip
 	Frames    int     `json:"frames"`               // frames in a clip

@@ -59,17 +59,17 @@ What is found is kept, so that training on the same files starts at once; a file
 // inspectAll judges the files that the names stand for, in their order. A name that stands for none has a verdict too,
 // and a fault.
 func inspectAll(ctx context.Context, decoders *video.Pool, names []string, show io.Writer) (verdicts []video.Verdict, faults []error, err error) {
-	var paths []string
-	var places []int // of paths, among the verdicts
+	var items []video.Item
+	var places []int // of items, among the verdicts
 	for _, name := range names {
-		items, err := video.Resolve(ctx, []string{name}, nil)
+		found, err := decoders.Resolve(ctx, []string{name}, nil)
 		if err != nil {
 			faults = append(faults, err)
 			verdicts = append(verdicts, video.Verdict{Path: name, Kind: video.Unreadable, Reason: string(video.Unreadable) + ": " + err.Error()})
 			continue
 		}
-		for _, item := range items {
-			paths, places = append(paths, item.Path), append(places, len(verdicts))
+		for _, item := range found {
+			items, places = append(items, item), append(places, len(verdicts))
 			verdicts = append(verdicts, video.Verdict{})
 		}
 	}
@@ -81,7 +81,7 @@ func inspectAll(ctx context.Context, decoders *video.Pool, names []string, show 
 			view.update(&surmisev1.Progress{Phase: "inspecting", Step: int32(done), Steps: int32(total)})
 		}
 	}
-	found, err := decoders.InspectAll(ctx, paths, progress)
+	found, err := decoders.InspectAll(ctx, items, progress)
 	for i, v := range found {
 		verdicts[places[i]] = v
 	}

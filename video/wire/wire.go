@@ -56,9 +56,11 @@ type Hello struct {
 
 // Request asks for frames of one file.
 type Request struct {
-	Path      string `json:"path"`       // absolute
-	MaxPixels int    `json:"max_pixels"` // in one frame
-	MaxFrames int    `json:"max_frames"` // in the file
+	Path      string `json:"path"`             // absolute
+	Offset    int64  `json:"offset,omitempty"` // bytes; where the video begins in the file
+	Length    int64  `json:"length,omitempty"` // bytes of the video; 0: the file is the video
+	MaxPixels int    `json:"max_pixels"`       // in one frame
+	MaxFrames int    `json:"max_frames"`       // in the file
 
 	// Inspected is true for a file that passed inspection before, and saves looking through its packets again.
 	Inspected bool `json:"inspected,omitempty"`

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,10 +76,14 @@ type FlagError struct {
 func (e *FlagError) Error() string { return fmt.Sprintf("--%s %q: %v", e.Flag, e.Value, e.Err) }
 func (e *FlagError) Unwrap() error { return e.Err }
 
-// dataRoots makes the roots absolute and refuses one that is no folder.
+// dataRoots makes the roots absolute and refuses one that is no folder; the beginning of a URI stays as it is.
 func dataRoots(roots []string) ([]string, error) {
 	var out []string
 	for _, root := range roots {
+		if strings.Contains(root, "://") {
+			out = append(out, root)
+			continue
+		}
 		path, err := filepath.Abs(root)
 		if err != nil {
 			return nil, &FlagError{"data-root", root, err}
@@ -139,7 +144,7 @@ coordinator's artifact folder under the same paths.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.Coordinator, "coordinator", "127.0.0.1:7433", "address of the coordinator (host:port)")
 	flags.StringVar(&o.Name, "name", "", "name among workers (default one that the data folder keeps)")
-	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
+	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder, or beginning of a URI, below which jobs may name videos; repeat for more (default any)")
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
 	o.Cache.Flags(flags)
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/remote"
 )
 
 // noCache is the value of --cache-dir that keeps nothing.
@@ -45,9 +46,19 @@ func OpenDecoders(cache CacheOptions) (decoders *video.Pool, done func(), err er
 			slog.Warn("nothing is kept of what is found out about videos; name a folder in --cache-dir", "error", err)
 		}
 	}
+	var store *remote.Store
+	if o.Verdicts != nil {
+		if store, err = remote.Open(filepath.Join(dir, "remote"), remote.Options{}); err != nil {
+			return nil, nil, errors.Join(&FlagError{"cache-dir", cache.Dir, err}, closeCaches(o.Verdicts, o.Clips))
+		}
+		o.Remote = store
+	}
 	decoders = video.NewPool(o)
 	return decoders, func() {
 		decoders.Close()
+		if store != nil {
+			_ = store.Close() // connections; what was fetched is on disk
+		}
 		if err := closeCaches(o.Verdicts, o.Clips); err != nil {
 			slog.Warn("closing the cache of videos", "folder", dir, "error", err)
 		}

@@ -347,7 +347,8 @@ func (*JobSpec_Score) isJobSpec_Kind() {}
 // TrainSpec trains a model on videos. Only data is required: zero and absent mean the default that each field states.
 type TrainSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Video files, folders, globs, CSV indexes ("path label" or "path,label,…") or file:// URIs, as the worker sees them.
+	// Video files, folders, globs, indexes (CSV, TSV, JSON lines, or "path label"), tar shards, or URIs (file, s3, gs, http,
+	// https), as the worker sees them.
 	// Together at most 1 MiB: name folders rather than files.
 	Data []string `protobuf:"bytes,1,rep,name=data,proto3" json:"data,omitempty"`
 	// Optimiser steps; default 600.
