@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"image"
 	"io"
 	"os"
 	"strconv"
@@ -104,7 +103,6 @@ func (c *child) answer(request wire.Request) error {
 	}
 	c.spoke = time.Now()
 	out := output{child: c, request: request}
-	defer out.close()
 	s, err := scan(reading{
 		path: request.Path, offset: request.Offset, length: request.Length, lim: limits{request.MaxPixels, request.MaxFrames}, inspected: request.Inspected, seek: request.Seek,
 		want: out.want, visit: out.visit, alive: out.alive,
@@ -137,17 +135,7 @@ type output struct {
 	half     int // of the memory, that is being filled: 0 or 1
 	waiting  int // halves that the parent has not freed
 	used     int // bytes of the half
-	turned   gocv.Mat
-	smaller  gocv.Mat
 	resample *resampler
-}
-
-func (o *output) close() {
-	for _, m := range []*gocv.Mat{&o.turned, &o.smaller} {
-		if m.Ptr() != nil {
-			_ = m.Close()
-		}
-	}
 }
 
 func (o *output) want(number int) bool {
@@ -250,32 +238,20 @@ func (o *output) put(f wire.Frame, mat *gocv.Mat) error {
 	}
 	place := o.memory[o.half*half+o.used:][:size:size]
 	o.used += size
-	if o.request.Square == 0 {
-		return o.copyTo(place, height, width, mat)
-	}
-	if o.resample == nil {
-		o.resample = newResampler(mat.Cols(), centreCrop(mat.Rows(), mat.Cols()), o.request.Square, false)
-	}
-	if o.turned.Ptr() == nil {
-		o.turned = gocv.NewMat()
-	}
-	gocv.CvtColor(*mat, &o.turned, gocv.ColorBGRToRGB)
-	pix, err := o.turned.DataPtrUint8()
+	pix, err := mat.DataPtrUint8()
 	if err != nil {
 		return err
 	}
-	o.resample.bytes(place, pix)
-	return nil
-}
-
-// copyTo writes a frame, brought to a size, as RGB to its place in the shared memory.
-func (o *output) copyTo(place []byte, height, width int, mat *gocv.Mat) error {
-	if height != mat.Rows() || width != mat.Cols() {
-		if o.smaller.Ptr() == nil {
-			o.smaller = gocv.NewMat()
+	if o.resample == nil { // frames of one file have one size
+		crop := Crop{Height: mat.Rows(), Width: mat.Cols()}
+		if o.request.Square > 0 {
+			crop = centreCrop(mat.Rows(), mat.Cols())
 		}
-		gocv.Resize(*mat, &o.smaller, image.Pt(width, height), 0, 0, gocv.InterpolationArea)
-		mat = &o.smaller
+		o.resample = newReducer(mat.Cols(), crop, height, width)
+	}
+	if height != mat.Rows() || width != mat.Cols() {
+		o.resample.swapped(place, pix)
+		return nil
 	}
 	target, err := gocv.NewMatFromBytes(height, width, gocv.MatTypeCV8UC3, place) // refers to place
 	if err != nil {
