@@ -21,7 +21,8 @@ type Stills struct {
 	Size      int     // pixels, height and width
 	FrameStep int     // as in the Spec the videos were scored with
 	FPS       float64 //
-	Read      func(ctx context.Context, path string, o video.ReadOptions) (*video.Clip, error)
+	// Read decodes a video; nil means ReadFrames of decoders started for each call of Frames.
+	Read func(ctx context.Context, path string, o video.ReadOptions) (*video.Clip, error)
 }
 
 const stillQuality = 88 // of 100; 64 px frames show artefacts below it
@@ -30,7 +31,9 @@ const stillQuality = 88 // of 100; 64 px frames show artefacts below it
 func (s Stills) Frames(ctx context.Context, path string, seconds []float64) ([][]byte, error) {
 	read := s.Read
 	if read == nil {
-		read = video.ReadFrames
+		decoders, done := video.OwnPool(nil)
+		defer done()
+		read = decoders.ReadFrames
 	}
 	c, err := read(ctx, path, video.ReadOptions{Size: s.Size, FrameStep: s.FrameStep, FPS: s.FPS})
 	if err != nil {

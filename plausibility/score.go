@@ -41,7 +41,7 @@ type Config struct {
 
 	Progress func(Progress) // called after each video; may be nil
 
-	// Read decodes a video; nil means video.ReadFrames.
+	// Read decodes a video; nil means ReadFrames of decoders that Score starts for itself.
 	Read func(ctx context.Context, path string, o video.ReadOptions) (*video.Clip, error)
 }
 
@@ -68,9 +68,6 @@ func (c *Config) setDefaults() {
 	}
 	if c.Progress == nil {
 		c.Progress = func(Progress) {}
-	}
-	if c.Read == nil {
-		c.Read = video.ReadFrames
 	}
 }
 
@@ -113,6 +110,11 @@ func (c *Config) validate() error {
 // the next one, which is decoded meanwhile, and small thumbnails of one group.
 func Score(ctx context.Context, c Config) (*compare.File, error) {
 	c.setDefaults()
+	if c.Read == nil {
+		decoders, done := video.OwnPool(nil)
+		defer done()
+		c.Read = decoders.ReadFrames
+	}
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("scoring: %w", err)
 	}

@@ -186,6 +186,7 @@ type Hooks struct {
 	Indexing   func(done, total int)             // while the videos are inspected
 	Progress   func(Progress)                    // every LogEvery steps, and at the end
 	Checkpoint func(path string, step int) error // after each checkpoint is on disk; an error ends the run
+	Decoders   *video.Pool                       // that read the videos; default the run's own
 	Now        func() time.Time                  // the clock that rates and ETA are measured with; default time.Now
 }
 

@@ -21,7 +21,7 @@ type reporter struct {
 }
 
 func newReporter(cfg Config, data *video.Dataset, hooks Hooks) *reporter {
-	r := &reporter{cfg: cfg, hooks: hooks, now: hooks.Now, usable: data.Len(), unusable: len(data.Verdicts()) - data.Len()}
+	r := &reporter{cfg: cfg, hooks: hooks, now: hooks.Now, usable: data.Files(), unusable: len(data.Verdicts()) - data.Files()}
 	if r.now == nil {
 		r.now = time.Now
 	}

@@ -42,26 +42,28 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		return Result{}, err
 	}
 	defer func() { _ = s.m.Close() }()
-	data, err := video.OpenDataset(ctx, cfg.Data, hooks.Indexing)
+	decoders, done := video.OwnPool(hooks.Decoders)
+	defer done()
+	data, err := video.OpenDataset(ctx, decoders, cfg.Data, hooks.Indexing)
 	if err != nil {
 		return Result{}, fmt.Errorf("open the training videos: %w", err)
 	}
 	result := Result{Verdicts: data.Verdicts()}
 	s.dataset = identify(result.Verdicts)
-	done, err := s.resume(dir)
+	resumed, err := s.resume(dir)
 	if err != nil {
 		return result, fmt.Errorf("resume from %s: %w", dir, err)
 	}
 
 	feed, err := video.NewFeed(ctx, data, video.FeedOptions{
-		Seed: cfg.Seed, First: int64(done) * int64(cfg.Batch), Batch: cfg.Batch, Workers: cfg.Threads})
+		Seed: cfg.Seed, First: int64(resumed) * int64(cfg.Batch), Batch: cfg.Batch, Workers: cfg.Threads})
 	if err != nil {
 		return result, err
 	}
 	defer feed.Close()
 
 	report := newReporter(cfg, data, hooks)
-	saved := done // the step of the newest checkpoint
+	saved := resumed // the step of the newest checkpoint
 	save := func(step int) error {
 		path, err := s.save(dir, step, report.last.Loss)
 		if err != nil {
@@ -73,7 +75,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		}
 		return nil
 	}
-	for step := done + 1; step <= cfg.Steps; step++ {
+	for step := resumed + 1; step <= cfg.Steps; step++ {
 		clips, waited, err := feed.Next(ctx)
 		if ctx.Err() != nil {
 			stopped := context.Cause(ctx)

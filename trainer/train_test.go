@@ -32,6 +32,7 @@ import (
 const childEnv = "SURMISE_TEST_TRAIN"
 
 func TestMain(m *testing.M) {
+	video.ServeIfAsked()
 	if dir := os.Getenv(childEnv); dir != "" {
 		if err := trainChild(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)

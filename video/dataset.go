@@ -4,46 +4,55 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
-	"sort"
 	"strings"
 	"sync"
-	"sync/atomic"
 )
 
 // Dataset cuts training clips from the usable files of a Spec. Safe for concurrent use.
 //
-// Small videos are decoded once, when the dataset is opened, and stay in memory until CacheMiB is used up;
-// none is evicted, since an epoch visits every file once and the oldest would be the next one needed. The
-// others are decoded for each clip, from their start to its last frame. Clips are the same either way.
+// Frames are kept where there is room: on disk when the pool has Clips, else in memory until CacheMiB is used up, where
+// none is evicted, since an epoch visits every file once and the oldest would be the next one needed. Of other videos
+// the frames of each clip are decoded, found by seeking. Clips are the same either way: every frame that is decoded
+// again is held to the digest that the inspection, which read from the start, found for it.
 type Dataset struct {
+	pool     *Pool
 	spec     Spec
 	verdicts []Verdict // of all files, in the order of Resolve
-	files    []file    // the usable ones, in the same order
+	files    []*file   // the usable ones, in the same order
+	room     memory    // for decoded frames
+
+	order *schedule
 
 	mu       sync.Mutex
-	orders   []epochOrder      // guarded by mu; the latest first
-	failures map[string]string // guarded by mu; path -> reason, of files that failed after they were inspected
+	failures map[string]*FileError // guarded by mu; by path, of files that failed after they were inspected
 }
 
 // file is one usable video.
 type file struct {
 	item          Item
-	height, width int // pixels
+	height, width int // pixels, once the shorter side is at most Spec.ShortSide
 	frames        int
-	times         []float64 // [frames] seconds; nil unless clips are taken by time
-	pix           []uint8   // [frames,height,width,3]; nil unless kept in memory
+	track         track
+	shard         string // name of its frames on disk; "" without Clips
+
+	mu    sync.Mutex
+	pix   []uint8 // guarded by mu; [frames,height,width,3]; nil unless kept in memory
+	tried bool    // guarded by mu; frames are kept by now, or will not be
+	seeks int     // guarded by mu; how many of seekPlans have failed
 }
 
 // SampleInfo says where a training clip came from and what was done to it.
 type SampleInfo struct {
 	Path    string `json:"path"`
 	Label   string `json:"label"`
+	Source  int    `json:"source"`  // which of Spec.Data
+	Window  int    `json:"window"`  // which of the clips of this video and epoch
 	Epoch   int64  `json:"epoch"`   // times the dataset was gone through before
 	Numbers []int  `json:"numbers"` // [Frames] frame numbers in the file
 	Crop    Crop   `json:"crop"`
 	Flip    bool   `json:"flip"`
+	Jitter  Jitter `json:"jitter"`
 }
 
 // UnusableError refuses a dataset for its unusable files. Its text is a table of them and their reasons.
@@ -72,68 +81,87 @@ func (e *UnusableError) Error() string {
 	return b.String()
 }
 
-// OpenDataset finds the files of a Spec and decodes each once, in parallel, to learn whether it can be used.
+// OpenDataset finds the files of a Spec and has pool decode each once, in parallel, to learn whether it can be used.
+// The pool must stay open as long as clips are sampled.
 // progress, unless nil, is called after each file, one call at a time.
 //
 // It fails on a field out of range, with a *NameError on a name Resolve refuses, and with an *UnusableError when too many files
 // cannot be used, or none can. A video shorter than a clip is one that cannot be used.
-func OpenDataset(ctx context.Context, spec Spec, progress func(done, total int)) (*Dataset, error) {
+func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done, total int)) (*Dataset, error) {
 	spec = spec.WithDefaults()
 	if err := spec.Validate(); err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
-	items, err := Resolve(ctx, spec.Data, spec.Roots)
+	items, err := pool.Resolve(ctx, spec.Data, spec.Roots)
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 
-	d := &Dataset{spec: spec, verdicts: make([]Verdict, len(items)), failures: map[string]string{}}
-	files := make([]file, len(items))
-	var room memory
-	room.left.Store(int64(max(0, spec.CacheMiB)) << 20)
-	room.perFile = room.left.Load() / 16 // a few long videos must not take it all
-	err = forEach(ctx, len(items), progress, func(i int) {
-		kept := keeper{room: &room}
-		v, times := inspect(ctx, items[i].Path, defaultLimits, kept.keep)
-		files[i] = file{item: items[i], height: v.Height, width: v.Width, frames: v.Frames}
-		if spec.FPS > 0 {
-			files[i].times = times
-		}
-		if v.Usable {
-			if v.Reason = d.misfit(files[i], v); v.Reason != "" {
-				v.Usable = false
-			}
-		}
-		if v.Usable {
-			files[i].pix = kept.all()
-		} else {
-			kept.drop()
-		}
-		d.verdicts[i] = v
+	d := &Dataset{pool: pool, spec: spec, verdicts: make([]Verdict, len(items)), failures: map[string]*FileError{}}
+	d.files = make([]*file, len(items))
+	d.room.left.Store(int64(max(0, spec.CacheMiB)) << 20)
+	d.room.perFile = d.room.left.Load() / 16 // a few long videos must not take it all
+	err = forEach(ctx, pool.Size(), len(items), progress, func(ctx context.Context, i int) error {
+		return d.open(ctx, i, items[i])
 	})
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 
 	var unusable []Verdict
+	var usable []*file
 	for i, v := range d.verdicts {
 		if v.Usable {
-			d.files = append(d.files, files[i])
+			usable = append(usable, d.files[i])
 		} else {
 			unusable = append(unusable, v)
 		}
 	}
-	if len(d.files) == 0 || float64(len(unusable)) > max(0, spec.MaxUnusable)*float64(len(items)) {
+	if len(usable) == 0 || float64(len(unusable)) > max(0, spec.MaxUnusable)*float64(len(items)) {
 		return nil, fmt.Errorf("dataset: %w", &UnusableError{unusable, len(items), spec.MaxUnusable})
 	}
+	d.files = usable
+	if d.order, err = newSchedule(usable, spec); err != nil {
+		return nil, fmt.Errorf("dataset: %w", err)
+	}
 	return d, nil
+}
+
+// open judges file i, and keeps its frames where there is room for them.
+func (d *Dataset) open(ctx context.Context, i int, item Item) error {
+	f := &file{item: item}
+	d.files[i] = f
+	keep := d.keepWhileInspected(ctx, f)
+	v, t, err := d.pool.judge(ctx, item, d.spec.ShortSide, keep.put)
+	if err != nil {
+		keep.drop()
+		return err
+	}
+	f.height, f.width = fit(v.Height, v.Width, d.spec.ShortSide)
+	f.frames, f.track = v.Frames, t
+	if v.Usable {
+		if misfit := d.misfit(f, v); misfit != nil {
+			v.refuse(misfit)
+		}
+	}
+	if v.Usable {
+		f.pix, f.tried = keep.finish()
+	} else {
+		keep.drop()
+	}
+	d.verdicts[i] = v
+	return nil
 }
 
 // Verdicts returns what was found of every file, unusable ones included, in the order of Resolve.
 func (d *Dataset) Verdicts() []Verdict { return slices.Clone(d.verdicts) }
 
-// Len returns the number of usable files, which is the number of clips in an epoch.
-func (d *Dataset) Len() int { return len(d.files) }
+// Files returns the number of usable files.
+func (d *Dataset) Files() int { return len(d.files) }
+
+// Len returns the number of clips in an epoch: ClipsPerVideo of each usable file, or about as many when sources have
+// weights.
+func (d *Dataset) Len() int { return d.order.clips }
 
 // ClipSize returns the length of Sample's dst: 3*Frames*Size*Size.
 func (d *Dataset) ClipSize() int { return 3 * d.spec.Frames * d.spec.Size * d.spec.Size }
@@ -144,16 +172,16 @@ func (d *Dataset) Failures() []FileError {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var failures []FileError
-	for path, reason := range d.failures {
-		failures = append(failures, FileError{path, reason})
+	for _, failure := range d.failures {
+		failures = append(failures, *failure)
 	}
 	slices.SortFunc(failures, func(a, b FileError) int { return strings.Compare(a.Path, b.Path) })
 	return failures
 }
 
-// Sample fills dst [3,Frames,Size,Size] with training clip number index: a random window of the file whose
-// turn it is, one random crop for all its frames, resized, flipped or not, normalised. Every epoch visits each
-// file once, in an order of its own.
+// Sample fills dst [3,Frames,Size,Size] with training clip number index: a window of the file whose turn it is, one
+// random crop for all its frames, resized, flipped or not, its colours changed, normalised. Every epoch visits each file ClipsPerVideo
+// times, or as often as the weight of its source says, in an order of its own.
 //
 // The clip depends on (seed, index) and the dataset alone, whoever asks for it and when. A file that cannot be
 // read any more is a *FileError, and is remembered in Failures.
@@ -164,20 +192,21 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 	if len(dst) != d.ClipSize() {
 		return SampleInfo{}, fmt.Errorf("sample clip %d: a buffer of %d floats, want %d", index, len(dst), d.ClipSize())
 	}
-	epoch, turn := index/int64(len(d.files)), index%int64(len(d.files))
-	f := &d.files[d.order(seed, epoch)[turn]]
+	turn := d.order.at(seed, index)
+	f := d.files[turn.file]
 	rng := newRand(seed, clipStream, uint64(index))
 	info := SampleInfo{
-		Path: f.item.Path, Label: f.item.Label, Epoch: epoch,
-		Numbers: d.numbers(f, rng.IntN(d.starts(f))),
+		Path: f.item.Name(), Label: f.item.Label, Source: f.item.Source, Window: turn.window, Epoch: index / int64(d.Len()),
+		Numbers: d.numbers(f, d.start(f, turn.window, rng)),
 		Crop:    randomCrop(rng, f.height, f.width, d.spec),
 		Flip:    d.spec.Flip && rng.IntN(2) == 1,
+		Jitter:  randomJitter(rng, d.spec),
 	}
 	if err := d.fill(ctx, f, info, dst); err != nil {
 		var bad *FileError
 		if errors.As(err, &bad) {
 			d.mu.Lock()
-			d.failures[bad.Path] = bad.Reason
+			d.failures[bad.Path] = bad
 			d.mu.Unlock()
 		}
 		return info, fmt.Errorf("sample clip %d: %w", index, err)
@@ -185,174 +214,38 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 	return info, nil
 }
 
-// fill reads the frames that info names and transforms them into dst [3,Frames,Size,Size].
+// fill transforms the frames that info names into dst [3,Frames,Size,Size].
 func (d *Dataset) fill(ctx context.Context, f *file, info SampleInfo, dst []float32) error {
 	plane := d.spec.Size * d.spec.Size
 	stride := d.spec.Frames * plane
 	resize := newResampler(f.width, info.Crop, d.spec.Size, info.Flip)
-	if f.pix != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+	t := 0
+	return d.read(ctx, f, info.Numbers, func() { t = 0 }, func(number int, pix []uint8) {
+		for ; t < len(info.Numbers) && info.Numbers[t] == number; t++ {
+			resize.jittered(dst[t*plane:], stride, pix, info.Jitter)
 		}
-		frameBytes := f.height * f.width * 3
-		for t, number := range info.Numbers {
-			resize.normalised(dst[t*plane:], stride, f.pix[number*frameBytes:(number+1)*frameBytes])
-		}
-		return nil
-	}
-	t := 0 // frames filled; Numbers ascend, and the file is read in order
-	want := func(number int) bool { return number == info.Numbers[t] }
-	visit := func(fr frame) error {
-		if fr.height != f.height || fr.width != f.width {
-			return &FileError{f.item.Path, fmt.Sprintf("changed since it was inspected: frames of %dx%d, were %dx%d", fr.width, fr.height, f.width, f.height)}
-		}
-		for ; t < len(info.Numbers) && info.Numbers[t] == fr.number; t++ {
-			resize.normalised(dst[t*plane:], stride, fr.pix)
-		}
-		if t == len(info.Numbers) {
-			return errStop
-		}
-		return nil
-	}
-	_, err := scan(ctx, reading{path: f.item.Path, lim: defaultLimits, want: want, visit: visit, inspected: true})
-	if err == nil && t < len(info.Numbers) {
-		err = &FileError{f.item.Path, fmt.Sprintf("changed since it was inspected: no frame %d, had %d", info.Numbers[t], f.frames)}
-	}
-	return err
+	})
 }
 
 // misfit says why no clip can be cut from a file that decodes well, or nothing.
-func (d *Dataset) misfit(f file, v Verdict) string {
+func (d *Dataset) misfit(f *file, v Verdict) *FileError {
 	s := d.spec
 	if s.FPS > 0 {
 		const slack = 0.9 // measured rates vary with the length
 		switch {
 		case v.FPS == 0:
-			return "too short: its time stamps do not advance, so it cannot be sampled by fps"
+			return fault(v.Path, TooShort, ": its time stamps do not advance, so it cannot be sampled by fps")
 		case v.FPS < slack*s.FPS:
-			return fmt.Sprintf("too slow: %.4g fps measured, and clips of %.4g fps would repeat frames", v.FPS, s.FPS)
-		case d.starts(&f) < 1:
-			return fmt.Sprintf("too short: the clip is longer than the video: %d frames at %.4g fps span %.4g s, the file has %.4g s",
-				s.Frames, s.FPS, float64(s.Frames-1)/s.FPS, f.times[len(f.times)-1]-f.times[0])
+			return fault(v.Path, TooSlow, ": %.4g fps measured, and clips of %.4g fps would repeat frames", v.FPS, s.FPS)
+		case d.starts(f) < 1:
+			return fault(v.Path, TooShort, ": the clip is longer than the video: %d frames at %.4g fps span %.4g s, the file has %.4g s",
+				s.Frames, s.FPS, float64(s.Frames-1)/s.FPS, f.track.times[len(f.track.times)-1]-f.track.times[0])
 		}
-		return ""
-	}
-	if d.starts(&f) < 1 {
-		return fmt.Sprintf("too short: the clip is longer than the video: %d frames at step %d span %d frames, the file has %d",
-			s.Frames, s.FrameStep, (s.Frames-1)*s.FrameStep+1, f.frames)
-	}
-	return ""
-}
-
-// starts counts the frames, from the first on, at which a clip can begin.
-func (d *Dataset) starts(f *file) int {
-	if d.spec.FPS == 0 {
-		return f.frames - (d.spec.Frames-1)*d.spec.FrameStep
-	}
-	latest := f.times[len(f.times)-1] - float64(d.spec.Frames-1)/d.spec.FPS + timeTolerance
-	return sort.Search(len(f.times), func(i int) bool { return f.times[i] > latest })
-}
-
-// numbers lists the frames of the clip that begins at frame start, ascending.
-func (d *Dataset) numbers(f *file, start int) []int {
-	numbers := make([]int, 0, d.spec.Frames)
-	if d.spec.FPS == 0 {
-		for t := range d.spec.Frames {
-			numbers = append(numbers, start+t*d.spec.FrameStep)
-		}
-		return numbers
-	}
-	ticks := ticker{start: f.times[start], fps: d.spec.FPS}
-	for i := start; len(numbers) < d.spec.Frames; {
-		if ticks.reached(f.times[i]) {
-			numbers = append(numbers, i)
-		} else {
-			i++
-		}
-	}
-	return numbers
-}
-
-// epochOrder is the order in which one epoch visits the files.
-type epochOrder struct {
-	seed  uint64
-	epoch int64
-	files []int
-}
-
-// order returns the permutation of an epoch. The last two are kept: prefetching asks for two epochs at once
-// where one ends.
-func (d *Dataset) order(seed uint64, epoch int64) []int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, o := range d.orders {
-		if o.seed == seed && o.epoch == epoch {
-			return o.files
-		}
-	}
-	files := newRand(seed, orderStream, uint64(epoch)).Perm(len(d.files))
-	d.orders = append([]epochOrder{{seed, epoch, files}}, d.orders[:min(1, len(d.orders))]...)
-	return files
-}
-
-// Independent random streams of one seed.
-const (
-	orderStream uint64 = 1 + iota
-	clipStream
-)
-
-// newRand starts the generator for number n of a stream. The seed words are mixed because PCG's first outputs
-// resemble each other for neighbouring ones.
-func newRand(seed, stream, n uint64) *rand.Rand {
-	return rand.New(rand.NewPCG(mix(seed+mix(stream)), mix(n+mix(seed))))
-}
-
-// mix is the finaliser of SplitMix64 (Steele, Lea and Flood 2014).
-func mix(z uint64) uint64 {
-	z += 0x9e3779b97f4a7c15
-	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
-	z = (z ^ z>>27) * 0x94d049bb133111eb
-	return z ^ z>>31
-}
-
-// memory is the room left for decoded frames, in bytes.
-type memory struct {
-	left    atomic.Int64
-	perFile int64
-}
-
-// keeper collects the frames of one file while it is inspected, and gives up when there is no room.
-type keeper struct {
-	room *memory
-	pix  []uint8
-	full bool
-}
-
-func (k *keeper) keep(f frame) {
-	if k.full {
-		return
-	}
-	n := int64(len(f.pix))
-	if int64(len(k.pix))+n > k.room.perFile {
-		k.drop()
-		return
-	}
-	k.pix = append(k.pix, f.pix...)
-	if k.room.left.Add(-n) < 0 {
-		k.drop()
-	}
-}
-
-// drop gives the room back.
-func (k *keeper) drop() {
-	k.room.left.Add(int64(len(k.pix)))
-	k.pix, k.full = nil, true
-}
-
-// all returns the frames without spare capacity, or nil.
-func (k *keeper) all() []uint8 {
-	if k.full {
 		return nil
 	}
-	return append(make([]uint8, 0, len(k.pix)), k.pix...)
+	if d.starts(f) < 1 {
+		return fault(v.Path, TooShort, ": the clip is longer than the video: %d frames at step %d span %d frames, the file has %d",
+			s.Frames, s.FrameStep, (s.Frames-1)*s.FrameStep+1, f.frames)
+	}
+	return nil
 }

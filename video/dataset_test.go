@@ -103,7 +103,7 @@ func TestEpochVisitsEveryFileOnce(t *testing.T) {
 // The whole way of one clip, against the definition: ffmpeg's frames, cropped, resized and normalised plainly.
 func TestSampleAgainstDefinition(t *testing.T) {
 	path := pattern(t, "lossless.mkv", 61, 37, 15, 12, "-c:v", "ffv1", "-pix_fmt", "bgr0")
-	d := mustOpen(t, Spec{Data: []string{path}, Size: 16, Frames: 4, FrameStep: 3, Flip: true, CacheMiB: -1})
+	d := mustOpen(t, Spec{Data: []string{path}, Size: 16, Frames: 4, FrameStep: 3, Flip: true, CacheMiB: -1, ShortSide: -1})
 	frames := ffmpegFrames(t, path)
 	mean, std := []float64{0.485, 0.456, 0.406}, []float64{0.229, 0.224, 0.225}
 	flips := map[bool]bool{}
@@ -138,7 +138,7 @@ func TestUnusableFiles(t *testing.T) {
 	bad := write(t, filepath.Join(dir, "zz.mp4"), "hello world")
 	spec := Spec{Data: []string{dir}, Size: 8, Frames: 4, MaxUnusable: 0.25}
 	calls := 0
-	d, err := OpenDataset(context.Background(), spec, func(done, total int) {
+	d, err := OpenDataset(context.Background(), decoders, spec, func(done, total int) {
 		if calls++; done != calls || total != 4 {
 			t.Errorf("progress %d of %d at call %d", done, total, calls)
 		}
@@ -154,7 +154,7 @@ func TestUnusableFiles(t *testing.T) {
 	}
 	for _, share := range []float64{0, 0.24, -1} { // 0 is the default, 0.2
 		spec.MaxUnusable = share
-		_, err = OpenDataset(context.Background(), spec, nil)
+		_, err = OpenDataset(context.Background(), decoders, spec, nil)
 		var unusable *UnusableError
 		if !errors.As(err, &unusable) || !strings.Contains(err.Error(), bad) || !strings.Contains(err.Error(), "not an MP4") {
 			t.Errorf("max_unusable %g: %v; want it to name %s and why", share, err, bad)
@@ -166,7 +166,7 @@ func TestClipLongerThanVideo(t *testing.T) {
 	path := pattern(t, "short.mp4", 48, 40, 15, 30, "-c:v", "libx264")
 	open := func(s Spec) error {
 		s.Data, s.Size = []string{path}, 8
-		_, err := OpenDataset(context.Background(), s, nil)
+		_, err := OpenDataset(context.Background(), decoders, s, nil)
 		return err
 	}
 	for _, c := range []struct {
@@ -195,17 +195,26 @@ func TestSpecFields(t *testing.T) {
 		t.Fatal(err)
 	}
 	for field, change := range map[string]func(*Spec){
-		"data":         func(s *Spec) { s.Data = nil },
-		"size":         func(s *Spec) { s.Size = 0 },
-		"frames":       func(s *Spec) { s.Frames = maxFrames + 1 },
-		"frame_step":   func(s *Spec) { s.FrameStep = -1 },
-		"fps":          func(s *Spec) { s.FPS = math.NaN() },
-		"scale_min":    func(s *Spec) { s.ScaleMin = 1.5 },
-		"scale_max":    func(s *Spec) { s.ScaleMax = 0.1 },
-		"aspect_min":   func(s *Spec) { s.AspectMin = -1 },
-		"aspect_max":   func(s *Spec) { s.AspectMax = math.Inf(1) },
-		"max_unusable": func(s *Spec) { s.MaxUnusable = 1.1 },
-		"cache_mib":    func(s *Spec) { s.CacheMiB = maxCacheMiB + 1 },
+		"data":            func(s *Spec) { s.Data = nil },
+		"size":            func(s *Spec) { s.Size = 0 },
+		"frames":          func(s *Spec) { s.Frames = maxFrames + 1 },
+		"frame_step":      func(s *Spec) { s.FrameStep = -1 },
+		"fps":             func(s *Spec) { s.FPS = math.NaN() },
+		"scale_min":       func(s *Spec) { s.ScaleMin = 1.5 },
+		"scale_max":       func(s *Spec) { s.ScaleMax = 0.1 },
+		"aspect_min":      func(s *Spec) { s.AspectMin = -1 },
+		"aspect_max":      func(s *Spec) { s.AspectMax = math.Inf(1) },
+		"brightness":      func(s *Spec) { s.Brightness = -1 },
+		"contrast":        func(s *Spec) { s.Contrast = 11 },
+		"saturation":      func(s *Spec) { s.Saturation = math.NaN() },
+		"hue":             func(s *Spec) { s.Hue = 0.6 },
+		"short_side":      func(s *Spec) { s.ShortSide = maxShortSide + 1 },
+		"clips_per_video": func(s *Spec) { s.ClipsPerVideo = -1 },
+		"windows":         func(s *Spec) { s.Windows = "some" },
+		"weights":         func(s *Spec) { s.Weights = []float64{1, 2} },
+		"weights[0]":      func(s *Spec) { s.Weights = []float64{-1} },
+		"max_unusable":    func(s *Spec) { s.MaxUnusable = 1.1 },
+		"cache_mib":       func(s *Spec) { s.CacheMiB = maxCacheMiB + 1 },
 	} {
 		s := good
 		change(&s)
@@ -266,7 +275,7 @@ func TestCacheIsBounded(t *testing.T) {
 	for i := range 8 { // 276,480 bytes each, decoded
 		copyFile(t, path, filepath.Join(dir, fmt.Sprintf("%d.mkv", i)), 0)
 	}
-	d := mustOpen(t, Spec{Data: []string{dir}, Size: 8, Frames: 4, CacheMiB: 1})
+	d := mustOpen(t, Spec{Data: []string{dir}, Size: 8, Frames: 4, ShortSide: -1, CacheMiB: 1})
 	if kept := kept(d); kept != 0 { // 1/16 MiB is a file's share
 		t.Errorf("%d bytes kept of files above their share", kept)
 	}
@@ -275,7 +284,9 @@ func TestCacheIsBounded(t *testing.T) {
 	var all []*keeper
 	for range 3 {
 		k := &keeper{room: &room}
-		inspect(context.Background(), path, defaultLimits, k.keep)
+		if _, _, err := decoders.examine(context.Background(), Item{Path: path}, defaultLimits, 0, k.keep); err != nil {
+			t.Fatal(err)
+		}
 		all = append(all, k)
 	}
 	if got := []int{len(all[0].all()), len(all[1].all()), len(all[2].all())}; !slices.Equal(got, []int{276480, 276480, 0}) {

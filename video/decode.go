@@ -1,16 +1,14 @@
 package video
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 
 	"gocv.io/x/gocv"
+
+	"github.com/surmise-ml/surmise/video/wire"
 )
 
 // limits bound what one file may make the decoder do.
@@ -22,71 +20,74 @@ type limits struct {
 // defaultLimits: 64 megapixels hold an 8K frame twice over; a million frames are nine hours at 30 a second.
 var defaultLimits = limits{pixels: 1 << 26, frames: 1 << 20}
 
-// frame is one decoded frame. Its pixels are the decoder's and hold only during the call they are handed to.
-type frame struct {
-	number        int     // 0 is the file's first
-	time          float64 // seconds after the start of the stream; never less than the frame's before
-	height, width int     // pixels, after the rotation the file asks for
-	pix           []uint8 // [height,width,3], RGB
+// decoded is one decoded frame, in a decoder process. Its pixels are the decoder's and hold only during the call they
+// are handed to.
+type decoded struct {
+	number int     // 0 is the file's first
+	time   float64 // seconds after the start of the stream; never less than the frame's before
+	mat    *gocv.Mat
 }
 
 // scanned is what one reading of a file found.
 type scanned struct {
 	codec         string
-	height, width int
+	height, width int     // pixels, after the rotation the file asks for
 	frames        int     // decoded, or passed over without conversion
 	end           float64 // seconds; when the last frame decoded ends
 	claimed       float64 // frames the header claims; never believed, only compared
 	claimedFPS    float64 // the rate it claims; likewise
+	more          bool    // the reading ended before the file
+	seekFailed    bool    // what was sought is not what a reading from the start gave
 }
 
-// errStop is returned by a visitor that has seen enough.
-var errStop = errors.New("stop")
+// errStop is returned by a visitor that has seen enough, errSeek by one that sees another frame than it should.
+var (
+	errStop = errors.New("stop")
+	errSeek = errors.New("not the frame sought")
+)
 
 // reading says which frames of a file to decode, and what to do with them.
 type reading struct {
-	path string
-	lim  limits
+	path string // absolute
+	// offset and length say which part of the file is the video, in bytes; length 0: all of it.
+	offset, length int64
+	lim            limits
 	// want picks frames by number. The others are decoded, as later ones depend on them, but not converted.
-	// Nil wants all.
 	want func(number int) bool
 	// visit is called for each frame wanted, in order.
-	visit func(frame) error
+	visit func(decoded) error
 	// inspected is true for a file that passed inspection, and saves looking through its packets again.
 	inspected bool
+	seek      *wire.Seek
+	alive     func() // called between frames
 }
 
-// scan decodes a file from its start, in order.
+// scan decodes a file, in order. It is the one place where a decoder runs, and runs only in a decoder process: a file
+// that crashes OpenCV, or makes it throw, which gocv does not catch, ends that process; one that hangs it is ended with
+// it (see pool.go). identify and checkFrameSizes still keep out what is known to go wrong in silence: playlists, and
+// frames that change their size.
 //
-// It is the one place where a decoder runs, and the seam at which decoding can move to a process of its own.
-// In this process two things stay out of reach, because gocv neither catches C++ exceptions nor can interrupt
-// a call: a file that crashes OpenCV, or makes it throw, ends the process; one that hangs it ignores ctx until
-// the call returns. identify and checkFrameSizes keep out what is known to do so: empty files, pipes, playlists,
-// formats nobody asked for, and frames that change their size.
-//
-// Frames are read in order and never sought: seeking by number lands on other frames in files with a variable
-// rate or missing index, without saying so.
-func scan(ctx context.Context, r reading) (scanned, error) {
+// Errors are *FileErrors, or the visitor's.
+func scan(r reading) (scanned, error) {
 	path, lim := r.path, r.lim
 	var s scanned
-	c, err := identify(path)
+	c, err := identify(path, r.offset, r.length)
 	if err != nil {
-		return s, &FileError{path, err.Error()}
+		return s, err
 	}
 	s.codec = c.codec
-	if c.problem != "" {
-		return s, &FileError{path, c.problem}
+	if c.problem != nil {
+		return s, c.problem.of(path)
 	}
-	// An absolute path cannot be taken for an option, a URL or a device, and naming the backend keeps OpenCV
-	// from trying its others, one of which reads img_%02d.png as a pattern.
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return s, &FileError{path, fmt.Sprintf("unreadable: %v", err)}
+	source := path
+	if r.length > 0 {
+		// FFmpeg's name for a part of a file. What follows the colon is a path, whatever it holds.
+		source = fmt.Sprintf("subfile,,start,%d,end,%d,,:%s", r.offset, r.offset+r.length, path)
 	}
-	capture, err := open(abs)
+	capture, err := open(source)
 	if err != nil {
 		_ = capture.Close()
-		return s, &FileError{path, fmt.Sprintf("unreadable: OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.name)}
+		return s, fault(path, Unreadable, ": OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.name)
 	}
 	defer capture.Close()
 	if tag := printable(capture.CodecString()); tag != "" {
@@ -98,67 +99,108 @@ func scan(ctx context.Context, r reading) (scanned, error) {
 		return s, err
 	}
 	if !r.inspected {
-		if err := checkFrameSizes(ctx, path, abs, s.codec, lim); err != nil {
+		if err := checkFrameSizes(path, source, s.codec, lim, r.alive); err != nil {
 			return s, err
 		}
 	}
 
 	mat := gocv.NewMat()
 	defer mat.Close()
-	var clock stamps
-	for converted := false; ; {
-		if err := ctx.Err(); err != nil {
-			return s, fmt.Errorf("decode %q: %w", path, context.Cause(ctx))
+	if r.seek != nil {
+		if s.frames, err = seekTo(capture, &mat, r.seek, s.claimedFPS); err != nil {
+			s.seekFailed = true
+			return s, nil
 		}
-		wanted := r.want == nil || r.want(s.frames)
-		if wanted && !capture.Read(&mat) || !wanted && !grab(capture) {
+	}
+	pending := r.seek != nil // mat holds frame s.frames already
+	var clock stamps
+	for converted := false; ; pending = false {
+		r.alive()
+		wanted := r.want(s.frames)
+		if !pending && (wanted && !capture.Read(&mat) || !wanted && !grab(capture)) {
+			if r.seek != nil {
+				s.seekFailed = true // a reading from the start got further
+				return s, nil
+			}
 			return s, checkEnd(path, s, c)
 		}
 		if s.frames == lim.frames {
-			return s, &FileError{path, fmt.Sprintf("too large: more than %d frames", lim.frames)}
+			return s, fault(path, TooLarge, ": more than %d frames", lim.frames)
 		}
 		number := s.frames
 		s.frames++
-		time := clock.at(number, capture.Get(gocv.VideoCapturePosMsec)/1000)
+		at := clock.at(number, capture.Get(gocv.VideoCapturePosMsec)/1000)
 		s.end = clock.last + clock.interval
 		if !wanted {
 			continue
 		}
-		f := frame{number: number, time: time, height: mat.Rows(), width: mat.Cols()}
+		height, width := mat.Rows(), mat.Cols()
 		if !converted { // the header may be wrong about the size too
-			if err := checkSize(path, f.height, f.width, lim); err != nil {
+			if err := checkSize(path, height, width, lim); err != nil {
 				return s, err
 			}
-			s.height, s.width, converted = f.height, f.width, true
+			s.height, s.width, converted = height, width, true
 		}
-		if f.height != s.height || f.width != s.width {
-			return s, &FileError{path, fmt.Sprintf("frame size changes: %dx%d until frame %d, then %dx%d", s.width, s.height, number, f.width, f.height)}
+		if height != s.height || width != s.width {
+			return s, fault(path, SizeChanges, ": %dx%d until frame %d, then %dx%d", s.width, s.height, number, width, height)
 		}
-		if f.pix, err = toRGB(&mat); err != nil {
-			return s, &FileError{path, fmt.Sprintf("frame %d: %v", number, err)}
+		if mat.Type() != gocv.MatTypeCV8UC3 {
+			// The FFmpeg backend brings gray, alpha and deeper samples to 8-bit BGR.
+			return s, fault(path, Unreadable, ": frame %d: pixel type %v, want 8-bit BGR", number, mat.Type())
 		}
-		if err := r.visit(f); errors.Is(err, errStop) {
+		switch err := r.visit(decoded{number, at, &mat}); {
+		case errors.Is(err, errStop):
+			s.more = true
 			return s, nil
-		} else if err != nil {
+		case errors.Is(err, errSeek):
+			s.seekFailed = true
+			return s, nil
+		case err != nil:
 			return s, err
 		}
 	}
 }
 
-// open opens a file with OpenCV's FFmpeg backend. The capture is to be closed on error too.
-func open(abs string) (*gocv.VideoCapture, error) {
-	silenceFFmpeg()
-	return gocv.VideoCaptureFileWithAPI(abs, gocv.VideoCaptureFFmpeg)
+// seekTo goes to the time sought, reads a frame there, and returns its number, known by its digest.
+//
+// OpenCV seeks to a key frame before the place and counts on from it by time stamps and the header's rate, and lands
+// on another frame, or delivers a stale one, where these are not as it believes. So nothing is taken for the frame
+// sought but one with the pixels that a reading from the start gave.
+func seekTo(capture *gocv.VideoCapture, mat *gocv.Mat, to *wire.Seek, fps float64) (number int, err error) {
+	if !within(fps, 1e-3, 1e6) {
+		return 0, errSeek
+	}
+	capture.Set(gocv.VideoCapturePosFrames, math.Round(to.At*fps))
+	if !capture.Read(mat) {
+		return 0, errSeek
+	}
+	got, err := digest(mat)
+	if err != nil {
+		return 0, err
+	}
+	// The frame wanted, before one like it further on.
+	for _, i := range append([]int{to.Want - to.First}, upTo(to.Want-to.First)...) {
+		if i >= 0 && i < len(to.Digests) && to.Digests[i] == got {
+			return to.First + i, nil
+		}
+	}
+	return 0, errSeek
 }
 
-// silenceFFmpeg keeps FFmpeg from writing what it thinks of damaged files to standard error: verdicts say it, with
-// the file's name. OpenCV reads the setting when it opens a file. Who set it keeps it.
-var silenceFFmpeg = sync.OnceFunc(func() {
-	const variable, quiet = "OPENCV_FFMPEG_LOGLEVEL", "-8" // AV_LOG_QUIET
-	if _, set := os.LookupEnv(variable); !set {
-		_ = os.Setenv(variable, quiet) // fails on no such name
+func upTo(n int) []int {
+	var out []int
+	for i := range max(n, 0) {
+		out = append(out, i)
 	}
-})
+	return out
+}
+
+// open opens a file with OpenCV's FFmpeg backend. The capture is to be closed on error too. The path is absolute, so
+// that it cannot be taken for an option, a URL or a device, and naming the backend keeps OpenCV from trying its others,
+// one of which reads img_%02d.png as a pattern.
+func open(path string) (*gocv.VideoCapture, error) {
+	return gocv.VideoCaptureFileWithAPI(path, gocv.VideoCaptureFFmpeg)
+}
 
 // stamps makes frames' time stamps, in seconds, never decrease. OpenCV 4.6 has none for the frames that are
 // still in the decoder when the file ends, as many as B-frames delay it by, and gives 0: those follow the one
@@ -167,15 +209,19 @@ type stamps struct{ last, interval float64 }
 
 func (s *stamps) at(number int, claimed float64) float64 {
 	switch {
-	case number == 0 && claimed >= 0 && !math.IsInf(claimed, 0):
+	case number == 0 && claimed >= 0 && claimed <= maxTime:
 		s.last = claimed
-	case number > 0 && claimed > s.last && !math.IsInf(claimed, 0):
+	case number > 0 && claimed > s.last && claimed <= maxTime:
 		s.last, s.interval = claimed, claimed-s.last
 	case number > 0:
 		s.last += s.interval
 	}
 	return s.last
 }
+
+// maxTime is the largest time stamp that is taken for one, in seconds: 300 years, as sums of the largest float64 are
+// no numbers.
+const maxTime = 1e10
 
 // grab decodes the next frame without converting it. gocv's Grab returns nothing; the position tells.
 func grab(capture *gocv.VideoCapture) bool {
@@ -184,22 +230,12 @@ func grab(capture *gocv.VideoCapture) bool {
 	return capture.Get(gocv.VideoCapturePosFrames) > before
 }
 
-// toRGB turns OpenCV's frame around in place. The FFmpeg backend has brought gray, alpha and deeper samples
-// to 8-bit BGR by then; anything else is refused.
-func toRGB(mat *gocv.Mat) ([]uint8, error) {
-	if mat.Type() != gocv.MatTypeCV8UC3 {
-		return nil, fmt.Errorf("pixel type %v, want 8-bit BGR", mat.Type())
-	}
-	gocv.CvtColor(*mat, mat, gocv.ColorBGRToRGB)
-	return mat.DataPtrUint8()
-}
-
 func checkSize(path string, height, width int, lim limits) error {
 	if height < 1 || width < 1 {
-		return &FileError{path, fmt.Sprintf("no video stream: frames of %dx%d pixels", width, height)}
+		return fault(path, NoVideo, ": frames of %dx%d pixels", width, height)
 	}
 	if width > lim.pixels/height {
-		return &FileError{path, fmt.Sprintf("too large: frames of %dx%d pixels (limit %d pixels)", width, height, lim.pixels)}
+		return fault(path, TooLarge, ": frames of %dx%d pixels (limit %d pixels)", width, height, lim.pixels)
 	}
 	return nil
 }
@@ -214,19 +250,19 @@ func checkEnd(path string, s scanned, c container) error {
 		slack         = 2 // frames
 		share         = 0.9
 	)
-	seconds := s.claimed / s.claimedFPS
+	seconds := s.claimed/s.claimedFPS - c.start
 	switch {
 	case s.frames == 0:
-		return &FileError{path, "no frames: it opens, and not one frame can be decoded"}
+		return fault(path, NoFrames, ": it opens, and not one frame can be decoded")
 	case !within(s.claimed, 1, float64(c.size)/minFrameBytes):
 		return nil
 	case c.counts && float64(s.frames) < share*s.claimed-slack:
-		return &FileError{path, fmt.Sprintf("truncated after frame %d of %.0f", s.frames, s.claimed)}
+		return fault(path, Truncated, " after frame %d of %.0f", s.frames, s.claimed)
 	case c.counts && float64(s.frames) == s.claimed+1:
 		// OpenCV stops one past the header's count, whatever follows: a partly fragmented MP4.
-		return &FileError{path, fmt.Sprintf("truncated after frame %d: its header counts %.0f, more follow, and OpenCV stops there", s.frames, s.claimed)}
+		return fault(path, Truncated, " after frame %d: its header counts %.0f, more follow, and OpenCV stops there", s.frames, s.claimed)
 	case !c.counts && s.end > 0 && within(seconds, 0, math.MaxFloat64) && s.end < share*seconds-slack/s.claimedFPS:
-		return &FileError{path, fmt.Sprintf("truncated after frame %d: %.3g s of %.3g s", s.frames, s.end, seconds)}
+		return fault(path, Truncated, " after frame %d: %.3g s of %.3g s", s.frames, s.end, seconds)
 	}
 	return nil
 }

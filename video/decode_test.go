@@ -39,7 +39,7 @@ func TestInspectUsable(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := pattern(t, c.name, c.width, c.height, c.fps, c.frames, c.args...)
-			v := Inspect(context.Background(), path)
+			v := decoders.Inspect(context.Background(), path)
 			if !v.Usable || v.Reason != "" {
 				t.Fatalf("not usable: %+v", v)
 			}
@@ -63,7 +63,7 @@ func TestFramesAgreeWithFFmpeg(t *testing.T) {
 		pattern(t, "h264.mp4", 64, 48, 15, 20, "-c:v", "libx264", "-pix_fmt", "yuv420p"),
 		pattern(t, "picture.gif", 48, 36, 10, 12),
 	} {
-		clip, err := ReadFrames(context.Background(), path, ReadOptions{})
+		clip, err := decoders.ReadFrames(context.Background(), path, ReadOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func TestFramesAgreeWithFFmpeg(t *testing.T) {
 func TestRotationApplied(t *testing.T) {
 	plain := pattern(t, "plain.mp4", 96, 64, 15, 8, "-c:v", "libx264")
 	turned := encode(t, "turned.mp4", "-i", plain, "-c", "copy", "-metadata:s:v:0", "rotate=90")
-	v := Inspect(context.Background(), turned)
+	v := decoders.Inspect(context.Background(), turned)
 	if !v.Usable || v.Width != 64 || v.Height != 96 {
 		t.Fatalf("got %+v, want 64x96", v)
 	}
@@ -94,14 +94,14 @@ func TestVariableRateAndTimes(t *testing.T) {
 	// Every third frame of the second half is kept: 15 fps, then 5 fps.
 	path := encode(t, "variable.mp4", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=15:duration=4",
 		"-vf", "select='lt(n,30)+not(mod(n,3))'", "-vsync", "vfr", "-c:v", "libx264")
-	v := Inspect(context.Background(), path)
+	v := decoders.Inspect(context.Background(), path)
 	if !v.Usable || v.Frames != 40 {
 		t.Fatalf("got %+v, want 40 frames", v)
 	}
 	if want := 39 / (57.0 / 15); math.Abs(v.FPS-want) > 0.1 {
 		t.Errorf("fps %g, want %g", v.FPS, want)
 	}
-	clip, err := ReadFrames(context.Background(), path, ReadOptions{FPS: 5, Size: 16})
+	clip, err := decoders.ReadFrames(context.Background(), path, ReadOptions{FPS: 5, Size: 16})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +119,7 @@ func TestVariableRateAndTimes(t *testing.T) {
 func TestVariableRateIsNotTruncated(t *testing.T) {
 	path := encode(t, "variable.webm", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=30:duration=4",
 		"-vf", "select='lt(n,20)+not(mod(n,10))'", "-vsync", "vfr", "-r", "30", "-c:v", "libvpx", "-auto-alt-ref", "0")
-	if v := Inspect(context.Background(), path); !v.Usable {
+	if v := decoders.Inspect(context.Background(), path); !v.Usable {
 		t.Errorf("got %+v, want it usable", v)
 	}
 }
@@ -152,6 +152,9 @@ func TestInspectUnusable(t *testing.T) {
 		{write(t, filepath.Join(dir, "noise.webm"), "\x1a\x45\xdf\xa3"+strings.Repeat("\xff\x00\x13", 500)), "unreadable"},
 		{write(t, filepath.Join(dir, "noise.gif"), "GIF89a"+strings.Repeat("\xff\x00\x13", 500)), ""},
 		{encode(t, "sound.mp4", "-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac"), "no video stream"},
+		{soundWithCover(t, "cover.m4a", "-c:v", "mjpeg", "-disposition:v", "attached_pic", "-f", "ipod"), "no video stream"},
+		{soundWithCover(t, "cover.mp4", "-c:v", "mjpeg", "-disposition:v", "attached_pic"), "no video stream"},
+		{soundWithCover(t, "cover.mov", "-c:v", "mjpeg"), "too short: one frame"},
 		{encode(t, "sound.mkv", "-f", "lavfi", "-i", "sine=duration=1", "-c:a", "aac"), "no video stream"},
 		{pattern(t, "still.mp4", 64, 48, 15, 1, "-c:v", "libx264"), "too short: one frame"},
 		{copyFile(t, good, filepath.Join(dir, "tail.mp4"), size(good)/2), "unreadable: no moov box"},
@@ -159,15 +162,26 @@ func TestInspectUnusable(t *testing.T) {
 		{copyFile(t, webm, filepath.Join(dir, "cut.webm"), size(webm)/2), "truncated after frame "},
 	} {
 		t.Run(filepath.Base(c.path), func(t *testing.T) {
-			v := Inspect(context.Background(), c.path)
+			v := decoders.Inspect(context.Background(), c.path)
 			if v.Usable || v.Reason == "" || !strings.HasPrefix(v.Reason, c.reason) {
 				t.Errorf("usable %v, reason %q, want %q", v.Usable, v.Reason, c.reason)
+			}
+			if !knownKind(v.Kind) || !strings.HasPrefix(v.Reason, string(v.Kind)) {
+				t.Errorf("kind %q of reason %q", v.Kind, v.Reason)
 			}
 			if v.Path != c.path {
 				t.Errorf("path %q, want %q", v.Path, c.path)
 			}
 		})
 	}
+}
+
+// soundWithCover makes a second of sound with a picture, as shops sell it.
+func soundWithCover(t *testing.T, name string, more ...string) string {
+	t.Helper()
+	cover := pattern(t, "cover.png", 64, 64, 1, 1)
+	args := []string{"-f", "lavfi", "-i", "sine=duration=1", "-i", cover, "-map", "0", "-map", "1", "-c:a", "aac"}
+	return encode(t, name, append(args, more...)...)
 }
 
 // OpenCV itself does not notice: see checkFrameSizes.
@@ -192,13 +206,13 @@ func TestFrameSizeChanges(t *testing.T) {
 		} {
 			list := write(t, filepath.Join(t.TempDir(), "list"), fmt.Sprintf("file '%s'\nfile '%s'\n", order.first, order.second))
 			path := encode(t, "joined."+c.extension, "-f", "concat", "-safe", "0", "-i", list, "-c", "copy")
-			if v := Inspect(context.Background(), path); v.Usable || v.Reason != order.reason {
+			if v := decoders.Inspect(context.Background(), path); v.Usable || v.Reason != order.reason {
 				t.Errorf("%s %v: usable %v, reason %q, want %q", c.extension, c.args, v.Usable, v.Reason, order.reason)
 			}
 		}
 		same := write(t, filepath.Join(t.TempDir(), "list"), fmt.Sprintf("file '%s'\nfile '%s'\n", large, large))
 		path := encode(t, "same."+c.extension, "-f", "concat", "-safe", "0", "-i", same, "-c", "copy")
-		if v := Inspect(context.Background(), path); !v.Usable || v.Frames != 24 {
+		if v := decoders.Inspect(context.Background(), path); !v.Usable || v.Frames != 24 {
 			t.Errorf("%s %v, one size: %+v", c.extension, c.args, v)
 		}
 	}
@@ -228,7 +242,10 @@ func TestLimits(t *testing.T) {
 		{limits{pixels: 64 * 48, frames: 39}, "too large: more than 39 frames"},
 		{limits{pixels: 64 * 48, frames: 40}, ""},
 	} {
-		v, _ := inspect(context.Background(), path, c.lim, nil)
+		v, _, err := decoders.examine(context.Background(), Item{Path: path}, c.lim, 0, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
 		if v.Reason != c.reason {
 			t.Errorf("%+v: reason %q, want %q", c.lim, v.Reason, c.reason)
 		}
@@ -237,14 +254,14 @@ func TestLimits(t *testing.T) {
 
 func TestInspectAllStops(t *testing.T) {
 	path := pattern(t, "good.mp4", 64, 48, 15, 40, "-c:v", "libx264", "-g", "10")
-	paths := make([]string, 50)
+	paths := make([]Item, 50)
 	for i := range paths {
-		paths[i] = path
+		paths[i] = Item{Path: path}
 	}
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	last := 0
-	_, err := InspectAll(ctx, paths, func(done, total int) {
+	_, err := decoders.InspectAll(ctx, paths, func(done, total int) {
 		if last = done; done == 3 {
 			cancel(cause)
 		}
@@ -259,14 +276,14 @@ func TestInspectAllStops(t *testing.T) {
 
 func TestReadFrames(t *testing.T) {
 	path := pattern(t, "good.mp4", 64, 48, 15, 40, "-c:v", "libx264", "-g", "10")
-	all, err := ReadFrames(context.Background(), path, ReadOptions{Size: 24})
+	all, err := decoders.ReadFrames(context.Background(), path, ReadOptions{Size: 24})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if all.Frames != 40 || all.More {
 		t.Fatalf("%d frames, more %v; want 40, false", all.Frames, all.More)
 	}
-	some, err := ReadFrames(context.Background(), path, ReadOptions{Size: 24, FrameStep: 3, MaxFrames: 5})
+	some, err := decoders.ReadFrames(context.Background(), path, ReadOptions{Size: 24, FrameStep: 3, MaxFrames: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,12 +300,12 @@ func TestReadFrames(t *testing.T) {
 		}
 	}
 	for _, o := range []ReadOptions{{Size: -1}, {Size: maxSize + 1}, {FrameStep: -1}, {FrameStep: 2, FPS: 3}, {FPS: math.NaN()}, {FPS: -1}, {MaxFrames: -1}} {
-		if _, err := ReadFrames(context.Background(), path, o); err == nil {
+		if _, err := decoders.ReadFrames(context.Background(), path, o); err == nil {
 			t.Errorf("%+v accepted", o)
 		}
 	}
 	var bad *FileError
-	if _, err := ReadFrames(context.Background(), path+".not", ReadOptions{}); !errors.As(err, &bad) {
+	if _, err := decoders.ReadFrames(context.Background(), path+".not", ReadOptions{}); !errors.As(err, &bad) {
 		t.Errorf("missing file: %v, want a *FileError", err)
 	}
 }
@@ -332,7 +349,7 @@ func TestRealVideos(t *testing.T) {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
-			v := Inspect(context.Background(), path)
+			v := decoders.Inspect(context.Background(), path)
 			if v.Usable != want.Usable || !strings.HasPrefix(v.Reason, want.Reason) {
 				t.Fatalf("got %+v, want usable %v, reason %q", v, want.Usable, want.Reason)
 			}
@@ -351,7 +368,7 @@ func BenchmarkInspect(b *testing.B) {
 		b.Run(codec, func(b *testing.B) {
 			path := pattern(b, codec+".mp4", 64, 64, 15, 32, "-c:v", codec, "-pix_fmt", "yuv420p")
 			for b.Loop() {
-				if v := Inspect(context.Background(), path); !v.Usable {
+				if v := decoders.Inspect(context.Background(), path); !v.Usable {
 					b.Fatal(v.Reason)
 				}
 			}

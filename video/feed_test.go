@@ -34,7 +34,7 @@ func (n *numbered) Sample(ctx context.Context, seed uint64, index int64, dst []f
 		}
 	}
 	if index == n.bad {
-		return SampleInfo{}, &FileError{"clip.mp4", "damaged"}
+		return SampleInfo{}, fault("clip.mp4", Unreadable, ": damaged")
 	}
 	dst[0], dst[1] = float32(seed), float32(index)
 	return SampleInfo{}, nil
@@ -84,7 +84,7 @@ func TestFeedIsBounded(t *testing.T) {
 }
 
 func TestFeedReportsFailureInOrder(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	feed, err := NewFeed(context.Background(), &numbered{bad: 5}, FeedOptions{Batch: 2, Prefetch: 4, Workers: 3})
 	if err != nil {
 		t.Fatal(err)
@@ -104,7 +104,7 @@ func TestFeedReportsFailureInOrder(t *testing.T) {
 }
 
 func TestFeedStops(t *testing.T) {
-	defer goleak.VerifyNone(t)
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	cause := errors.New("enough")
 	for _, which := range []string{"the feed's context", "the caller's context", "close alone"} {
 		t.Run(which, func(t *testing.T) {

@@ -2,9 +2,7 @@ package video
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
-	"fmt"
 	"strings"
 
 	"gocv.io/x/gocv"
@@ -16,12 +14,12 @@ import (
 // frame from before, and when it shrinks it reads past the picture's end, in both cases without a word. So
 // the change must be found before anything is decoded. Codecs other than H.264, VP8, VP9, MPEG-1 and MPEG-2
 // are not looked into.
-func checkFrameSizes(ctx context.Context, path, abs, codec string, lim limits) error {
+func checkFrameSizes(path, source, codec string, lim limits, alive func()) error {
 	headerSize := sizeParser(codec)
 	if headerSize == nil {
 		return nil
 	}
-	capture, err := open(abs)
+	capture, err := open(source)
 	if err != nil {
 		_ = capture.Close()
 		return nil // it opened a moment ago: decoding will say what has become of it
@@ -32,7 +30,8 @@ func checkFrameSizes(ctx context.Context, path, abs, codec string, lim limits) e
 	packet := gocv.NewMat()
 	defer packet.Close()
 	var width, height int
-	for number := 0; number < lim.frames && ctx.Err() == nil && capture.Read(&packet); number++ {
+	for number := 0; number < lim.frames && capture.Read(&packet); number++ {
+		alive()
 		data, err := packet.DataPtrUint8()
 		if err != nil || packet.Rows() != 1 {
 			return nil // this build of OpenCV does not hand out packets
@@ -43,7 +42,7 @@ func checkFrameSizes(ctx context.Context, path, abs, codec string, lim limits) e
 		case width == 0:
 			width, height = w, h
 		case w != width || h != height:
-			return &FileError{path, fmt.Sprintf("frame size changes: %dx%d until packet %d, then %dx%d", width, height, number, w, h)}
+			return fault(path, SizeChanges, ": %dx%d until packet %d, then %dx%d", width, height, number, w, h)
 		}
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/csv"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,16 +16,43 @@ import (
 	"strings"
 )
 
-// Item is one file of a dataset.
+// Item is one video of a dataset: a file, a part of one, or an object elsewhere.
 type Item struct {
-	Path  string // absolute; with roots, after symbolic links are resolved
-	Label string // from an index, else empty
+	Path  string // absolute; with roots, after symbolic links are resolved; empty for an object elsewhere
+	Label string // from an index or a tar shard, else empty
+
+	Source int // which of the names it was found under
+
+	URI            string // of an object elsewhere
+	Member         string // name within the tar shard that Path or URI is
+	Offset, Length int64  // bytes of that member in the shard
+}
+
+// Name is what an item is called in verdicts and errors: a path, a URI, or a shard and the member's name in it.
+func (it Item) Name() string {
+	name := it.Path
+	if it.URI != "" {
+		name = it.URI
+	}
+	if it.Member != "" {
+		name += "/" + it.Member
+	}
+	return name
+}
+
+// Remote brings objects from elsewhere; *remote.Store is one.
+type Remote interface {
+	// List returns the URIs below one that ends in "/", sorted.
+	List(ctx context.Context, uri string) ([]string, error)
+	// Fetch returns a file with the object's bytes, which stays until release is called.
+	Fetch(ctx context.Context, uri string) (path string, release func(), err error)
 }
 
 // Extensions by which files are taken from folders and globs. A file that is named itself may have any.
 var (
 	videoExtensions = []string{".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif", ".m4v", ".mpg", ".mpeg"}
-	indexExtensions = []string{".csv", ".txt"}
+	indexExtensions = []string{".csv", ".tsv", ".txt", ".jsonl"}
+	shardExtensions = []string{".tar"}
 )
 
 // Bounds on what an index or folder may name.
@@ -41,19 +69,26 @@ const (
 //	a glob             *, ? and [..] as in filepath.Match; folders that match are searched
 //	a .csv or .txt     an index: "path label" on each line, as V-JEPA writes it, or "path,label,…", with or
 //	                   without a header that has a column "path"; paths are relative to the index's folder
+//	a .tsv             the same with tabs
+//	a .jsonl           an index of JSON objects with "path" and, if they have one, "label"
+//	a .tar             a shard as WebDataset writes it: its members that are videos, labelled by the member of the
+//	                   same name that ends in .cls, or by "label" of the one that ends in .json
+//	s3:// gs:// http(s)://  any of these elsewhere, if remote is not nil; a folder ends in "/"
 //
 // A file named more than once counts once, with its first label. With roots, only files below one of these
-// folders are read, indexes included, and symbolic links count for where they lead.
+// folders are read, indexes included, and symbolic links count for where they lead. A root may be the beginning of a
+// URI; with roots, only what begins with one of them is fetched.
 //
 // A name that does not exist, holds no video, or lies outside the roots is a *NameError. A line of an index
 // that names a missing file is none: such a file is unusable by its verdict, as a damaged one is.
-func Resolve(ctx context.Context, data, roots []string) ([]Item, error) {
-	r := resolver{roots: roots, seen: map[string]bool{}}
+func Resolve(ctx context.Context, data, roots []string, remote Remote) ([]Item, error) {
+	r := resolver{roots: roots, remote: remote, seen: map[string]bool{}}
 	for i, name := range data {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("resolve %q: %w", name, context.Cause(ctx))
 		}
 		before := r.found
+		r.source = i
 		err := r.name(ctx, name)
 		if err == nil && r.found == before {
 			err = fmt.Errorf("no video in it (%s)", strings.Join(videoExtensions, " "))
@@ -76,18 +111,21 @@ func (e *NameError) Error() string { return fmt.Sprintf("data %q: %v", e.Name, e
 func (e *NameError) Unwrap() error { return e.Err }
 
 type resolver struct {
-	roots []string
-	items []Item
-	seen  map[string]bool
-	found int // files, those already seen included
+	roots  []string
+	remote Remote
+	items  []Item
+	seen   map[string]bool
+	found  int // files, those already seen included
+
+	source int // the name that is being resolved
 }
 
 func (r *resolver) name(ctx context.Context, name string) error {
 	if name == "" {
 		return errors.New("an empty name")
 	}
-	if strings.Contains(name, "://") {
-		return errors.New("a URL; only files on this machine can be read")
+	if isURI(name) {
+		return r.uri(ctx, name)
 	}
 	path, err := filepath.Abs(name)
 	if err != nil {
@@ -122,7 +160,7 @@ func (r *resolver) glob(ctx context.Context, pattern string) error {
 		if err != nil {
 			return err
 		}
-		if !info.IsDir() && !hasExtension(match, videoExtensions) && !hasExtension(match, indexExtensions) {
+		if !info.IsDir() && !hasExtension(match, slices.Concat(videoExtensions, indexExtensions, shardExtensions)) {
 			continue
 		}
 		if err := r.path(ctx, match); err != nil {
@@ -147,9 +185,11 @@ func (r *resolver) path(ctx context.Context, path string) error {
 	case info.IsDir():
 		return r.folder(ctx, real)
 	case hasExtension(path, indexExtensions):
-		return r.index(ctx, real)
+		return r.index(ctx, real, "")
+	case hasExtension(path, shardExtensions):
+		return r.shard(ctx, real, Item{Path: real})
 	}
-	return r.add(real, "")
+	return r.add(Item{Path: real})
 }
 
 func (r *resolver) folder(ctx context.Context, dir string) error {
@@ -160,18 +200,22 @@ func (r *resolver) folder(ctx context.Context, dir string) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if entry.IsDir() || !hasExtension(path, videoExtensions) {
+		if entry.IsDir() || !hasExtension(path, slices.Concat(videoExtensions, shardExtensions)) {
 			return nil
 		}
 		real, err := Below(r.roots, path)
 		if err != nil {
 			return err
 		}
-		return r.add(real, "")
+		if hasExtension(path, shardExtensions) {
+			return r.shard(ctx, real, Item{Path: real})
+		}
+		return r.add(Item{Path: real})
 	})
 }
 
-func (r *resolver) index(ctx context.Context, path string) error {
+// index adds what an index names. path is the file, which for an index elsewhere was fetched from uri.
+func (r *resolver) index(ctx context.Context, path, uri string) error {
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -184,13 +228,19 @@ func (r *resolver) index(ctx context.Context, path string) error {
 		return err
 	}
 	defer f.Close()
-	rows, err := parseIndex(io.LimitReader(f, maxIndexBytes))
+	rows, err := parseIndexFile(io.LimitReader(f, maxIndexBytes), strings.ToLower(filepath.Ext(path)))
 	if err != nil {
 		return fmt.Errorf("index %q: %w", path, err)
 	}
 	for _, row := range rows {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
+		}
+		if uri != "" || isURI(row.Path) {
+			if err := r.indexedURI(ctx, uri, row); err != nil {
+				return fmt.Errorf("index %q: %w", path, err)
+			}
+			continue
 		}
 		file := row.Path
 		if !filepath.IsAbs(file) {
@@ -200,21 +250,28 @@ func (r *resolver) index(ctx context.Context, path string) error {
 		if err != nil {
 			return fmt.Errorf("index %q: %w", path, err)
 		}
-		if err := r.add(real, row.Label); err != nil {
+		if hasExtension(real, shardExtensions) {
+			if err := r.shard(ctx, real, Item{Path: real, Label: row.Label}); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := r.add(Item{Path: real, Label: row.Label}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *resolver) add(path, label string) error {
+func (r *resolver) add(item Item) error {
 	r.found++
 	if r.found > maxItems {
 		return fmt.Errorf("more than %d files", maxItems)
 	}
-	if !r.seen[path] {
-		r.seen[path] = true
-		r.items = append(r.items, Item{path, label})
+	if name := item.Name(); !r.seen[name] {
+		r.seen[name] = true
+		item.Source = r.source
+		r.items = append(r.items, item)
 	}
 	return nil
 }
@@ -231,6 +288,9 @@ func Below(roots []string, path string) (string, error) {
 		return "", err
 	}
 	for _, root := range roots {
+		if isURI(root) {
+			continue
+		}
 		realRoot, err := realPath(root)
 		if err != nil {
 			return "", fmt.Errorf("data root %q: %w", root, err)
@@ -267,8 +327,57 @@ func hasExtension(path string, extensions []string) bool {
 	return slices.Contains(extensions, strings.ToLower(filepath.Ext(path)))
 }
 
-// parseIndex reads an index of either form; the first line tells which: with a comma it is CSV.
-func parseIndex(in io.Reader) ([]Item, error) {
+// parseIndexFile reads an index whose file has a certain extension.
+func parseIndexFile(in io.Reader, extension string) ([]Item, error) {
+	switch extension {
+	case ".jsonl":
+		return parseJSONLines(in)
+	case ".tsv":
+		return parseTable(in, '\t')
+	}
+	return parseIndex(in)
+}
+
+// parseJSONLines reads an object per line, with a field "path" and perhaps a "label", a text or a number.
+func parseJSONLines(in io.Reader) ([]Item, error) {
+	var items []Item
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, maxLineBytes)
+	number := 0
+	for lines.Scan() {
+		number++
+		text := bytes.TrimSpace(bytes.TrimPrefix(lines.Bytes(), []byte("\xef\xbb\xbf")))
+		if len(text) == 0 {
+			continue
+		}
+		var row struct {
+			Path  string `json:"path"`
+			Label any    `json:"label"`
+		}
+		if err := json.Unmarshal(text, &row); err != nil {
+			return nil, fmt.Errorf("line %d: %w", number, err)
+		}
+		var err error
+		if items, err = appendItem(items, Item{Path: strings.TrimSpace(row.Path), Label: labelText(row.Label)}, number); err != nil {
+			return nil, err
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("line %d: %w (limit %d bytes)", number+1, err, maxLineBytes)
+	}
+	return items, nil
+}
+
+// parseTable reads columns that a certain character separates.
+func parseTable(in io.Reader, separator rune) ([]Item, error) {
+	text, err := readText(in)
+	if err != nil {
+		return nil, err
+	}
+	return parseCSV(text, separator)
+}
+
+func readText(in io.Reader) ([]byte, error) {
 	text, err := io.ReadAll(in)
 	if err != nil {
 		return nil, err
@@ -277,17 +386,26 @@ func parseIndex(in io.Reader) ([]Item, error) {
 	if bytes.IndexByte(text, 0) >= 0 {
 		return nil, errors.New("not a text file: it holds a zero byte")
 	}
-	text = bytes.TrimLeft(text, " \t\r\n")
+	return bytes.TrimLeft(text, " \t\r\n"), nil
+}
+
+// parseIndex reads an index of either form; the first line tells which: with a comma it is CSV.
+func parseIndex(in io.Reader) ([]Item, error) {
+	text, err := readText(in)
+	if err != nil {
+		return nil, err
+	}
 	first, _, _ := bytes.Cut(text, []byte("\n"))
 	if bytes.IndexByte(first, ',') >= 0 || strings.EqualFold(string(bytes.TrimSpace(first)), "path") {
-		return parseCSV(text)
+		return parseCSV(text, ',')
 	}
 	return parseSpaced(text)
 }
 
 // parseCSV reads "path,label,…". A first record with a field "path" is a header and says where the columns are.
-func parseCSV(text []byte) ([]Item, error) {
+func parseCSV(text []byte, separator rune) ([]Item, error) {
 	reader := csv.NewReader(bytes.NewReader(text))
+	reader.Comma = separator
 	reader.FieldsPerRecord = -1
 	reader.TrimLeadingSpace = true
 	reader.ReuseRecord = true
@@ -357,10 +475,10 @@ func appendItem(items []Item, item Item, line int) ([]Item, error) {
 	switch {
 	case item.Path == "":
 		return nil, fmt.Errorf("line %d: no path", line)
+	case strings.ContainsRune(item.Path, 0):
+		return nil, fmt.Errorf("line %d: a path with a zero byte", line)
 	case len(item.Path) > maxLineBytes:
 		return nil, fmt.Errorf("line %d: a path of %d bytes (limit %d)", line, len(item.Path), maxLineBytes)
-	case strings.Contains(item.Path, "://"):
-		return nil, fmt.Errorf("line %d: %q is a URL; only files on this machine can be read", line, item.Path)
 	case len(items) == maxItems:
 		return nil, fmt.Errorf("line %d: more than %d files", line, maxItems)
 	}

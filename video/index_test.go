@@ -14,16 +14,16 @@ func TestParseIndex(t *testing.T) {
 		name, text string
 		want       []Item
 	}{
-		{"V-JEPA", "a.mp4 3\nb/c.mp4 12\n", []Item{{"a.mp4", "3"}, {"b/c.mp4", "12"}}},
-		{"spaces in the path", "my clip.mp4 3\nother clip.mp4\n\n", []Item{{"my clip.mp4", "3"}, {"other clip.mp4", ""}}},
-		{"tabs, CRLF, byte order mark", "\xef\xbb\xbfa.mp4\t3\r\nb.mp4\t4\r\n", []Item{{"a.mp4", "3"}, {"b.mp4", "4"}}},
-		{"CSV", "a.mp4,3,x\nb.mp4,4,y\n", []Item{{"a.mp4", "3"}, {"b.mp4", "4"}}},
-		{"CSV without labels", "a.mp4,\nb.mp4\n", []Item{{"a.mp4", ""}, {"b.mp4", ""}}},
-		{"CSV with header", "path,label,group,property\na.mp4,1,g,p\n", []Item{{"a.mp4", "1"}}},
-		{"header in another order", "group, Label, Path\ng,1,a.mp4\n", []Item{{"a.mp4", "1"}}},
-		{"header without label", "path,group\na.mp4,g\n", []Item{{"a.mp4", ""}}},
-		{"header alone", "path\na.mp4\n", []Item{{"a.mp4", ""}}},
-		{"quotes", "\"a, b.mp4\",1\n", []Item{{"a, b.mp4", "1"}}},
+		{"V-JEPA", "a.mp4 3\nb/c.mp4 12\n", []Item{{Path: "a.mp4", Label: "3"}, {Path: "b/c.mp4", Label: "12"}}},
+		{"spaces in the path", "my clip.mp4 3\nother clip.mp4\n\n", []Item{{Path: "my clip.mp4", Label: "3"}, {Path: "other clip.mp4", Label: ""}}},
+		{"tabs, CRLF, byte order mark", "\xef\xbb\xbfa.mp4\t3\r\nb.mp4\t4\r\n", []Item{{Path: "a.mp4", Label: "3"}, {Path: "b.mp4", Label: "4"}}},
+		{"CSV", "a.mp4,3,x\nb.mp4,4,y\n", []Item{{Path: "a.mp4", Label: "3"}, {Path: "b.mp4", Label: "4"}}},
+		{"CSV without labels", "a.mp4,\nb.mp4\n", []Item{{Path: "a.mp4", Label: ""}, {Path: "b.mp4", Label: ""}}},
+		{"CSV with header", "path,label,group,property\na.mp4,1,g,p\n", []Item{{Path: "a.mp4", Label: "1"}}},
+		{"header in another order", "group, Label, Path\ng,1,a.mp4\n", []Item{{Path: "a.mp4", Label: "1"}}},
+		{"header without label", "path,group\na.mp4,g\n", []Item{{Path: "a.mp4", Label: ""}}},
+		{"header alone", "path\na.mp4\n", []Item{{Path: "a.mp4", Label: ""}}},
+		{"quotes", "\"a, b.mp4\",1\n", []Item{{Path: "a, b.mp4", Label: "1"}}},
 		{"nothing", " \n\n", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -32,12 +32,11 @@ func TestParseIndex(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(got, c.want) {
-				t.Errorf("got %q, want %q", got, c.want)
+				t.Errorf("got %+v, want %+v", got, c.want)
 			}
 		})
 	}
 	for text, want := range map[string]string{
-		"a.mp4 1\nhttps://host/b.mp4 2\n":          "line 2:",
 		"path,label\n,1\n":                         "line 2: no path",
 		"a\x00b 1\n":                               "zero byte",
 		"a.mp4,1\n\"b.mp4,2\n":                     "line",
@@ -95,7 +94,7 @@ func TestResolve(t *testing.T) {
 		{"named twice", []string{at("set/b.mp4"), at("set.csv"), at("set/b.mp4")}, []string{"set/b.mp4", "missing.mp4", "other/d.gif"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			items, err := Resolve(context.Background(), c.data, nil)
+			items, err := Resolve(context.Background(), c.data, nil, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -115,10 +114,10 @@ func TestResolve(t *testing.T) {
 		at("hollow/*.mp4"):  "nothing matches",
 		at("empty.csv"):     "no video in it",
 		at("set/[a"):        "syntax error",
-		"http://host/a.mp4": "a URL",
+		"http://host/a.mp4": "a URI",
 		"":                  "an empty name",
 	} {
-		_, err := Resolve(context.Background(), []string{at("set"), name}, nil)
+		_, err := Resolve(context.Background(), []string{at("set"), name}, nil, nil)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), filepath.Base(name)) && name != "" {
 			t.Errorf("%q: error %v, want %q", name, err, want)
 		}
@@ -144,7 +143,7 @@ func TestRoots(t *testing.T) {
 	link(at("in/sub"), "good")
 
 	for _, data := range []string{at("in/a.mp4"), at("root/a.mp4"), at("in/sub"), at("good"), at("in/*.mp4"), at("in/../in/a.mp4")} {
-		items, err := Resolve(context.Background(), []string{data}, []string{at("root")})
+		items, err := Resolve(context.Background(), []string{data}, []string{at("root")}, nil)
 		if err != nil {
 			t.Errorf("%q refused: %v", data, err)
 		}
@@ -160,13 +159,13 @@ func TestRoots(t *testing.T) {
 		at("out/secret.mp4"), at("out/none.mp4"), at("out/*.mp4"), at("out"), at("in/../out/secret.mp4"), at("in-not/c.mp4"),
 		at("in/sneaky.mp4"), at("in"), at("in/door/secret.mp4"), at("in/door/*"), at("in/escape.csv"), at("out/list.csv"), at("in/*/secret.mp4"), "/",
 	} {
-		items, err := Resolve(context.Background(), []string{data}, []string{at("in")})
+		items, err := Resolve(context.Background(), []string{data}, []string{at("in")}, nil)
 		if err == nil || !strings.Contains(err.Error(), "outside the folders") {
-			t.Errorf("%q: %q, error %v; want it refused", data, items, err)
+			t.Errorf("%q: %+v, error %v; want it refused", data, items, err)
 		}
 	}
 	link(at("out/gone.mp4"), "in/dangling.mp4")
-	if _, err := Resolve(context.Background(), []string{at("in/dangling.mp4")}, []string{at("in")}); err == nil {
+	if _, err := Resolve(context.Background(), []string{at("in/dangling.mp4")}, []string{at("in")}, nil); err == nil {
 		t.Error("a link that leads nowhere was accepted")
 	}
 }

@@ -4,17 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
-	"runtime"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
+
+	"github.com/surmise-ml/surmise/video/wire"
 )
 
 // Verdict says whether a file can be used, and what was found by decoding it.
 type Verdict struct {
 	Path     string  `json:"path"`
 	Usable   bool    `json:"usable"`
-	Reason   string  `json:"reason"`     // why not; empty when usable
+	Kind     Kind    `json:"kind"`       // why not, of Kinds; empty when usable
+	Reason   string  `json:"reason"`     // the same with what was found, for people; begins with Kind
 	Codec    string  `json:"codec"`      // as the container names it
 	Width    int     `json:"width"`      // pixels, after rotation
 	Height   int     `json:"height"`     // pixels, after rotation
@@ -23,36 +27,47 @@ type Verdict struct {
 	Frames   int     `json:"frames"`     // really decoded
 }
 
-// Inspect decodes a file from end to end and says whether it can be used. The reason for an unusable one
-// begins with one of: unreadable, no video stream, no frames, truncated, frame size changes, too large,
-// too short, not inspected (ctx ended first). OpenDataset adds too slow.
-func Inspect(ctx context.Context, path string) Verdict {
-	v, _ := inspect(ctx, path, defaultLimits, nil)
+func (v *Verdict) refuse(f *FileError) { v.Usable, v.Kind, v.Reason = false, f.Kind, f.Reason }
+
+// Inspect decodes a file from end to end and says whether it can be used.
+func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
+	v, _, err := p.judge(ctx, Item{Path: path}, 0, nil)
+	if err != nil {
+		v.Path = path
+		v.refuse(fault(path, NotInspected, ": %v", err))
+	}
 	return v
 }
 
-// InspectAll inspects files in parallel, one per core, and returns their verdicts in the order of paths.
-// progress, unless nil, is called after each file, one call at a time. The error is ctx's.
-func InspectAll(ctx context.Context, paths []string, progress func(done, total int)) ([]Verdict, error) {
-	verdicts := make([]Verdict, len(paths))
-	err := forEach(ctx, len(paths), progress, func(i int) {
-		verdicts[i], _ = inspect(ctx, paths[i], defaultLimits, nil)
+// InspectAll inspects items in parallel, one per process, and returns their verdicts in the order of items.
+// progress, unless nil, is called after each file, one call at a time. The error is ctx's, or that no decoder
+// could be started.
+func (p *Pool) InspectAll(ctx context.Context, items []Item, progress func(done, total int)) ([]Verdict, error) {
+	verdicts := make([]Verdict, len(items))
+	err := forEach(ctx, p.Size(), len(items), progress, func(ctx context.Context, i int) (err error) {
+		verdicts[i], _, err = p.judge(ctx, items[i], 0, nil)
+		return err
 	})
 	return verdicts, err
 }
 
-// forEach calls do(0), …, do(n-1) on as many goroutines as there are cores, until ctx ends.
-func forEach(ctx context.Context, n int, progress func(done, total int), do func(i int)) error {
+// forEach calls do(0), …, do(n-1) on so many goroutines, until ctx ends or one of them fails.
+func forEach(ctx context.Context, goroutines, n int, progress func(done, total int), do func(ctx context.Context, i int) error) error {
 	var (
 		next   atomic.Int64
 		owners sync.WaitGroup
 		mu     sync.Mutex
 		done   int // guarded by mu
 	)
-	for range min(n, runtime.GOMAXPROCS(0)) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	for range min(n, goroutines) {
 		owners.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n && ctx.Err() == nil; i = int(next.Add(1)) - 1 {
-				do(i)
+				if err := do(ctx, i); err != nil {
+					stop(err)
+					return
+				}
 				mu.Lock()
 				done++
 				if progress != nil {
@@ -69,30 +84,80 @@ func forEach(ctx context.Context, n int, progress func(done, total int), do func
 	return nil
 }
 
-// inspect also returns each frame's time, and hands every frame to keep unless that is nil.
-func inspect(ctx context.Context, path string, lim limits, keep func(frame)) (Verdict, []float64) {
-	var times []float64
-	s, err := scan(ctx, reading{path: path, lim: lim, visit: func(f frame) error {
-		times = append(times, f.time)
+// track is what an inspection found of every frame: what a later reading is held to.
+type track struct {
+	times   []float64 // [frames] seconds
+	digests []uint32  // [frames] CRC-32C of the pixels as decoded
+}
+
+// judge recalls the verdict on an item, or examines it and remembers. A verdict that is recalled shows keep no frames.
+func (p *Pool) judge(ctx context.Context, item Item, short int, keep func(frame)) (Verdict, track, error) {
+	v := Verdict{Path: item.Name()}
+	file, release, err := p.local(ctx, item)
+	var bad *FileError
+	if errors.As(err, &bad) {
+		v.refuse(bad)
+		return v, track{}, nil
+	}
+	if err != nil {
+		return v, track{}, err
+	}
+	defer release()
+	abs, err := filepath.Abs(file)
+	if err != nil {
+		return v, track{}, err
+	}
+	known := item
+	if item.URI == "" {
+		known.Path = abs // remembered wherever it is named from
+	}
+	name := known.Name()
+	if v, t, ok := p.o.Verdicts.recall(name, abs); ok {
+		v.Path = item.Name()
+		return v, t, nil
+	}
+	identity, statErr := identityOf(abs)
+	v, t, err := p.examine(ctx, item, defaultLimits, short, keep)
+	if err != nil {
+		return v, t, err
+	}
+	if statErr == nil {
+		if err := p.o.Verdicts.remember(name, abs, identity, v, t); err != nil {
+			slog.Warn("a verdict is not remembered", "error", err) // a full disk costs time, not the run
+		}
+	}
+	return v, t, nil
+}
+
+// examine decodes a file and judges it. It hands every frame, its shorter side at most short, to keep unless that
+// is nil; keep is called with frame 0 again when the reading begins anew. The error is not about the file.
+func (p *Pool) examine(ctx context.Context, item Item, lim limits, short int, keep func(frame)) (Verdict, track, error) {
+	var t track
+	path := item.Name()
+	request := wire.Request{MaxPixels: lim.pixels, MaxFrames: lim.frames, Step: 1, Digests: true, NoPixels: keep == nil, Short: short}
+	done, err := p.decode(ctx, item, request, func() { t = track{} }, func(f frame) error {
+		t.times, t.digests = append(t.times, f.time), append(t.digests, f.digest)
 		if keep != nil {
 			keep(f)
 		}
 		return nil
-	}})
-	v := Verdict{Path: path, Codec: s.codec, Width: s.width, Height: s.height, Frames: s.frames}
-	v.FPS, v.Duration = rate(times)
+	})
+	v := Verdict{Path: path, Codec: done.Codec, Width: done.Width, Height: done.Height, Frames: max(done.Frames, len(t.times))}
+	v.FPS, v.Duration = rate(t.times)
 	var bad *FileError
 	switch {
 	case errors.As(err, &bad):
-		v.Reason = bad.Reason
+		v.refuse(bad)
 	case err != nil:
-		v.Reason = "not inspected: " + err.Error()
-	case s.frames == 1:
-		v.Reason = "too short: one frame (a still picture, or the cover of a sound file)"
+		return v, t, err
+	case done.Frames != len(t.times):
+		v.refuse(fault(path, Crashed, ": it counts %d frames and delivered %d", done.Frames, len(t.times)))
+	case done.Frames == 1:
+		v.refuse(fault(path, TooShort, ": one frame (a still picture, or the cover of a sound file)"))
 	default:
 		v.Usable = true
 	}
-	return v, times
+	return v, t, nil
 }
 
 // rate measures frames per second and duration in seconds from time stamps that never decrease.

@@ -14,7 +14,13 @@ import (
 	"go.uber.org/goleak"
 )
 
+// decoders serve all tests that need no others.
+var decoders *Pool
+
 func TestMain(m *testing.M) {
+	ServeIfAsked()
+	fakeIfAsked()
+	decoders = NewPool(PoolOptions{})
 	dir, err := os.MkdirTemp("", "video-test-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -22,6 +28,7 @@ func TestMain(m *testing.M) {
 	}
 	made.dir = dir
 	code := m.Run()
+	decoders.Close()
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
@@ -110,7 +117,7 @@ func copyFile(t testing.TB, from, to string, n int) string {
 
 func mustOpen(t testing.TB, spec Spec) *Dataset {
 	t.Helper()
-	d, err := OpenDataset(context.Background(), spec, nil)
+	d, err := OpenDataset(context.Background(), decoders, spec, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package video
 import (
 	"context"
 	"fmt"
+
+	"github.com/surmise-ml/surmise/video/wire"
 )
 
 // ReadOptions says which frames of a video to read, and how large. The zero value of a field means its default.
@@ -23,7 +25,7 @@ const (
 //
 // At FPS, the frame for each multiple of 1/FPS after the first frame is the first one not before it, so one
 // is repeated where the video is slower. A file that cannot be read to where the reading ends is a *FileError.
-func ReadFrames(ctx context.Context, path string, o ReadOptions) (*Clip, error) {
+func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Clip, error) {
 	if o.FrameStep == 0 && o.FPS == 0 {
 		o.FrameStep = 1
 	}
@@ -43,55 +45,33 @@ func ReadFrames(ctx context.Context, path string, o ReadOptions) (*Clip, error) 
 		return nil, fmt.Errorf("read %q: at most %d frames, want 1 or more", path, o.MaxFrames)
 	}
 
-	clip := &Clip{Path: path}
-	var resize *resampler
-	keep := func(f frame) error {
-		if clip.Frames == o.MaxFrames {
-			clip.More = true
-			return errStop
-		}
+	clip := &Clip{}
+	request := wire.Request{Step: o.FrameStep, FPS: o.FPS, Square: o.Size, Keep: o.MaxFrames}
+	done, err := p.decode(ctx, Item{Path: path}, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
 		if clip.Frames == 0 {
 			clip.Height, clip.Width = f.height, f.width
-			if o.Size > 0 {
-				clip.Height, clip.Width = o.Size, o.Size
-				resize = newResampler(f.width, centreCrop(f.height, f.width), o.Size, false)
+		}
+		if f.height != clip.Height || f.width != clip.Width {
+			return fault(path, SizeChanges, ": %dx%d until frame %d, then %dx%d", clip.Width, clip.Height, f.number, f.width, f.height)
+		}
+		for range f.repeat {
+			if clip.Frames == o.MaxFrames {
+				clip.More = true
+				return nil
 			}
-		}
-		size := clip.Height * clip.Width * 3
-		if len(clip.Pix) > maxClipBytes-size {
-			return &FileError{path, fmt.Sprintf("too large: more than %d bytes of frames", int64(maxClipBytes))}
-		}
-		if resize == nil {
+			if len(clip.Pix) > maxClipBytes-len(f.pix) {
+				return fault(path, TooLarge, ": more than %d bytes of frames", int64(maxClipBytes))
+			}
 			clip.Pix = append(clip.Pix, f.pix...)
-		} else {
-			clip.Pix = append(clip.Pix, make([]uint8, size)...)
-			resize.bytes(clip.Pix[len(clip.Pix)-size:], f.pix)
+			clip.Times = append(clip.Times, f.time)
+			clip.Frames++
 		}
-		clip.Times = append(clip.Times, f.time)
-		clip.Frames++
 		return nil
-	}
-
-	want := func(number int) bool { return number%o.FrameStep == 0 }
-	visit := keep
-	if o.FPS > 0 {
-		want = nil // time stamps are known only after decoding
-		var ticks ticker
-		visit = func(f frame) error {
-			if f.number == 0 {
-				ticks = ticker{start: f.time, fps: o.FPS}
-			}
-			for ticks.reached(f.time) {
-				if err := keep(f); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-	}
-	if _, err := scan(ctx, reading{path: path, lim: defaultLimits, want: want, visit: visit}); err != nil {
+	})
+	if err != nil {
 		return nil, err
 	}
+	clip.More = clip.More || done.More
 	return clip, nil
 }
 

@@ -12,7 +12,7 @@ import (
 func TestFFmpegIsSilent(t *testing.T) {
 	const variable = "SURMISE_TEST_INSPECT"
 	if path := os.Getenv(variable); path != "" {
-		Inspect(t.Context(), path)
+		decoders.Inspect(t.Context(), path)
 		return
 	}
 	whole := encode(t, "whole.avi", "-f", "lavfi", "-i", "testsrc=size=64x64:rate=25:duration=3", "-c:v", "mjpeg")

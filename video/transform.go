@@ -1,5 +1,9 @@
 package video
 
+// #cgo CFLAGS: -O3
+// #include "resample.h"
+import "C"
+
 import (
 	"math"
 	"math/rand/v2"
@@ -54,42 +58,46 @@ func centreCrop(height, width int) Crop {
 	return Crop{Top: (height - side) / 2, Left: (width - side) / 2, Height: side, Width: side}
 }
 
-// resampler brings one region of frames of one size to size×size pixels. It holds the weights, which all
-// frames of a clip share, and scratch memory, so it serves one goroutine.
+// resampler brings one region of frames of one size to size×size pixels, or to another size. It holds the weights,
+// which all frames of a clip share, and scratch memory, so it serves one goroutine.
 //
 // The filter is bilinear with half-pixel centres, and its triangle is widened by the factor of reduction, as
 // Pillow does it and torchvision does with antialias on. V-JEPA's training transform reduces without: then a
 // small bright spot comes and goes as it moves between the sampled pixels, which is a surprise that no physics
-// made. Where the region is enlarged the two are the same.
+// made. Where the region is enlarged the two are the same. The sums are done in resample.c.
 type resampler struct {
 	width      int // pixels, of the whole frame
 	crop       Crop
-	size       int // pixels
+	size       int // pixels; of a square
 	horizontal taps
 	vertical   taps
-	rows       []float32 // [crop.Height,3,size], after the horizontal pass
-	line       []float32 // [3,size], after the vertical pass
+	line       []float32 // [crop.Width,3], and one more
 }
 
 // taps are the weights of one direction: output i is the sum of weights[i*count+k] * input[first[i]+k].
 type taps struct {
 	count   int
-	first   []int
+	first   []int32
 	weights []float32 // [size,count]
 }
 
 func newResampler(frameWidth int, crop Crop, size int, flip bool) *resampler {
-	r := &resampler{
-		width: frameWidth, crop: crop, size: size,
-		horizontal: triangle(crop.Width, size),
-		vertical:   triangle(crop.Height, size),
-		rows:       make([]float32, crop.Height*3*size),
-		line:       make([]float32, 3*size),
-	}
+	r := newReducer(frameWidth, crop, size, size)
+	r.size = size
 	if flip {
 		r.horizontal = r.horizontal.reversed()
 	}
 	return r
+}
+
+// newReducer is a resampler to any size.
+func newReducer(frameWidth int, crop Crop, height, width int) *resampler {
+	return &resampler{
+		width: frameWidth, crop: crop,
+		horizontal: triangle(crop.Width, width),
+		vertical:   triangle(crop.Height, height),
+		line:       make([]float32, 3*crop.Width+1),
+	}
 }
 
 // triangle computes the weights that bring in samples to out.
@@ -101,7 +109,7 @@ func triangle(in, out int) taps {
 		centre = (float64(i) + 0.5) * scale
 		return centre, max(0, int(math.Floor(centre-support+0.5))), min(in, int(math.Ceil(centre+support-0.5)))
 	}
-	t := taps{first: make([]int, out)}
+	t := taps{first: make([]int32, out)}
 	for i := range out {
 		_, first, last := window(i)
 		t.count = max(t.count, last-first)
@@ -115,9 +123,9 @@ func triangle(in, out int) taps {
 			total += weight(j)
 		}
 		// Moved back where the padded row of taps would reach past the input.
-		t.first[i] = min(first, in-t.count)
+		t.first[i] = int32(min(first, in-t.count))
 		for j := first; j < last; j++ {
-			t.weights[i*t.count+j-t.first[i]] = float32(weight(j) / total)
+			t.weights[i*t.count+j-int(t.first[i])] = float32(weight(j) / total)
 		}
 	}
 	return t
@@ -126,7 +134,7 @@ func triangle(in, out int) taps {
 // reversed mirrors the outputs.
 func (t taps) reversed() taps {
 	out := len(t.first)
-	m := taps{count: t.count, first: make([]int, out), weights: make([]float32, len(t.weights))}
+	m := taps{count: t.count, first: make([]int32, out), weights: make([]float32, len(t.weights))}
 	for i := range out {
 		j := out - 1 - i
 		m.first[i] = t.first[j]
@@ -135,85 +143,73 @@ func (t taps) reversed() taps {
 	return m
 }
 
-// load does the horizontal pass over pix, a whole frame [H,width,3].
-func (r *resampler) load(pix []uint8) {
-	size, count := r.size, r.horizontal.count
-	for y := range r.crop.Height {
-		from := ((r.crop.Top+y)*r.width + r.crop.Left) * 3
-		row := pix[from : from+r.crop.Width*3]
-		out := r.rows[y*3*size : (y+1)*3*size]
-		reds, greens, blues := out[:size], out[size:2*size], out[2*size:]
-		for x := range size {
-			var red, green, blue float32
-			p := row[r.horizontal.first[x]*3:]
-			for _, w := range r.horizontal.weights[x*count : (x+1)*count] {
-				_ = p[2] // one bounds check for three
-				red += w * float32(p[0])
-				green += w * float32(p[1])
-				blue += w * float32(p[2])
-				p = p[3:]
-			}
-			reds[x], greens[x], blues[x] = red, green, blue
-		}
-	}
-}
-
-// at does the vertical pass for output row y: [3,size], 0 to 255, valid until the next call. Two input rows
-// at a time: most sums have two or three, and the line is then written once or twice.
-func (r *resampler) at(y int) []float32 {
-	line, weights := r.line, r.vertical.weights[y*r.vertical.count:(y+1)*r.vertical.count]
-	row := func(k int) []float32 {
-		from := (r.vertical.first[y] + k) * len(line)
-		return r.rows[from : from+len(line)]
-	}
-	clear(line)
-	for k := 0; k < len(weights); k += 2 {
-		a, b := row(k), row(min(k+1, len(weights)-1))
-		wa, wb := weights[k], float32(0)
-		if k+1 < len(weights) {
-			wb = weights[k+1]
-		}
-		if wa == 0 && wb == 0 {
-			continue
-		}
-		a, b = a[:len(line)], b[:len(line)]
-		for i := range line {
-			line[i] += wa*a[i] + wb*b[i]
-		}
-	}
-	return line
-}
-
 // normalised writes the region of pix as normalised floats. dst starts at the frame's place in the first
 // colour's plane; the planes lie stride floats apart.
 func (r *resampler) normalised(dst []float32, stride int, pix []uint8) {
-	r.load(pix)
-	size := r.size
-	for y := range size {
-		line := r.at(y)
-		for c := range 3 {
-			scale, shift := normalisation(c)
-			out := dst[c*stride+y*size : c*stride+(y+1)*size]
-			for x, v := range line[c*size : (c+1)*size] {
-				out[x] = v*scale + shift
-			}
+	r.planes(dst, stride, pix, normalisation)
+}
+
+// jittered does the same with changed colours.
+func (r *resampler) jittered(dst []float32, stride int, pix []uint8, j Jitter) {
+	if !j.changes() {
+		r.normalised(dst, stride, pix)
+		return
+	}
+	r.planes(dst, stride, pix, func(int) (scale, shift float32) { return 1.0 / 255, 0 })
+	size := r.size * r.size
+	j.apply(dst, stride, size)
+	for c := range 3 {
+		scale, shift := normalisation(c)
+		out := dst[c*stride:][:size]
+		for i, v := range out {
+			out[i] = v*(255*scale) + shift
 		}
 	}
 }
 
-// bytes writes the region of pix as dst [size,size,3], rounded.
-func (r *resampler) bytes(dst, pix []uint8) {
-	r.load(pix)
-	size := r.size
-	for y := range size {
-		line := r.at(y)
-		out := dst[y*size*3 : (y+1)*size*3]
-		for c := range 3 {
-			for x, v := range line[c*size : (c+1)*size] {
-				out[x*3+c] = uint8(min(max(v+0.5, 0), 255))
-			}
-		}
+// planes writes the region of pix, each colour on its line.
+func (r *resampler) planes(dst []float32, stride int, pix []uint8, colour func(c int) (scale, shift float32)) {
+	var scale, shift [3]C.float
+	for c := range 3 {
+		s, t := colour(c)
+		scale[c], shift[c] = C.float(s), C.float(t)
 	}
+	from := r.begin(pix)
+	v, h := r.vertical, r.horizontal
+	_ = dst[2*stride+len(r.vertical.first)*len(r.horizontal.first)-1] // C checks nothing
+	C.surmise_resample_floats(from, C.long(3*r.width), C.int(r.crop.Width),
+		C.int(len(v.first)), C.int(v.count), (*C.int32_t)(&v.first[0]), (*C.float)(&v.weights[0]),
+		C.int(len(h.first)), C.int(h.count), (*C.int32_t)(&h.first[0]), (*C.float)(&h.weights[0]),
+		(*C.float)(&r.line[0]),
+		(*C.float)(&dst[0]), C.long(stride), &scale[0], &shift[0])
+}
+
+// bytes writes the region of pix as dst [size,size,3], rounded.
+func (r *resampler) bytes(dst, pix []uint8) { r.interleaved(dst, pix, false) }
+
+// swapped does the same from blue, green, red.
+func (r *resampler) swapped(dst, pix []uint8) { r.interleaved(dst, pix, true) }
+
+func (r *resampler) interleaved(dst, pix []uint8, swap bool) {
+	other := C.int(0)
+	if swap {
+		other = 1
+	}
+	from := r.begin(pix)
+	v, h := r.vertical, r.horizontal
+	_ = dst[3*len(r.vertical.first)*len(r.horizontal.first)-1]
+	C.surmise_resample_bytes(from, C.long(3*r.width), C.int(r.crop.Width),
+		C.int(len(v.first)), C.int(v.count), (*C.int32_t)(&v.first[0]), (*C.float)(&v.weights[0]),
+		C.int(len(h.first)), C.int(h.count), (*C.int32_t)(&h.first[0]), (*C.float)(&h.weights[0]),
+		(*C.float)(&r.line[0]),
+		(*C.uint8_t)(&dst[0]), other)
+}
+
+// begin returns where the region begins in pix. It panics, as an index does, when the region reaches past the frame.
+func (r *resampler) begin(pix []uint8) *C.uint8_t {
+	first := (r.crop.Top*r.width + r.crop.Left) * 3
+	_ = pix[first+((r.crop.Height-1)*r.width+r.crop.Width)*3-1]
+	return (*C.uint8_t)(&pix[first])
 }
 
 // normalisation gives colour c's line from pixel value (0 to 255) to model input: scale*v + shift.

@@ -2,12 +2,22 @@
 //
 // The path of a file, one source file each:
 //
-//	index.go      folders, globs and CSV indexes -> the list of files
+//	index.go      folders, globs and indexes -> the list of files
+//	tar.go        tar shards -> the videos in them
+//	uri.go        the same elsewhere, through a Remote
 //	container.go  the first bytes of a file -> which container it is, before any decoder sees it
 //	decode.go     file -> frames, through OpenCV's FFmpeg backend
+//	child.go      the decoder process: requests in, frames into shared memory
+//	process.go    one such process, seen from its parent: started, watched, ended
+//	pool.go       as many of them as there are cores, replaced when they go wrong
 //	inspect.go    file -> Verdict: usable, or why not, found by decoding
+//	verdicts.go   verdicts remembered from run to run, with the time and digest of every frame
 //	dataset.go    list of files -> training clips, pure in (seed, index)
+//	schedule.go   which file and window each index is
+//	frames.go     the frames of a clip, from memory, from disk, or decoded
+//	clips.go      decoded frames on disk, shared by processes
 //	transform.go  frames -> cropped, resized, normalised floats
+//	jitter.go     changes of colour
 //	feed.go       clips -> batches, prefetched in order
 //
 // Dimension letters: T frames, H rows, W columns, C or 3 colour channels in the order red, green, blue.
@@ -36,7 +46,7 @@ type Clip struct {
 
 // Spec says what a training set is and how clips are cut from it. The zero value of a field means its default.
 type Spec struct {
-	Data []string `json:"data"` // files, folders, globs, CSV indexes (see Resolve)
+	Data []string `json:"data"` // files, folders, globs, indexes, tar shards, URIs (see Resolve)
 
 	Size      int     `json:"size"`                 // pixels, height and width of a clip
 	Frames    int     `json:"frames"`               // frames in a clip
@@ -48,6 +58,22 @@ type Spec struct {
 	AspectMin float64 `json:"aspect_min,omitempty"` // smallest width/height of a crop; default 0.75
 	AspectMax float64 `json:"aspect_max,omitempty"` // largest; default 1.35
 	Flip      bool    `json:"flip,omitempty"`       // mirror every second clip, at random; default off, as V-JEPA
+
+	// Colour jitter, as torchvision's: a factor in 1±x for the first three, a turn within ±Hue; 0 leaves colours alone.
+	Brightness float64 `json:"brightness,omitempty"` // 0 to 10
+	Contrast   float64 `json:"contrast,omitempty"`
+	Saturation float64 `json:"saturation,omitempty"`
+	Hue        float64 `json:"hue,omitempty"` // 0 to 0.5, in full turns
+
+	// ShortSide is what the shorter side of larger frames is brought to, in pixels, before crops are cut from them: crops
+	// of a large frame are reduced once more anyway, and small frames are quick to move and to keep. Default twice Size,
+	// so that a crop of the default scales keeps all that Size can show; negative leaves frames as they are.
+	ShortSide int `json:"short_side,omitempty"`
+
+	ClipsPerVideo int    `json:"clips_per_video,omitempty"` // clips of each file in an epoch; default 1
+	Windows       string `json:"windows,omitempty"`         // where they begin: RandomWindows (default) or UniformWindows
+	// Weights are the shares of Data's names in the clips of an epoch; none: every file counts the same.
+	Weights []float64 `json:"weights,omitempty"`
 
 	// MaxUnusable is the share of unusable files, 0 to 1, above which a dataset is refused. Default 0.2; a
 	// negative value refuses any.
@@ -65,6 +91,10 @@ const (
 	maxFrameStep = 1 << 16
 	maxFPS       = 1000
 	maxCacheMiB  = 1 << 20
+
+	maxJitter        = 10
+	maxShortSide     = 1 << 13
+	maxClipsPerVideo = 1 << 16
 )
 
 // WithDefaults returns the Spec with every default filled in.
@@ -77,6 +107,15 @@ func (s Spec) WithDefaults() Spec {
 	setDefault(&s.AspectMin, 0.75)
 	setDefault(&s.AspectMax, 1.35)
 	setDefault(&s.MaxUnusable, 0.2)
+	if s.ShortSide == 0 {
+		s.ShortSide = 2 * s.Size
+	}
+	if s.ClipsPerVideo == 0 {
+		s.ClipsPerVideo = 1
+	}
+	if s.Windows == "" {
+		s.Windows = RandomWindows
+	}
 	if s.CacheMiB == 0 {
 		s.CacheMiB = 512
 	}
@@ -104,6 +143,22 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("frame_step: %d, want 1 to %d", s.FrameStep, maxFrameStep)
 	case !within(s.FPS, 0, maxFPS):
 		return fmt.Errorf("fps: %g, want above 0, at most %d", s.FPS, maxFPS)
+	case !within(s.Brightness, 0, maxJitter):
+		return fmt.Errorf("brightness: %g, want 0 to %d", s.Brightness, maxJitter)
+	case !within(s.Contrast, 0, maxJitter):
+		return fmt.Errorf("contrast: %g, want 0 to %d", s.Contrast, maxJitter)
+	case !within(s.Saturation, 0, maxJitter):
+		return fmt.Errorf("saturation: %g, want 0 to %d", s.Saturation, maxJitter)
+	case !within(s.Hue, 0, 0.5):
+		return fmt.Errorf("hue: %g, want 0 to 0.5", s.Hue)
+	case s.ShortSide > maxShortSide:
+		return fmt.Errorf("short_side: %d pixels, want at most %d", s.ShortSide, maxShortSide)
+	case s.ClipsPerVideo < 1 || s.ClipsPerVideo > maxClipsPerVideo:
+		return fmt.Errorf("clips_per_video: %d, want 1 to %d", s.ClipsPerVideo, maxClipsPerVideo)
+	case s.Windows != RandomWindows && s.Windows != UniformWindows:
+		return fmt.Errorf("windows: %q, want %q or %q", s.Windows, RandomWindows, UniformWindows)
+	case len(s.Weights) > 0 && len(s.Weights) != len(s.Data):
+		return fmt.Errorf("weights: %d for %d names in data, want one each or none", len(s.Weights), len(s.Data))
 	case !within(s.ScaleMin, 1e-6, 1):
 		return fmt.Errorf("scale_min: %g, want above 0, at most 1", s.ScaleMin)
 	case !within(s.ScaleMax, s.ScaleMin, 1):
@@ -117,16 +172,18 @@ func (s Spec) Validate() error {
 	case s.CacheMiB > maxCacheMiB:
 		return fmt.Errorf("cache_mib: %d, want at most %d", s.CacheMiB, maxCacheMiB)
 	}
+	total := 0.0
+	for i, w := range s.Weights {
+		if !within(w, 0, 1e9) {
+			return fmt.Errorf("weights[%d]: %g, want 0 to 1e9", i, w)
+		}
+		total += w
+	}
+	if len(s.Weights) > 0 && total == 0 {
+		return fmt.Errorf("weights: all are 0")
+	}
 	return nil
 }
 
 // within is false for NaN.
 func within(v, low, high float64) bool { return v >= low && v <= high }
-
-// FileError is a file that could not be read, and why. Its text names both.
-type FileError struct {
-	Path   string
-	Reason string
-}
-
-func (e *FileError) Error() string { return fmt.Sprintf("video %q: %s", e.Path, e.Reason) }

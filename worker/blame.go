@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
+
+	"github.com/surmise-ml/surmise/video"
 )
 
 // An InfrastructureError is the machine's fault, not the job's: another attempt, elsewhere or later, may succeed.
@@ -29,7 +31,8 @@ var machineErrors = []error{
 // is no number and a panic are the job's.
 func IsInfrastructure(err error) bool {
 	var marked *InfrastructureError
-	if errors.As(err, &marked) {
+	var decoder *video.DecoderError
+	if errors.As(err, &marked) || errors.As(err, &decoder) {
 		return true
 	}
 	for _, e := range machineErrors {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/video"
 )
 
 // Names of artifacts, as job.proto states them.
@@ -25,7 +26,8 @@ const (
 // Jobs is the Runner that trains and scores. A training attempt's folder holds checkpoints/step-…/ and verdicts.json, a
 // scoring attempt's scores.json.
 type Jobs struct {
-	DataRoots []string // the only folders below which a job may name files; empty: any
+	DataRoots []string    // the only folders below which a job may name files; empty: any
+	Decoders  *video.Pool // that read the videos; nil: each job has its own
 }
 
 // Run implements Runner.

@@ -51,7 +51,7 @@ func TestTrainConfigOfTheSmallestJob(t *testing.T) {
 		t.Errorf("model %+v, want the demo's %+v", cfg.Model, want)
 	}
 	wantData := video.Spec{Data: []string{"clips"}, Size: 64, Frames: 16, FrameStep: 1, ScaleMin: 0.3, ScaleMax: 1,
-		AspectMin: 0.75, AspectMax: 1.35, MaxUnusable: 0.2, Roots: []string{"/data"}}
+		AspectMin: 0.75, AspectMax: 1.35, ShortSide: 128, ClipsPerVideo: 1, Windows: "random", MaxUnusable: 0.2, Roots: []string{"/data"}}
 	if !reflect.DeepEqual(cfg.Data, wantData) {
 		t.Errorf("data %+v, want %+v", cfg.Data, wantData)
 	}
@@ -115,6 +115,9 @@ func TestEveryFieldIsMapped(t *testing.T) {
 		"surmise.v1.SamplingSpec.scale_min":     func(s *surmisev1.TrainSpec) { s.Sampling.ScaleMin = 0.1 },
 		"surmise.v1.SamplingSpec.scale_max":     func(s *surmisev1.TrainSpec) { s.Sampling.ScaleMax = 0.9 },
 		"surmise.v1.SamplingSpec.aspect_min":    func(s *surmisev1.TrainSpec) { s.Sampling.AspectMin = 0.9 },
+		"surmise.v1.SamplingSpec.windows":       func(s *surmisev1.TrainSpec) { s.Sampling.Windows = "uniform" },
+		"surmise.v1.SamplingSpec.weights":       func(s *surmisev1.TrainSpec) { s.Sampling.Weights = []float64{2} },
+		"surmise.v1.SamplingSpec.hue":           func(s *surmisev1.TrainSpec) { s.Sampling.Hue = 0.1 },
 		"surmise.v1.SamplingSpec.max_unusable":  func(s *surmisev1.TrainSpec) { s.Sampling.MaxUnusable = proto.Float64(0.9) },
 		"surmise.v1.OptimizerSpec.ema_start":    func(s *surmisev1.TrainSpec) { s.Optimizer.EmaStart = proto.Float64(0.5) },
 		"surmise.v1.OptimizerSpec.ema_end":      func(s *surmisev1.TrainSpec) { s.Optimizer.EmaEnd = proto.Float64(0.995) },

@@ -71,6 +71,9 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 		defer func() { _ = twin.Close() }()
 		cfg.Twin, cfg.TwinModel = twin, untrained.Record
 	}
+	decoders, done := video.OwnPool(j.Decoders)
+	defer done()
+	cfg.Read = decoders.ReadFrames
 	cfg.Progress = func(p plausibility.Progress) {
 		r.Progress(&surmisev1.Progress{
 			Phase: "scoring", Step: int32(p.Done), Steps: int32(p.Total),

@@ -209,7 +209,7 @@ func TestInspect(t *testing.T) {
 	if len(lines) != 3 || usable != 2 {
 		t.Errorf("%d lines, %d usable; want 3 and 2", len(lines), usable)
 	}
-	if text := ok(t, "inspect", made.ClipsDir); strings.Count(text, "\n") != 3 || !strings.Contains(text, "unusable  ") {
+	if text := ok(t, "inspect", made.ClipsDir); strings.Count(text, "\n") != 4 || !strings.HasPrefix(text, "VERDICT") || !strings.Contains(text, "unusable  ") {
 		t.Errorf("inspect prints\n%s", text)
 	}
 }

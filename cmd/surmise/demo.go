@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
@@ -86,7 +87,7 @@ func demo(ctx context.Context, o demoOptions, out, show io.Writer) (err error) {
 	upCtx, stop := context.WithCancel(ctx)
 	address, ended := make(chan net.Addr, 1), make(chan error, 1)
 	go func() {
-		ended <- up(upCtx, upOptions{listen: "127.0.0.1:0", dataDir: filepath.Join(root, "state"), dataRoots: []string{root}, lease: coordinator.DefaultLeaseDuration},
+		ended <- up(upCtx, upOptions{listen: "127.0.0.1:0", dataDir: filepath.Join(root, "state"), dataRoots: []string{root}, lease: coordinator.DefaultLeaseDuration, cache: workercmd.CacheOptions{Dir: filepath.Join(root, "state", "cache")}},
 			func(a net.Addr) { address <- a })
 	}()
 	defer func() {

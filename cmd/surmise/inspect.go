@@ -1,53 +1,49 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/video"
 )
 
 func newInspectCommand() *cobra.Command {
 	var asJSON bool
+	cache := workercmd.CacheOptions{}
 	cmd := &cobra.Command{
 		Use:   "inspect PATH…",
 		Short: "Say of every video whether it can be used",
 		Long: `Decode every video to its end and say whether it can be used, or why not. PATH is a file, a folder, a glob or a CSV index.
-Unusable videos are no failure of this command; a PATH that holds no video at all is.`,
+Unusable videos are no failure of this command; a PATH that holds no video at all is.
+
+What is found is kept, so that training on the same files starts at once; a file that has changed is decoded again.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			out := cmd.OutOrStdout()
-			write := writeVerdict
-			if asJSON {
-				enc := json.NewEncoder(out)
-				write = func(_ io.Writer, v video.Verdict) error { return enc.Encode(v) }
+			decoders, done, err := workercmd.OpenDecoders(cache)
+			if err != nil {
+				return badInput(err)
 			}
-			var faults []error
-			for _, arg := range args {
-				items, err := video.Resolve(cmd.Context(), []string{arg}, nil)
-				if err != nil {
-					faults = append(faults, err)
-					if err := write(out, video.Verdict{Path: arg, Reason: err.Error()}); err != nil {
-						return err
-					}
-					continue
-				}
-				paths := make([]string, len(items))
-				for i, item := range items {
-					paths[i] = item.Path
-				}
-				verdicts, err := video.InspectAll(cmd.Context(), paths, nil)
-				if err != nil {
-					return err
-				}
-				for _, v := range verdicts {
-					if err := write(out, v); err != nil {
-						return err
-					}
-				}
+			defer done()
+			verdicts, faults, err := inspectAll(cmd.Context(), decoders, args, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			write := writeVerdicts
+			if asJSON {
+				write = writeVerdictLines
+			}
+			if err := write(cmd.OutOrStdout(), verdicts); err != nil {
+				return err
 			}
 			if len(faults) > 0 {
 				return badInput(fmt.Errorf("%d of %d names could not be inspected; the first: %w", len(faults), len(args), faults[0]))
@@ -56,15 +52,77 @@ Unusable videos are no failure of this command; a PATH that holds no video at al
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON per video")
+	cache.Flags(cmd.Flags())
 	return cmd
 }
 
-func writeVerdict(w io.Writer, v video.Verdict) error {
-	var err error
-	if v.Usable {
-		_, err = fmt.Fprintf(w, "usable    %s  %s %d×%d px, %.4g frames/s, %d frames, %.4g s\n", v.Path, v.Codec, v.Width, v.Height, v.FPS, v.Frames, v.Duration)
-	} else {
-		_, err = fmt.Fprintf(w, "unusable  %s  %s\n", v.Path, v.Reason)
+// inspectAll judges the files that the names stand for, in their order. A name that stands for none has a verdict too,
+// and a fault.
+func inspectAll(ctx context.Context, decoders *video.Pool, names []string, show io.Writer) (verdicts []video.Verdict, faults []error, err error) {
+	var items []video.Item
+	var places []int // of items, among the verdicts
+	for _, name := range names {
+		found, err := decoders.Resolve(ctx, []string{name}, nil)
+		if err != nil {
+			faults = append(faults, err)
+			verdicts = append(verdicts, video.Verdict{Path: name, Kind: video.Unreadable, Reason: string(video.Unreadable) + ": " + err.Error()})
+			continue
+		}
+		for _, item := range found {
+			items, places = append(items, item), append(places, len(verdicts))
+			verdicts = append(verdicts, video.Verdict{})
+		}
 	}
-	return err
+	progress := func(int, int) {}
+	if f, ok := show.(*os.File); ok && isatty.IsTerminal(f.Fd()) {
+		view := newProgressView(show)
+		defer view.close()
+		progress = func(done, total int) {
+			view.update(&surmisev1.Progress{Phase: "inspecting", Step: int32(done), Steps: int32(total)})
+		}
+	}
+	found, err := decoders.InspectAll(ctx, items, progress)
+	for i, v := range found {
+		verdicts[places[i]] = v
+	}
+	return verdicts, faults, err
+}
+
+func writeVerdictLines(w io.Writer, verdicts []video.Verdict) error {
+	lines := json.NewEncoder(w)
+	for _, v := range verdicts {
+		if err := lines.Encode(v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeVerdicts prints a table. Names are quoted where they would break a line.
+func writeVerdicts(w io.Writer, verdicts []video.Verdict) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "VERDICT\tFRAMES\tSIZE\tFRAMES/S\tSECONDS\tCODEC\tPATH\tREASON")
+	for _, v := range verdicts {
+		word, size := "usable", fmt.Sprintf("%d×%d", v.Width, v.Height)
+		if !v.Usable {
+			word = "unusable"
+		}
+		if v.Width == 0 {
+			size = "-"
+		}
+		codec := v.Codec
+		if codec == "" {
+			codec = "-"
+		}
+		fmt.Fprintf(table, "%s\t%d\t%s\t%.4g\t%.4g\t%s\t%s\t%s\n", word, v.Frames, size, v.FPS, v.Duration, codec, onOneLine(v.Path), onOneLine(v.Reason))
+	}
+	return table.Flush()
+}
+
+// onOneLine quotes a text that does not print as it is.
+func onOneLine(text string) string {
+	if strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 {
+		return fmt.Sprintf("%q", text)
+	}
+	return text
 }

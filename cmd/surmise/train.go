@@ -6,12 +6,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/worker"
 )
 
 func newTrainCommand() *cobra.Command {
 	var file, out string
+	var cache workercmd.CacheOptions
 	var roots []string
 	cmd := &cobra.Command{
 		Use:   "train -f JOB.json --out DIR",
@@ -31,8 +33,13 @@ it. An interruption leaves a checkpoint.`,
 			if err != nil {
 				return err
 			}
+			decoders, done, err := workercmd.OpenDecoders(cache)
+			if err != nil {
+				return badInput(err)
+			}
+			defer done()
 			view := newProgressView(cmd.ErrOrStderr())
-			jobs := worker.Jobs{DataRoots: roots}
+			jobs := worker.Jobs{DataRoots: roots, Decoders: decoders}
 			result, err := jobs.Train(cmd.Context(), spec.GetTrain(), out, localReports{view})
 			view.close()
 			if err != nil {
@@ -45,6 +52,7 @@ it. An interruption leaves a checkpoint.`,
 	cmd.Flags().StringVarP(&file, "file", "f", "", "job file; - for standard input")
 	cmd.Flags().StringVar(&out, "out", "surmise-run", "folder of the run's checkpoints")
 	cmd.Flags().StringArrayVar(&roots, "data-root", nil, "folder below which the job may name files; repeat for more (default any)")
+	cache.Flags(cmd.Flags())
 	cobra.CheckErr(cmd.MarkFlagRequired("file"))
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagDirname("out"))

@@ -9,11 +9,13 @@ import (
 	"syscall"
 
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/video"
 )
 
 var version string // set by the linker
 
 func main() {
+	video.ServeIfAsked()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
 	if err := workercmd.Command(workercmd.Version(version)).ExecuteContext(ctx); err != nil {

@@ -36,8 +36,12 @@ var (
 var rules = []rule{
 	{"masking", nothing, nothing,
 		"masks are pure arithmetic on token indices; anyone can lift them out and test them alone"},
-	{"video", []string{"video"}, []string{"gocv.io/x/gocv"},
+	{"video", []string{"video"}, []string{"gocv.io/x/gocv", "golang.org/x/sys/unix"},
 		"decoding hostile files runs in a child process that should hold as little as possible"},
+	{"video/wire", nothing, nothing,
+		"what processes say to each other is tested and fuzzed without a decoder"},
+	{"video/remote", nothing, []string{"gocloud.dev"},
+		"the SDKs of object stores stay out of what decodes"},
 	{"trainer/graph", nothing, gorgonia,
 		"the operations are the common ground of all machines and depend on none"},
 	{"trainer/model", []string{"trainer/graph"}, gorgonia,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -168,7 +169,7 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 	if t.Sampling == nil {
 		t.Sampling = &surmisev1.SamplingSpec{}
 	}
-	errs = append(errs, completeSampling(t.Sampling)...)
+	errs = append(errs, completeSampling(t.Sampling, t.Model.Size, len(t.Data))...)
 
 	if t.Optimizer == nil {
 		t.Optimizer = &surmisev1.OptimizerSpec{}
@@ -257,7 +258,7 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 	return errs
 }
 
-func completeSampling(s *surmisev1.SamplingSpec) Errors {
+func completeSampling(s *surmisev1.SamplingSpec, size int32, names int) Errors {
 	if s.Fps == 0 {
 		setDefault(&s.FrameStep, 1)
 	}
@@ -266,6 +267,15 @@ func completeSampling(s *surmisev1.SamplingSpec) Errors {
 	setDefault(&s.AspectMin, 0.75)
 	setDefault(&s.AspectMax, 1.35)
 	setOptional(&s.MaxUnusable, 0.2)
+	setDefault(&s.ClipsPerVideo, 1)
+	setDefault(&s.Windows, "random")
+	setDefault(&s.ShortSide, 2*size)
+	if n := len(s.Weights); n > 0 && n != names {
+		return Errors{{"train.sampling.weights", fmt.Sprintf("must be one for each of the %d names in train.data, or none, got %d", names, n)}}
+	}
+	if len(s.Weights) > 0 && slices.Max(s.Weights) == 0 {
+		return Errors{{"train.sampling.weights", "must not all be 0"}}
+	}
 	return append(ordered("train.sampling.scale_min", s.ScaleMin, s.ScaleMax),
 		ordered("train.sampling.aspect_min", s.AspectMin, s.AspectMax)...)
 }

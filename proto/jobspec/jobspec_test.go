@@ -34,7 +34,7 @@ func TestDataAloneIsACompleteJob(t *testing.T) {
 	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,"precision":"auto",
 		"model":{"objective":"next_tubelet","size":64,"frames":16,"patch":8,"tubelet":2,"dim":128,"depth":4,"heads":2,
 			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"uniform"},
-		"sampling":{"frame_step":1,"scale_min":0.3,"scale_max":1,"aspect_min":0.75,"aspect_max":1.35,"max_unusable":0.2},
+		"sampling":{"frame_step":1,"scale_min":0.3,"scale_max":1,"aspect_min":0.75,"aspect_max":1.35,"max_unusable":0.2,"clips_per_video":1,"windows":"random","short_side":128},
 		"optimizer":{"learning_rate":0.001,"start_learning_rate":0.0002,"final_learning_rate":0.000001,"warmup_steps":60,
 			"weight_decay":0.04,"final_weight_decay":0.4,"ema_start":0.99,"ema_end":1,"clip_norm":10,"loss_exponent":1}}}`)
 	if !proto.Equal(spec, want) {
@@ -109,6 +109,9 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"train":{"data":["d"],"mask":{"kind":"tube","context_tubelets":[1]}}}`, "train.mask.context_tubelets", "causal"},
 		{`{"train":{"data":["d"],"mask":{"kind":"causal","context_tubelets":[2,8]}}}`, "train.mask.context_tubelets[1]", "got 8"},
 		{`{"train":{"data":["d"],"sampling":{"fps":3,"frame_step":2}}}`, "train.sampling", "exclude"},
+		{`{"train":{"data":["d","e"],"sampling":{"weights":[1]}}}`, "train.sampling.weights", "got 1"},
+		{`{"train":{"data":["d"],"sampling":{"weights":[0]}}}`, "train.sampling.weights", "all be 0"},
+		{`{"train":{"data":["d"],"sampling":{"hue":0.6}}}`, "train.sampling.hue", "0.5"},
 		{`{"train":{"data":["d"],"sampling":{"scale_min":0.9,"scale_max":0.5}}}`, "train.sampling.scale_min", "0.9"},
 		{`{"train":{"data":["d"],"optimizer":{"learning_rate":"NaN"}}}`, "train.optimizer.learning_rate", "NaN"},
 		{`{"train":{"data":["d"],"steps":5,"optimizer":{"warmup_steps":6}}}`, "train.optimizer.warmup_steps", "6"},

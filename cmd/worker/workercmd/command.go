@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,6 +26,7 @@ type Options struct {
 	Name        string        // unique among workers; "": one that DataDir keeps from run to run
 	DataRoots   []string      // the only folders below which jobs may name files; empty: any
 	DataDir     string        // the worker's own files; required unless Name is set
+	Cache       CacheOptions  // what is kept of videos
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
 	Logger      *slog.Logger  // nil: slog.Default()
@@ -51,6 +53,11 @@ func Run(ctx context.Context, o Options) error {
 		defer func() { _ = release() }() // the lock goes with the process in any case
 		o.Name = name
 	}
+	decoders, done, err := OpenDecoders(o.Cache)
+	if err != nil {
+		return err
+	}
+	defer done()
 	return worker.Run(ctx, worker.Config{
 		Coordinator: o.Coordinator,
 		Name:        o.Name,
@@ -58,7 +65,7 @@ func Run(ctx context.Context, o Options) error {
 		Precisions:  precisions(),
 		DataRoots:   roots,
 		Version:     o.Version,
-		Runner:      worker.Jobs{DataRoots: roots},
+		Runner:      worker.Jobs{DataRoots: roots, Decoders: decoders},
 		Grace:       o.Grace,
 		Logger:      o.Logger,
 	})
@@ -83,10 +90,14 @@ type FlagError struct {
 func (e *FlagError) Error() string { return fmt.Sprintf("--%s %q: %v", e.Flag, e.Value, e.Err) }
 func (e *FlagError) Unwrap() error { return e.Err }
 
-// dataRoots makes the roots absolute and refuses one that is no folder.
+// dataRoots makes the roots absolute and refuses one that is no folder; the beginning of a URI stays as it is.
 func dataRoots(roots []string) ([]string, error) {
 	var out []string
 	for _, root := range roots {
+		if strings.Contains(root, "://") {
+			out = append(out, root)
+			continue
+		}
 		path, err := filepath.Abs(root)
 		if err != nil {
 			return nil, &FlagError{"data-root", root, err}
@@ -147,8 +158,9 @@ coordinator's artifact folder under the same paths.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.Coordinator, "coordinator", "127.0.0.1:7433", "address of the coordinator (host:port)")
 	flags.StringVar(&o.Name, "name", "", "name among workers (default one that the data folder keeps)")
-	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
+	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder, or beginning of a URI, below which jobs may name videos; repeat for more (default any)")
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
+	o.Cache.Flags(flags)
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
 }

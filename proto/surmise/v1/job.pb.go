@@ -347,7 +347,8 @@ func (*JobSpec_Score) isJobSpec_Kind() {}
 // TrainSpec trains a model on videos. Only data is required: zero and absent mean the default that each field states.
 type TrainSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Video files, folders, globs, CSV indexes ("path label" or "path,label,…") or file:// URIs, as the worker sees them.
+	// Video files, folders, globs, indexes (CSV, TSV, JSON lines, or "path label"), tar shards, or URIs (file, s3, gs, http,
+	// https), as the worker sees them.
 	// Together at most 1 MiB: name folders rather than files.
 	Data []string `protobuf:"bytes,1,rep,name=data,proto3" json:"data,omitempty"`
 	// Optimiser steps; default 600.
@@ -823,7 +824,22 @@ type SamplingSpec struct {
 	// Mirror half of the clips left to right; default false.
 	Flip bool `protobuf:"varint,7,opt,name=flip,proto3" json:"flip,omitempty"`
 	// Share of unusable files, 0 to 1, above which the job fails; default 0.2.
-	MaxUnusable   *float64 `protobuf:"fixed64,8,opt,name=max_unusable,json=maxUnusable,proto3,oneof" json:"max_unusable,omitempty"`
+	MaxUnusable *float64 `protobuf:"fixed64,8,opt,name=max_unusable,json=maxUnusable,proto3,oneof" json:"max_unusable,omitempty"`
+	// Clips of each video in an epoch; default 1.
+	ClipsPerVideo int32 `protobuf:"varint,9,opt,name=clips_per_video,json=clipsPerVideo,proto3" json:"clips_per_video,omitempty"`
+	// Where clips begin: "random" (default), or "uniform", at equal distances and the same in every epoch.
+	Windows string `protobuf:"bytes,10,opt,name=windows,proto3" json:"windows,omitempty"`
+	// Shares of the names in data in the clips of an epoch, one each; default none: every video counts the same.
+	Weights []float64 `protobuf:"fixed64,11,rep,packed,name=weights,proto3" json:"weights,omitempty"`
+	// What the shorter side of larger frames is brought to before crops are cut, in pixels; default twice the model's
+	// size, negative leaves frames as they are.
+	ShortSide int32 `protobuf:"varint,12,opt,name=short_side,json=shortSide,proto3" json:"short_side,omitempty"`
+	// Colour jitter, the same for all frames of a clip: a factor in 1±x each, and a turn of the hue within ±hue, in full
+	// turns; default 0: colours stay.
+	Brightness    float64 `protobuf:"fixed64,13,opt,name=brightness,proto3" json:"brightness,omitempty"`
+	Contrast      float64 `protobuf:"fixed64,14,opt,name=contrast,proto3" json:"contrast,omitempty"`
+	Saturation    float64 `protobuf:"fixed64,15,opt,name=saturation,proto3" json:"saturation,omitempty"`
+	Hue           float64 `protobuf:"fixed64,16,opt,name=hue,proto3" json:"hue,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -910,6 +926,62 @@ func (x *SamplingSpec) GetFlip() bool {
 func (x *SamplingSpec) GetMaxUnusable() float64 {
 	if x != nil && x.MaxUnusable != nil {
 		return *x.MaxUnusable
+	}
+	return 0
+}
+
+func (x *SamplingSpec) GetClipsPerVideo() int32 {
+	if x != nil {
+		return x.ClipsPerVideo
+	}
+	return 0
+}
+
+func (x *SamplingSpec) GetWindows() string {
+	if x != nil {
+		return x.Windows
+	}
+	return ""
+}
+
+func (x *SamplingSpec) GetWeights() []float64 {
+	if x != nil {
+		return x.Weights
+	}
+	return nil
+}
+
+func (x *SamplingSpec) GetShortSide() int32 {
+	if x != nil {
+		return x.ShortSide
+	}
+	return 0
+}
+
+func (x *SamplingSpec) GetBrightness() float64 {
+	if x != nil {
+		return x.Brightness
+	}
+	return 0
+}
+
+func (x *SamplingSpec) GetContrast() float64 {
+	if x != nil {
+		return x.Contrast
+	}
+	return 0
+}
+
+func (x *SamplingSpec) GetSaturation() float64 {
+	if x != nil {
+		return x.Saturation
+	}
+	return 0
+}
+
+func (x *SamplingSpec) GetHue() float64 {
+	if x != nil {
+		return x.Hue
 	}
 	return 0
 }
@@ -1654,7 +1726,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"aspect_min\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\taspectMin\x126\n" +
 	"\n" +
-	"aspect_max\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\taspectMax\"\x90\x04\n" +
+	"aspect_max\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\taspectMax\"\xba\a\n" +
 	"\fSamplingSpec\x12)\n" +
 	"\n" +
 	"frame_step\x18\x01 \x01(\x05B\n" +
@@ -1667,7 +1739,21 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"aspect_max\x18\x06 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\taspectMax\x12\x12\n" +
 	"\x04flip\x18\a \x01(\bR\x04flip\x12?\n" +
-	"\fmax_unusable\x18\b \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\vmaxUnusable\x88\x01\x01:h\xbaHe\x1ac\n" +
+	"\fmax_unusable\x18\b \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\vmaxUnusable\x88\x01\x01\x123\n" +
+	"\x0fclips_per_video\x18\t \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\x80\x04(\x00R\rclipsPerVideo\x122\n" +
+	"\awindows\x18\n" +
+	" \x01(\tB\x18\xbaH\x15r\x13R\x00R\x06randomR\auniformR\awindows\x129\n" +
+	"\aweights\x18\v \x03(\x01B\x1f\xbaH\x1c\x92\x01\x19\x10\x90N\"\x14\x12\x12\x19\x00\x00\x00\x00e\xcd\xcdA)\x00\x00\x00\x00\x00\x00\x00\x00R\aweights\x122\n" +
+	"\n" +
+	"short_side\x18\f \x01(\x05B\x13\xbaH\x10\x1a\x0e\x18\x80@(\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01R\tshortSide\x127\n" +
+	"\n" +
+	"brightness\x18\r \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00R\n" +
+	"brightness\x123\n" +
+	"\bcontrast\x18\x0e \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00R\bcontrast\x127\n" +
+	"\n" +
+	"saturation\x18\x0f \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00R\n" +
+	"saturation\x12)\n" +
+	"\x03hue\x18\x10 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xe0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x03hue:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\x0f\n" +
 	"\r_max_unusable\"\xe8\x06\n" +
 	"\rOptimizerSpec\x12<\n" +

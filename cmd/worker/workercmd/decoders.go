@@ -1,0 +1,93 @@
+package workercmd
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/pflag"
+
+	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/remote"
+)
+
+// noCache is the value of --cache-dir that keeps nothing.
+const noCache = "none"
+
+// CacheOptions says what is kept of videos between runs.
+type CacheOptions struct {
+	Dir string // "": the user's cache folder; "none": nowhere
+	MiB int    // of decoded frames; 0: video.DefaultClipsBytes; negative: none
+}
+
+// Flags adds --cache-dir and --cache-mib to a command that decodes videos.
+func (o *CacheOptions) Flags(flags *pflag.FlagSet) {
+	flags.StringVar(&o.Dir, "cache-dir", "", `folder that keeps what is known of videos between runs; "none" keeps nothing (default the user's cache folder)`)
+	flags.IntVar(&o.MiB, "cache-mib", 0, fmt.Sprintf("decoded frames that --cache-dir keeps, in MiB; negative keeps none (default %d)", video.DefaultClipsBytes>>20))
+}
+
+// OpenDecoders makes the decoders of a command, with what earlier runs kept. done ends them.
+func OpenDecoders(cache CacheOptions) (decoders *video.Pool, done func(), err error) {
+	o := video.PoolOptions{}
+	dir := cache.Dir
+	if dir == "" {
+		if base, err := os.UserCacheDir(); err == nil { // else there is no home: a service
+			dir = filepath.Join(base, "surmise")
+		}
+	}
+	if dir != "" && dir != noCache {
+		o.Verdicts, o.Clips, err = openCaches(dir, cache.MiB)
+		if err != nil && cache.Dir != "" {
+			return nil, nil, &FlagError{"cache-dir", cache.Dir, err}
+		}
+		if err != nil {
+			slog.Warn("nothing is kept of what is found out about videos; name a folder in --cache-dir", "error", err)
+		}
+	}
+	var store *remote.Store
+	if o.Verdicts != nil {
+		if store, err = remote.Open(filepath.Join(dir, "remote"), remote.Options{}); err != nil {
+			return nil, nil, errors.Join(&FlagError{"cache-dir", cache.Dir, err}, closeCaches(o.Verdicts, o.Clips))
+		}
+		o.Remote = store
+	}
+	decoders = video.NewPool(o)
+	return decoders, func() {
+		decoders.Close()
+		if store != nil {
+			_ = store.Close() // connections; what was fetched is on disk
+		}
+		if err := closeCaches(o.Verdicts, o.Clips); err != nil {
+			slog.Warn("closing the cache of videos", "folder", dir, "error", err)
+		}
+	}, nil
+}
+
+func openCaches(dir string, mib int) (*video.Verdicts, *video.Clips, error) {
+	verdicts, err := video.OpenVerdicts(dir, video.DefaultVerdictsBytes)
+	if err != nil || mib < 0 {
+		return verdicts, nil, err
+	}
+	bytes := int64(mib) << 20
+	if mib == 0 {
+		bytes = video.DefaultClipsBytes
+	}
+	clips, err := video.OpenClips(filepath.Join(dir, "clips"), bytes)
+	if err != nil {
+		return nil, nil, errors.Join(err, verdicts.Close())
+	}
+	return verdicts, clips, nil
+}
+
+func closeCaches(verdicts *video.Verdicts, clips *video.Clips) error {
+	var errs []error
+	if verdicts != nil {
+		errs = append(errs, verdicts.Close())
+	}
+	if clips != nil {
+		errs = append(errs, clips.Close())
+	}
+	return errors.Join(errs...)
+}

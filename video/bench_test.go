@@ -1,0 +1,91 @@
+package video
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/surmise-ml/surmise/video/wire"
+)
+
+// cpuTime is what this process and a decoder of a pool with one have used.
+func cpuTime(b *testing.B, p *Pool) time.Duration {
+	b.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	total := time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.idle {
+		text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(c.cmd.Process.Pid), "stat"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		const tick = 10 * time.Millisecond // USER_HZ is 100 on Linux
+		for _, f := range fields[11:13] {
+			n, err := strconv.Atoi(f)
+			if err != nil {
+				b.Fatal(err)
+			}
+			total += time.Duration(n) * tick
+		}
+	}
+	return total
+}
+
+// BenchmarkAgainstFFmpeg decodes a file, cuts the middle out and reduces it to 112 px, and has ffmpeg do the same in
+// the same run. Frames per second of processor time, both processes of ours together, so that a busy machine does not
+// matter. SURMISE_BENCH_VIDEO names another file.
+func BenchmarkAgainstFFmpeg(b *testing.B) {
+	path := os.Getenv("SURMISE_BENCH_VIDEO")
+	if path == "" {
+		path = encode(b, "340x256.mp4", "-f", "lavfi", "-i", "testsrc2=size=340x256:rate=30:duration=20", "-c:v", "libx264", "-pix_fmt", "yuv420p")
+	}
+	for _, c := range []struct {
+		name    string
+		request wire.Request
+		filter  string
+	}{
+		{"square112", wire.Request{Step: 1, Square: 112, Inspected: true}, "crop=min(iw\\,ih):min(iw\\,ih),scale=112:112"},
+		{"short224", wire.Request{Step: 1, Short: 224, Inspected: true}, "scale=-2:224"},
+		{"inspect", wire.Request{Step: 1, NoPixels: true, Digests: true}, "null"},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			p := NewPool(PoolOptions{Size: 1})
+			defer p.Close()
+			frames := 0
+			decode := func() {
+				if _, err := p.decode(b.Context(), Item{Path: path}, c.request, func() {}, func(frame) error { frames++; return nil }); err != nil {
+					b.Fatal(err)
+				}
+			}
+			decode()
+			frames = 0
+			var theirs time.Duration
+			began := cpuTime(b, p)
+			for b.Loop() {
+				decode()
+			}
+			ours := cpuTime(b, p) - began
+			for range b.N {
+				command := exec.CommandContext(b.Context(), "ffmpeg", "-v", "error", "-nostdin", "-threads", "1", "-i", path,
+					"-vf", c.filter, "-pix_fmt", "rgb24", "-f", "rawvideo", "-y", "/dev/null")
+				if err := command.Run(); err != nil {
+					b.Fatal(err)
+				}
+				theirs += command.ProcessState.UserTime() + command.ProcessState.SystemTime()
+			}
+			b.ReportMetric(float64(frames)/ours.Seconds(), "frames/cpu-s")
+			b.ReportMetric(float64(frames)/theirs.Seconds(), "ffmpeg-frames/cpu-s")
+			b.ReportMetric(theirs.Seconds()/ours.Seconds(), "x-ffmpeg")
+		})
+	}
+}

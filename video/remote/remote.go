@@ -1,0 +1,378 @@
+// Package remote brings videos from object stores and web servers to this machine, into a folder of bounded size.
+//
+// s3:// and gs:// go through gocloud.dev/blob and find their credentials as the SDKs of these stores do; http:// and
+// https:// are plain requests. Objects are hostile: their size is bounded before and while they are read, and a web
+// server may not send the reader to another host.
+package remote
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gocloud.dev/blob"
+	_ "gocloud.dev/blob/gcsblob" // gs://
+	_ "gocloud.dev/blob/s3blob"  // s3://
+	"gocloud.dev/gcerrors"
+)
+
+// Options bounds a Store. The zero value of a field means its default.
+type Options struct {
+	MaxBytes   int64 // of all objects kept; default 10 GiB
+	MaxObject  int64 // of one; default a quarter of MaxBytes
+	MaxListing int   // names below one prefix; default 1,048,576
+	Timeout    time.Duration
+	Client     *http.Client // default one that follows no redirection to another host
+}
+
+func (o Options) withDefaults() Options {
+	if o.MaxBytes == 0 {
+		o.MaxBytes = 10 << 30
+	}
+	if o.MaxObject == 0 {
+		o.MaxObject = o.MaxBytes / 4
+	}
+	if o.MaxListing == 0 {
+		o.MaxListing = 1 << 20
+	}
+	if o.Timeout == 0 {
+		o.Timeout = 15 * time.Minute
+	}
+	if o.Client == nil {
+		o.Client = &http.Client{CheckRedirect: sameHost}
+	}
+	return o
+}
+
+// sameHost keeps a server from sending the reader into a network that only this machine can see.
+func sameHost(next *http.Request, before []*http.Request) error {
+	if len(before) >= 10 {
+		return errors.New("more than 10 redirections")
+	}
+	if first := before[0].URL; next.URL.Host != first.Host || next.URL.Scheme != first.Scheme {
+		return fmt.Errorf("%s sends its reader to another host, %s", first.Host, next.URL.Host)
+	}
+	return nil
+}
+
+// Store keeps objects in a folder. Safe for concurrent use, and for several processes.
+type Store struct {
+	dir string
+	o   Options
+
+	mu      sync.Mutex
+	pinned  map[string]int           // guarded by mu; files in use, by path
+	fetches map[string]chan struct{} // guarded by mu; closed when a fetch has ended
+	buckets map[string]*blob.Bucket  // guarded by mu
+}
+
+// Open makes a Store of a folder, which is made if missing.
+func Open(dir string, o Options) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("opening the folder of remote videos: %w", err)
+	}
+	return &Store{dir: dir, o: o.withDefaults(), pinned: map[string]int{}, fetches: map[string]chan struct{}{}, buckets: map[string]*blob.Bucket{}}, nil
+}
+
+// Close ends the connections.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for name, b := range s.buckets {
+		errs = append(errs, b.Close())
+		delete(s.buckets, name)
+	}
+	s.o.Client.CloseIdleConnections()
+	return errors.Join(errs...)
+}
+
+// parse takes a URI apart.
+func parse(uri string) (*url.URL, error) {
+	u, err := url.Parse(uri)
+	switch {
+	case err != nil:
+		return nil, err
+	case !slices.Contains([]string{"s3", "gs", "http", "https"}, u.Scheme):
+		return nil, fmt.Errorf("%q: scheme %q, want s3, gs, http or https", uri, u.Scheme)
+	case u.Host == "":
+		return nil, fmt.Errorf("%q: no host or bucket", uri)
+	case u.User != nil:
+		return nil, fmt.Errorf("%q: holds a user name; credentials come from the environment", u.Redacted())
+	}
+	return u, nil
+}
+
+// List returns the URIs of the objects below one that ends in "/", sorted.
+func (s *Store) List(ctx context.Context, uri string) ([]string, error) {
+	u, err := parse(uri)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme == "http" || u.Scheme == "https" {
+		return nil, fmt.Errorf("%q: a web server lists no folders; name an index or the videos", uri)
+	}
+	bucket, err := s.bucket(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	prefix := strings.TrimPrefix(u.Path, "/")
+	var names []string
+	for objects := bucket.List(&blob.ListOptions{Prefix: prefix}); ; {
+		object, err := objects.Next(ctx)
+		if errors.Is(err, io.EOF) {
+			slices.Sort(names)
+			return names, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("listing %q: %w", uri, notFound(err))
+		}
+		if len(names) == s.o.MaxListing {
+			return nil, fmt.Errorf("listing %q: more than %d objects", uri, s.o.MaxListing)
+		}
+		names = append(names, (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/" + object.Key, RawQuery: u.RawQuery}).String())
+	}
+}
+
+func (s *Store) bucket(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := u.Scheme + "://" + u.Host + "?" + u.RawQuery
+	if b := s.buckets[name]; b != nil {
+		return b, nil
+	}
+	b, err := blob.OpenBucket(ctx, strings.TrimSuffix(name, "?"))
+	if err != nil {
+		return nil, fmt.Errorf("opening bucket %s://%s: %w", u.Scheme, u.Host, err)
+	}
+	s.buckets[name] = b
+	return b, nil
+}
+
+func notFound(err error) error {
+	switch gcerrors.Code(err) {
+	case gcerrors.NotFound, gcerrors.PermissionDenied:
+		return fmt.Errorf("%w, or may not be read: %w", fs.ErrNotExist, err)
+	}
+	return err
+}
+
+// Fetch returns a file with the object's bytes. It stays until release is called. The error is fs.ErrNotExist for an
+// object that is not there, or may not be read.
+func (s *Store) Fetch(ctx context.Context, uri string) (string, func(), error) {
+	u, err := parse(uri)
+	if err != nil {
+		return "", nil, err
+	}
+	sum := sha256.Sum256([]byte(uri))
+	// The extension stays, for those who read an index by it.
+	file := filepath.Join(s.dir, hex.EncodeToString(sum[:16])+cleanExtension(u.Path))
+	for {
+		s.mu.Lock()
+		other := s.fetches[file]
+		if other == nil {
+			break
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return "", nil, context.Cause(ctx)
+		}
+	}
+	s.pinned[file]++
+	release := sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.pinned[file]--; s.pinned[file] == 0 {
+			delete(s.pinned, file)
+		}
+	})
+	if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
+		s.mu.Unlock()
+		markUsed(file)
+		return file, release, nil
+	}
+	done := make(chan struct{})
+	s.fetches[file] = done
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.fetches, file)
+		s.mu.Unlock()
+		close(done)
+	}()
+	if err := s.download(ctx, u, uri, file); err != nil {
+		release()
+		return "", nil, fmt.Errorf("fetching %q: %w", u.Redacted(), err)
+	}
+	return file, release, nil
+}
+
+// cleanExtension is the extension of an object's name if it is a plain one.
+func cleanExtension(name string) string {
+	extension := strings.ToLower(path.Ext(name))
+	if len(extension) > 8 || strings.ContainsFunc(strings.TrimPrefix(extension, "."), func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) {
+		return ""
+	}
+	return extension
+}
+
+// usedSuffix marks a file that says when the one beside it was last used: the time of an object's own change is the
+// time of the file.
+const usedSuffix = ".used"
+
+func markUsed(file string) {
+	now := time.Now()
+	if os.Chtimes(file+usedSuffix, now, now) != nil {
+		if f, err := os.Create(file + usedSuffix); err == nil { // else the object is forgotten earlier
+			_ = f.Close()
+		}
+	}
+}
+
+const unfinished = ".unfinished-"
+
+func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err error) {
+	ctx, stop := context.WithTimeout(ctx, s.o.Timeout)
+	defer stop()
+	body, size, modified, err := s.open(ctx, u, uri)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if size > s.o.MaxObject {
+		return fmt.Errorf("%d bytes (limit %d)", size, s.o.MaxObject)
+	}
+	if err := s.makeRoom(max(size, 0)); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(s.dir, unfinished)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // fails once renamed
+	n, err := io.Copy(f, io.LimitReader(body, s.o.MaxObject+1))
+	switch {
+	case err != nil:
+	case n > s.o.MaxObject:
+		err = fmt.Errorf("more than %d bytes", s.o.MaxObject)
+	case size >= 0 && n != size:
+		err = fmt.Errorf("%d bytes came, %d were announced", n, size)
+	}
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if size < 0 { // not announced
+		if err := s.makeRoom(n); err != nil {
+			return err
+		}
+	}
+	if !modified.IsZero() { // so that an object that comes again is the file it was
+		if err := os.Chtimes(f.Name(), modified, modified); err != nil {
+			return err
+		}
+	}
+	markUsed(file)
+	return os.Rename(f.Name(), file)
+}
+
+// open begins to read an object. Its size is -1 when it is not announced.
+func (s *Store) open(ctx context.Context, u *url.URL, uri string) (io.ReadCloser, int64, time.Time, error) {
+	if u.Scheme == "s3" || u.Scheme == "gs" {
+		bucket, err := s.bucket(ctx, u)
+		if err != nil {
+			return nil, 0, time.Time{}, err
+		}
+		r, err := bucket.NewReader(ctx, strings.TrimPrefix(u.Path, "/"), nil)
+		if err != nil {
+			return nil, 0, time.Time{}, notFound(err)
+		}
+		return r, r.Size(), r.ModTime(), nil
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
+	if err != nil {
+		return nil, 0, time.Time{}, err
+	}
+	response, err := s.o.Client.Do(request)
+	if err != nil {
+		return nil, 0, time.Time{}, err
+	}
+	if response.StatusCode != http.StatusOK {
+		_ = response.Body.Close()
+		err := fmt.Errorf("the server answers %s", response.Status)
+		if response.StatusCode >= 400 && response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests && response.StatusCode != http.StatusRequestTimeout {
+			err = fmt.Errorf("%w, or may not be read: %w", fs.ErrNotExist, err)
+		}
+		return nil, 0, time.Time{}, err
+	}
+	modified, _ := http.ParseTime(response.Header.Get("Last-Modified")) // zero where the server does not say
+	return response.Body, response.ContentLength, modified, nil
+}
+
+// makeRoom forgets objects that nobody uses, those first that were not used for longest, until so many bytes more are
+// within the bound.
+func (s *Store) makeRoom(need int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	type object struct {
+		path string
+		size int64
+		used time.Time
+	}
+	var objects []object
+	total := int64(0)
+	for _, e := range entries {
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) || strings.HasSuffix(e.Name(), usedSuffix) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		o := object{filepath.Join(s.dir, e.Name()), info.Size(), info.ModTime()}
+		if strings.HasPrefix(e.Name(), unfinished) && time.Since(o.used) < s.o.Timeout {
+			total += o.size
+			continue // being written
+		}
+		if used, err := os.Stat(o.path + usedSuffix); err == nil {
+			o.used = used.ModTime()
+		}
+		objects, total = append(objects, o), total+o.size
+	}
+	slices.SortFunc(objects, func(a, b object) int { return a.used.Compare(b.used) })
+	for _, o := range objects {
+		if total+need <= s.o.MaxBytes {
+			return nil
+		}
+		if s.pinned[o.path] > 0 {
+			continue
+		}
+		if err := os.Remove(o.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		_ = os.Remove(o.path + usedSuffix)
+		total -= o.size
+	}
+	if total+need > s.o.MaxBytes {
+		return fmt.Errorf("no room for %d bytes more: %d of %d are in use", need, total, s.o.MaxBytes)
+	}
+	return nil
+}

@@ -1,0 +1,143 @@
+package video
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func rememberingPool(t *testing.T, dir string, max int64) *Pool {
+	t.Helper()
+	v, err := OpenVerdicts(dir, max)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := NewPool(PoolOptions{Size: 1, Verdicts: v})
+	t.Cleanup(func() {
+		p.Close()
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func TestVerdictsAreRemembered(t *testing.T) {
+	dir, cache := t.TempDir(), t.TempDir()
+	good := copyFile(t, pattern(t, "good.mp4", 64, 48, 15, 20, "-c:v", "libx264", "-bf", "2"), filepath.Join(dir, "good.mp4"), 0)
+	bad := write(t, filepath.Join(dir, "bad.mp4"), "no video")
+	paths := []Item{{Path: good}, {Path: bad}}
+	first := rememberingPool(t, cache, 1<<20)
+	want, err := first.InspectAll(t.Context(), paths, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first.Stats().Started == 0 {
+		t.Fatal("nothing was decoded")
+	}
+	_, wantTrack, _ := first.judge(t.Context(), Item{Path: good}, 0, nil)
+
+	again := rememberingPool(t, cache, 1<<20)
+	got, err := again.InspectAll(t.Context(), paths, nil)
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("remembered %+v, %v; want %+v", got, err, want)
+	}
+	_, track, err := again.judge(t.Context(), Item{Path: good}, 0, nil)
+	if err != nil || !reflect.DeepEqual(track, wantTrack) || len(track.times) != 20 || len(track.digests) != 20 {
+		t.Errorf("track %v, %v; want %v", track, err, wantTrack)
+	}
+	if again.Stats().Started != 0 {
+		t.Errorf("a decoder was started for what is known: %+v", again.Stats())
+	}
+
+	// Another time of change, and another content with the time of the first.
+	when := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(good, when, when); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copyFile(t, good, bad, 0)
+	if err := os.Chtimes(bad, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	got, err = again.InspectAll(t.Context(), paths, nil)
+	if err != nil || !got[0].Usable || !got[1].Usable {
+		t.Errorf("after a change: %+v, %v", got, err)
+	}
+	if _, _, known := first.o.Verdicts.recall(good, good); known {
+		t.Error("a verdict on the file that was is taken for one on the file that is")
+	}
+}
+
+// Lines that are damaged, of another version or of another decoder are not believed, and the file stays bounded.
+func TestVerdictsFile(t *testing.T) {
+	cache := t.TempDir()
+	path := pattern(t, "good.mp4", 64, 48, 15, 20, "-c:v", "libx264")
+	p := rememberingPool(t, cache, 1<<20)
+	p.Inspect(t.Context(), path)
+	file := filepath.Join(cache, verdictsFile)
+	line, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string][2]string{
+		"cut off":         {`"}`, ""},
+		"other version":   {`"version":1`, `"version":0`},
+		"other decoder":   {`OpenCV `, `OpenTV `},
+		"track of others": {`"frames":20`, `"frames":21`},
+		"no track":        {`"track":"`, `"track":"====`},
+	} {
+		damaged := strings.Replace(string(line), change[0], change[1], 1)
+		if damaged == string(line) {
+			t.Fatalf("%s: nothing to change in %s", name, line)
+		}
+		if name == "cut off" {
+			damaged = string(line[:len(line)/2])
+		}
+		write(t, file, damaged)
+		v, err := OpenVerdicts(cache, 1<<20)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if _, _, known := v.recall(path, path); known {
+			t.Errorf("%s: believed", name)
+		}
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+
+	many := strings.Repeat(string(line), 100)
+	write(t, file, many)
+	bound := int64(len(line) * 20)
+	v, err := OpenVerdicts(cache, bound)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if _, _, known := v.recall(path, path); !known {
+		t.Error("the newest verdict was forgotten")
+	}
+	if info, err := os.Stat(file); err != nil || info.Size() > bound || info.Size() < bound/4 {
+		t.Errorf("%v, %v; want at most %d bytes", info.Size(), err, bound)
+	}
+}
+
+func FuzzParseTrack(f *testing.F) {
+	f.Add(track{[]float64{0, 0.5}, []uint32{1, 2}}.text())
+	f.Add("AAAA")
+	f.Fuzz(func(t *testing.T, text string) {
+		if got, err := parseTrack(text); err == nil && got.text() != strings.NewReplacer("\r", "", "\n", "").Replace(text) {
+			// base64 takes other spellings of the last bits
+			if again, err := parseTrack(got.text()); err != nil || len(again.times) != len(got.times) {
+				t.Errorf("%q: %v", text, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,13 @@
+package worker
+
+import (
+	"os"
+	"testing"
+
+	"github.com/surmise-ml/surmise/video"
+)
+
+func TestMain(m *testing.M) {
+	video.ServeIfAsked() // decoders are processes of the test binary
+	os.Exit(m.Run())
+}
