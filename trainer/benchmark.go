@@ -112,7 +112,7 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 			r.GFLOPPerStep += machine.ProductFLOPs() / 1e9 / float64(steps)
 		}
 	}
-	roofline, err := cpu.Roofline(cfg.Threads, time.Second)
+	roofline, err := cpu.Roofline(cfg.Threads, precision, time.Second)
 	if err != nil {
 		return r, err
 	}

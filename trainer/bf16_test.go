@@ -30,7 +30,9 @@ func TestBF16FollowsTheLossOfFP32(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.Data.Data = []string{dir}
-	data, err := video.OpenDataset(t.Context(), cfg.Data, nil)
+	decoders, done := video.OwnPool(nil)
+	t.Cleanup(done)
+	data, err := video.OpenDataset(t.Context(), decoders, cfg.Data, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,15 +10,19 @@ import (
 
 // Roofline measures how fast this machine multiplies matrices of the size that
 // training multiplies, with threads threads at once, for about the given time:
-// operations per second of the best round. Nothing that is built on products can be
-// faster, so a step's share of it says how well the machine is used.
-func Roofline(threads int, length time.Duration) (float64, error) {
+// operations per second of the best round. In FP32 rounds of the library's product and
+// of the machine's own alternate and the better counts; in BF16 there is the machine's
+// own. Nothing that is built on products can be faster, so a step's share of it says
+// how well the machine is used.
+func Roofline(threads int, precision Precision, length time.Duration) (float64, error) {
 	if threads < 1 {
 		return 0, fmt.Errorf("threads is %d, want at least 1", threads)
 	}
 	kernel.Setup()
 	const m, n, k, rounds = 512, 576, 192, 20 // a clip's rows, and the qkv map of 192 features
-	mem, err := newArena(threads * (m*k + n*k + m*n))
+	half := precision == BF16
+	panels := kernel.PanelFloats(k, n, half)
+	mem, err := newArena(threads * (m*k + n*k + m*n + panels + m*k/2 + n*k/2 + 8*cacheLine))
 	if err != nil {
 		return 0, fmt.Errorf("memory for the roofline: %w", err)
 	}
@@ -26,7 +30,9 @@ func Roofline(threads int, length time.Duration) (float64, error) {
 	var all sync.WaitGroup
 	best := make([]float64, threads)
 	for t := range threads {
-		a, b, c := mem.take(m*k, 1), mem.take(n*k, 1), mem.take(m*n, 1)
+		take := func(floats int) []float32 { return mem.take(floats, cacheLine) }
+		a, b, c, packed := take(m*k), take(n*k), take(m*n), take(panels)
+		aHalf, bHalf := halves(take(m*k/2), m*k), halves(take(n*k/2), n*k)
 		all.Go(func() {
 			lockForKernels()
 			for i := range a {
@@ -35,12 +41,25 @@ func Roofline(threads int, length time.Duration) (float64, error) {
 			for i := range b {
 				b[i] = float32(i%5) - 2
 			}
-			for began := time.Now(); time.Since(began) < length; {
+			x, w := kernel.Cells{F: a}, kernel.Cells{F: b}
+			if half {
+				kernel.Narrow(aHalf, a)
+				kernel.Narrow(bHalf, b)
+				x, w = kernel.Cells{H: aHalf}, kernel.Cells{H: bHalf}
+			}
+			kernel.PackColumns(packed, w, k, n)
+			measure := func(product func()) {
 				round := time.Now()
 				for range rounds {
-					kernel.Gemm(false, true, m, n, k, a, k, b, k, 0, c, n)
+					product()
 				}
 				best[t] = max(best[t], 2*m*n*k*rounds/time.Since(round).Seconds())
+			}
+			for began := time.Now(); time.Since(began) < length; {
+				measure(func() { kernel.Product(kernel.Plain, kernel.Cells{F: c}, x, m, n, k, packed, nil, kernel.Cells{}) })
+				if !half {
+					measure(func() { kernel.Gemm(false, true, m, n, k, a, k, b, k, 0, c, n) })
+				}
 			}
 		})
 	}

@@ -37,8 +37,6 @@ func narrowBack(c Cells, x []float32) {
 }
 
 // Panels of the reference are the matrix itself, [k,n] float32.
-func (reference) panelFloats(k, n int, _ bool) int { return k * n }
-
 func (reference) packRows(panels []float32, b Cells, _, _ int) { copy(panels, float32s(b)) }
 
 func (reference) packColumns(panels []float32, b Cells, k, n int) {
@@ -80,8 +78,6 @@ func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias 
 func (r reference) productSum(c []float32, a, b Cells, m, n, k int, _ []float32) {
 	r.gemm(true, false, m, n, k, float32s(a), m, float32s(b), n, 1, c, n)
 }
-
-func (reference) productSumScratch(int, int) int { return 0 }
 
 // gemm takes four rows of the stored B at a time: where B is transposed they are four columns of C, each a dot product,
 // and otherwise four terms of every element in a row of C.
@@ -238,8 +234,6 @@ func (reference) layerNormGrad(dx, base, x []float32, cells Cells, m, n int, gam
 		}
 	}
 }
-
-func (reference) attentionScratch(longest, _, _ int, _ bool) int { return longest }
 
 func (r reference) attention(to, from Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
 	out, qkv := float32s(to), float32s(from)

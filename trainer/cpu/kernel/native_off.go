@@ -15,3 +15,9 @@ func (reference) nativeBF16() bool { return false }
 func (reference) setFlushToZero() {}
 
 func (reference) features() string { return "plain Go" }
+
+func (reference) panelFloats(k, n int, _ bool) int { return k * n }
+
+func (reference) productSumScratch(int, int) int { return 0 }
+
+func (reference) attentionScratch(longest, _, _ int, _ bool) int { return longest }
