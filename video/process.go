@@ -236,7 +236,7 @@ func (p *process) post(killed bool) string {
 	var words []string
 	state := p.cmd.ProcessState
 	status, ok := state.Sys().(syscall.WaitStatus)
-	if !killed || ok && !(status.Signaled() && status.Signal() == syscall.SIGKILL) {
+	if !killed || ok && (!status.Signaled() || status.Signal() != syscall.SIGKILL) {
 		words = append(words, state.String())
 	}
 	if said := p.lastWords(); said != "" {

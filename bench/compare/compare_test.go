@@ -275,7 +275,7 @@ func TestPythonProgram(t *testing.T) {
 	if err != nil {
 		t.Skip("no python3 to parse it with")
 	}
-	cmd := exec.Command(python, "-c", "import ast, sys; ast.parse(sys.stdin.read())")
+	cmd := exec.CommandContext(t.Context(), python, "-c", "import ast, sys; ast.parse(sys.stdin.read())")
 	cmd.Stdin = strings.NewReader(string(program))
 	if output, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v: %s", err, output)

@@ -8,5 +8,5 @@ func pageFaults() (int64, bool) {
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0, false
 	}
-	return int64(u.Minflt + u.Majflt), true
+	return u.Minflt + u.Majflt, true
 }

@@ -49,7 +49,7 @@ func (m *Machine) nonFinite(w *worker, s step, b int) *G.Node {
 		nodes = append(nodes, s.norm.scale, s.norm.shift)
 	}
 	for _, n := range nodes {
-		good := true
+		var good bool
 		switch at, sum := m.plan.sumAt[n]; {
 		case m.plan.place[n] != nil:
 			c := m.rows(n).cells(w, b)
