@@ -52,7 +52,7 @@ const (
 	Plain        Finish = iota // c = v
 	Adding                     // c += v; c is float32
 	WithBias                   // c = v + bias
-	WithResidual               // c = v + bias + beside; c and beside are float32
+	WithResidual               // c = v + bias + beside; c and beside are float32; c may be beside
 	WithGELU                   // beside = v + bias, c = GELU(beside); both of one kind
 	WithGELUGrad               // c = v GELU'(beside); both of one kind; c may be beside
 )

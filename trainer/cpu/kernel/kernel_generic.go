@@ -50,7 +50,7 @@ func (reference) packColumns(panels []float32, b Cells, k, n int) {
 
 func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias []float32, beside Cells) {
 	out, extra := float32s(c), float32s(beside)
-	if finish == WithGELUGrad {
+	if finish == WithGELUGrad || finish == WithResidual {
 		// out may be extra, which is read after the product
 		extra = append([]float32(nil), extra...)
 	}
