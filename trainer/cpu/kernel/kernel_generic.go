@@ -49,30 +49,37 @@ func (reference) packColumns(panels []float32, b Cells, k, n int) {
 }
 
 func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias []float32, beside Cells) {
-	out, extra := float32s(c), float32s(beside)
-	if finish == WithGELUGrad || finish == WithResidual {
-		// out may be extra, which is read after the product
-		extra = append([]float32(nil), extra...)
+	out, x, extra := float32s(c), float32s(a), float32s(beside)
+	defer func() { narrowBack(c, out) }()
+	if finish == WithGELUGrad { // out may be extra: each stretch of a row is summed before it is written
+		var sums [256]float32
+		for i := range m {
+			for first := 0; first < n; first += len(sums) {
+				stretch := sums[:min(len(sums), n-first)]
+				at := i*n + first
+				r.gemm(false, false, 1, len(stretch), k, x[i*k:], k, panels[first:], n, 0, stretch, len(stretch))
+				r.geluGrad(out[at:][:len(stretch)], extra[at:][:len(stretch)], stretch)
+			}
+		}
+		return
 	}
 	beta := float32(0)
-	if finish == Adding {
+	switch finish {
+	case Adding:
+		beta = 1
+	case WithResidual: // out may be extra
+		copy(out, extra)
 		beta = 1
 	}
-	r.gemm(false, false, m, n, k, float32s(a), k, panels, n, beta, out, n)
+	r.gemm(false, false, m, n, k, x, k, panels, n, beta, out, n)
 	if bias != nil {
 		r.biasAdd(out, m, n, bias)
 	}
-	switch finish {
-	case WithResidual:
-		r.add(out, out, extra)
-	case WithGELU:
+	if finish == WithGELU {
 		copy(extra, out)
 		r.gelu(out, out)
 		narrowBack(beside, extra)
-	case WithGELUGrad:
-		r.geluGrad(out, extra, out)
 	}
-	narrowBack(c, out)
 }
 
 func (r reference) productSum(c []float32, a, b Cells, m, n, k int, _ []float32) {
