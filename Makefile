@@ -44,9 +44,9 @@ pure: setup ## what must work without cgo
 	CGO_ENABLED=0 go test $(PURE)
 	go test -tags nonative ./trainer/cpu/...
 
-sanitize: setup ## the native kernels under the address and the undefined-behaviour sanitizer
-	go test -asan ./trainer/cpu/kernel
-	CGO_CFLAGS='-O2 -g -fsanitize=undefined -fno-sanitize-recover=all' CGO_LDFLAGS=-fsanitize=undefined go test ./trainer/cpu/kernel
+sanitize: setup ## the native kernels up to AVX2 under the address and the undefined-behaviour sanitizer
+	CGO_CFLAGS='-O1 -g' go test -asan -tags sanitize ./trainer/cpu/kernel
+	CGO_CFLAGS='-O1 -g -fsanitize=undefined -fno-sanitize-recover=all' CGO_LDFLAGS=-fsanitize=undefined go test -tags sanitize ./trainer/cpu/kernel
 
 generate: ## the Go of the API, from proto/
 	sh proto/generate.sh

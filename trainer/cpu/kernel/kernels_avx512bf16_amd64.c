@@ -1,4 +1,4 @@
-//go:build cgo && !nonative
+//go:build cgo && !nonative && !sanitize
 
 #pragma GCC target("avx512f,avx512dq,avx512vl,avx512bw,avx512bf16,avx2,fma")
 #include <immintrin.h>

@@ -3,7 +3,8 @@
 package kernel
 
 /*
-#cgo CFLAGS: -O3
+#cgo !sanitize CFLAGS: -O3
+#cgo sanitize CFLAGS: -DSANITIZE
 #cgo LDFLAGS: -ldnnl -lgomp -lm
 #cgo noescape surmise_library_product
 #cgo nocallback surmise_library_product
