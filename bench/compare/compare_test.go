@@ -18,7 +18,7 @@ func TestParseResultReadsWhatIsThere(t *testing.T) {
 	if r.Preset != "nano" || r.seconds() != 0.5 || r.Roofline != 190 || r.DataWaitShare != nil || r.Operations != nil {
 		t.Errorf("read %+v", r)
 	}
-	r, err = parseResult([]byte(`{"step_s":1,"roofline_gflops_per_s":200,"data_wait_share":0,"operations":[{"name":"Linear","share":0.6,"seconds":0.3}]}`))
+	r, err = parseResult([]byte(`{"step_s":1,"roofline_gflops":200,"data_wait_share":0,"operations":[{"name":"Linear","share":0.6,"seconds":0.3}]}`))
 	if err != nil {
 		t.Fatal(err)
 	}

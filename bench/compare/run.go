@@ -35,7 +35,7 @@ type result struct {
 
 	// Surmise
 	Kernels       string      `json:"kernels,omitempty"`
-	Roofline      float64     `json:"roofline_gflops_per_s,omitempty"`
+	Roofline      float64     `json:"roofline_gflops,omitempty"`
 	RooflineShare float64     `json:"roofline_share,omitempty"`
 	DataWaitShare *float64    `json:"data_wait_share,omitempty"`
 	Operations    []operation `json:"operations,omitempty"`
