@@ -3,6 +3,7 @@ package trainer
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
@@ -23,6 +24,9 @@ func BenchmarkStep(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
+			if err := r.MeasureRoofline(time.Second); err != nil {
+				b.Fatal(err)
+			}
 			b.ReportMetric(r.StepSeconds*1e9, "ns/op")
 			b.ReportMetric(r.ClipsPerSecond, "clips/s")
 			b.ReportMetric(r.GFLOPS, "GFLOP/s")
@@ -35,6 +39,9 @@ func TestBenchmark(t *testing.T) {
 	shape := model.Config{Objective: model.Masked, Size: 32, Frames: 4, Dim: 24, Depth: 1, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3}
 	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1, Precision: cpu.FP32}.Defaults(), 3)
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.MeasureRoofline(100 * time.Millisecond); err != nil {
 		t.Fatal(err)
 	}
 	if r.StepSeconds <= 0 || r.StepP95 < r.StepSeconds || r.GFLOPPerStep <= 0 || r.RooflineShare <= 0 || r.RooflineShare > 1.5 || r.Steps != 3 ||

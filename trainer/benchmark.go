@@ -58,7 +58,8 @@ func (n noise) Sample(_ context.Context, _ uint64, index int64, dst []float32) (
 }
 
 // Benchmark times steps training steps of a config on random clips, after one to warm
-// up. Clips come ready made, through the prefetch that training has.
+// up. Clips come ready made, through the prefetch that training has. The roofline is
+// left to MeasureRoofline.
 func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, error) {
 	if steps < 1 {
 		return BenchmarkResult{}, fmt.Errorf("steps is %d, want at least 1", steps)
@@ -112,10 +113,6 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 			r.GFLOPPerStep += machine.ProductFLOPs() / 1e9 / float64(steps)
 		}
 	}
-	roofline, err := cpu.Roofline(cfg.Threads, precision, time.Second)
-	if err != nil {
-		return r, err
-	}
 	r.Operations = machine.Operations()
 	working := 0.0
 	for _, t := range times {
@@ -125,7 +122,17 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 	slices.Sort(times)
 	r.StepSeconds, r.StepP95 = times[len(times)/2], times[min(len(times)-1, len(times)*95/100)]
 	r.ClipsPerSecond = float64(cfg.Batch) / r.StepSeconds
-	r.GFLOPS, r.RooflineGFLOPS = r.GFLOPPerStep/r.StepSeconds, roofline/1e9
-	r.RooflineShare = r.GFLOPS / r.RooflineGFLOPS
+	r.GFLOPS = r.GFLOPPerStep / r.StepSeconds
 	return r, nil
+}
+
+// MeasureRoofline measures products alone, for about length, and sets what the benchmark reached of that.
+func (r *BenchmarkResult) MeasureRoofline(length time.Duration) error {
+	roofline, err := cpu.Roofline(r.Threads, r.Precision, length)
+	if err != nil {
+		return err
+	}
+	r.RooflineGFLOPS = roofline / 1e9
+	r.RooflineShare = r.GFLOPS / r.RooflineGFLOPS
+	return nil
 }

@@ -125,9 +125,7 @@ func newStepper(cfg Config, groups int, precision cpu.Precision, profile bool) (
 	if err != nil {
 		return nil, err
 	}
-	for name, x := range cfg.Model.Init(cfg.Seed) {
-		copy(m.Floats(t.Params[name]), x)
-	}
+	cfg.Model.InitInto(cfg.Seed, func(name string) []float32 { return m.Floats(t.Params[name]) })
 	return &stepper{cfg: cfg, precision: precision, model: t, m: m}, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -104,7 +105,11 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return o.printTrain(out, trainBench{o.preset, result, peakRSS()})
+	peak := peakRSS() // of the steps: the roofline takes a library and memory of its own
+	if err := result.MeasureRoofline(time.Second); err != nil {
+		return err
+	}
+	return o.printTrain(out, trainBench{o.preset, result, peak})
 }
 
 func (o benchOptions) printTrain(out io.Writer, r trainBench) error {

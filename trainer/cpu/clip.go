@@ -88,9 +88,22 @@ type total struct{ at, size int }
 
 func (t total) of(w *worker) []float32 { return w.sums[t.at : t.at+t.size : t.at+t.size] }
 
-func (m *Machine) rows(n *G.Node) rows {
+// atStep resolves what one step reads and writes.
+type atStep struct {
+	*Machine
+	step int
+}
+
+func (m atStep) rows(n *G.Node) rows {
+	r := m.matrix(n)
+	r.buffer = m.plan.place[n].life(m.step).buffer
+	return r
+}
+
+// matrix is a clip node's, whatever its memory.
+func (m *Machine) matrix(n *G.Node) rows {
 	p := m.plan.place[n]
-	r := rows{buffer: p.buffer, width: p.width, capacity: p.capacity, half: p.half}
+	r := rows{buffer: -1, width: p.width, capacity: p.capacity, half: p.half}
 	if p.offsets != nil {
 		r.offsets = m.offsets(p.offsets)
 	}
@@ -125,14 +138,15 @@ func (m *Machine) scalar(n *G.Node) []float64 {
 // calls resolves the plan's steps, and the copies of clip nodes that are results.
 func (m *Machine) calls() ([]call, error) {
 	var out []call
-	for _, s := range m.plan.steps {
-		c, err := m.call(s)
+	for i, s := range m.plan.steps {
+		at := atStep{m, i}
+		c, err := at.call(s)
 		if err != nil {
 			return nil, err
 		}
 		for _, n := range s.writes() {
 			if m.plan.result[n] {
-				c = m.thenCopy(c, n)
+				c = at.thenCopy(c, n)
 			}
 		}
 		out = append(out, c)
@@ -141,7 +155,7 @@ func (m *Machine) calls() ([]call, error) {
 }
 
 // thenCopy is a call and a copy of clip node n to the results.
-func (m *Machine) thenCopy(c call, n *G.Node) call {
+func (m atStep) thenCopy(c call, n *G.Node) call {
 	from, to := m.rows(n), m.floats[n]
 	return func(w *worker, b int) {
 		c(w, b)
@@ -151,7 +165,7 @@ func (m *Machine) thenCopy(c call, n *G.Node) call {
 }
 
 // call resolves one step.
-func (m *Machine) call(s step) (call, error) {
+func (m atStep) call(s step) (call, error) {
 	n, in := s.node, m.plan.children[s.node]
 	var y rows
 	if m.plan.place[s.result()] != nil {
@@ -184,7 +198,7 @@ func (m *Machine) call(s step) (call, error) {
 		dy, panels := m.rows(in[0]), m.panelsOf(n)
 		half := m.plan.panelsOf(n).half
 		finish, beside := kernel.Plain, rows{}
-		if s.into != nil {
+		if s.into != nil { // leaves s.value where it found s.beside
 			finish, beside = kernel.WithGELUGrad, m.rows(s.beside)
 		}
 		return func(w *worker, b int) {

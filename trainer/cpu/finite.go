@@ -29,7 +29,7 @@ func (m *Machine) FirstNonFinite() (op, tensorName string, ok bool) {
 			w.layOut(b)
 			for i, do := range m.clip {
 				do(w, b)
-				if found = m.nonFinite(w, p.steps[i], b); found != nil {
+				if found = (atStep{m, i}).nonFinite(w, p.steps[i], b); found != nil {
 					break
 				}
 			}
@@ -43,7 +43,7 @@ func (m *Machine) FirstNonFinite() (op, tensorName string, ok bool) {
 }
 
 // nonFinite is the node of a step whose value for clip b is not finite; nil if there is none.
-func (m *Machine) nonFinite(w *worker, s step, b int) *G.Node {
+func (m atStep) nonFinite(w *worker, s step, b int) *G.Node {
 	nodes := s.writes()
 	if s.norm != nil {
 		nodes = append(nodes, s.norm.scale, s.norm.shift)

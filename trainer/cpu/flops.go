@@ -21,11 +21,11 @@ func (m *Machine) stepFLOPs(s step, b int) float64 {
 	in := m.plan.children[s.node]
 	switch s.node.Op().(type) {
 	case *graph.LinearOp, *graph.LinearGradXOp:
-		x := m.rows(in[0])
+		x := m.matrix(in[0])
 		_, r := x.span(b)
 		return 2 * float64(r) * float64(x.width) * float64(s.node.Shape()[1])
 	case *graph.LinearGradWOp:
-		dy, x := m.rows(in[0]), m.rows(in[1])
+		dy, x := m.matrix(in[0]), m.matrix(in[1])
 		_, r := dy.span(b)
 		return 2 * float64(r) * float64(dy.width) * float64(x.width)
 	case *graph.AttentionOp, *graph.AttentionGradOp:
@@ -37,7 +37,7 @@ func (m *Machine) stepFLOPs(s step, b int) float64 {
 // attentionFLOPs counts the scores that are seen: two products forward, five backward.
 func (m *Machine) attentionFLOPs(s step, b int) float64 {
 	in := m.plan.children[s.node]
-	d := float64(m.rows(in[0]).width / 3)
+	d := float64(m.matrix(in[0]).width / 3)
 	block, products := 0, 2.0
 	switch op := s.node.Op().(type) {
 	case *graph.AttentionOp:

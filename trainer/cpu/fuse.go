@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"cmp"
 	"slices"
 
 	G "gorgonia.org/gorgonia"
@@ -15,7 +16,9 @@ type step struct {
 	// other's node, and beside its second input. Otherwise into is nil.
 	into, beside *G.Node
 	gelu         *G.Node // of a linear map: the GELU that follows it, run with it
+	value        *G.Node // of a gradient finished by a GELU's: that GELU, found again in the memory of its input
 	norm         *normGrads
+	again        bool // the node was run before; its result was given up meanwhile
 }
 
 // normGrads are the gradients of one LayerNorm, found in one pass.
@@ -35,6 +38,9 @@ func (s step) writes() G.Nodes {
 	if s.gelu != nil {
 		out = append(out, s.gelu)
 	}
+	if s.value != nil {
+		out = append(out, s.value)
+	}
 	return out
 }
 
@@ -51,18 +57,22 @@ func (p *plan) reads(s step) G.Nodes {
 type fusions struct {
 	gelu         map[*G.Node]*G.Node    // linear map -> its GELU
 	into, beside map[*G.Node]*G.Node    // inner node -> the node it is finished by, and that node's other input
+	value        map[*G.Node]*G.Node    // inner node finished by a GELU's gradient -> that GELU
 	norm         map[*G.Node]*normGrads // LayerNorm's gradient for x -> those for scale and shift
 	skip         map[*G.Node]bool       // run with another node
 }
 
 func (p *plan) fuse(order G.Nodes) fusions {
 	f := fusions{gelu: map[*G.Node]*G.Node{}, into: map[*G.Node]*G.Node{}, beside: map[*G.Node]*G.Node{},
-		norm: map[*G.Node]*normGrads{}, skip: map[*G.Node]bool{}}
+		value: map[*G.Node]*G.Node{}, norm: map[*G.Node]*normGrads{}, skip: map[*G.Node]bool{}}
 	p.fuseNorms(order, f)
-	uses := map[*G.Node]int{}
+	uses, geluOf := map[*G.Node]int{}, map[*G.Node]*G.Node{}
 	for _, n := range order {
 		for _, c := range p.children[n] {
 			uses[c]++
+		}
+		if _, ok := n.Op().(*graph.GELUOp); ok {
+			geluOf[p.children[n][0]] = n
 		}
 	}
 	// inner tells whether c is read by n alone, so that n can finish it.
@@ -76,8 +86,11 @@ func (p *plan) fuse(order G.Nodes) fusions {
 				f.gelu[in[0]], f.skip[n] = n, true
 			}
 		case *graph.GELUGradOp: // z, dy
-			if _, ok := in[1].Op().(*graph.LinearGradXOp); ok && inner(in[1]) && in[0] != in[1] {
+			// The kernel leaves GELU(z) where z was: nothing else may read z.
+			_, ok := in[1].Op().(*graph.LinearGradXOp)
+			if gelu := geluOf[in[0]]; ok && inner(in[1]) && in[0] != in[1] && f.gelu[in[0]] == gelu && gelu != nil && uses[in[0]] == 2 && !p.result[in[0]] {
 				fuse(in[1], n, in[0])
+				f.value[in[1]] = gelu
 			}
 		case *graph.AddOp:
 			for i := len(in) - 1; i >= 0 && p.place[n] != nil; i-- {
@@ -129,33 +142,86 @@ func (p *plan) fuseNorms(order G.Nodes, f fusions) {
 }
 
 // schedule orders the work of a clip: every operation as early as graph.Sort puts it, what is finished by another in
-// that one's place, every sum right after its inputs, so that those can be forgotten.
+// that one's place, every sum right after its inputs, so that those can be forgotten, and sums that read a GELU right
+// after its gradient has brought it back.
 func (p *plan) schedule(order G.Nodes, kinds map[*G.Node]kind, f fusions) {
-	position := map[*G.Node]int{}
-	at := map[*G.Node]int{}
+	type rank struct{ at, after int }
+	position := map[*G.Node]rank{}
+	at, back := map[*G.Node]int{}, map[*G.Node]int{}
 	for i, n := range order {
 		at[n] = i
+	}
+	for inner, gelu := range f.value {
+		back[gelu] = at[f.into[inner]]
 	}
 	for _, n := range order {
 		if kinds[n] != clip && kinds[n] != sum {
 			continue
 		}
-		position[n] = at[n]
+		position[n] = rank{at[n], 0}
 		if into := f.into[n]; into != nil {
-			position[n] = at[into]
-			position[into] = at[into]
+			position[n] = rank{at[into], 0}
+			position[into] = position[n]
 		}
 		if kinds[n] == sum {
-			position[n] = 0
+			position[n] = rank{}
 			for _, c := range p.children[n] {
-				position[n] = max(position[n], position[c])
+				r := position[c]
+				if b, ok := back[c]; ok {
+					r = rank{b, 1}
+				}
+				if cmp.Or(r.at-position[n].at, r.after-position[n].after) > 0 {
+					position[n] = r
+				}
 			}
 		}
 		if !f.skip[n] {
-			p.steps = append(p.steps, step{node: n, into: f.into[n], beside: f.beside[n], gelu: f.gelu[n], norm: f.norm[n]})
+			p.steps = append(p.steps, step{node: n, into: f.into[n], beside: f.beside[n], gelu: f.gelu[n], value: f.value[n], norm: f.norm[n]})
 		}
 	}
-	slices.SortStableFunc(p.steps, func(a, b step) int { return position[a.node] - position[b.node] })
+	slices.SortStableFunc(p.steps, func(a, b step) int {
+		x, y := position[a.node], position[b.node]
+		return cmp.Or(x.at-y.at, x.after-y.after)
+	})
+	p.runNormsAgain()
+}
+
+// longGap is how many steps a norm's result lies unread before it is given up and computed again: about as many as a
+// transformer block has.
+const longGap = 8
+
+// runNormsAgain gives up the results of norms between the forward and the backward pass: a norm costs far less than the
+// memory that keeping it takes. What it is computed from is kept for its own gradient.
+func (p *plan) runNormsAgain() {
+	uses := map[*G.Node][]int{}
+	for i, s := range p.steps {
+		for _, n := range p.reads(s) {
+			uses[n] = append(uses[n], i)
+		}
+	}
+	before := map[int][]step{}
+	for i, s := range p.steps {
+		if _, ok := s.node.Op().(*graph.LayerNormOp); !ok || p.result[s.node] {
+			continue
+		}
+		x := p.children[s.node][0]
+		switch x.Op().(type) {
+		case *graph.LayerNormOp, *graph.GELUOp: // not kept either
+			continue
+		}
+		written := i
+		for _, next := range uses[s.node] {
+			if next-written >= longGap && uses[x][len(uses[x])-1] >= next {
+				before[next] = append(before[next], step{node: s.node, again: true})
+			}
+			written = next
+		}
+	}
+	var steps []step
+	for i, s := range p.steps {
+		steps = append(append(steps, before[i]...), s)
+	}
+	p.steps = steps
 }
 
 // narrowClipNodes decides which matrices are bfloat16: those that a kernel can write so, and that nothing reads which

@@ -53,13 +53,16 @@ const (
 
 // layOut finds when every buffer begins and ends, and gives every sum its place.
 func (p *plan) layOut() {
-	last := map[*G.Node]int{} // the last step that reads a node
 	for i, s := range p.steps {
 		for _, n := range p.reads(s) {
-			last[n] = i
+			if pl := p.place[n]; pl != nil && len(pl.lives) > 0 {
+				pl.lives[len(pl.lives)-1].last = i
+			}
 		}
 		for _, n := range s.writes() {
-			last[n] = max(last[n], i)
+			if pl := p.place[n]; pl != nil { // others are sums
+				pl.lives = append(pl.lives, life{first: i, last: i})
+			}
 		}
 	}
 	l := &p.layout
@@ -68,23 +71,23 @@ func (p *plan) layOut() {
 		for _, n := range s.writes() {
 			pl := p.place[n]
 			if pl == nil {
-				continue // a sum
+				continue
 			}
-			pl.buffer = len(l.buffers)
+			pl.life(i).buffer = len(l.buffers)
 			l.buffers = append(l.buffers, buffer{pl.width, pl.half, rowCount{pl.offsets, pl.capacity}})
-			if heir := p.inPlace(s, n, i, last, live); heir != nil {
-				l.events = append(l.events, event{handed, p.place[heir].buffer, pl.buffer})
+			if heir := p.inPlace(s, n, i, live); heir != nil {
+				l.events = append(l.events, event{handed, p.place[heir].life(i).buffer, pl.life(i).buffer})
 				live = slices.DeleteFunc(live, func(o *G.Node) bool { return o == heir })
 			} else {
-				l.events = append(l.events, event{what: begins, buffer: pl.buffer})
+				l.events = append(l.events, event{what: begins, buffer: pl.life(i).buffer})
 			}
 			live = append(live, n)
 		}
 		live = slices.DeleteFunc(live, func(n *G.Node) bool {
-			if last[n] > i {
+			if p.place[n].life(i).last > i {
 				return false
 			}
-			l.events = append(l.events, event{what: ends, buffer: p.place[n].buffer})
+			l.events = append(l.events, event{what: ends, buffer: p.place[n].life(i).buffer})
 			return true
 		})
 	}
@@ -124,7 +127,7 @@ func (l *layout) run(at []int, free []span, rows func(rowCount) int) (int, []spa
 
 // inPlace returns the input whose buffer an element-by-element result can take over, because this step is the last to
 // read it.
-func (p *plan) inPlace(s step, n *G.Node, i int, last map[*G.Node]int, live G.Nodes) *G.Node {
+func (p *plan) inPlace(s step, n *G.Node, i int, live G.Nodes) *G.Node {
 	var candidates G.Nodes
 	in := p.children[s.node]
 	switch s.node.Op().(type) {
@@ -142,13 +145,17 @@ func (p *plan) inPlace(s step, n *G.Node, i int, last map[*G.Node]int, live G.No
 		} else if in[0] != in[1] {
 			candidates = in[1:2]
 		}
-	case *graph.LinearOp, *graph.LinearGradXOp:
+	case *graph.LinearOp:
 		if s.into != nil && !slices.Contains(in, s.beside) {
+			candidates = G.Nodes{s.beside}
+		}
+	case *graph.LinearGradXOp:
+		if n == s.value { // the kernel writes it there
 			candidates = G.Nodes{s.beside}
 		}
 	}
 	for _, c := range candidates {
-		if slices.Contains(live, c) && last[c] == i && p.same(c, n) {
+		if slices.Contains(live, c) && p.place[c].life(i).last == i && p.same(c, n) {
 			return c
 		}
 	}

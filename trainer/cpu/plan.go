@@ -42,11 +42,24 @@ type plan struct {
 
 // place is the matrix of a clip node.
 type place struct {
-	buffer   int     // in the layout; nodes that are run together with another have none, -1
+	lives    []life  // nodes that are run together with another have none
 	width    int     // elements of a row
 	capacity int     // rows of a clip at most
 	offsets  *G.Node // of its space; nil: every clip has capacity rows
 	half     bool    // bfloat16
+}
+
+// life is a matrix in a buffer of the layout, from the step that writes it to the last that reads it. One that is
+// computed twice has two.
+type life struct{ first, last, buffer int }
+
+// life is the one that the matrix is in when a step runs.
+func (p *place) life(step int) *life {
+	i := len(p.lives) - 1
+	for i > 0 && p.lives[i].first > step {
+		i--
+	}
+	return &p.lives[i]
 }
 
 // agreement says that two spaces give every clip the same rows, because an operation
@@ -337,7 +350,7 @@ func (p *plan) addSpace(n *G.Node, in G.Nodes) error {
 	if s[0]%p.clips != 0 {
 		return fmt.Errorf("%v has %d rows, which %d clips do not share evenly", n.Op(), s[0], p.clips)
 	}
-	pl := &place{buffer: -1, width: s[1], capacity: s[0] / p.clips}
+	pl := &place{width: s[1], capacity: s[0] / p.clips}
 	switch op := n.Op().(type) {
 	case *graph.PatchifyOp:
 	case *graph.LookupOp:

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -193,8 +194,8 @@ func TestAnyGraph(t *testing.T) {
 	})
 }
 
-// checkLives lays a plan's buffers out for full spaces and for others, walks through its steps and keeps who lies where:
-// a step may write over nothing that a later step reads, nor over its own inputs but element by element.
+// checkLives lays a plan's buffers out for full spaces and for others, walks through its steps and keeps what lies where:
+// a step finds what it reads where a step before has left it, and writes over its own inputs element by element only.
 func checkLives(t rapid.TB, pl *plan) {
 	t.Helper()
 	for _, rows := range []func(rowCount) int{
@@ -210,46 +211,99 @@ func checkLayout(t rapid.TB, pl *plan, rows func(rowCount) int) {
 	t.Helper()
 	at := make([]int, len(pl.layout.buffers))
 	used, _ := pl.layout.run(at, nil, rows)
-	where := func(n *G.Node) span {
-		b := pl.layout.buffers[pl.place[n].buffer]
+	where := func(n *G.Node, step int) span {
+		i := pl.place[n].life(step).buffer
+		b := pl.layout.buffers[i]
 		floats := b.width * rows(b.rows)
 		if b.half {
 			floats = (floats + 1) / 2
 		}
-		return span{at[pl.place[n].buffer], at[pl.place[n].buffer] + floats}
+		return span{at[i], at[i] + floats}
 	}
-	lastRead := map[*G.Node]int{}
+	overlap := func(a, b span) bool { return a.first < b.last && b.first < a.last }
+	left := map[*G.Node]span{} // where a step has left a matrix that nothing was written over since
 	for i, s := range pl.steps {
 		read := pl.reads(s)
 		if s.norm != nil {
 			read = slices.Concat(read, pl.children[s.norm.scale], pl.children[s.norm.shift])
 		}
 		for _, n := range read {
-			lastRead[n] = i
+			if pl.place[n] == nil {
+				continue
+			}
+			if got, ok := left[n]; !ok || got != where(n, i) {
+				t.Fatalf("step %d, %v: %v is gone, or was left in %v and is looked for in %v", i, s.node.Op(), n.Op(), got, where(n, i))
+			}
 		}
-	}
-	written := G.Nodes{}
-	for i, s := range pl.steps {
+		written := map[*G.Node]span{}
 		for _, n := range s.writes() {
 			if pl.place[n] == nil {
 				continue // a sum
 			}
-			mine := where(n)
+			mine := where(n, i)
 			if mine.last > used {
 				t.Fatalf("step %d: %v ends at %d of %d floats", i, n.Op(), mine.last, used)
 			}
-			for _, other := range written {
-				o := where(other)
-				if mine.first >= o.last || o.first >= mine.last {
-					continue
-				}
-				heir := lastRead[other] == i && slices.Contains(pl.reads(s), other) && mine == o
-				if lastRead[other] > i || lastRead[other] == i && !heir || slices.Contains(s.writes(), other) {
-					t.Fatalf("step %d: %v is written over %v, which is read until step %d", i, n.Op(), other.Op(), lastRead[other])
+			for other, o := range written {
+				if overlap(mine, o) {
+					t.Fatalf("step %d: %v and %v are written over each other", i, n.Op(), other.Op())
 				}
 			}
-			written = append(written, n)
+			for _, other := range read {
+				if o, ok := left[other]; ok && overlap(mine, o) && mine != o {
+					t.Fatalf("step %d: %v is written over a part of its input %v", i, n.Op(), other.Op())
+				}
+			}
+			written[n] = mine
 		}
+		if s.value != nil && written[s.value] != where(s.beside, i) {
+			t.Fatalf("step %d: %v is not where its input was", i, s.value.Op())
+		}
+		maps.DeleteFunc(left, func(_ *G.Node, o span) bool {
+			for _, mine := range written {
+				if overlap(mine, o) {
+					return true
+				}
+			}
+			return false
+		})
+		maps.Copy(left, written)
+	}
+}
+
+// Between the forward and the backward pass no result of a norm or a GELU is kept: that is nearly half of what a block
+// would keep.
+func TestNormsAndGELUsAreNotKept(t *testing.T) {
+	deep := smallModel(model.Masked)
+	deep.Depth, deep.PredDepth = 4, 4
+	tr, err := model.NewTraining(deep, 2, 2, model.TrainingOptions{Exponent: 1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pl, err := newPlan(tr.Program, FP32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkLives(t, pl)
+	kept, twice := 0, 0
+	for n, p := range pl.place {
+		switch n.Op().(type) {
+		case *graph.LayerNormOp, *graph.GELUOp:
+			for _, l := range p.lives {
+				if l.last-l.first > longGap {
+					kept++
+				}
+			}
+			if len(p.lives) == 2 {
+				twice++
+			}
+		}
+	}
+	if kept > 0 {
+		t.Errorf("%d results of norms and GELUs are kept for the backward pass", kept)
+	}
+	if want := 3 * (deep.Depth + deep.PredDepth); twice < want { // two norms and a GELU to a block
+		t.Errorf("%d results of norms and GELUs are computed twice, want at least %d", twice, want)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"strings"
 )
 
@@ -108,15 +107,24 @@ const initStd = 0.02
 // a random stream of its own, drawn from seed and its name, so adding a tensor
 // changes no other. Source: facebookresearch/jepa, vision_transformer.py.
 func (c Config) Init(seed uint64) map[string][]float32 {
-	t, h, w := c.Grid()
 	out := map[string][]float32{}
 	for _, p := range c.Params() {
-		x := make([]float32, p.Size())
+		out[p.Name] = make([]float32, p.Size())
+	}
+	c.InitInto(seed, func(name string) []float32 { return out[name] })
+	return out
+}
+
+// InitInto is Init into memory that there is: tensor returns that of a name.
+func (c Config) InitInto(seed uint64, tensor func(name string) []float32) {
+	t, h, w := c.Grid()
+	for _, p := range c.Params() {
+		x := tensor(p.Name)
 		switch {
 		case strings.HasPrefix(p.Name, TargetPrefix):
-			x = slices.Clone(out[EncoderPrefix+strings.TrimPrefix(p.Name, TargetPrefix)])
+			copy(x, tensor(EncoderPrefix+strings.TrimPrefix(p.Name, TargetPrefix)))
 		case !p.Trained:
-			x = Positions(c.Positions, t, h, w, p.Shape[2])
+			copy(x, Positions(c.Positions, t, h, w, p.Shape[2]))
 		case strings.Contains(p.Name, "norm") && strings.HasSuffix(p.Name, ".weight"):
 			for i := range x {
 				x[i] = 1
@@ -132,10 +140,10 @@ func (c Config) Init(seed uint64) map[string][]float32 {
 			for i := range x {
 				x[i] = float32(rng.NormFloat64() * std)
 			}
+		default:
+			clear(x)
 		}
-		out[p.Name] = x
 	}
-	return out
 }
 
 // blockIndex is the number in a name such as encoder.blocks.3.mlp.fc2.weight.

@@ -54,7 +54,7 @@ const (
 	WithBias                   // c = v + bias
 	WithResidual               // c = v + bias + beside; c and beside are float32; c may be beside
 	WithGELU                   // beside = v + bias, c = GELU(beside); both of one kind
-	WithGELUGrad               // c = v GELU'(beside); both of one kind; c may be beside
+	WithGELUGrad               // c = v GELU'(beside), beside = GELU(beside); both of one kind
 )
 
 // PanelFloats is the size of the panels of a [k,n] matrix, in float32 elements whatever the kind.

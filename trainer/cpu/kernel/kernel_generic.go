@@ -51,18 +51,6 @@ func (reference) packColumns(panels []float32, b Cells, k, n int) {
 func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias []float32, beside Cells) {
 	out, x, extra := float32s(c), float32s(a), float32s(beside)
 	defer func() { narrowBack(c, out) }()
-	if finish == WithGELUGrad { // out may be extra: each stretch of a row is summed before it is written
-		var sums [256]float32
-		for i := range m {
-			for first := 0; first < n; first += len(sums) {
-				stretch := sums[:min(len(sums), n-first)]
-				at := i*n + first
-				r.gemm(false, false, 1, len(stretch), k, x[i*k:], k, panels[first:], n, 0, stretch, len(stretch))
-				r.geluGrad(out[at:][:len(stretch)], extra[at:][:len(stretch)], stretch)
-			}
-		}
-		return
-	}
 	beta := float32(0)
 	switch finish {
 	case Adding:
@@ -75,9 +63,14 @@ func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias 
 	if bias != nil {
 		r.biasAdd(out, m, n, bias)
 	}
-	if finish == WithGELU {
+	switch finish {
+	case WithGELU:
 		copy(extra, out)
 		r.gelu(out, out)
+		narrowBack(beside, extra)
+	case WithGELUGrad:
+		r.geluGrad(out, extra, out)
+		r.gelu(extra, extra)
 		narrowBack(beside, extra)
 	}
 }

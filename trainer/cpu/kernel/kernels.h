@@ -15,7 +15,7 @@ enum {
 	BIAS,       // c = v + bias
 	BIAS_ADD,   // c = v + bias + extra
 	BIAS_GELU,  // extra = v + bias, c = GELU(extra)
-	GELU_GRAD,  // c = v GELU'(extra)
+	GELU_GRAD,  // c = v GELU'(extra), extra = GELU(extra)
 	SCALE_ROWS, // c = v factor[row]
 	SCORES,     // c = v factor[0], with row maxima; inside attention only
 	HALF = 16,

@@ -116,11 +116,12 @@ INLINE void gelu_of(const int count, vec *x) {
 	normal_tail(count, a, tail, e);
 	ALL(x[j] = VMAX(SPLAT(0.0f), x[j]) - a[j] * tail[j]);
 }
-// gelu_slope is x = Phi(x) + x phi(x).
-INLINE void gelu_slope(const int count, vec *x) {
+// gelu_slope is x = Phi(x) + x phi(x), and value GELU(x) where there is one: both come of the same tail.
+INLINE void gelu_slope(const int count, vec *x, vec *value) {
 	vec a[SEVERAL], e[SEVERAL], tail[SEVERAL];
 	ALL(a[j] = vabs(x[j]));
 	normal_tail(count, a, tail, e);
+	if (value) ALL(value[j] = VMAX(SPLAT(0.0f), x[j]) - a[j] * tail[j]);
 	ALL(x[j] = CHOOSE(x[j] > 0.0f, 1.0f - tail[j], tail[j]) + x[j] * e[j] * 0.3989422804014327f); // 1/√(2π)
 }
 
@@ -156,14 +157,14 @@ static void gelu_grad(float *dx, const float *x, const float *dy, long n) {
 		vec v[SEVERAL];
 		const int count = SEVERAL;
 		ALL(v[j] = load(x + i + j * LANES));
-		gelu_slope(count, v);
+		gelu_slope(count, v, 0);
 		ALL(store(dx + i + j * LANES, load(dy + i + j * LANES) * v[j]));
 	}
 	const long rest = n - i;
 	dx += i;
 	x += i;
 	dy += i;
-	EACH(rest, vec v = GET(x); gelu_slope(1, &v); PUT(dx, GET(dy) * v););
+	EACH(rest, vec v = GET(x); gelu_slope(1, &v, 0); PUT(dx, GET(dy) * v););
 }
 
 // sum_of adds n floats in four interleaved vector sums.

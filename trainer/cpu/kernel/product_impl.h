@@ -81,8 +81,9 @@ INLINE void finish(const int kind, vec v, const product_t *o, long row, long col
 		gelu_of(1, &v);
 		break;
 	case GELU_GRAD: {
-		vec slope = load_any(half, o->extra, beside, n);
-		gelu_slope(1, &slope);
+		vec slope = load_any(half, o->extra, beside, n), value;
+		gelu_slope(1, &slope, &value);
+		store_any(half, o->extra, beside, value, n);
 		v *= slope;
 		break;
 	}
@@ -113,8 +114,8 @@ INLINE void touch(const int kind, const product_t *o, long row, long col) {
 	const int with = kind & ~HALF;
 	if (with != BIAS_ADD && with != BIAS_GELU && with != GELU_GRAD) return;
 	const char *beside = (const char *)o->extra + (row * o->ld_extra + col) * size;
-	__builtin_prefetch(beside, with == BIAS_GELU);
-	if (NR * size > 64) __builtin_prefetch(beside + 64, with == BIAS_GELU);
+	__builtin_prefetch(beside, with != BIAS_ADD);
+	if (NR * size > 64) __builtin_prefetch(beside + 64, with != BIAS_ADD);
 }
 
 // finish_edge is finish for rows of a panel that C ends in.
@@ -144,8 +145,10 @@ INLINE void finish_rows(const int kind, const float *sums, long rows, const prod
 				gelu_of(count, v);
 				ALL(store_any(half, o->c, AT(o->ldc), v[j], LANES));
 			} else {
+				vec value[SEVERAL];
 				ALL(v[j] = load_any(half, o->extra, AT(o->ld_extra), LANES));
-				gelu_slope(count, v);
+				gelu_slope(count, v, value);
+				ALL(store_any(half, o->extra, AT(o->ld_extra), value[j], LANES));
 				ALL(store_any(half, o->c, AT(o->ldc), load(sums + (i + j / 2) * NR + j % 2 * LANES) * v[j], LANES));
 			}
 #undef AT
