@@ -1,6 +1,6 @@
 """The published measure of surprise in PyTorch, for comparison with `surmise bench --score`. Prints one JSON object.
 
-    python3 score.py --preset tiny --threads 2 --windows 32 --contexts 4,8,12
+    python3 score.py --preset tiny --threads 2 --windows 32 --contexts 2,4,6,8,10
 
 A window as long as the model's clip slides over a video by two frames. For each context length the encoder sees the
 window's first frames, the predictor guesses the rest, and the mean absolute error against the target encoder's output
@@ -68,14 +68,14 @@ def gflop(shape, contexts, tuned):
 def main():
     p = process.arguments(__doc__, jepa.PRESETS)
     p.add_argument("--windows", type=int, help="of the video; default by preset")
-    p.add_argument("--contexts", help="frames; default a quarter, half and three quarters of the window")
+    p.add_argument("--contexts", help="frames; default every tubelet up to five eighths of the window")
     p.add_argument("--tuned", action="store_true", help="encode the targets of a window once")
     p.add_argument("--batch", type=int, help="windows at a time; default the fastest of %s" % (BATCHES,))
     args = p.parse_args()
     products = process.start(args)
     shape = jepa.PRESETS[args.preset]
     windows = args.windows or shape.windows
-    contexts = [int(c) for c in args.contexts.split(",")] if args.contexts else [shape.frames * i // 4 for i in (1, 2, 3)]
+    contexts = [int(c) for c in args.contexts.split(",")] if args.contexts else list(range(shape.tubelet, shape.frames * 5 // 8 + 1, shape.tubelet))
     scorer = Scorer(shape, args)
     video = torch.randn(3, shape.frames + STRIDE * (windows - 1), shape.size, shape.size)
 
