@@ -11,8 +11,12 @@ import (
 	"path/filepath"
 )
 
-// Version is the score file version this package writes and reads.
-const Version = 1
+// Version is the score file version this package writes. It also reads oldestVersion,
+// whose files lack what came later: protocol, crop, dataset, frames left out.
+const (
+	Version       = 2
+	oldestVersion = 1
+)
 
 // Names of the two sets of a score file.
 const (
@@ -38,22 +42,37 @@ type File struct {
 	Decoder   string    `json:"decoder"`             // name and version of what decoded the videos
 	Data      string    `json:"data_sha256"`         // digest of the videos' contents, labels and groups (see Digest)
 	Precision string    `json:"precision,omitempty"` // number format that the models computed in, fp32 or bf16; "" means fp32
-	Folder    string    `json:"folder,omitempty"`    // of the pairs file, where it was scored: what paths are relative to
+	Folder    string    `json:"folder,omitempty"`    // of the pairs file or dataset, where it was scored: what paths are relative to
+	Dataset   *Dataset  `json:"dataset,omitempty"`   // absent for a pairs file
 	Videos    []Video   `json:"videos"`
 	Skipped   []Skipped `json:"skipped"`
 	Sets      []Set     `json:"sets"` // the model first; then its untrained twin, if it was scored
 }
 
+// Dataset is where the videos of a file came from.
+type Dataset struct {
+	Name  string   `json:"name"`            // such as "intphys"
+	Notes []string `json:"notes,omitempty"` // what its reader left out or found missing; tables repeat them as warnings
+}
+
 // Spec says how windows are taken from a video and reduced to numbers. Frames
 // are counted after sampling (FrameStep or FPS).
 type Spec struct {
+	Protocol        string `json:"protocol,omitempty"`         // that the other fields are of (see Protocol); empty: settings of one's own
+	ProtocolVersion int    `json:"protocol_version,omitempty"` // 0 without a protocol
+
 	Window    int     `json:"window"`               // frames of one window
 	Stride    int     `json:"stride"`               // frames between the starts of windows; 0 means 2, as published
 	FrameStep int     `json:"frame_step,omitempty"` // every FrameStep-th frame of the file; 0 means 1
 	FPS       float64 `json:"fps,omitempty"`        // or this many frames a second; not both
 	Contexts  []int   `json:"contexts,omitempty"`   // frames the model sees of a window, ascending; empty for next-tubelet models
 	TopTokens int     `json:"top_tokens,omitempty"` // worst tokens averaged per tubelet; 0 means all
+	MaxFrames int     `json:"max_frames,omitempty"` // frames of a video that are used, from its start; 0 means all
+	Crop      string  `json:"crop,omitempty"`       // what of a frame is scaled to the model's size: "" the largest centred square, or CropWhole
 }
+
+// CropWhole brings the whole frame to a square, whatever its shape.
+const CropWhole = "whole"
 
 // NextTubeletTopTokens is the number of worst tokens per tubelet that next-tubelet
 // models are scored by unless a spec says otherwise. An event is local: over all
@@ -104,6 +123,10 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("fps: %g, want a positive number", s.FPS)
 	case s.FrameStep == 0 && s.FPS == 0:
 		return errors.New("frame_step: neither it nor fps is set")
+	case s.MaxFrames < 0 || s.MaxFrames > 0 && s.MaxFrames < s.Window:
+		return fmt.Errorf("max_frames: %d, want 0 (all) or at least the window of %d", s.MaxFrames, s.Window)
+	case s.Crop != "" && s.Crop != CropWhole:
+		return fmt.Errorf("crop: %q, want none or %q", s.Crop, CropWhole)
 	case s.TopTokens < 0:
 		return fmt.Errorf("top_tokens: %d, want 0 (all tokens) or more", s.TopTokens)
 	case len(s.Contexts) > maxContexts:
@@ -117,7 +140,7 @@ func (s Spec) Validate() error {
 			return fmt.Errorf("contexts[%d]: %d after %d, want ascending", i, c, s.Contexts[i-1])
 		}
 	}
-	return nil
+	return s.keepsProtocol()
 }
 
 // NumContexts is C, the rows of every score matrix: 1 for next-tubelet models.
@@ -129,9 +152,10 @@ type Video struct {
 	Label    int    `json:"label"` // 1 possible, 0 impossible
 	Group    string `json:"group"` // videos of a group share everything but the event
 	Property string `json:"property"`
-	Pair     string `json:"pair,omitempty"` // the matched pair inside the group; empty: every possible video meets every impossible one
-	SHA256   string `json:"sha256"`         // of the file's bytes
-	Frames   int    `json:"frames"`         // after sampling
+	Pair     string `json:"pair,omitempty"`  // the matched pair inside the group; empty: every possible video meets every impossible one
+	SHA256   string `json:"sha256"`          // of the file's bytes
+	Frames   int    `json:"frames"`          // after sampling
+	First    int    `json:"first,omitempty"` // frame of the file that the sampling begins with
 
 	WindowStart  []float64 `json:"window_start_s"`  // [W] seconds
 	TubeletStart []float64 `json:"tubelet_start_s"` // time axis of Scores.Curve, seconds, ascending
@@ -190,7 +214,7 @@ func (f *File) Set(name string) (*Set, bool) {
 // shape, finite numbers that are not negative, labels of 0 or 1, groups with both.
 // Errors name the field, or the video and window.
 func (f *File) Validate() error {
-	if f.Version != Version {
+	if f.Version < oldestVersion || f.Version > Version {
 		return versionError(f.Version)
 	}
 	if err := f.Spec.Validate(); err != nil {
@@ -282,6 +306,9 @@ func (v *Video) validate() error {
 	if v.Group == "" {
 		return errors.New("group: empty")
 	}
+	if v.First < 0 {
+		return fmt.Errorf("first: frame %d, want 0 or more", v.First)
+	}
 	if len(v.WindowStart) == 0 || len(v.WindowStart) > maxWindows {
 		return fmt.Errorf("window_start_s: %d windows, want 1 to %d", len(v.WindowStart), maxWindows)
 	}
@@ -358,10 +385,10 @@ func (f *File) Encode(w io.Writer) error {
 var ErrVersion = errors.New("score file of another version")
 
 func versionError(got int) error {
-	return fmt.Errorf("%w: it is version %d, this program reads version %d; score the videos again", ErrVersion, got, Version)
+	return fmt.Errorf("%w: it is version %d, this program reads version %d to %d; score the videos again", ErrVersion, got, oldestVersion, Version)
 }
 
-// Decode reads a score file strictly: of this version, no unknown fields, no
+// Decode reads a score file strictly: of a version it knows, no unknown fields, no
 // trailing data, at most 512 MiB, everything Validate checks.
 func Decode(r io.Reader) (*File, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxFileBytes+1))
@@ -381,7 +408,7 @@ func Decode(r io.Reader) (*File, error) {
 	if head.Version == nil {
 		return nil, errors.New("score file: no version field; is this a score file?")
 	}
-	if *head.Version != Version {
+	if *head.Version < oldestVersion || *head.Version > Version {
 		return nil, versionError(*head.Version)
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))

@@ -95,9 +95,9 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	text := good.String()
 	cases := map[string]struct{ text, want string }{
-		"other version":  {strings.Replace(text, `"version": 1`, `"version": 7`, 1), "it is version 7, this program reads version 1"},
+		"other version":  {strings.Replace(text, `"version": 2`, `"version": 7`, 1), "it is version 7, this program reads version 1 to 2"},
 		"no version":     {`{"videos": []}`, "no version field"},
-		"unknown field":  {strings.Replace(text, `"version": 1`, `"version": 1, "colour": 3`, 1), "colour"},
+		"unknown field":  {strings.Replace(text, `"version": 2`, `"version": 2, "colour": 3`, 1), "colour"},
 		"trailing data":  {text + "{}", "not JSON"},
 		"truncated":      {text[:len(text)/2], "not JSON"},
 		"no JSON":        {"\x00\x01", "not JSON"},
@@ -113,6 +113,23 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	if _, err := Decode(strings.NewReader(cases["other version"].text)); !errors.Is(err, ErrVersion) {
 		t.Errorf("another version: %v, want ErrVersion", err)
+	}
+}
+
+// A file from before protocols, crops and datasets is read as what it is.
+func TestDecodeReadsVersion1(t *testing.T) {
+	f := madeUp(1, 2, 1, "p")
+	f.Version = 1
+	var text bytes.Buffer
+	if err := f.Encode(&text); err != nil {
+		t.Fatal(err)
+	}
+	old, err := Decode(&text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Like(old, madeUp(1, 2, 1, "p")); err != nil {
+		t.Errorf("the same scores under version 1 and 2 are unlike: %v", err)
 	}
 }
 

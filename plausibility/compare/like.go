@@ -15,18 +15,22 @@ func Like(a, b *File) error {
 		name string
 		a, b any
 	}{
+		{"spec.protocol", a.Spec.Protocol, b.Spec.Protocol},
+		{"spec.protocol_version", a.Spec.ProtocolVersion, b.Spec.ProtocolVersion},
 		{"spec.window", a.Spec.Window, b.Spec.Window},
 		{"spec.stride", a.Spec.Stride, b.Spec.Stride},
 		{"spec.frame_step", a.Spec.FrameStep, b.Spec.FrameStep},
 		{"spec.fps", a.Spec.FPS, b.Spec.FPS},
 		{"spec.contexts", fmt.Sprint(a.Spec.Contexts), fmt.Sprint(b.Spec.Contexts)},
 		{"spec.top_tokens", a.Spec.TopTokens, b.Spec.TopTokens},
+		{"spec.max_frames", a.Spec.MaxFrames, b.Spec.MaxFrames},
+		{"spec.crop", a.Spec.Crop, b.Spec.Crop},
 		{"size_px", a.Size, b.Size},
 		{"decoder", a.Decoder, b.Decoder},
 	}
 	for _, f := range fields {
 		if f.a != f.b {
-			return fmt.Errorf("%w: %s is %v in one and %v in the other", ErrUnlike, f.name, f.a, f.b)
+			return fmt.Errorf("%w: %s is %s in one and %s in the other", ErrUnlike, f.name, shown(f.a), shown(f.b))
 		}
 	}
 	there := map[videoKey]int{} // counts: a group may hold the same video twice
@@ -50,13 +54,23 @@ func Like(a, b *File) error {
 	return nil
 }
 
+// shown is a field's value in an error.
+func shown(value any) string {
+	if value == "" {
+		return "empty"
+	}
+	return fmt.Sprint(value)
+}
+
 // videoKey is a video wherever it lies.
 type videoKey struct {
 	sha256, group, property, pair string
-	label                         int
+	label, first                  int
 }
 
-func keyOf(v Video) videoKey { return videoKey{v.SHA256, v.Group, v.Property, v.Pair, v.Label} }
+func keyOf(v Video) videoKey {
+	return videoKey{v.SHA256, v.Group, v.Property, v.Pair, v.Label, v.First}
+}
 
 // aligned is a set of f in the order of to's videos. The files must be alike.
 func aligned(to, f *File, s *Set) *Set {

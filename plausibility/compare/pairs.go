@@ -97,12 +97,16 @@ func MatchByStart(shared [][]int) []int {
 	return match
 }
 
-// Digest identifies what was scored: the contents, labels, groups, properties and
-// pairs of all videos, in any order and wherever they lie.
+// Digest identifies what was scored: the contents, labels, groups, properties, pairs
+// and first frames of all videos, in any order and wherever they lie.
 func Digest(videos []Video) string {
 	lines := make([]string, len(videos))
 	for i, v := range videos {
-		lines[i] = fmt.Sprintf("%s %d %q %q %q\n", v.SHA256, v.Label, v.Group, v.Property, v.Pair)
+		lines[i] = fmt.Sprintf("%s %d %q %q %q", v.SHA256, v.Label, v.Group, v.Property, v.Pair)
+		if v.First != 0 {
+			lines[i] += fmt.Sprintf(" from %d", v.First)
+		}
+		lines[i] += "\n"
 	}
 	sort.Strings(lines)
 	h := sha256.New()
