@@ -103,7 +103,11 @@ func (c *child) answer(request wire.Request) error {
 	}
 	c.spoke = time.Now()
 	out := output{child: c, request: request}
-	s, err := scan(reading{
+	read := scan
+	if request.Folder {
+		read = scanFolder
+	}
+	s, err := read(reading{
 		path: request.Path, offset: request.Offset, length: request.Length, lim: limits{request.MaxPixels, request.MaxFrames}, inspected: request.Inspected, seek: request.Seek,
 		want: out.want, visit: out.visit, alive: out.alive,
 	})
@@ -142,10 +146,12 @@ func (o *output) want(number int) bool {
 	switch r := o.request; {
 	case r.Numbers != nil:
 		return o.next < len(r.Numbers) && number == r.Numbers[o.next]
+	case number < r.First:
+		return false
 	case r.FPS > 0:
 		return true // time stamps are known only after decoding
 	default:
-		return number%max(r.Step, 1) == 0
+		return (number-r.First)%max(r.Step, 1) == 0
 	}
 }
 
@@ -244,7 +250,7 @@ func (o *output) put(f wire.Frame, mat *gocv.Mat) error {
 	}
 	if o.resample == nil { // frames of one file have one size
 		crop := Crop{Height: mat.Rows(), Width: mat.Cols()}
-		if o.request.Square > 0 {
+		if o.request.Square > 0 && !o.request.Whole {
 			crop = centreCrop(mat.Rows(), mat.Cols())
 		}
 		o.resample = newReducer(mat.Cols(), crop, height, width)

@@ -13,6 +13,8 @@ type ReadOptions struct {
 	FrameStep int     // every FrameStep-th frame; default 1; not with FPS
 	FPS       float64 // frames per second, taken by time stamp; not with FrameStep
 	MaxFrames int     // at most as many are kept; default 1024
+	First     int     // number of the frame of the file to begin with; default 0
+	Whole     bool    // bring the whole frame to Size×Size, whatever its shape, in place of its largest centred square
 }
 
 const (
@@ -21,9 +23,10 @@ const (
 )
 
 // ReadFrames decodes a video for scoring: the chosen frames from its start on, the largest centred square of
-// each resized to Size×Size (see resampler), 8-bit RGB. When MaxFrames ends the reading, Clip.More is true.
+// each resized to Size×Size (see resampler), 8-bit RGB. When MaxFrames ends the reading, Clip.More is true. A folder of
+// PNG images is a video too (see folder.go).
 //
-// At FPS, the frame for each multiple of 1/FPS after the first frame is the first one not before it, so one
+// At FPS, the frame for each multiple of 1/FPS after the first frame read is the first one not before it, so one
 // is repeated where the video is slower. A file that cannot be read to where the reading ends is a *FileError.
 func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Clip, error) {
 	if o.FrameStep == 0 && o.FPS == 0 {
@@ -41,12 +44,14 @@ func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Cli
 		return nil, fmt.Errorf("read %q: frame step %d, want 1 to %d", path, o.FrameStep, maxFrameStep)
 	case !within(o.FPS, 0, maxFPS):
 		return nil, fmt.Errorf("read %q: fps %g, want above 0, at most %d", path, o.FPS, maxFPS)
+	case o.First < 0 || o.First >= defaultLimits.frames:
+		return nil, fmt.Errorf("read %q: first frame %d, want 0 to %d", path, o.First, defaultLimits.frames-1)
 	case o.MaxFrames < 1:
 		return nil, fmt.Errorf("read %q: at most %d frames, want 1 or more", path, o.MaxFrames)
 	}
 
 	clip := &Clip{}
-	request := wire.Request{Step: o.FrameStep, FPS: o.FPS, Square: o.Size, Keep: o.MaxFrames}
+	request := wire.Request{Step: o.FrameStep, FPS: o.FPS, First: o.First, Square: o.Size, Whole: o.Whole, Keep: o.MaxFrames, Folder: isFolder(path)}
 	done, err := p.decode(ctx, Item{Path: path}, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
 		if clip.Frames == 0 {
 			clip.Height, clip.Width = f.height, f.width

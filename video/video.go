@@ -7,6 +7,7 @@
 //	uri.go        the same elsewhere, through a Remote
 //	container.go  the first bytes of a file -> which container it is, before any decoder sees it
 //	decode.go     file -> frames, through OpenCV's FFmpeg backend
+//	folder.go     a folder of PNG images -> frames; a video's frames counted
 //	child.go      the decoder process: requests in, frames into shared memory
 //	process.go    one such process, seen from its parent: started, watched, ended
 //	pool.go       as many of them as there are cores, replaced when they go wrong

@@ -73,6 +73,11 @@ type Request struct {
 	// Keep ends the reading when so many frames have been picked, ticks counted, and another would be; 0: at the end.
 	Keep int `json:"keep,omitempty"`
 
+	// First is the number of the frame that Step and FPS begin with.
+	First int `json:"first,omitempty"`
+	// Folder says that Path is a folder of PNG images, one per frame.
+	Folder bool `json:"folder,omitempty"`
+
 	// NoPixels asks for numbers, times and digests alone.
 	NoPixels bool `json:"no_pixels,omitempty"`
 	// Digests asks for a checksum of every picked frame as it was decoded, before Short or Square.
@@ -81,6 +86,8 @@ type Request struct {
 	// that the largest centred square of a frame is brought to. One of them at most.
 	Short  int `json:"short,omitempty"`
 	Square int `json:"square,omitempty"`
+	// Whole, with Square, takes the whole frame for it, whatever its shape.
+	Whole bool `json:"whole,omitempty"`
 
 	// Seek, unless nil, allows to begin elsewhere than at the file's start.
 	Seek *Seek `json:"seek,omitempty"`
