@@ -24,9 +24,9 @@ func TestReadPairs(t *testing.T) {
 	}
 	dir := filepath.Dir(path)
 	want := []Video{
-		{filepath.Join(dir, "a.mp4"), "a.mp4", 1, "g", "colour"},
-		{filepath.Join(dir, "sub", "b, c.mp4"), "sub/b, c.mp4", 0, "g", "colour"},
-		{"/abs/d.mp4", "/abs/d.mp4", 0, "g", "colour"},
+		{Path: filepath.Join(dir, "a.mp4"), Name: "a.mp4", Label: 1, Group: "g", Property: "colour"},
+		{Path: filepath.Join(dir, "sub", "b, c.mp4"), Name: "sub/b, c.mp4", Label: 0, Group: "g", Property: "colour"},
+		{Path: "/abs/d.mp4", Name: "/abs/d.mp4", Label: 0, Group: "g", Property: "colour"},
 	}
 	for i := range want {
 		if videos[i] != want[i] {

@@ -3,6 +3,7 @@
 // something implausible happens the error is high.
 //
 //	pairs.go     pairs.csv -> the videos to score
+//	datasets.go  the folder of a benchmark -> the same; intphys.go, intphys2.go, grasp.go, inflevel.go
 //	windows.go   frames -> sliding windows; token errors -> surprise
 //	score.go     videos + model (+ its untrained twin) -> a score file
 //
@@ -24,13 +25,21 @@ import (
 // Spec says how windows are taken and reduced; see compare.Spec.
 type Spec = compare.Spec
 
-// Video is one row of a pairs file.
+// Video is one row of a pairs file, or one video of a dataset.
 type Video struct {
-	Path     string // of the file
-	Name     string // as the pairs file names it, for the record; empty: Path
+	Path     string // of the file, or of the folder of its frames
+	Name     string // as the pairs file or dataset names it, for the record; empty: Path
 	Label    int    // 1 possible, 0 impossible
 	Group    string // videos of a group share everything but the event
 	Property string // what the event violates
+
+	// Pair names the pair inside the group, where the dataset says it; where a video of the
+	// group has none, pairs are found by how long videos look alike.
+	Pair  string
+	First int // number of the frame of the file that scoring begins with
+	// EqualLength leaves out frames at the start, after First, until the videos of the pair
+	// are as long as its shortest.
+	EqualLength bool
 }
 
 func (v *Video) name() string {

@@ -6,10 +6,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -23,7 +25,9 @@ import (
 type Config struct {
 	Videos []Video // see ReadPairs
 	Folder string  // that names in Videos are relative to, absolute, for the record; may be empty
-	Spec   Spec
+	// Dataset is where the videos came from, for the record; nil for a pairs file.
+	Dataset *compare.Dataset
+	Spec    Spec
 
 	Size    int // pixels, height and width the model takes
 	Patch   int // pixels, height and width of a token
@@ -43,6 +47,8 @@ type Config struct {
 
 	// Read decodes a video; nil means ReadFrames of decoders that Score starts for itself.
 	Read func(ctx context.Context, path string, o video.ReadOptions) (*video.Clip, error)
+	// Count tells how many frames a video has, for Video.EqualLength; nil means CountFrames of those decoders.
+	Count func(ctx context.Context, path string) (int, error)
 }
 
 // Progress is how far a scoring run is.
@@ -86,6 +92,8 @@ func (c *Config) validate() error {
 		return errors.New("decoder: empty")
 	case c.Batch < 1:
 		return fmt.Errorf("batch: %d windows, want at least 1", c.Batch)
+	case c.MaxFrames < c.Spec.MaxFrames:
+		return fmt.Errorf("max_frames: %d, below the %d that the spec takes", c.MaxFrames, c.Spec.MaxFrames)
 	case c.MaxFrames < c.Spec.Window:
 		return fmt.Errorf("max_frames: %d, below the window of %d", c.MaxFrames, c.Spec.Window)
 	case int64(c.Spec.Window) > 1<<16 || int64(c.Size) > 1<<14,
@@ -110,10 +118,15 @@ func (c *Config) validate() error {
 // the next one, which is decoded meanwhile, and small thumbnails of one group.
 func Score(ctx context.Context, c Config) (*compare.File, error) {
 	c.setDefaults()
-	if c.Read == nil {
+	if c.Read == nil || c.Count == nil {
 		decoders, done := video.OwnPool(nil)
 		defer done()
-		c.Read = decoders.ReadFrames
+		if c.Read == nil {
+			c.Read = decoders.ReadFrames
+		}
+		if c.Count == nil {
+			c.Count = decoders.CountFrames
+		}
 	}
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("scoring: %w", err)
@@ -155,16 +168,24 @@ func Score(ctx context.Context, c Config) (*compare.File, error) {
 type decodedVideo struct {
 	clip   *video.Clip
 	sha256 string
+	first  int    // frame of the file that the clip begins with
+	exact  bool   // frames were stored without loss, so equal ones are equal to the last bit
 	skip   string // reason
 }
 
 // readAll decodes the videos in order.
 func readAll(ctx context.Context, c *Config, groups [][]Video, out chan<- decodedVideo) error {
 	for _, g := range groups {
-		for _, v := range g {
-			d, err := read(ctx, c, v.Path)
-			if err != nil {
-				return fmt.Errorf("reading %s: %w", v.Path, err)
+		starts, err := starts(ctx, c, g)
+		if err != nil {
+			return err
+		}
+		for i, v := range g {
+			d := starts[i]
+			if d.skip == "" {
+				if d, err = read(ctx, c, v.Path, d.first); err != nil {
+					return fmt.Errorf("reading %s: %w", v.Path, err)
+				}
 			}
 			select {
 			case out <- d:
@@ -176,12 +197,51 @@ func readAll(ctx context.Context, c *Config, groups [][]Video, out chan<- decode
 	return nil
 }
 
-func read(ctx context.Context, c *Config, path string) (decodedVideo, error) {
-	digest, err := fileSHA256(path)
+// starts tells for each video of a group which frame it begins with, or why it cannot be used.
+func starts(ctx context.Context, c *Config, videos []Video) ([]decodedVideo, error) {
+	out := make([]decodedVideo, len(videos))
+	left := make([]int, len(videos)) // frames from First on
+	shortest := map[string]int{}     // by pair
+	for i, v := range videos {
+		out[i].first = v.First
+		if !v.EqualLength {
+			continue
+		}
+		frames, err := c.Count(ctx, v.Path)
+		var unusable *video.FileError
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case errors.As(err, &unusable):
+			out[i].skip = unusable.Reason
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("counting the frames of %s: %w", v.Path, err)
+		}
+		left[i] = frames - v.First
+		if n, ok := shortest[v.Pair]; !ok || left[i] < n {
+			shortest[v.Pair] = left[i]
+		}
+	}
+	for i, v := range videos {
+		if v.EqualLength && out[i].skip == "" {
+			out[i].first += left[i] - shortest[v.Pair]
+		}
+	}
+	return out, nil
+}
+
+func read(ctx context.Context, c *Config, path string, first int) (decodedVideo, error) {
+	digest, exact, err := contentSHA256(path)
 	if err != nil {
 		return decodedVideo{skip: err.Error()}, nil
 	}
-	clip, err := c.Read(ctx, path, video.ReadOptions{Size: c.Size, FrameStep: c.Spec.FrameStep, FPS: c.Spec.FPS, MaxFrames: c.MaxFrames})
+	options := video.ReadOptions{Size: c.Size, FrameStep: c.Spec.FrameStep, FPS: c.Spec.FPS, MaxFrames: c.MaxFrames,
+		First: first, Whole: c.Spec.Crop == compare.CropWhole}
+	if c.Spec.MaxFrames > 0 {
+		options.MaxFrames = c.Spec.MaxFrames
+	}
+	clip, err := c.Read(ctx, path, options)
 	var unusable *video.FileError
 	switch {
 	case ctx.Err() != nil:
@@ -190,34 +250,55 @@ func read(ctx context.Context, c *Config, path string) (decodedVideo, error) {
 		return decodedVideo{skip: unusable.Reason}, nil
 	case err != nil:
 		return decodedVideo{}, err
-	case clip.More:
+	case clip.More && c.Spec.MaxFrames == 0:
 		return decodedVideo{skip: fmt.Sprintf("longer than %d frames after sampling", c.MaxFrames)}, nil
 	case clip.Frames < c.Spec.Window:
 		return decodedVideo{skip: fmt.Sprintf("%d frames after sampling, a window has %d", clip.Frames, c.Spec.Window)}, nil
 	case clip.Height != c.Size || clip.Width != c.Size || len(clip.Times) != clip.Frames || len(clip.Pix) != clip.Frames*c.Size*c.Size*3:
 		return decodedVideo{}, fmt.Errorf("decoder returned %d frames of %d×%d, %d bytes and %d times; want %d×%d", clip.Frames, clip.Height, clip.Width, len(clip.Pix), len(clip.Times), c.Size, c.Size)
 	}
-	return decodedVideo{clip: clip, sha256: digest}, nil
+	return decodedVideo{clip: clip, sha256: digest, first: first, exact: exact}, nil
 }
 
-func fileSHA256(path string) (string, error) {
+// contentSHA256 is the digest of a file's bytes; of a folder of frames, that of their
+// digests in order, and folder is true.
+func contentSHA256(path string) (digest string, folder bool, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return "", err
+		return "", false, err
+	}
+	h := sha256.New()
+	if info.IsDir() {
+		names, err := video.FrameFiles(path)
+		if err != nil {
+			return "", true, err
+		}
+		for _, name := range names {
+			one := sha256.New()
+			if err := hashFile(one, filepath.Join(path, name)); err != nil {
+				return "", true, err
+			}
+			h.Write(one.Sum(nil))
+		}
+		return hex.EncodeToString(h.Sum(nil)), true, nil
 	}
 	if !info.Mode().IsRegular() {
-		return "", fmt.Errorf("%s is not a regular file", path) // opening a pipe would wait for ever
+		return "", false, fmt.Errorf("%s is not a regular file", path) // opening a pipe would wait for ever
 	}
+	if err := hashFile(h, path); err != nil {
+		return "", false, err
+	}
+	return hex.EncodeToString(h.Sum(nil)), false, nil
+}
+
+func hashFile(h hash.Hash, path string) error {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	_, err = io.Copy(h, f)
+	return err
 }
 
 type scorer struct {
@@ -236,7 +317,7 @@ func newScorer(c *Config) *scorer {
 		predictors: []Predictor{c.Predictor},
 		windows:    make([]float32, c.Batch*3*c.Spec.Window*c.Size*c.Size),
 		reducer:    reducer{spec: c.Spec, tubelets: c.Spec.Window / c.Tubelet, tubeletTokens: side * side},
-		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Decoder: c.Decoder, Precision: c.Precision, Folder: c.Folder,
+		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Decoder: c.Decoder, Precision: c.Precision, Folder: c.Folder, Dataset: c.Dataset,
 			Skipped: []compare.Skipped{}, Sets: []compare.Set{{Name: compare.ModelSet, Model: c.Model}}},
 		progress: Progress{Total: len(c.Videos)},
 	}
@@ -252,6 +333,7 @@ type scoredVideo struct {
 	video      compare.Video
 	scores     []compare.Scores // per set
 	thumbnails [][]uint8
+	frames     []uint64 // digest of each frame, where they were stored without loss; else nil
 }
 
 // group scores the videos of one group as they are decoded, and enters them into
@@ -294,7 +376,12 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		}
 		return nil
 	}
-	match(scored)
+	if slices.ContainsFunc(videos, func(v Video) bool { return v.Pair == "" }) {
+		for i := range scored {
+			scored[i].video.Pair = ""
+		}
+		match(scored)
+	}
 	for _, one := range scored {
 		s.file.Videos = append(s.file.Videos, one.video)
 		for k := range s.file.Sets {
@@ -302,6 +389,20 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		}
 	}
 	return nil
+}
+
+// sharedStart is how many frames two videos have in common before they differ.
+func (v *scoredVideo) sharedStart(other *scoredVideo) int {
+	if v.frames == nil || other.frames == nil {
+		return sharedStart(v.thumbnails, other.thumbnails)
+	}
+	n := min(len(v.frames), len(other.frames))
+	for i := range n {
+		if v.frames[i] != other.frames[i] {
+			return i
+		}
+	}
+	return n
 }
 
 // match names the pairs of a group by the shared start of its videos, where its
@@ -318,7 +419,7 @@ func match(videos []scoredVideo) {
 	shared := make([][]int, len(possible))
 	for p := range possible {
 		for q := range impossible {
-			shared[p] = append(shared[p], sharedStart(videos[possible[p]].thumbnails, videos[impossible[q]].thumbnails))
+			shared[p] = append(shared[p], videos[possible[p]].sharedStart(&videos[impossible[q]]))
 		}
 	}
 	for p, q := range compare.MatchByStart(shared) {
@@ -333,9 +434,12 @@ func (s *scorer) video(ctx context.Context, v Video, d decodedVideo) (scoredVide
 	spec := s.c.Spec
 	starts := WindowStarts(d.clip.Frames, spec.Window, spec.Stride)
 	out := scoredVideo{
-		video: compare.Video{Path: v.name(), Label: v.Label, Group: v.Group, Property: v.Property, SHA256: d.sha256, Frames: d.clip.Frames},
+		video: compare.Video{Path: v.name(), Label: v.Label, Group: v.Group, Property: v.Property, Pair: v.Pair, SHA256: d.sha256, Frames: d.clip.Frames, First: d.first},
 		// The frames themselves are let go after this video.
 		thumbnails: thumbnails(d.clip),
+	}
+	if d.exact {
+		out.frames = frameDigests(d.clip)
 	}
 	for _, from := range starts {
 		out.video.WindowStart = append(out.video.WindowStart, d.clip.Times[from])

@@ -3,6 +3,7 @@ package plausibility
 import (
 	"cmp"
 	"fmt"
+	"hash/fnv"
 	"math"
 	"slices"
 
@@ -150,6 +151,18 @@ func thumbnails(c *video.Clip) [][]uint8 {
 func cellBounds(cell, pixels int) (from, to int) {
 	from = min(cell*pixels/thumbnailCells, pixels-1)
 	return from, max(from+1, (cell+1)*pixels/thumbnailCells)
+}
+
+// frameDigests tells frames apart to the last bit.
+func frameDigests(c *video.Clip) []uint64 {
+	out := make([]uint64, c.Frames)
+	size := c.Height * c.Width * 3
+	for f := range out {
+		h := fnv.New64a()
+		h.Write(c.Pix[f*size : (f+1)*size])
+		out[f] = h.Sum64()
+	}
+	return out
 }
 
 // sharedStart is the first frame at which two videos differ visibly, or the

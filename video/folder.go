@@ -50,7 +50,7 @@ func FrameFiles(folder string) ([]string, error) {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			slices.SortFunc(names, compareNumbered)
+			slices.SortFunc(names, CompareNumbered)
 			return names, nil
 		}
 		if err != nil {
@@ -59,8 +59,8 @@ func FrameFiles(folder string) ([]string, error) {
 	}
 }
 
-// compareNumbered orders names, runs of digits as the numbers they are.
-func compareNumbered(a, b string) int {
+// CompareNumbered orders names, runs of digits in them as the numbers they are.
+func CompareNumbered(a, b string) int {
 	whole := cmp.Compare(a, b) // settles names that differ in leading zeros alone
 	for a != "" && b != "" {
 		digitsA, digitsB := leadingDigits(a), leadingDigits(b)

@@ -158,17 +158,17 @@ func pngHead(width, height uint32) []byte {
 // Names that differ only in how numbers are padded keep their order; the order is one.
 func TestCompareNumbered(t *testing.T) {
 	names := []string{"frame_10.png", "frame_9.png", "frame_1.png", "a.png", "frame_09.png", "frame.png"}
-	slices.SortFunc(names, compareNumbered)
+	slices.SortFunc(names, CompareNumbered)
 	if want := []string{"a.png", "frame.png", "frame_1.png", "frame_09.png", "frame_9.png", "frame_10.png"}; !slices.Equal(names, want) {
 		t.Errorf("%v, want %v", names, want)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.StringMatching(`[a0-2_]{0,5}`)
 		a, b, c := name.Draw(t, "a"), name.Draw(t, "b"), name.Draw(t, "c")
-		if compareNumbered(a, b) != -compareNumbered(b, a) || (compareNumbered(a, b) == 0) != (a == b) {
-			t.Fatalf("%q and %q: %d one way, %d the other", a, b, compareNumbered(a, b), compareNumbered(b, a))
+		if CompareNumbered(a, b) != -CompareNumbered(b, a) || (CompareNumbered(a, b) == 0) != (a == b) {
+			t.Fatalf("%q and %q: %d one way, %d the other", a, b, CompareNumbered(a, b), CompareNumbered(b, a))
 		}
-		if compareNumbered(a, b) < 0 && compareNumbered(b, c) < 0 && compareNumbered(a, c) >= 0 {
+		if CompareNumbered(a, b) < 0 && CompareNumbered(b, c) < 0 && CompareNumbered(a, c) >= 0 {
 			t.Fatalf("%q before %q before %q, but not the first before the last", a, b, c)
 		}
 	})

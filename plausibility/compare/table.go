@@ -254,6 +254,11 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 		}
 		t.Others = append(t.Others, other)
 	}
+	if f.Dataset != nil {
+		for _, note := range f.Dataset.Notes {
+			t.Warnings = append(t.Warnings, f.Dataset.Name+": "+note)
+		}
+	}
 	if len(f.Skipped) > 0 {
 		t.Warnings = append(t.Warnings, fmt.Sprintf("of %d videos %d were skipped; see the list of them", len(f.Videos)+len(f.Skipped), len(f.Skipped)))
 	}
