@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -190,11 +191,25 @@ func TestScoreConfig(t *testing.T) {
 		"contexts, next tubelet":  {`{"contexts":[4]}`, next, compare.Spec{}, "score.contexts: [4], want none"},
 		"contexts out of order":   {`{"contexts":[8,4]}`, masked, compare.Spec{}, "score.contexts[1]: 4 after 8"},
 		"context fills the model": {`{"contexts":[16]}`, masked, compare.Spec{}, "score.contexts[0]: 16 frames"},
+		"published": {`{"protocol":"intphys"}`, masked,
+			compare.Spec{Protocol: "intphys", ProtocolVersion: 1, Window: 16, Stride: 2, FrameStep: 2, Contexts: []int{2, 4, 6, 8, 10}, MaxFrames: 49}, ""},
+		"published, next tubelet": {`{"protocol":"intphys"}`, next, compare.Spec{}, "score.protocol: intphys predicts after contexts"},
+		"published, too long":     {`{"protocol":"inflevel"}`, masked, compare.Spec{}, "score.protocol: inflevel takes windows of 32 frames"},
+		"continuous": {`{"protocol":"continuous","fps":6}`, masked,
+			compare.Spec{Protocol: "continuous", ProtocolVersion: 1, Window: 16, Stride: 2, FPS: 6, Contexts: []int{2, 4, 6, 8, 10, 12, 14}}, ""},
+		"continuous, next tubelet": {`{"protocol":"continuous","topTokens":0}`, next,
+			compare.Spec{Protocol: "continuous", ProtocolVersion: 1, Window: 16, Stride: 2, FrameStep: 1}, ""},
+		"a dataset":        {`{"dataset":"grasp"}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 10, TopTokens: 4}, ""},
+		"a dataset, given": {`{"dataset":"grasp","frameStep":3}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 3, TopTokens: 4}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			given := strings.Replace(c.spec, "{", `{"score":{"pairs":"p.csv","model":"m",`, 1)
+			from, step := `"pairs":"p.csv"`, 0
+			if strings.Contains(c.spec, "dataset") {
+				from, step = `"root":"r"`, 10
+			}
+			given := strings.Replace(c.spec, "{", `{"score":{`+from+`,"model":"m",`, 1)
 			given = strings.Replace(given, ",}", "}", 1) + "}"
-			cfg, err := scoreConfig(complete(t, given).GetScore(), c.model)
+			cfg, err := scoreConfig(complete(t, given).GetScore(), c.model, step)
 			if c.refuse != "" {
 				if err == nil || !strings.Contains(err.Error(), c.refuse) {
 					t.Errorf("error %v, want %q", err, c.refuse)
@@ -439,6 +454,44 @@ func TestScoreTakesRelativePaths(t *testing.T) {
 	}
 	if _, err := (Jobs{DataRoots: []string{videos.ClipsDir}}).Score(t.Context(), score, score.Model, run); err == nil || !strings.HasPrefix(err.Error(), "score.pairs: ") {
 		t.Errorf("pairs outside the root: %v", err)
+	}
+}
+
+// The videos of a benchmark, in its layout, are scored under a protocol, and the file says so; a root outside the data
+// roots is refused.
+func TestScoreDataset(t *testing.T) {
+	videos := tinyVideos(t)
+	root := filepath.Dir(videos.PairsCSV)
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	spec.GetTrain().Steps = 1
+	trained, err := Jobs{}.Train(t.Context(), spec.GetTrain(), filepath.Join(root, "run"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := plausibility.ReadPairs(videos.PairsCSV, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range made[:2] { // a possible video and an impossible one
+		folder := filepath.Join(root, "grasp", "level2", []string{"P_Gravity", "IP_Gravity"}[i])
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(v.Path, filepath.Join(folder, "000.avi")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	score := complete(t, fmt.Sprintf(`{"score":{"dataset":"grasp","root":%q,"model":%q,"protocol":"continuous","frameStep":1,"skipTwin":true}}`,
+		filepath.Join(root, "grasp"), trained.Checkpoint)).GetScore()
+	file, err := (Jobs{DataRoots: []string{root}}).Score(t.Context(), score, score.Model, &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(file.Videos) != 2 || file.Dataset.Name != "grasp" || len(file.Dataset.Notes) != 15 || file.Spec.Protocol != "continuous" || file.Folder != filepath.Join(root, "grasp", "level2") {
+		t.Errorf("%d videos of %+v in %s, spec %+v", len(file.Videos), file.Dataset, file.Folder, file.Spec)
+	}
+	if _, err := (Jobs{DataRoots: []string{videos.ClipsDir}}).Score(t.Context(), score, score.Model, &recorder{}); err == nil || !strings.HasPrefix(err.Error(), "score.root: ") {
+		t.Errorf("a dataset outside the data roots: %v", err)
 	}
 }
 

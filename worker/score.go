@@ -24,16 +24,9 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 	if err != nil {
 		return nil, err
 	}
-	pairs, err := localPath(spec.GetPairs())
+	source, err := j.videos(spec)
 	if err != nil {
-		return nil, fmt.Errorf("score.pairs: %w", err)
-	}
-	if _, err := video.Below(j.DataRoots, pairs); err != nil {
-		return nil, fmt.Errorf("score.pairs: %w", err)
-	}
-	folder, err := filepath.Abs(filepath.Dir(pairs))
-	if err != nil {
-		return nil, fmt.Errorf("score.pairs: %w", err)
+		return nil, err
 	}
 	if !strings.HasPrefix(spec.GetModel(), "jobs/") { // a job's model lies where the coordinator keeps artifacts
 		if modelPath, err = localPath(modelPath); err != nil {
@@ -43,19 +36,16 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 			return nil, fmt.Errorf("score.model: %w", err)
 		}
 	}
-	videos, err := plausibility.ReadPairs(pairs, j.DataRoots)
-	if err != nil {
-		return nil, fmt.Errorf("score.pairs: %w", err)
-	}
 	trained, err := plausibility.OpenModel(modelPath)
 	if err != nil {
 		return nil, fmt.Errorf("score.model: %w", err)
 	}
-	cfg, err := scoreConfig(spec, trained.Config)
+	cfg, err := scoreConfig(spec, trained.Config, source.frameStep)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Videos, cfg.Folder, cfg.Model, cfg.Decoder, cfg.Precision = videos, folder, trained.Record, video.Decoder(), string(machine.Precision)
+	cfg.Videos, cfg.Folder, cfg.Dataset = source.videos, source.folder, source.dataset
+	cfg.Model, cfg.Decoder, cfg.Precision = trained.Record, video.Decoder(), string(machine.Precision)
 	network, err := trained.Network(cfg.Spec, ScoreBatch, machine)
 	if err != nil {
 		return nil, fmt.Errorf("building model %s: %w", modelPath, err)
@@ -73,7 +63,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 	}
 	decoders, done := video.OwnPool(j.Decoders)
 	defer done()
-	cfg.Read = decoders.ReadFrames
+	cfg.Read, cfg.Count = decoders.ReadFrames, decoders.CountFrames
 	cfg.Progress = func(p plausibility.Progress) {
 		r.Progress(&surmisev1.Progress{
 			Phase: "scoring", Step: int32(p.Done), Steps: int32(p.Total),
@@ -81,6 +71,45 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 		})
 	}
 	return plausibility.Score(ctx, cfg)
+}
+
+// scoreVideos is what a job scores.
+type scoreVideos struct {
+	videos    []plausibility.Video
+	folder    string           // absolute; what their names are relative to
+	dataset   *compare.Dataset // nil for a pairs file
+	frameStep int              // of the dataset, for a job that names no other; 0 for a pairs file
+}
+
+// videos reads the pairs file or the dataset.
+func (j Jobs) videos(spec *surmisev1.ScoreSpec) (scoreVideos, error) {
+	field, name := "score.pairs", spec.GetPairs()
+	if spec.GetDataset() != "" {
+		field, name = "score.root", spec.GetRoot()
+	}
+	path, err := localPath(name)
+	if err == nil {
+		_, err = video.Below(j.DataRoots, path)
+	}
+	if err != nil {
+		return scoreVideos{}, fmt.Errorf("%s: %w", field, err)
+	}
+	if spec.GetDataset() != "" {
+		d, err := plausibility.ReadDataset(spec.GetDataset(), path, j.DataRoots)
+		if err != nil {
+			return scoreVideos{}, fmt.Errorf("%s: %w", field, err)
+		}
+		return scoreVideos{d.Videos, d.Folder, &compare.Dataset{Name: d.Name, Notes: d.Notes}, d.FrameStep}, nil
+	}
+	folder, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return scoreVideos{}, fmt.Errorf("%s: %w", field, err)
+	}
+	videos, err := plausibility.ReadPairs(path, j.DataRoots)
+	if err != nil {
+		return scoreVideos{}, fmt.Errorf("%s: %w", field, err)
+	}
+	return scoreVideos{videos: videos, folder: folder}, nil
 }
 
 // scoreMachine is what a spec asks of this machine, with precision auto resolved.
@@ -97,8 +126,8 @@ func scoreMachine(s *surmisev1.ScoreSpec) (cpu.Options, error) {
 }
 
 // scoreConfig maps a complete spec, field by field. What the API leaves to the model, window, contexts and top_tokens, is
-// as in compare.DefaultSpec.
-func scoreConfig(s *surmisev1.ScoreSpec, m model.Config) (plausibility.Config, error) {
+// as in compare.DefaultSpec, or as the protocol says. datasetStep is the dataset's frame step, or 0.
+func scoreConfig(s *surmisev1.ScoreSpec, m model.Config, datasetStep int) (plausibility.Config, error) {
 	if w := int(s.GetWindow()); w != 0 && w != m.Frames {
 		return plausibility.Config{}, fmt.Errorf("score.window: %d frames, but the model's clips have %d, and no other number will do", w, m.Frames)
 	}
@@ -107,7 +136,24 @@ func scoreConfig(s *surmisev1.ScoreSpec, m model.Config) (plausibility.Config, e
 		return plausibility.Config{}, fmt.Errorf("score.contexts: %v, want none: the model is a next_tubelet one, which sees every past", s.GetContexts())
 	}
 	spec := compare.DefaultSpec(m.Frames, m.Tubelet, next)
-	spec.Stride, spec.FrameStep, spec.FPS = int(s.GetStride()), int(s.GetFrameStep()), s.GetFps()
+	spec.Stride = int(s.GetStride())
+	settled := false
+	if name := s.GetProtocol(); name != "" {
+		protocol, err := compare.FindProtocol(name)
+		if err == nil {
+			spec, err = protocol.For(m.Frames, m.Tubelet, next)
+		}
+		if err != nil {
+			return plausibility.Config{}, fmt.Errorf("score.%w", err)
+		}
+		settled = protocol.Fixed()
+	}
+	if !settled {
+		spec.FrameStep, spec.FPS = int(s.GetFrameStep()), s.GetFps()
+		if spec.FrameStep == 0 && spec.FPS == 0 {
+			spec.FrameStep = datasetStep
+		}
+	}
 	if len(s.GetContexts()) > 0 {
 		spec.Contexts = nil
 	}

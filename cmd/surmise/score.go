@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/worker"
@@ -19,19 +20,22 @@ func newScoreCommand() *cobra.Command {
 	var topTokens int32
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "score --model MODEL --pairs PAIRS.csv --out SCORES.json",
+		Use:   "score --model MODEL (--pairs PAIRS.csv | --dataset NAME --root DIR) --out SCORES.json",
 		Short: "Score videos without a coordinator",
-		Long: `Measure how surprising the videos of a pairs file are to a model, and to its untrained twin, in this process. The scores go
-to a file that 'surmise compare' reads; what they show is printed.`,
-		Args: cobra.NoArgs,
+		Long: `Measure how surprising the videos of a pairs file, or of a published benchmark, are to a model, and to its untrained twin,
+in this process. The scores go to a file that 'surmise compare' reads; what they show is printed. With --protocol, the
+settings are those of a protocol, whose name and version are recorded in the file.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&spec.Model, "model", "", "checkpoint folder or .safetensors file")
 	flags.StringVar(&spec.Pairs, "pairs", "", "CSV file with the columns path,label,group,property; label 1 is possible, 0 impossible")
+	flags.StringVar(&spec.Dataset, "dataset", "", "in place of --pairs, the benchmark that lies in --root: intphys, intphys2, grasp or inflevel")
+	flags.StringVar(&spec.Root, "root", "", "folder of the dataset, as it is published")
+	flags.StringVar(&spec.Protocol, "protocol", "", "settings as published (intphys, grasp, inflevel), or every context at every tubelet (continuous)")
 	flags.StringVar(&out, "out", "", "file to write the scores to")
 	flags.Int32Var(&spec.Window, "window", 0, "frames of a window; only what the model takes, the default, will do")
 	flags.Int32Var(&spec.Stride, "stride", 0, "frames between the starts of windows (default 2)")
-	flags.Int32Var(&spec.FrameStep, "frame-step", 0, "take every n-th frame (default 1)")
+	flags.Int32Var(&spec.FrameStep, "frame-step", 0, "take every n-th frame (default 1, for a dataset as published)")
 	flags.Float64Var(&spec.Fps, "fps", 0, "take so many frames per second, in place of --frame-step")
 	flags.Int32SliceVar(&spec.Contexts, "contexts", nil, "frames the model sees before it predicts, one score each (default one to five eighths of the window)")
 	flags.Int32Var(&topTokens, "top-tokens", 0, "take of each tubelet the mean over its N worst tokens, 0 for all (default 4 for next_tubelet models, else 0)")
@@ -41,16 +45,32 @@ to a file that 'surmise compare' reads; what they show is printed.`,
 	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32 or bf16 (default auto)")
 	flags.StringArrayVar(&roots, "data-root", nil, "folder below which files may be named; repeat for more (default any)")
 	flags.BoolVar(&asJSON, "json", false, "print what the scores show as JSON")
-	for _, name := range []string{"model", "pairs", "out"} {
+	for _, name := range []string{"model", "out"} {
 		cobra.CheckErr(cmd.MarkFlagRequired(name))
 	}
 	cobra.CheckErr(cmd.MarkFlagFilename("pairs", "csv"))
 	cobra.CheckErr(cmd.MarkFlagFilename("out", "json"))
+	cobra.CheckErr(cmd.MarkFlagDirname("root"))
+	cmd.MarkFlagsMutuallyExclusive("pairs", "dataset")
+	cmd.MarkFlagsRequiredTogether("dataset", "root")
+	for flag, values := range map[string][]string{"dataset": plausibility.DatasetNames(), "protocol": compare.ProtocolNames()} {
+		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if !flags.Changed("dataset") {
+			cobra.CheckErr(cmd.MarkFlagRequired("pairs")) // required flags are looked at after this
+		}
+		return cobra.NoArgs(cmd, args)
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if flags.Changed("top-tokens") {
 			spec.TopTokens = &topTokens
 		}
-		if err := mustExist("pairs", spec.Pairs); err != nil {
+		videos, path := "pairs", spec.Pairs
+		if spec.Dataset != "" {
+			videos, path = "root", spec.Root
+		}
+		if err := mustExist(videos, path); err != nil {
 			return err
 		}
 		if err := mustExist("model", spec.Model); err != nil {

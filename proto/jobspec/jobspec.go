@@ -37,7 +37,7 @@ func (e Errors) Error() string {
 
 // Complete returns a copy of spec with every default filled in, as the comments of job.proto state them. An error is an
 // Errors unless a rule itself is broken. Left to the worker, which has the model: a scoring job's window, contexts and
-// top_tokens; and threads, 0 for all that it has.
+// top_tokens, and what its protocol or dataset settles; and threads, 0 for all that it has.
 func Complete(spec *surmisev1.JobSpec) (*surmisev1.JobSpec, error) {
 	if err := Validate(spec); err != nil {
 		return nil, err
@@ -305,15 +305,49 @@ func completeOptimizer(o *surmisev1.OptimizerSpec, steps int32) Errors {
 }
 
 func completeScore(s *surmisev1.ScoreSpec) Errors {
-	setDefault(&s.Stride, 2)
+	var errs Errors
+	fault := func(field, problem string, args ...any) {
+		errs = append(errs, FieldError{"score." + field, fmt.Sprintf(problem, args...)})
+	}
+	switch {
+	case s.Dataset == "" && s.Pairs == "":
+		fault("pairs", "is required unless a dataset is named")
+	case s.Dataset != "" && s.Pairs != "":
+		fault("pairs", "must be empty with score.dataset %s, got %q", s.Dataset, s.Pairs)
+	}
+	switch {
+	case s.Dataset == "" && s.Root != "":
+		fault("root", "belongs to score.dataset, which is empty, got %q", s.Root)
+	case s.Dataset != "" && s.Root == "":
+		fault("root", "is required with score.dataset %s", s.Dataset)
+	}
+	if s.Protocol != "" {
+		settled := []struct {
+			field string
+			given bool
+		}{{"window", s.Window != 0}, {"stride", s.Stride != 0}, {"contexts", len(s.Contexts) > 0}}
+		if s.Protocol != "continuous" {
+			settled = append(settled, []struct {
+				field string
+				given bool
+			}{{"frame_step", s.FrameStep != 0}, {"fps", s.Fps != 0}, {"top_tokens", s.TopTokens != nil}}...)
+		}
+		for _, f := range settled {
+			if f.given {
+				fault(f.field, "is settled by score.protocol %s and must be left empty", s.Protocol)
+			}
+		}
+	}
 	setDefault(&s.Precision, "auto")
-	if s.Fps == 0 {
+	if s.Protocol == "" {
+		setDefault(&s.Stride, 2)
+	}
+	if s.Fps == 0 && s.Dataset == "" && (s.Protocol == "" || s.Protocol == "continuous") {
 		setDefault(&s.FrameStep, 1)
 	}
-	var errs Errors
 	for i, c := range s.Contexts {
 		if s.Window != 0 && c >= s.Window {
-			errs = append(errs, FieldError{fmt.Sprintf("score.contexts[%d]", i), fmt.Sprintf("must be below window %d, got %d", s.Window, c)})
+			fault(fmt.Sprintf("contexts[%d]", i), "must be below window %d, got %d", s.Window, c)
 		}
 	}
 	return errs

@@ -119,6 +119,16 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"train":{"data":["d"],"precision":"fp16"}}`, "train.precision", "got fp16"},
 		{`{"score":{"pairs":"p.csv","model":"m","precision":"BF16"}}`, "score.precision", "got BF16"},
 		{`{"score":{"pairs":"p.csv"}}`, "score.model", "1 character"},
+		{`{"score":{"model":"m"}}`, "score.pairs", "is required unless a dataset is named"},
+		{`{"score":{"model":"m","pairs":"p.csv","dataset":"grasp","root":"r"}}`, "score.pairs", `must be empty with score.dataset grasp, got "p.csv"`},
+		{`{"score":{"model":"m","dataset":"grasp"}}`, "score.root", "is required with score.dataset grasp"},
+		{`{"score":{"model":"m","pairs":"p.csv","root":"r"}}`, "score.root", `got "r"`},
+		{`{"score":{"model":"m","dataset":"GRASP","root":"r"}}`, "score.dataset", "got GRASP"},
+		{`{"score":{"model":"m","pairs":"p.csv","protocol":"published"}}`, "score.protocol", "got published"},
+		{`{"score":{"model":"m","pairs":"p.csv","protocol":"intphys","stride":4}}`, "score.stride", "is settled by score.protocol intphys"},
+		{`{"score":{"model":"m","pairs":"p.csv","protocol":"intphys","fps":4}}`, "score.fps", "is settled by score.protocol intphys"},
+		{`{"score":{"model":"m","pairs":"p.csv","protocol":"grasp","topTokens":0}}`, "score.top_tokens", "is settled by score.protocol grasp"},
+		{`{"score":{"model":"m","pairs":"p.csv","protocol":"continuous","contexts":[4]}}`, "score.contexts", "is settled by score.protocol continuous"},
 		{`{"score":{"pairs":"p.csv","model":"m","window":8,"contexts":[8]}}`, "score.contexts[0]", "got 8"},
 	} {
 		_, err := jobspec.Complete(parse(t, c.spec))

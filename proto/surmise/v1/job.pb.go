@@ -1120,11 +1120,11 @@ func (x *OptimizerSpec) GetVarianceCoeff() float64 {
 	return 0
 }
 
-// ScoreSpec measures how surprising videos are to a model. pairs and model are required.
+// ScoreSpec measures how surprising videos are to a model. Required are the model, and pairs or a dataset with its root.
 type ScoreSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// CSV file with the columns path,label,group,property as the worker sees it; label 1 is possible, 0 impossible; paths
-	// in it are relative to it.
+	// in it are relative to it. Empty when a dataset is named.
 	Pairs string `protobuf:"bytes,1,opt,name=pairs,proto3" json:"pairs,omitempty"`
 	// The model: "jobs/{id}" of a training job that has succeeded, a checkpoint folder, or a .safetensors file.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
@@ -1132,7 +1132,7 @@ type ScoreSpec struct {
 	Window int32 `protobuf:"varint,3,opt,name=window,proto3" json:"window,omitempty"`
 	// Frames between the starts of windows; default 2.
 	Stride int32 `protobuf:"varint,4,opt,name=stride,proto3" json:"stride,omitempty"`
-	// As in SamplingSpec; default 1 and 0.
+	// As in SamplingSpec; default 1 and 0, for a dataset the step it was published with.
 	FrameStep int32   `protobuf:"varint,5,opt,name=frame_step,json=frameStep,proto3" json:"frame_step,omitempty"`
 	Fps       float64 `protobuf:"fixed64,6,opt,name=fps,proto3" json:"fps,omitempty"`
 	// Frames of a window that the model sees before it predicts the rest, one score each; default one to five eighths of
@@ -1148,7 +1148,16 @@ type ScoreSpec struct {
 	// CPU threads; default 0: all cores that the worker may use. A worker with fewer cores fails the job.
 	Threads int32 `protobuf:"varint,11,opt,name=threads,proto3" json:"threads,omitempty"`
 	// As in TrainSpec. It need not be the precision that the model was trained in.
-	Precision     string `protobuf:"bytes,12,opt,name=precision,proto3" json:"precision,omitempty"`
+	Precision string `protobuf:"bytes,12,opt,name=precision,proto3" json:"precision,omitempty"`
+	// A benchmark in the layout it is published in, in place of pairs: "intphys" (the dev set), "intphys2" (Main or Debug),
+	// "grasp" (level 2) or "inflevel".
+	Dataset string `protobuf:"bytes,13,opt,name=dataset,proto3" json:"dataset,omitempty"`
+	// Folder of the dataset as the worker sees it.
+	Root string `protobuf:"bytes,14,opt,name=root,proto3" json:"root,omitempty"`
+	// Settings under a name, recorded with the scores: "intphys", "grasp" and "inflevel" as published, which settle window,
+	// stride, frame_step, contexts and top_tokens for masked models; "continuous": a window at every tubelet, every
+	// context length, which settles window, stride and contexts. A field that the protocol settles must be left empty.
+	Protocol      string `protobuf:"bytes,15,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1263,6 +1272,27 @@ func (x *ScoreSpec) GetThreads() int32 {
 func (x *ScoreSpec) GetPrecision() string {
 	if x != nil {
 		return x.Precision
+	}
+	return ""
+}
+
+func (x *ScoreSpec) GetDataset() string {
+	if x != nil {
+		return x.Dataset
+	}
+	return ""
+}
+
+func (x *ScoreSpec) GetRoot() string {
+	if x != nil {
+		return x.Root
+	}
+	return ""
+}
+
+func (x *ScoreSpec) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
 	}
 	return ""
 }
@@ -1779,10 +1809,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\xd6\x04\n" +
-	"\tScoreSpec\x12 \n" +
-	"\x05pairs\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05pairs\x12 \n" +
+	"_clip_norm\"\x84\x06\n" +
+	"\tScoreSpec\x12\x1e\n" +
+	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05model\x12\"\n" +
 	"\x06window\x18\x03 \x01(\x05B\n" +
@@ -1801,7 +1830,11 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	" \x01(\x04R\x04seed\x12$\n" +
 	"\athreads\x18\v \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x127\n" +
-	"\tprecision\x18\f \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision:h\xbaHe\x1ac\n" +
+	"\tprecision\x18\f \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision\x12E\n" +
+	"\adataset\x18\r \x01(\tB+\xbaH(r&R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\adataset\x12\x1c\n" +
+	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12I\n" +
+	"\bprotocol\x18\x0f \x01(\tB-\xbaH*r(R\x00R\aintphysR\x05graspR\binflevelR\n" +
+	"continuousR\bprotocol:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\r\n" +
 	"\v_top_tokens\"\xae\x04\n" +
 	"\bProgress\x12\x1d\n" +
