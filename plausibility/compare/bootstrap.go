@@ -36,6 +36,45 @@ func (r *resampler) draw() []float64 {
 	return r.weight
 }
 
+// once is the weight of the data themselves: every group once.
+func (r *resampler) once() []float64 {
+	return ones(len(r.weight))
+}
+
+func ones(n int) []float64 {
+	out := make([]float64, n)
+	for i := range out {
+		out[i] = 1
+	}
+	return out
+}
+
+// seeds draws the seeds of each column with replacement, for columns with several: what
+// another training of the same model would give is part of the uncertainty. once holds
+// [columns][seeds].
+func (r *resampler) seeds(once [][]float64) [][]float64 {
+	out := make([][]float64, len(once))
+	for c := range once {
+		if len(once[c]) == 1 {
+			out[c] = once[c]
+			continue
+		}
+		out[c] = make([]float64, len(once[c]))
+		for range once[c] {
+			out[c][r.rng.IntN(len(once[c]))]++
+		}
+	}
+	return out
+}
+
+func eachSeedOnce(surprise [][][]float64) [][]float64 {
+	out := make([][]float64, len(surprise))
+	for c := range surprise {
+		out[c] = ones(len(surprise[c]))
+	}
+	return out
+}
+
 // percentileInterval is the percentile bootstrap interval of value from its
 // resampled values, which it sorts. lowest and highest bound what the number can
 // be at all.

@@ -15,10 +15,16 @@ const MinPossible = 10
 type Single struct {
 	AUROC float64 `json:"auroc"`
 	AUPRC float64 `json:"auprc"` // trapezoid area, as published; not average precision
+	// AUPRCInterval resamples groups; the interval of AUROC is in the pooled row.
+	AUPRCInterval Interval `json:"auprc_interval"`
 	// AbsoluteAccuracy takes a video for impossible above Threshold, the 90th
 	// percentile of the possible ones. Absent below MinPossible possible videos.
 	AbsoluteAccuracy *float64 `json:"absolute_accuracy,omitempty"`
-	Threshold        *float64 `json:"threshold,omitempty"`
+	Threshold        *float64 `json:"threshold,omitempty"` // absent for a mean over seeds
+	// AbsoluteInterval is that of AbsoluteAccuracy, the threshold found anew in every resample.
+	AbsoluteInterval *Interval `json:"absolute_accuracy_interval,omitempty"`
+	PossibleBelow    *float64  `json:"possible_below_threshold,omitempty"`   // share of possible videos judged rightly
+	ImpossibleAbove  *float64  `json:"impossible_above_threshold,omitempty"` // share of impossible videos judged rightly
 	// BestAbsoluteAccuracy takes the best threshold on these very videos: an
 	// oracle, an upper bound and not a result.
 	BestAbsoluteAccuracy float64 `json:"best_absolute_accuracy_oracle"`
@@ -46,6 +52,10 @@ func SingleVideos(surprise []float64, labels []int) (Single, error) {
 		threshold := possible[int(math.Ceil(0.9*float64(n)))]
 		share := accuracy(threshold)
 		s.Threshold, s.AbsoluteAccuracy = &threshold, &share
+		below, _ := slices.BinarySearch(possible, threshold)
+		upTo, _ := slices.BinarySearch(impossible, math.Nextafter(threshold, math.Inf(1)))
+		possibleBelow, impossibleAbove := float64(below)/float64(n), float64(len(impossible)-upTo)/float64(len(impossible))
+		s.PossibleBelow, s.ImpossibleAbove = &possibleBelow, &impossibleAbove
 	} else {
 		s.Warning = fmt.Sprintf("%d possible videos: the 90th percentile needs at least %d", n, MinPossible)
 	}

@@ -50,9 +50,9 @@ func rowGroups(groups []group) []namedGroups {
 	return append(rows, namedGroups{All, true, groups})
 }
 
-// makeRow computes one row from the surprise of every column, [columns][N].
+// makeRow computes one row from the surprise of every column and seed, [columns][seeds][N].
 // withAUROC false leaves the AUROC, most of the work, at zero.
-func makeRow(r namedGroups, names []string, surprise [][]float64, o Options, withAUROC bool) (Row, error) {
+func makeRow(r namedGroups, names []string, surprise [][][]float64, o Options, withAUROC bool) (Row, error) {
 	row := Row{Name: r.name, Pooled: r.pooled, Groups: len(r.groups)}
 	pairs := make([]float64, len(r.groups)) // [G]
 	for g := range r.groups {
@@ -62,14 +62,16 @@ func makeRow(r namedGroups, names []string, surprise [][]float64, o Options, wit
 	if row.Pairs == 0 {
 		return row, fmt.Errorf("%s: no pair of a possible and an impossible video", r.name)
 	}
-	results := make([]pairResult, len(surprise)) // per column
+	results := make([][]pairResult, len(surprise)) // [columns][seeds]
 	for c := range surprise {
-		results[c] = judge(r.groups, surprise[c])
+		for _, seed := range surprise[c] {
+			results[c] = append(results[c], judge(r.groups, seed))
+		}
 	}
 
 	// figures[c][statistic] of one resample, or of the data themselves.
 	const accuracy, groupAccuracy, auroc, statistics = 0, 1, 2, 3
-	figures := func(weight []float64) [][statistics]float64 {
+	figures := func(weight []float64, seeds [][]float64) [][statistics]float64 {
 		out := make([][statistics]float64, len(results))
 		var totalPairs, totalGroups float64
 		for g, w := range weight {
@@ -77,28 +79,29 @@ func makeRow(r namedGroups, names []string, surprise [][]float64, o Options, wit
 			totalGroups += w
 		}
 		for c := range results {
-			var wins, groupWins float64
-			for g, w := range weight {
-				wins += w * results[c].wins[g]
-				groupWins += w * results[c].groupWins[g]
-			}
-			out[c] = [statistics]float64{wins / totalPairs, groupWins / totalGroups, 0}
-			if withAUROC {
-				out[c][auroc] = weightedAUROC(&results[c], weight)
+			for k := range results[c] {
+				share := seeds[c][k] / float64(len(results[c]))
+				if share == 0 {
+					continue
+				}
+				var wins, groupWins float64
+				for g, w := range weight {
+					wins += w * results[c][k].wins[g]
+					groupWins += w * results[c][k].groupWins[g]
+				}
+				out[c][accuracy] += share * wins / totalPairs
+				out[c][groupAccuracy] += share * groupWins / totalGroups
+				if withAUROC {
+					out[c][auroc] += share * weightedAUROC(&results[c][k], weight)
+				}
 			}
 		}
 		return out
 	}
-	once := make([]float64, len(r.groups))
-	for g := range once {
-		once[g] = 1
-	}
-	values := figures(once)
+	draws := newResampler(o.Seed, stream(r.name), len(r.groups))
+	once, seedsOnce := draws.once(), eachSeedOnce(surprise)
+	values := figures(once, seedsOnce)
 
-	// The stream depends on the row alone, so a row's interval does not change with the other rows.
-	stream := fnv.New64a()
-	stream.Write([]byte(r.name))
-	draws := newResampler(o.Seed, stream.Sum64(), len(r.groups))
 	resampled := make([][statistics][]float64, len(results))   // [columns][statistic][R]
 	differences := make([][statistics][]float64, len(results)) // column 0 minus column c
 	for c := range results {
@@ -112,7 +115,7 @@ func makeRow(r namedGroups, names []string, surprise [][]float64, o Options, wit
 		if !hasPair(weight, pairs) {
 			continue // a group may hold no matched pair; a resample of only such has no accuracy
 		}
-		drawn := figures(weight)
+		drawn := figures(weight, draws.seeds(seedsOnce))
 		for c := range drawn {
 			for s := range statistics {
 				resampled[c][s] = append(resampled[c][s], drawn[c][s])
@@ -126,9 +129,15 @@ func makeRow(r namedGroups, names []string, surprise [][]float64, o Options, wit
 	difference := func(c, s int) Interval {
 		return percentileInterval(values[0][s]-values[c][s], differences[c][s], len(r.groups), o.Confidence, -1, 1)
 	}
+	first := mean(results[0])
 	for c := range results {
 		cell := Cell{Accuracy: share(c, accuracy), GroupAccuracy: share(c, groupAccuracy), AUROC: share(c, auroc)}
-		cell.Ties = float64(results[c].ties) / float64(row.Pairs)
+		for k := range results[c] {
+			cell.Ties += float64(results[c][k].ties) / float64(row.Pairs*len(results[c]))
+			if len(results[c]) > 1 {
+				cell.Seeds = append(cell.Seeds, float64(results[c][k].allWins())/float64(row.Pairs))
+			}
+		}
 		cell.Verdict = verdict(cell.Accuracy, 0.5, AboveChance, BelowChance)
 		if cell.Accuracy.High+cell.Ties >= 0.5 && cell.Verdict == BelowChance {
 			cell.Verdict = Inconclusive // ties alone put it there: the two videos look the same to the statistic
@@ -139,21 +148,17 @@ func makeRow(r namedGroups, names []string, surprise [][]float64, o Options, wit
 		}
 		d := Difference{Column: names[c], Accuracy: difference(c, accuracy), GroupAccuracy: difference(c, groupAccuracy), AUROC: difference(c, auroc)}
 		d.Verdict = verdict(d.Accuracy, 0, Higher, Lower)
-		for i, first := range results[0].right {
-			switch second := results[c].right[i]; {
-			case first && second:
-				d.Both++
-			case first:
-				d.First++
-			case second:
-				d.Second++
-			default:
-				d.Neither++
-			}
-		}
+		d.test(r, &first, mean(results[c]), o)
 		row.Differences = append(row.Differences, d)
 	}
 	return row, nil
+}
+
+// stream depends on the row alone, so that a row's interval does not change with the other rows.
+func stream(parts ...string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(strings.Join(parts, "\x00")))
+	return h.Sum64()
 }
 
 func hasPair(weight, pairs []float64) bool {
@@ -185,6 +190,37 @@ type pairResult struct {
 	ties      int       // pairs whose videos surprise alike to the last bit
 	ordered   []ordered // the row's videos, least surprising first
 	within    []within  // [G]
+}
+
+func (r *pairResult) allWins() (n float64) {
+	for _, w := range r.wins {
+		n += w
+	}
+	return n
+}
+
+// meanResult is what the seeds of one column made of a row on average.
+type meanResult struct {
+	wins  []float64 // [G] pairs told apart
+	right []float64 // per pair, the share of seeds that tell it apart
+}
+
+func mean(seeds []pairResult) meanResult {
+	m := meanResult{wins: make([]float64, len(seeds[0].wins)), right: make([]float64, len(seeds[0].right))}
+	for _, s := range seeds {
+		for g, w := range s.wins {
+			m.wins[g] += w / float64(len(seeds))
+		}
+		for i, right := range s.right {
+			if right {
+				m.right[i]++
+			}
+		}
+	}
+	for i := range m.right {
+		m.right[i] /= float64(len(seeds))
+	}
+	return m
 }
 
 // within counts the comparisons of possible with impossible videos inside one

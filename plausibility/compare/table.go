@@ -12,7 +12,8 @@ type Options struct {
 	Aggregation Aggregation // default DefaultAggregation of the spec
 	Confidence  float64     // default 0.95
 	Resamples   int         // default 10,000
-	Seed        uint64      // of the bootstrap
+	Seed        uint64      // of the bootstrap, of the halves of Selection and Calibrated, and of sign flips
+	Videos      bool        // list every video with its percentile
 }
 
 func (o Options) withDefaults(s Spec) (Options, error) {
@@ -37,17 +38,21 @@ func (o Options) withDefaults(s Spec) (Options, error) {
 // Table compares columns (a model and its twin, or several models) on the same
 // videos: a row per property, then pooled rows.
 type Table struct {
-	Aggregation Aggregation `json:"aggregation"`
-	Confidence  float64     `json:"confidence"`
-	Resamples   int         `json:"resamples"`
-	Seed        uint64      `json:"seed"`
-	Columns     []string    `json:"columns"`
-	Rows        []Row       `json:"rows"`             // properties in order of first appearance, then Visible, Occluded, All
-	Single      []Single    `json:"single_videos"`    // per column, all videos
-	Others      []Other     `json:"other_statistics"` // the pooled accuracy under every other aggregation
-	Twins       []Twin      `json:"twins,omitempty"`  // of Models: the floor of each column, pooled over all
-	Skipped     []Skipped   `json:"skipped"`
-	Warnings    []string    `json:"warnings"`
+	Aggregation Aggregation   `json:"aggregation"`
+	Confidence  float64       `json:"confidence"`
+	Resamples   int           `json:"resamples"`
+	Seed        uint64        `json:"seed"`
+	Columns     []string      `json:"columns"`
+	Seeds       []int         `json:"seeds,omitempty"`  // trainings per column, where any has more than one
+	Rows        []Row         `json:"rows"`             // properties in order of first appearance, then Visible, Occluded, All
+	Single      []Single      `json:"single_videos"`    // per column, all videos
+	Others      []Other       `json:"other_statistics"` // the pooled accuracy under every other aggregation
+	Calibrated  []Calibrated  `json:"calibrated"`       // per column, all videos, each judged by possible videos of the other half
+	Selections  []Selection   `json:"selections"`       // per column: the statistic chosen on one half, measured on the other; none where a half has no pair
+	Twins       []Twin        `json:"twins,omitempty"`  // of Models: the floor of each column, pooled over all
+	Videos      []JudgedVideo `json:"videos,omitempty"`
+	Skipped     []Skipped     `json:"skipped"`
+	Warnings    []string      `json:"warnings"`
 }
 
 // Names of the pooled rows.
@@ -73,11 +78,12 @@ type Row struct {
 
 // Cell is one column's figures in a row. Chance is 0.5 for all three.
 type Cell struct {
-	Accuracy      Interval `json:"accuracy"`       // share of pairs whose impossible video surprises more; a tie is wrong
-	GroupAccuracy Interval `json:"group_accuracy"` // share of groups whose impossible videos together surprise more, which cancels content
-	AUROC         Interval `json:"auroc"`          // single videos across all groups of the row
-	Ties          float64  `json:"ties"`           // share of pairs that tie, which Accuracy counts as wrong
-	Verdict       string   `json:"verdict"`        // of the accuracy: AboveChance, BelowChance or Inconclusive; ties alone put nothing below chance
+	Accuracy      Interval  `json:"accuracy"`        // share of pairs whose impossible video surprises more; a tie is wrong
+	GroupAccuracy Interval  `json:"group_accuracy"`  // share of groups whose impossible videos together surprise more, which cancels content
+	AUROC         Interval  `json:"auroc"`           // single videos across all groups of the row
+	Ties          float64   `json:"ties"`            // share of pairs that tie, which Accuracy counts as wrong
+	Seeds         []float64 `json:"seeds,omitempty"` // accuracy of each training, where there are several
+	Verdict       string    `json:"verdict"`         // of the accuracy: AboveChance, BelowChance or Inconclusive; ties alone put nothing below chance
 }
 
 // Verdicts.
@@ -96,11 +102,18 @@ type Difference struct {
 	Accuracy      Interval `json:"accuracy"`
 	GroupAccuracy Interval `json:"group_accuracy"`
 	AUROC         Interval `json:"auroc"`
-	Both          int      `json:"pairs_both_right"`
-	First         int      `json:"pairs_only_first_right"`
-	Second        int      `json:"pairs_only_second_right"`
-	Neither       int      `json:"pairs_neither_right"`
-	Verdict       string   `json:"verdict"` // of the accuracy: Higher, Lower or Inconclusive
+	// With several seeds, First counts the pairs that more of the first column's seeds tell
+	// apart than of the other's, in shares; Mixed those that some seeds tell apart and as
+	// many of both.
+	Both    int    `json:"pairs_both_right"`
+	First   int    `json:"pairs_only_first_right"`
+	Second  int    `json:"pairs_only_second_right"`
+	Neither int    `json:"pairs_neither_right"`
+	Mixed   int    `json:"pairs_mixed,omitempty"`
+	Verdict string `json:"verdict"` // of the accuracy: Higher, Lower or Inconclusive
+
+	McNemar  PValue `json:"mcnemar"`   // exact, two-sided: First against Second, pairs taken for independent
+	SignFlip PValue `json:"sign_flip"` // two-sided: groups exchange their two results; pairs of a group need not be independent
 }
 
 // Other is the pooled pairwise accuracy under another aggregation.
@@ -115,11 +128,23 @@ type Twin struct {
 	Accuracy Interval `json:"accuracy"` // pooled over all
 }
 
-// column is one set of surprises: what tables are made of.
+// column is one model, or one twin: what tables are made of.
 type column struct {
 	name string
-	set  *Set
+	sets []*Set // one per seed
 	spec Spec
+}
+
+// surprise is what an aggregation makes of every seed's videos, [seeds][N].
+func (c *column) surprise(a Aggregation) ([][]float64, error) {
+	out := make([][]float64, len(c.sets))
+	for k, set := range c.sets {
+		var err error
+		if out[k], err = set.Videos(c.spec, a); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	return out, nil
 }
 
 // Summarize sets the model of a score file beside its untrained twin (if it was
@@ -131,7 +156,7 @@ func Summarize(f *File, o Options) (*Table, error) {
 	var columns []column
 	for _, name := range []string{ModelSet, TwinSet} {
 		if set, ok := f.Set(name); ok {
-			columns = append(columns, column{name, set, f.Spec})
+			columns = append(columns, column{name, []*Set{set}, f.Spec})
 		}
 	}
 	t, err := build(f, columns, o)
@@ -144,59 +169,135 @@ func Summarize(f *File, o Options) (*Table, error) {
 	return t, nil
 }
 
-// Models sets the models of two or more score files beside one another. names
-// call the columns; empty ones become the models' own names. The files must have
-// been made with like specs, preprocessing and data: the first field that
-// differs is named in the error, which wraps ErrUnlike.
+// Candidate is a model to be compared with others: one score file for each training of
+// it, which differ in their seeds.
+type Candidate struct {
+	Name  string // empty: the model's own
+	Files []*File
+}
+
+// Models sets the models of two or more score files beside one another, one training
+// each. names call the columns.
 func Models(files []*File, names []string, o Options) (*Table, error) {
-	if len(files) < 2 {
-		return nil, fmt.Errorf("comparing models: %d score files, want at least 2", len(files))
-	}
 	if len(names) != len(files) {
 		return nil, fmt.Errorf("comparing models: %d names for %d score files", len(names), len(files))
 	}
-	names = slices.Clone(names)
-	for i, f := range files {
-		if err := f.Validate(); err != nil {
-			return nil, fmt.Errorf("comparing models: file %d: %w", i+1, err)
-		}
-		if names[i] == "" {
-			names[i] = f.Sets[0].Model.Name
-		}
-		if names[i] == "" || slices.Contains(names[:i], names[i]) {
-			names[i] = strings.TrimSpace(fmt.Sprintf("%s #%d", names[i], i+1))
-		}
-		if err := Like(files[0], f); err != nil {
-			return nil, fmt.Errorf("comparing models: %s and %s: %w", names[0], names[i], err)
-		}
+	candidates := make([]Candidate, len(files))
+	for i := range files {
+		candidates[i] = Candidate{names[i], files[i : i+1]}
 	}
-	var columns, twins []column
-	for i, f := range files {
-		model, _ := f.Set(ModelSet)
-		columns = append(columns, column{names[i], aligned(files[0], f, model), f.Spec})
-		if twin, ok := f.Set(TwinSet); ok {
-			twins = append(twins, column{names[i], aligned(files[0], f, twin), f.Spec})
-		}
-	}
-	t, err := build(files[0], columns, o)
+	return Candidates(candidates, o)
+}
+
+// MinSeeds is the number of trainings below which several of one model carry a warning.
+const MinSeeds = 5
+
+// Candidates sets two or more models beside one another. Where a model was trained
+// several times, figures are means over its seeds, and intervals resample them too. The
+// files must have been made with like specs, preprocessing and data: the first field
+// that differs is named in the error, which wraps ErrUnlike.
+func Candidates(models []Candidate, o Options) (*Table, error) {
+	t, err := candidates(models, o)
 	if err != nil {
 		return nil, fmt.Errorf("comparing models: %w", err)
 	}
-	for i, f := range files[1:] {
-		if a, b := precisionOf(files[0]), precisionOf(f); a != b {
-			t.Warnings = append(t.Warnings, fmt.Sprintf("%s was scored in %s, %s in %s; a difference as small as rounding means nothing", names[0], a, names[i+1], b))
+	return t, nil
+}
+
+func candidates(models []Candidate, o Options) (*Table, error) {
+	if len(models) < 2 {
+		return nil, fmt.Errorf("%d models, want at least 2", len(models))
+	}
+	names, err := checkCandidates(models)
+	if err != nil {
+		return nil, err
+	}
+	base := models[0].Files[0]
+	var columns, twins []column
+	for i, m := range models {
+		model, twin := column{name: names[i], spec: base.Spec}, column{name: names[i], spec: base.Spec}
+		for _, f := range m.Files {
+			set, _ := f.Set(ModelSet)
+			model.sets = append(model.sets, aligned(base, f, set))
+			if set, ok := f.Set(TwinSet); ok {
+				twin.sets = append(twin.sets, aligned(base, f, set))
+			}
+		}
+		columns = append(columns, model)
+		if len(twin.sets) > 0 {
+			twins = append(twins, twin)
 		}
 	}
+	t, err := build(base, columns, o)
+	if err != nil {
+		return nil, err
+	}
+	t.warnOfPrecision(models, names)
+	t.warnOfSeeds()
 	if len(twins) > 0 {
-		floor, err := pooled(files[0], twins, Options{t.Aggregation, t.Confidence, t.Resamples, t.Seed})
+		floor, err := pooled(base, twins, Options{Aggregation: t.Aggregation, Confidence: t.Confidence, Resamples: t.Resamples, Seed: t.Seed})
 		if err != nil {
-			return nil, fmt.Errorf("comparing models: %w", err)
+			return nil, err
 		}
 		for i, twin := range twins {
 			t.Twins = append(t.Twins, Twin{twin.name, floor.Cells[i].Accuracy})
 		}
 	}
 	return t, nil
+}
+
+// checkCandidates checks that all files may be compared and returns a name for each model.
+func checkCandidates(models []Candidate) ([]string, error) {
+	names := make([]string, len(models))
+	for i, m := range models {
+		if len(m.Files) == 0 {
+			return nil, fmt.Errorf("%s: no score file", cmp.Or(m.Name, fmt.Sprintf("model %d", i+1)))
+		}
+		weights := map[string]int{}
+		for k, f := range m.Files {
+			if err := f.Validate(); err != nil {
+				return nil, fmt.Errorf("%s, file %d: %w", cmp.Or(m.Name, fmt.Sprintf("model %d", i+1)), k+1, err)
+			}
+			set, _ := f.Set(ModelSet)
+			if k == 0 {
+				names[i] = cmp.Or(m.Name, set.Model.Name)
+				if names[i] == "" || slices.Contains(names[:i], names[i]) {
+					names[i] = strings.TrimSpace(fmt.Sprintf("%s #%d", names[i], i+1))
+				}
+			}
+			if earlier, twice := weights[set.Model.SHA256]; twice && set.Model.SHA256 != "" {
+				return nil, fmt.Errorf("%s: files %d and %d are scores of the same weights, and no two trainings", names[i], earlier+1, k+1)
+			}
+			weights[set.Model.SHA256] = k
+			if err := Like(models[0].Files[0], f); err != nil {
+				return nil, fmt.Errorf("%s and %s: %w", names[0], names[i], err)
+			}
+		}
+	}
+	return names, nil
+}
+
+func (t *Table) warnOfPrecision(models []Candidate, names []string) {
+	first := precisionOf(models[0].Files[0])
+	for i, m := range models {
+		for _, f := range m.Files {
+			if p := precisionOf(f); p != first {
+				t.Warnings = append(t.Warnings, fmt.Sprintf("%s was scored in %s, %s in %s; a difference as small as rounding means nothing", names[0], first, names[i], p))
+				break
+			}
+		}
+	}
+}
+
+func (t *Table) warnOfSeeds() {
+	for i, n := range t.Seeds {
+		switch {
+		case n == 1:
+			t.Warnings = append(t.Warnings, fmt.Sprintf("%s: one training; its interval says nothing of what another seed would give", t.Columns[i]))
+		case n < MinSeeds:
+			t.Warnings = append(t.Warnings, fmt.Sprintf("%s: %d trainings; how much seeds differ is barely known from fewer than %d", t.Columns[i], n, MinSeeds))
+		}
+	}
 }
 
 // precisionOf is the precision of a file; one that does not say is of when there was only one.
@@ -207,30 +308,42 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	surprise := make([][]float64, len(columns)) // [columns][N]
-	for i, c := range columns {
-		if surprise[i], err = c.set.Videos(c.spec, o.Aggregation); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.name, err)
+	groups := f.groups()
+	surprise := make([][][]float64, len(columns)) // [columns][seeds][N]
+	for i := range columns {
+		if surprise[i], err = columns[i].surprise(o.Aggregation); err != nil {
+			return nil, err
 		}
 	}
 	t := &Table{Aggregation: o.Aggregation, Confidence: o.Confidence, Resamples: o.Resamples, Seed: o.Seed,
-		Skipped: f.Skipped, Warnings: []string{}}
+		Calibrated: []Calibrated{}, Selections: []Selection{}, Skipped: f.Skipped, Warnings: []string{}}
 	labels := make([]int, len(f.Videos))
 	for i, v := range f.Videos {
 		labels[i] = v.Label
 	}
+	halves := split2(groups, o.Seed)
+	var percentiles [][]float64 // [columns][N]
 	for i, c := range columns {
 		t.Columns = append(t.Columns, c.name)
-		single, err := SingleVideos(surprise[i], labels)
+		single, err := singleOfSeeds(groups, surprise[i], labels, o)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
 		t.Single = append(t.Single, single)
-		if single.Warning != "" && i == 0 {
-			t.Warnings = append(t.Warnings, single.Warning)
+		calibrated, of := calibrate(groups, halves, surprise[i], labels, o)
+		t.Calibrated, percentiles = append(t.Calibrated, calibrated), append(percentiles, of)
+		for _, warning := range []string{single.Warning, calibrated.Warning} {
+			if warning != "" && i == 0 {
+				t.Warnings = append(t.Warnings, warning)
+			}
 		}
 	}
-	for _, r := range rowGroups(f.groups()) {
+	if slices.ContainsFunc(columns, func(c column) bool { return len(c.sets) > 1 }) {
+		for _, c := range columns {
+			t.Seeds = append(t.Seeds, len(c.sets))
+		}
+	}
+	for _, r := range rowGroups(groups) {
 		row, err := makeRow(r, t.Columns, surprise, o, true)
 		if err != nil {
 			return nil, err
@@ -240,11 +353,23 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 		}
 		t.Rows = append(t.Rows, row)
 	}
+	adjust(t.Rows)
+	for i := range columns {
+		selection, err := choose(groups, halves, &columns[i], o)
+		if err != nil {
+			return nil, err
+		}
+		if selection == nil {
+			t.Warnings = append(t.Warnings, "too few groups to choose a statistic on one half and measure it on the other")
+			break // the halves are the same for every column
+		}
+		t.Selections = append(t.Selections, *selection)
+	}
 	for _, a := range Aggregations() {
 		if a == o.Aggregation {
 			continue
 		}
-		row, err := pooled(f, columns, Options{a, o.Confidence, o.Resamples, o.Seed})
+		row, err := pooled(f, columns, Options{Aggregation: a, Confidence: o.Confidence, Resamples: o.Resamples, Seed: o.Seed})
 		if err != nil {
 			return nil, err
 		}
@@ -253,6 +378,9 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 			other.Accuracy = append(other.Accuracy, c.Accuracy)
 		}
 		t.Others = append(t.Others, other)
+	}
+	if o.Videos {
+		t.Videos = judgedVideos(f, surprise, percentiles)
 	}
 	if f.Dataset != nil {
 		for _, note := range f.Dataset.Notes {
@@ -268,13 +396,13 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 // pooled is the All row of columns, without AUROC.
 func pooled(f *File, columns []column, o Options) (Row, error) {
 	var names []string
-	var surprise [][]float64
-	for _, c := range columns {
-		s, err := c.set.Videos(c.spec, o.Aggregation)
+	var surprise [][][]float64
+	for i := range columns {
+		s, err := columns[i].surprise(o.Aggregation)
 		if err != nil {
-			return Row{}, fmt.Errorf("%s: %w", c.name, err)
+			return Row{}, err
 		}
-		names, surprise = append(names, c.name), append(surprise, s)
+		names, surprise = append(names, columns[i].name), append(surprise, s)
 	}
 	return makeRow(namedGroups{All, true, f.groups()}, names, surprise, o, false)
 }

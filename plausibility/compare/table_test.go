@@ -141,7 +141,7 @@ func TestBootstrapCoverage(t *testing.T) {
 			surprise = append(surprise, 2, 2+event, 3, 3+event)
 			r.groups = append(r.groups, group{possible: []int{i, i + 2}, impossible: []int{i + 1, i + 3}, pairs: []Pair{{i, i + 1}, {i + 2, i + 3}}})
 		}
-		row, err := makeRow(r, []string{"m"}, [][]float64{surprise}, Options{Confidence: 0.95, Resamples: 400, Seed: uint64(trial)}, true)
+		row, err := makeRow(r, []string{"m"}, [][][]float64{{surprise}}, Options{Confidence: 0.95, Resamples: 400, Seed: uint64(trial)}, true)
 		if err != nil {
 			t.Fatal(err)
 		}

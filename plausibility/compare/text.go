@@ -12,7 +12,10 @@ import (
 // with intervals, numbers of pairs and verdicts.
 func (t *Table) WriteText(w io.Writer) error {
 	header := []string{"property", "groups", "pairs"}
-	for _, c := range t.Columns {
+	for i, c := range t.Columns {
+		if t.Seeds != nil {
+			c += fmt.Sprintf(" ×%d", t.Seeds[i])
+		}
 		header = append(header, c+", ties")
 	}
 	for range t.Columns[1:] {
@@ -43,28 +46,48 @@ func (t *Table) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50, and a tie\ncounts as wrong; ties: share of pairs whose two videos surprise alike. Statistic: %s.\n\n",
 		100*t.Confidence, t.Resamples, t.Aggregation)
+	if t.Seeds != nil {
+		b.WriteString("×n: mean of n trainings, which the intervals resample too.\n\n")
+	}
 	writeColumns(&b, lines)
 
 	last := t.Rows[len(t.Rows)-1]
 	b.WriteString("\nPooled over all:\n")
-	more := [][]string{{"", "groups, both against both", "AUROC, single videos", "single videos right at 90 %"}}
+	more := [][]string{{"", "groups, both against both", "AUROC, single videos", "AUPRC", "single videos right at 90 %", "best threshold (oracle)"}}
 	for c, name := range t.Columns {
-		cell := last.Cells[c]
+		cell, single := last.Cells[c], t.Single[c]
 		absolute := "too few"
-		if t.Single[c].AbsoluteAccuracy != nil {
-			absolute = fmt.Sprintf("%.1f", 100**t.Single[c].AbsoluteAccuracy)
+		if single.AbsoluteInterval != nil {
+			absolute = inPercent(*single.AbsoluteInterval)
 		}
-		more = append(more, []string{"  " + name,
-			fmt.Sprintf("%.1f [%.1f, %.1f]", 100*cell.GroupAccuracy.Value, 100*cell.GroupAccuracy.Low, 100*cell.GroupAccuracy.High),
-			fmt.Sprintf("%.3f [%.3f, %.3f]", cell.AUROC.Value, cell.AUROC.Low, cell.AUROC.High), absolute})
+		more = append(more, []string{"  " + name, inPercent(cell.GroupAccuracy),
+			fmt.Sprintf("%.3f [%.3f, %.3f]", cell.AUROC.Value, cell.AUROC.Low, cell.AUROC.High),
+			fmt.Sprintf("%.3f [%.3f, %.3f]", single.AUPRC, single.AUPRCInterval.Low, single.AUPRCInterval.High), absolute,
+			fmt.Sprintf("%.1f", 100*single.BestAbsoluteAccuracy)})
 	}
 	writeColumns(&b, more)
+	for c := range t.Columns {
+		if seeds := last.Cells[c].Seeds; seeds != nil {
+			fmt.Fprintf(&b, "  %s, each training:", t.Columns[c])
+			for _, x := range seeds {
+				fmt.Fprintf(&b, " %.1f", 100*x)
+			}
+			b.WriteString("\n")
+		}
+	}
 	for _, d := range last.Differences {
-		fmt.Fprintf(&b, "  pairs: %d both right, %d only %s, %d only %s, %d neither\n", d.Both, d.First, t.Columns[0], d.Second, d.Column, d.Neither)
+		fmt.Fprintf(&b, "  pairs: %d both right, %d only %s, %d only %s, %d neither", d.Both, d.First, t.Columns[0], d.Second, d.Column, d.Neither)
+		if d.Mixed > 0 {
+			fmt.Fprintf(&b, ", %d by some trainings of each", d.Mixed)
+		}
+		b.WriteString("\n")
 	}
 	for _, twin := range t.Twins {
 		fmt.Fprintf(&b, "  %s, untrained twin: %.1f [%.1f, %.1f]\n", twin.Column, 100*twin.Accuracy.Value, 100*twin.Accuracy.Low, 100*twin.Accuracy.High)
 	}
+	t.writeCalibrated(&b)
+	t.writeSelections(&b)
+	t.writeTests(&b)
 	b.WriteString("\nThe same pairs under other statistics (choosing one by its result would be an oracle):\n")
 	others := [][]string{append([]string{""}, t.Columns...)}
 	for _, o := range t.Others {
@@ -89,6 +112,62 @@ func (t *Table) WriteText(w io.Writer) error {
 		return fmt.Errorf("writing table: %w", err)
 	}
 	return nil
+}
+
+func (t *Table) writeCalibrated(b *strings.Builder) {
+	if t.Calibrated[0].Warning != "" {
+		return // it is among the warnings
+	}
+	fmt.Fprintf(b, "\nSingle videos, each called impossible or not by the possible videos of the other half of the groups (at most %.0f %% false alarms):\n", 100*AlarmLevel)
+	lines := [][]string{{"", "right", "false alarms", "caught", "caught more", ""}}
+	for i, c := range t.Calibrated {
+		lines = append(lines, []string{"  " + t.Columns[i], inPercent(c.Accuracy), inPercent(c.FalseAlarms), inPercent(c.Caught), inPercent(c.Gain), c.Verdict})
+	}
+	writeColumns(b, lines)
+}
+
+func (t *Table) writeSelections(b *strings.Builder) {
+	if len(t.Selections) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\nThe best of %d statistics, chosen on one half of the groups and measured on the other, both ways:\n", t.Selections[0].Candidates)
+	lines := [][]string{{"", "measured", "", "chosen", "there", "measured", "chosen", "there", "measured", "oracle, no result"}}
+	for i, s := range t.Selections {
+		line := []string{"  " + t.Columns[i], inPercent(s.HeldOut), s.Verdict}
+		for _, f := range s.Folds {
+			line = append(line, f.Chosen.Aggregation.String(), fmt.Sprintf("%.1f", 100*f.Chosen.Accuracy), fmt.Sprintf("%.1f", 100*f.HeldOut))
+		}
+		lines = append(lines, append(line, fmt.Sprintf("%.1f %s", 100*s.Oracle.Accuracy, s.Oracle.Aggregation)))
+	}
+	writeColumns(b, lines)
+}
+
+// writeTests prints the p-values of the properties, and of the pooled row.
+func (t *Table) writeTests(b *strings.Builder) {
+	if len(t.Columns) < 2 {
+		return
+	}
+	fmt.Fprintf(b, "\n%s against the others, p (p after Holm's correction for all of a block):\n", t.Columns[0])
+	lines := [][]string{{"", "against", "only " + t.Columns[0], "only the other", "McNemar, pairs", "sign flips, groups"}}
+	for i, r := range t.Rows {
+		if r.Pooled && r.Name != All {
+			continue
+		}
+		if r.Name == All && i > 0 {
+			lines = append(lines, nil)
+		}
+		for _, d := range r.Differences {
+			lines = append(lines, []string{"  " + r.Name, d.Column, fmt.Sprint(d.First), fmt.Sprint(d.Second), d.McNemar.String(), d.SignFlip.String()})
+		}
+	}
+	writeColumns(b, lines)
+}
+
+// String is p to three digits, and what Holm makes of it.
+func (p PValue) String() string { return fmt.Sprintf("%.3g (%.3g)", p.P, p.Holm) }
+
+func inPercent(i Interval) string {
+	return fmt.Sprintf("%.1f [%.1f, %.1f]", 100*i.Value, 100*i.Low, 100*i.High)
 }
 
 // writeColumns aligns cells: the first and the last column to the left, the

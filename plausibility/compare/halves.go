@@ -1,0 +1,309 @@
+package compare
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"slices"
+)
+
+// split2 assigns each group to half 0 or 1, [G]. Within a property the groups are ordered
+// by a hash of the seed and their names, and every second one goes to half 1; which half
+// gets the odd one changes from property to property. So the halves follow from seed and
+// names alone, whatever the order of the file, and both hold every property.
+func split2(groups []group, seed uint64) []int {
+	type keyed struct {
+		at  int
+		key [sha256.Size]byte
+	}
+	byProperty := map[string][]keyed{}
+	var properties []string
+	for i, g := range groups {
+		if byProperty[g.property] == nil {
+			properties = append(properties, g.property)
+		}
+		key := sha256.Sum256(append(binary.LittleEndian.AppendUint64(nil, seed), g.name...))
+		byProperty[g.property] = append(byProperty[g.property], keyed{i, key})
+	}
+	slices.Sort(properties)
+	half := make([]int, len(groups))
+	next := 0
+	for _, property := range properties {
+		members := byProperty[property]
+		slices.SortFunc(members, func(a, b keyed) int { return slices.Compare(a.key[:], b.key[:]) })
+		for _, m := range members {
+			half[m.at] = next
+			next = 1 - next
+		}
+	}
+	return half
+}
+
+// Selection is what comes of choosing the statistic, its context length with it, by its
+// result: honestly, on one half of the groups and measured on the other, and as an oracle.
+type Selection struct {
+	Candidates int      `json:"candidates"` // statistics to choose from
+	Folds      [2]Fold  `json:"folds"`      // chosen on half 0, then on half 1
+	HeldOut    Interval `json:"held_out"`   // pairwise accuracy of all groups, each by what the other half chose; the choices taken as given
+	Verdict    string   `json:"verdict"`    // of HeldOut
+	Oracle     Choice   `json:"oracle"`     // chosen and measured on the same pairs: an upper bound and not a result
+}
+
+// Fold is one choice and what it is worth where it was not made.
+type Fold struct {
+	Chosen  Choice  `json:"chosen"`
+	HeldOut float64 `json:"held_out"` // pairwise accuracy on the other half
+	Groups  int     `json:"groups"`   // of the other half
+	Pairs   int     `json:"pairs"`
+}
+
+// Choice is the best statistic on some pairs, and its pairwise accuracy there; of equal
+// ones, the first in the order of Statistics.
+type Choice struct {
+	Aggregation Aggregation `json:"aggregation"`
+	Accuracy    float64     `json:"accuracy"`
+}
+
+// Statistics lists every aggregation that a spec allows to tell apart: over all contexts
+// first, then of each context by itself.
+func Statistics(s Spec) []Aggregation {
+	if len(s.Contexts) <= 1 { // filtered takes a minimum over one
+		return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "peak"}, {Name: "peak_avg"}}
+	}
+	all := Aggregations()
+	for _, name := range []string{"avg", "max", "peak", "peak_avg"} {
+		for _, c := range s.Contexts {
+			all = append(all, Aggregation{name, c})
+		}
+	}
+	return all
+}
+
+// choose makes the selection of one column; nil where a half has no pair.
+func choose(groups []group, half []int, c *column, o Options) (*Selection, error) {
+	var pairs [2]float64
+	var count [2]int
+	for g := range groups {
+		pairs[half[g]] += float64(len(groups[g].pairs))
+		count[half[g]]++
+	}
+	if pairs[0] == 0 || pairs[1] == 0 {
+		return nil, nil
+	}
+	statistics := Statistics(c.spec)
+	wins := make([][]float64, len(statistics)) // [statistics][G], mean over seeds
+	for i, a := range statistics {
+		surprise, err := c.surprise(a)
+		if err != nil {
+			return nil, err
+		}
+		seeds := make([]pairResult, len(surprise))
+		for k := range surprise {
+			seeds[k] = judge(groups, surprise[k])
+		}
+		wins[i] = mean(seeds).wins
+	}
+	// best is the statistic with the most wins, counted where in is true.
+	best := func(in func(g int) bool, of float64) (int, Choice) {
+		chosen, most := 0, -1.0
+		for i := range statistics {
+			var sum float64
+			for g := range groups {
+				if in(g) {
+					sum += wins[i][g]
+				}
+			}
+			if sum > most+1e-9 { // means over seeds round
+				chosen, most = i, sum
+			}
+		}
+		return chosen, Choice{statistics[chosen], most / of}
+	}
+	s := &Selection{Candidates: len(statistics)}
+	held := make([]float64, len(groups)) // [G] wins of what the other half chose
+	total := pairs[0] + pairs[1]
+	for h := range 2 {
+		chosen, choice := best(func(g int) bool { return half[g] == h }, pairs[h])
+		fold := Fold{Chosen: choice, Groups: count[1-h], Pairs: int(pairs[1-h])}
+		for g := range groups {
+			if half[g] != h {
+				held[g] = wins[chosen][g]
+				fold.HeldOut += held[g] / pairs[1-h]
+			}
+		}
+		s.Folds[h] = fold
+	}
+	_, s.Oracle = best(func(int) bool { return true }, total)
+	s.HeldOut = groupInterval(held, groupPairs(groups), o, "selection", c.name)
+	s.Verdict = verdict(s.HeldOut, 0.5, AboveChance, BelowChance)
+	return s, nil
+}
+
+func groupPairs(groups []group) []float64 {
+	out := make([]float64, len(groups))
+	for g := range groups {
+		out[g] = float64(len(groups[g].pairs))
+	}
+	return out
+}
+
+// groupInterval is the share sum(part)/sum(whole), both [G], with its interval over resampled groups.
+func groupInterval(part, whole []float64, o Options, name ...string) Interval {
+	share := func(weight []float64) float64 {
+		var p, w float64
+		for g, x := range weight {
+			p += x * part[g]
+			w += x * whole[g]
+		}
+		return p / w
+	}
+	draws := newResampler(o.Seed, stream(name...), len(part))
+	value := share(draws.once())
+	resampled := make([]float64, 0, o.Resamples)
+	for len(resampled) < o.Resamples {
+		if weight := draws.draw(); hasPair(weight, whole) {
+			resampled = append(resampled, share(weight))
+		}
+	}
+	return percentileInterval(value, resampled, len(part), o.Confidence, 0, 1)
+}
+
+// AlarmLevel is the share of possible videos that Calibrated lets itself call impossible.
+const AlarmLevel = 0.1
+
+// MinCalibration is the fewest possible videos that a video can be judged by at AlarmLevel:
+// above all nine, it is among the largest tenth of ten.
+const MinCalibration = 9
+
+// Calibrated judges single videos by others: each by the possible videos of the half of the
+// groups that it is not in. A video is called impossible when it is among the AlarmLevel
+// most surprising of itself and them, so that of possible videos no more than AlarmLevel
+// are, whatever surprises look like, if possible videos of both halves are alike.
+type Calibrated struct {
+	Accuracy    Interval `json:"accuracy"`          // share of videos judged rightly
+	FalseAlarms Interval `json:"false_alarms"`      // share of possible videos called impossible
+	Caught      Interval `json:"caught"`            // share of impossible videos called so
+	Gain        Interval `json:"gain"`              // Caught minus FalseAlarms; chance is 0
+	Verdict     string   `json:"verdict"`           // of Gain: AboveChance, BelowChance or Inconclusive
+	Warning     string   `json:"warning,omitempty"` // set where there were too few, and all figures are zero
+}
+
+// JudgedVideo is one video in all columns.
+type JudgedVideo struct {
+	Path     string          `json:"path"`
+	Label    int             `json:"label"`
+	Group    string          `json:"group"`
+	Property string          `json:"property"`
+	Columns  []VideoJudgment `json:"columns"`
+}
+
+// VideoJudgment is one video in one column; a mean over seeds where there are several.
+type VideoJudgment struct {
+	Surprise   float64  `json:"surprise"`
+	Percentile *float64 `json:"percentile,omitempty"` // among the possible videos of the other half, 0 to 100; absent where they are too few
+}
+
+// calibrate returns what Calibrated says of a column, and the percentiles [N], nil where
+// there are too few possible videos.
+func calibrate(groups []group, half []int, surprise [][]float64, labels []int, o Options) (Calibrated, []float64) {
+	var possible [2]int
+	for g := range groups {
+		possible[half[g]] += len(groups[g].possible)
+	}
+	if least := min(possible[0], possible[1]); least < MinCalibration {
+		return Calibrated{Verdict: Inconclusive, Warning: fmt.Sprintf(
+			"%d possible videos in one half of the groups: judging the other half by them needs at least %d", least, MinCalibration)}, nil
+	}
+	percentile := make([]float64, len(labels))
+	alarms, caught := make([]float64, len(groups)), make([]float64, len(groups)) // [G], mean over seeds
+	possibles, impossibles := make([]float64, len(groups)), make([]float64, len(groups))
+	for g := range groups {
+		possibles[g], impossibles[g] = float64(len(groups[g].possible)), float64(len(groups[g].impossible))
+	}
+	for _, seed := range surprise {
+		var reference [2][]float64 // possible videos of the half that judges it
+		for g := range groups {
+			for _, v := range groups[g].possible {
+				reference[1-half[g]] = append(reference[1-half[g]], seed[v])
+			}
+		}
+		for h := range reference {
+			slices.Sort(reference[h])
+		}
+		for g := range groups {
+			others := reference[half[g]]
+			for _, of := range []struct {
+				videos []int
+				called []float64
+			}{{groups[g].possible, alarms}, {groups[g].impossible, caught}} {
+				for _, v := range of.videos {
+					rank, alarm := judgeBy(others, seed[v])
+					percentile[v] += 100 * rank / float64(len(surprise))
+					if alarm {
+						of.called[g] += 1 / float64(len(surprise))
+					}
+				}
+			}
+		}
+	}
+	return calibrated(alarms, caught, possibles, impossibles, o), percentile
+}
+
+// judgeBy returns the share of sorted others that lie below x, ties half, and whether x is
+// among the AlarmLevel largest of itself and them.
+func judgeBy(others []float64, x float64) (rank float64, alarm bool) {
+	below, _ := slices.BinarySearch(others, x)
+	notAbove := below
+	for notAbove < len(others) && others[notAbove] == x {
+		notAbove++
+	}
+	n := float64(len(others))
+	rank = (float64(below) + float64(notAbove-below)/2) / n
+	return rank, float64(len(others)-below+1)/(n+1) <= AlarmLevel
+}
+
+func calibrated(alarms, caught, possibles, impossibles []float64, o Options) Calibrated {
+	const falseAlarms, catches, accuracy, gain, statistics = 0, 1, 2, 3, 4
+	figures := func(weight []float64) (out [statistics]float64) {
+		var a, c, p, i float64
+		for g, w := range weight {
+			a += w * alarms[g]
+			c += w * caught[g]
+			p += w * possibles[g]
+			i += w * impossibles[g]
+		}
+		return [statistics]float64{a / p, c / i, (p - a + c) / (p + i), c/i - a/p}
+	}
+	draws := newResampler(o.Seed, stream("calibrated"), len(alarms))
+	values := figures(draws.once())
+	var resampled [statistics][]float64
+	for range o.Resamples {
+		for s, x := range figures(draws.draw()) { // every group has both labels
+			resampled[s] = append(resampled[s], x)
+		}
+	}
+	interval := func(s int, lowest float64) Interval {
+		return percentileInterval(values[s], resampled[s], len(alarms), o.Confidence, lowest, 1)
+	}
+	c := Calibrated{FalseAlarms: interval(falseAlarms, 0), Caught: interval(catches, 0), Accuracy: interval(accuracy, 0), Gain: interval(gain, -1)}
+	c.Verdict = verdict(c.Gain, 0, AboveChance, BelowChance)
+	return c
+}
+
+func judgedVideos(f *File, surprise [][][]float64, percentiles [][]float64) []JudgedVideo {
+	out := make([]JudgedVideo, len(f.Videos))
+	for i, v := range f.Videos {
+		out[i] = JudgedVideo{Path: v.Path, Label: v.Label, Group: v.Group, Property: v.Property}
+		for c := range surprise {
+			var j VideoJudgment
+			for _, seed := range surprise[c] {
+				j.Surprise += seed[i] / float64(len(surprise[c]))
+			}
+			if percentiles[c] != nil {
+				j.Percentile = &percentiles[c][i]
+			}
+			out[i].Columns = append(out[i].Columns, j)
+		}
+	}
+	return out
+}
