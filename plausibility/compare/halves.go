@@ -41,6 +41,7 @@ func split2(groups []group, seed uint64) []int {
 
 // Selection is what comes of choosing the statistic, its context length with it, by its
 // result: honestly, on one half of the groups and measured on the other, and as an oracle.
+// Of several seeds it is about their mean, and the interval resamples groups alone.
 type Selection struct {
 	Candidates int      `json:"candidates"` // statistics to choose from
 	Folds      [2]Fold  `json:"folds"`      // chosen on half 0, then on half 1
@@ -128,9 +129,10 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 		for g := range groups {
 			if half[g] != h {
 				held[g] = wins[chosen][g]
-				fold.HeldOut += held[g] / pairs[1-h]
+				fold.HeldOut += held[g]
 			}
 		}
+		fold.HeldOut /= pairs[1-h]
 		s.Folds[h] = fold
 	}
 	_, s.Oracle = best(func(int) bool { return true }, total)
@@ -178,7 +180,8 @@ const MinCalibration = 9
 // Calibrated judges single videos by others: each by the possible videos of the half of the
 // groups that it is not in. A video is called impossible when it is among the AlarmLevel
 // most surprising of itself and them, so that of possible videos no more than AlarmLevel
-// are, whatever surprises look like, if possible videos of both halves are alike.
+// are, whatever surprises look like, if possible videos of both halves are alike. Of several
+// seeds it is about their mean, and intervals resample groups alone.
 type Calibrated struct {
 	Accuracy    Interval `json:"accuracy"`          // share of videos judged rightly
 	FalseAlarms Interval `json:"false_alarms"`      // share of possible videos called impossible
