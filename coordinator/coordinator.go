@@ -56,8 +56,8 @@ type Store interface {
 
 // Comparer reads score files. It speaks in messages of the API because nothing here looks inside them.
 type Comparer interface {
-	// Compare compares the score files of one or two jobs. An empty measure means the files' own.
-	Compare(ctx context.Context, files []ScoreFile, measure string, seed uint64) (*surmisev1.CompareScoresResponse, error)
+	// Compare compares the score files of the jobs that a request names, in its order.
+	Compare(ctx context.Context, files []ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error)
 	// Scores passes the videos of one score file to each, in order, until each returns an error, which it returns.
 	Scores(ctx context.Context, path string, each func(*surmisev1.GetScoresResponse) error) error
 }

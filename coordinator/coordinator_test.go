@@ -746,14 +746,14 @@ func TestStoppingEndsStreams(t *testing.T) {
 // comparer stands for the reading of score files.
 type comparer struct{ panics bool }
 
-func (c comparer) Compare(_ context.Context, files []coordinator.ScoreFile, measure string, seed uint64) (*surmisev1.CompareScoresResponse, error) {
+func (c comparer) Compare(_ context.Context, files []coordinator.ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
 	if c.panics {
 		panic("as asked")
 	}
 	if len(files) == 2 {
 		return nil, errors.New("score files are unlike")
 	}
-	return &surmisev1.CompareScoresResponse{Measure: measure, Columns: []string{files[0].Source, files[0].Path}}, nil
+	return &surmisev1.CompareScoresResponse{Measure: req.Measure, Columns: []string{files[0].Source, files[0].Path}}, nil
 }
 
 func (comparer) Scores(_ context.Context, path string, each func(*surmisev1.GetScoresResponse) error) error {

@@ -23,7 +23,7 @@ func (s *Server) CompareScores(ctx context.Context, req *surmisev1.CompareScores
 		}
 		files = append(files, file)
 	}
-	response, err := s.comparer.Compare(ctx, files, req.Measure, req.Seed)
+	response, err := s.comparer.Compare(ctx, files, req)
 	return response, scoreStatus(err)
 }
 

@@ -348,6 +348,22 @@ func TestUp(t *testing.T) {
 	if err := json.Unmarshal([]byte(ok(t, "compare", "--json", "--plot", picture, local, shownJob.Result.Artifacts[0].Path)), &table); err != nil || len(table.Columns) != 2 {
 		t.Errorf("compare --json: %v, columns %v", err, table.Columns)
 	}
+	// The same weights twice are no two trainings; trainings of one name share a column; every video is listed.
+	if code, _, shown := surmise(t, "", "compare", "m="+local, "m="+shownJob.Result.Artifacts[0].Path); code != exitUsage || !strings.Contains(shown, "files 1 and 2 are scores of the same weights") {
+		t.Errorf("exit code %d\n%s", code, shown)
+	}
+	again := load(t, local)
+	again.Sets[0].Model.SHA256 = strings.Repeat("0", 64)
+	second := filepath.Join(dir, "second.json")
+	if err := again.Save(second); err != nil {
+		t.Fatal(err)
+	}
+	listed := ok(t, "compare", "--videos", "m="+local, "m="+second, "other="+second)
+	for _, want := range []string{"m ×2, ties", "other ×1, ties", "m, each training: ", filepath.Base(again.Videos[0].Path), "McNemar, pairs"} {
+		if !strings.Contains(listed, want) {
+			t.Errorf("compare of trainings does not say %q:\n%s", want, listed)
+		}
+	}
 	if png, err := os.ReadFile(picture); err != nil || !bytes.HasPrefix(png, []byte("\x89PNG")) {
 		t.Errorf("no picture: %v", err)
 	}

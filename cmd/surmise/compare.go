@@ -17,19 +17,20 @@ import (
 func newCompareCommand() *cobra.Command {
 	var measure, plot string
 	var seed uint64
-	var asJSON bool
+	var asJSON, videos bool
 	cmd := &cobra.Command{
-		Use:   "compare SCORES.json [SCORES.json…]",
+		Use:   "compare [NAME=]SCORES.json…",
 		Short: "Show what scores say, of one model or several",
 		Long: `Show how well surprise tells possible from impossible videos, per property, with 95 % intervals by bootstrap over groups.
-One file sets its model beside the untrained twin; several set their models beside one another, for which they must have
-been made with the same settings on the same videos.`,
+One file sets its model beside the untrained twin; several set the later models beside the first, for which they must have
+been made with the same settings on the same videos. Files of one NAME are trainings of one model with different seeds:
+figures are their means, and intervals resample them too. Without a NAME a model is called as its file.`,
 		Args: cobra.MinimumNArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
 		},
 		RunE: func(cmd *cobra.Command, paths []string) error {
-			options := compare.Options{Seed: seed}
+			options := compare.Options{Seed: seed, Videos: videos}
 			if measure != "" {
 				var err error
 				if options.Aggregation, err = compare.ParseAggregation(measure); err != nil {
@@ -52,36 +53,48 @@ been made with the same settings on the same videos.`,
 			if asJSON {
 				return writeTableJSON(cmd.OutOrStdout(), table)
 			}
-			return table.WriteText(cmd.OutOrStdout())
+			if err := table.WriteText(cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			return table.WriteVideos(cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&measure, "measure", "", "avg, max, filtered_avg, filtered_max, peak or peak_avg; of one context as in max@4 (default what suits the scores)")
-	flags.Uint64Var(&seed, "seed", 0, "seed of the bootstrap")
+	flags.Uint64Var(&seed, "seed", 0, "seed of the bootstrap and of the halves of the groups")
+	flags.BoolVar(&videos, "videos", false, "list every video with its surprise and its percentile among possible ones")
 	flags.StringVar(&plot, "plot", "", "draw the table and typical pairs into this PNG file")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	cobra.CheckErr(cmd.MarkFlagFilename("plot", "png"))
 	return cmd
 }
 
-// compareFiles makes the table of one score file, or of several. It also returns the first file.
-func compareFiles(paths []string, o compare.Options) (*compare.Table, *compare.File, error) {
-	var files []*compare.File
-	var names []string
-	for _, path := range paths {
+// compareFiles makes the table of the score files that arguments name. It also returns the first file.
+func compareFiles(arguments []string, o compare.Options) (*compare.Table, *compare.File, error) {
+	var models []compare.Candidate
+	for _, argument := range arguments {
+		name, path := modelAndPath(argument)
 		f, err := compare.Load(path)
 		if err != nil {
 			return nil, nil, err
 		}
-		files = append(files, f)
-		names = append(names, strings.TrimSuffix(filepath.Base(path), ".json"))
+		if name == "" { // two files of one name in two folders are two models
+			models = append(models, compare.Candidate{Name: strings.TrimSuffix(filepath.Base(path), ".json"), Files: []*compare.File{f}})
+			continue
+		}
+		models = compare.AddTraining(models, name, f)
 	}
-	if len(files) == 1 {
-		table, err := compare.Summarize(files[0], o)
-		return table, files[0], err
+	table, err := compare.Candidates(models, o)
+	return table, models[0].Files[0], err
+}
+
+// modelAndPath takes NAME=PATH apart. What exists as it stands is a path.
+func modelAndPath(argument string) (name, path string) {
+	name, path, named := strings.Cut(argument, "=")
+	if _, err := os.Stat(argument); err == nil || !named {
+		return "", argument
 	}
-	table, err := compare.Models(files, names, o)
-	return table, files[0], err
+	return name, path
 }
 
 func writeTableJSON(w io.Writer, t *compare.Table) error {

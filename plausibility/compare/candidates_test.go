@@ -71,6 +71,26 @@ func TestCandidatesAreMeansOverTrainings(t *testing.T) {
 	}
 }
 
+// One model alone is set beside its twin, whose seeds are resampled as the model's are.
+func TestOneCandidate(t *testing.T) {
+	files := trainings(1, 5, 0.95)
+	table, err := Candidates([]Candidate{{"good", files}}, Options{Resamples: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(table.Columns, []string{ModelSet, TwinSet}) || !reflect.DeepEqual(table.Seeds, []int{5, 5}) {
+		t.Errorf("columns %v, seeds %v", table.Columns, table.Seeds)
+	}
+	one, err := Candidates([]Candidate{{"good", files[:1]}}, Options{Resamples: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := Summarize(files[0], Options{Resamples: 200})
+	if err != nil || !reflect.DeepEqual(one, same) {
+		t.Errorf("one training alone is not what Summarize makes of it (%v)", err)
+	}
+}
+
 // Pairs on which two models part, by hand: of two trainings each, shares of 1, 1/2 and 0.
 func TestPairsOfSeveralTrainings(t *testing.T) {
 	r := namedGroups{groups: []group{{name: "g"}}}
@@ -113,7 +133,7 @@ func TestCandidatesRefuse(t *testing.T) {
 	old := trainings(40, 1, 0.9)
 	old[0].Version = 9
 	for want, models := range map[string][]Candidate{
-		"1 models, want at least 2":                       {{"a", a}},
+		"comparing models: no model":                      nil,
 		"b: no score file":                                {{"a", a}, {"b", nil}},
 		"a: files 1 and 3 are scores of the same weights": {{"a", []*File{a[0], a[1], a[0]}}, {"b", b}},
 		"a and b: score files are unlike: spec.stride":    {{"a", a}, {"b", other}},

@@ -19,6 +19,49 @@ type PublishedMetrics struct {
 	AUROCAvg, AUROCMax                       float64
 }
 
+// PublishedMatches pairs the videos of a quadruplet as the published evaluation does:
+// breakingPoints are the frames at which videos 1, 2 and 3 first differ from video 0 (see
+// PublishedBreakingPoint). The one that differs last, the first of equal ones, is paired
+// with video 0, and the other two with each other, whatever their labels. MatchByStart is
+// what pairs are found by here; on a quadruplet as it should be both agree.
+func PublishedMatches(breakingPoints [3]int) [2][2]int {
+	latest := 0
+	for i, frame := range breakingPoints {
+		if frame > breakingPoints[latest] {
+			latest = i
+		}
+	}
+	switch latest {
+	case 0:
+		return [2][2]int{{0, 1}, {2, 3}}
+	case 1:
+		return [2][2]int{{0, 2}, {1, 3}}
+	}
+	return [2][2]int{{0, 3}, {1, 2}}
+}
+
+// PublishedBreakingPoint is the first frame at which two videos [3,T,pixels] differ in the
+// sum of all their values, or T. It is the published rule, trap included: differences of
+// either sign can cancel, and a frame that differs then counts as equal.
+func PublishedBreakingPoint(a, b []float32, frames int) int {
+	pixels := len(a) / 3 / frames
+	for t := range frames {
+		var sum float32
+		for c := range 3 {
+			at := (c*frames + t) * pixels
+			var channel float32
+			for i := at; i < at+pixels; i++ {
+				channel += a[i] - b[i]
+			}
+			sum += channel
+		}
+		if sum != 0 {
+			return t
+		}
+	}
+	return frames
+}
+
 // Published computes the published metrics of losses [N,W] with labels [N],
 // traps included, so that published tables can be reproduced; Summarize is what
 // to judge a model by. The traps: the possible videos are matched to the

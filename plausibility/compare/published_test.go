@@ -1,8 +1,12 @@
 package compare
 
 import (
+	"cmp"
 	"math"
+	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/surmise-ml/surmise/internal/golden"
@@ -72,4 +76,132 @@ func TestGoldenPublishedMetrics(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The published code's own matching, from the frames on. The recorded quadruplet is video 0
+// of the golden data and three copies, changed where its construction says.
+func TestGoldenQuadruplet(t *testing.T) {
+	var want struct {
+		Frames     int `json:"frames"`
+		Quadruplet struct {
+			BreakingPoints [3]int    `json:"breaking_points"`
+			Matches        [2][2]int `json:"matches"`
+			Construction   string    `json:"construction"` // "… on frames [4,T), [T-6,T), [4,T-6) …"
+		} `json:"quadruplet"`
+	}
+	golden.JSON(t, "vjepa_surprise.json", &want)
+	spans := regexp.MustCompile(`\[(\d+|T-\d+),(T|T-\d+)\)`).FindAllStringSubmatch(want.Quadruplet.Construction, -1)
+	if len(spans) != 3 {
+		t.Fatalf("construction %q, want three spans of frames", want.Quadruplet.Construction)
+	}
+	frame := func(text string) int {
+		back, fromEnd := strings.CutPrefix(text, "T")
+		n, err := strconv.Atoi(cmp.Or(back, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if fromEnd {
+			n += want.Frames
+		}
+		return n
+	}
+	videos := golden.Tensors(t, "vjepa_surprise.safetensors")["videos"] // [video,3,T,S,S]
+	frames, plane := videos.Shape[2], videos.Shape[3]*videos.Shape[4]
+	zero := videos.F32[:3*frames*plane]
+	changed := func(from, to int) []float32 {
+		out := slices.Clone(zero)
+		for c := range 3 {
+			for i := (c*frames + from) * plane; i < (c*frames+to)*plane; i++ {
+				out[i] += 0.5
+			}
+		}
+		return out
+	}
+	var points [3]int
+	for i, span := range spans {
+		points[i] = PublishedBreakingPoint(zero, changed(frame(span[1]), frame(span[2])), frames)
+	}
+	if points != want.Quadruplet.BreakingPoints {
+		t.Errorf("breaking points %v, want %v", points, want.Quadruplet.BreakingPoints)
+	}
+	if got := PublishedMatches(points); got != want.Quadruplet.Matches {
+		t.Errorf("matches %v, want %v", got, want.Quadruplet.Matches)
+	}
+	if got := PublishedBreakingPoint(zero, zero, frames); got != frames {
+		t.Errorf("a video differs from itself at frame %d", got)
+	}
+}
+
+func TestPublishedMatchesByHand(t *testing.T) {
+	for points, want := range map[[3]int][2][2]int{
+		{9, 4, 4}: {{0, 1}, {2, 3}}, {4, 9, 4}: {{0, 2}, {1, 3}}, {4, 4, 9}: {{0, 3}, {1, 2}},
+		{5, 5, 5}: {{0, 1}, {2, 3}}, {4, 9, 9}: {{0, 2}, {1, 3}}, // of equal ones the first
+	} {
+		if got := PublishedMatches(points); got != want {
+			t.Errorf("breaking points %v: %v, want %v", points, got, want)
+		}
+	}
+	// One pixel brighter by one and another darker by one: the published rule sees nothing.
+	a, b := make([]float32, 3*2*2), make([]float32, 3*2*2)
+	b[2], b[3] = 1, -1
+	if got := PublishedBreakingPoint(a, b, 2); got != 2 {
+		t.Errorf("differences that cancel: frame %d, want none", got)
+	}
+	b[3] = 0
+	if got := PublishedBreakingPoint(a, b, 2); got != 1 {
+		t.Errorf("a difference in frame 1: frame %d", got)
+	}
+}
+
+// From recorded surprises to what is said of videos: mean and largest window, and the
+// smallest context of each window.
+func TestGoldenAggregations(t *testing.T) {
+	var want struct {
+		Contexts []int                           `json:"context_lengths"`
+		Frames   int                             `json:"frames_per_clip"`
+		Pairs    map[string]map[string][]float64 `json:"pair_summary"`
+		Filtered [][]float64                     `json:"filtered_min_over_contexts"`
+	}
+	golden.JSON(t, "vjepa_surprise.json", &want)
+	surprise := golden.Tensors(t, "vjepa_surprise.safetensors")["surprise"] // [video,C,W]
+	videos, contexts, windows := surprise.Shape[0], surprise.Shape[1], surprise.Shape[2]
+	set := &Set{}
+	for v := range videos {
+		var s Scores
+		for c := range contexts {
+			row := make([]float64, windows)
+			for w := range row {
+				row[w] = float64(surprise.F32[(v*contexts+c)*windows+w])
+			}
+			s.Surprise = append(s.Surprise, row)
+		}
+		set.Scores = append(set.Scores, s)
+	}
+	spec := Spec{Window: want.Frames, Contexts: want.Contexts}
+	check := func(a Aggregation, want []float64) {
+		t.Helper()
+		got, err := set.Videos(spec, a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for v := range want {
+			if math.Abs(got[v]-want[v]) > 1e-6 {
+				t.Errorf("%s of video %d: %.9g, want %.9g", a, v, got[v], want[v])
+			}
+		}
+	}
+	for _, c := range want.Contexts {
+		check(Aggregation{"avg", c}, want.Pairs["ctx"+strconv.Itoa(c)]["mean"])
+		check(Aggregation{"max", c}, want.Pairs["ctx"+strconv.Itoa(c)]["max"])
+	}
+	var mean, largest []float64
+	for _, row := range want.Filtered {
+		var sum float64
+		for _, x := range row {
+			sum += x
+		}
+		mean, largest = append(mean, sum/float64(len(row))), append(largest, slices.Max(row))
+	}
+	check(Aggregation{Name: "filtered_avg"}, mean)
+	check(Aggregation{Name: "filtered_max"}, largest)
 }

@@ -2,6 +2,7 @@ package compare
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -150,24 +151,14 @@ func (c *column) surprise(a Aggregation) ([][]float64, error) {
 // Summarize sets the model of a score file beside its untrained twin (if it was
 // scored), per property and pooled.
 func Summarize(f *File, o Options) (*Table, error) {
-	if err := f.Validate(); err != nil {
-		return nil, fmt.Errorf("summarizing scores: %w", err)
-	}
-	var columns []column
-	for _, name := range []string{ModelSet, TwinSet} {
-		if set, ok := f.Set(name); ok {
-			columns = append(columns, column{name, []*Set{set}, f.Spec})
-		}
-	}
-	t, err := build(f, columns, o)
+	t, err := candidates([]Candidate{{Files: []*File{f}}}, o)
 	if err != nil {
 		return nil, fmt.Errorf("summarizing scores: %w", err)
 	}
-	if len(columns) == 1 {
-		t.Warnings = append(t.Warnings, "no untrained twin was scored: an artefact of the clips can look like understanding")
-	}
 	return t, nil
 }
+
+const noTwin = "no untrained twin was scored: an artefact of the clips can look like understanding"
 
 // Candidate is a model to be compared with others: one score file for each training of
 // it, which differ in their seeds.
@@ -176,9 +167,23 @@ type Candidate struct {
 	Files []*File
 }
 
+// AddTraining adds a score file to the candidate of that name, or as a new one.
+func AddTraining(models []Candidate, name string, f *File) []Candidate {
+	for i := range models {
+		if models[i].Name == name {
+			models[i].Files = append(models[i].Files, f)
+			return models
+		}
+	}
+	return append(models, Candidate{name, []*File{f}})
+}
+
 // Models sets the models of two or more score files beside one another, one training
 // each. names call the columns.
 func Models(files []*File, names []string, o Options) (*Table, error) {
+	if len(files) < 2 {
+		return nil, fmt.Errorf("comparing models: %d score files, want at least 2", len(files))
+	}
 	if len(names) != len(files) {
 		return nil, fmt.Errorf("comparing models: %d names for %d score files", len(names), len(files))
 	}
@@ -192,7 +197,8 @@ func Models(files []*File, names []string, o Options) (*Table, error) {
 // MinSeeds is the number of trainings below which several of one model carry a warning.
 const MinSeeds = 5
 
-// Candidates sets two or more models beside one another. Where a model was trained
+// Candidates sets two or more models beside one another; one alone is set beside its
+// untrained twin, as Summarize does. Where a model was trained
 // several times, figures are means over its seeds, and intervals resample them too. The
 // files must have been made with like specs, preprocessing and data: the first field
 // that differs is named in the error, which wraps ErrUnlike.
@@ -205,8 +211,8 @@ func Candidates(models []Candidate, o Options) (*Table, error) {
 }
 
 func candidates(models []Candidate, o Options) (*Table, error) {
-	if len(models) < 2 {
-		return nil, fmt.Errorf("%d models, want at least 2", len(models))
+	if len(models) == 0 {
+		return nil, errors.New("no model")
 	}
 	names, err := checkCandidates(models)
 	if err != nil {
@@ -228,9 +234,20 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 			twins = append(twins, twin)
 		}
 	}
+	alone := len(models) == 1
+	if alone {
+		columns[0].name = ModelSet
+		for i := range twins {
+			twins[i].name = TwinSet
+		}
+		columns, twins = append(columns, twins...), nil
+	}
 	t, err := build(base, columns, o)
 	if err != nil {
 		return nil, err
+	}
+	if alone && len(columns) == 1 {
+		t.Warnings = append(t.Warnings, noTwin)
 	}
 	t.warnOfPrecision(models, names)
 	t.warnOfSeeds()

@@ -114,6 +114,41 @@ func (t *Table) WriteText(w io.Writer) error {
 	return nil
 }
 
+// WriteVideos prints the videos of the table, if it lists them: for each column the
+// surprise, and the percentile among the possible videos of the other half.
+func (t *Table) WriteVideos(w io.Writer) error {
+	if len(t.Videos) == 0 {
+		return nil
+	}
+	lines := [][]string{{"video"}}
+	for _, c := range t.Columns {
+		lines[0] = append(lines[0], c, "percentile")
+	}
+	lines[0] = append(lines[0], "label, property")
+	for _, v := range t.Videos {
+		line := []string{v.Path}
+		for _, c := range v.Columns {
+			percentile := "too few"
+			if c.Percentile != nil {
+				percentile = fmt.Sprintf("%.1f", *c.Percentile)
+			}
+			line = append(line, fmt.Sprintf("%.4f", c.Surprise), percentile)
+		}
+		label := []string{"impossible", "possible"}[v.Label]
+		if v.Property != "" {
+			label += ", " + v.Property
+		}
+		lines = append(lines, append(line, label))
+	}
+	var b strings.Builder
+	b.WriteString("\n")
+	writeColumns(&b, lines)
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("writing videos: %w", err)
+	}
+	return nil
+}
+
 func (t *Table) writeCalibrated(b *strings.Builder) {
 	if t.Calibrated[0].Warning != "" {
 		return // it is among the warnings

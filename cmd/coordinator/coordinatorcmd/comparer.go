@@ -2,6 +2,7 @@ package coordinatorcmd
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -16,34 +17,35 @@ import (
 // Comparer is coordinator.Comparer over score files.
 type Comparer struct{}
 
-// Compare sets a model beside its twin, or two models beside one another.
-func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, measure string, seed uint64) (*surmisev1.CompareScoresResponse, error) {
-	options := compare.Options{Seed: seed}
-	if measure != "" {
+// Compare sets a model beside its twin, or the later models beside the first.
+func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
+	options := compare.Options{Seed: req.GetSeed(), Videos: req.GetVideos()}
+	if measure := req.GetMeasure(); measure != "" {
 		var err error
 		if options.Aggregation, err = compare.ParseAggregation(measure); err != nil {
-			return nil, badMeasure(err)
+			return nil, badField("measure", err)
 		}
 	}
-	loaded := make([]*compare.File, len(files))
-	names := make([]string, len(files))
+	labels := req.GetLabels()
+	if len(labels) > 0 && len(labels) != len(files) {
+		return nil, badField("labels", fmt.Errorf("%d labels for %d names, want one each or none", len(labels), len(files)))
+	}
+	var models []compare.Candidate
 	for i, f := range files {
-		var err error
-		if loaded[i], err = compare.Load(f.Path); err != nil {
+		loaded, err := compare.Load(f.Path)
+		if err != nil {
 			return nil, err
 		}
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		names[i] = f.Source
+		label := f.Source
+		if len(labels) > 0 {
+			label = labels[i]
+		}
+		models = compare.AddTraining(models, label, loaded)
 	}
-	var table *compare.Table
-	var err error
-	if len(loaded) == 1 {
-		table, err = compare.Summarize(loaded[0], options)
-	} else {
-		table, err = compare.Models(loaded, names, options)
-	}
+	table, err := compare.Candidates(models, options)
 	if err != nil {
 		return nil, err
 	}
@@ -104,28 +106,90 @@ func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 		for _, c := range r.Cells {
 			row.Cells = append(row.Cells, &surmisev1.ComparisonCell{
 				Accuracy: intervalMessage(c.Accuracy), GroupAccuracy: intervalMessage(c.GroupAccuracy),
-				Auroc: intervalMessage(c.AUROC), Verdict: c.Verdict, Ties: c.Ties,
+				Auroc: intervalMessage(c.AUROC), Verdict: c.Verdict, Ties: c.Ties, Trainings: c.Seeds,
 			})
 		}
 		for _, d := range r.Differences {
 			row.Differences = append(row.Differences, &surmisev1.ComparisonDifference{
 				Column: d.Column, Accuracy: intervalMessage(d.Accuracy), GroupAccuracy: intervalMessage(d.GroupAccuracy),
 				Auroc: intervalMessage(d.AUROC), Verdict: d.Verdict,
+				PairsBothRight: int32(d.Both), PairsOnlyFirstRight: int32(d.First), PairsOnlySecondRight: int32(d.Second),
+				PairsNeitherRight: int32(d.Neither), PairsMixed: int32(d.Mixed),
+				Mcnemar: pMessage(d.McNemar), SignFlip: pMessage(d.SignFlip),
 			})
 		}
 		m.Rows = append(m.Rows, row)
 	}
+	for _, n := range t.Seeds {
+		m.Trainings = append(m.Trainings, int32(n))
+	}
+	for _, s := range t.Single {
+		m.SingleVideos = append(m.SingleVideos, singleMessage(s))
+	}
+	for _, c := range t.Calibrated {
+		m.Calibrated = append(m.Calibrated, calibratedMessage(c))
+	}
+	for _, s := range t.Selections {
+		m.Selections = append(m.Selections, selectionMessage(s))
+	}
+	for _, f := range t.Twins {
+		m.Floors = append(m.Floors, &surmisev1.Floor{Column: f.Column, Accuracy: intervalMessage(f.Accuracy)})
+	}
+	for _, v := range t.Videos {
+		video := &surmisev1.JudgedVideo{Path: v.Path, Label: int32(v.Label), Group: v.Group, Property: v.Property}
+		for _, c := range v.Columns {
+			video.Columns = append(video.Columns, &surmisev1.VideoJudgment{Surprise: c.Surprise, Percentile: c.Percentile})
+		}
+		m.Videos = append(m.Videos, video)
+	}
 	return m, nil
 }
+
+func singleMessage(s compare.Single) *surmisev1.SingleVideos {
+	m := &surmisev1.SingleVideos{
+		Auroc: s.AUROC, Auprc: intervalMessage(s.AUPRCInterval), Threshold: s.Threshold, PossibleBelowThreshold: s.PossibleBelow,
+		ImpossibleAboveThreshold: s.ImpossibleAbove, BestAbsoluteAccuracyOracle: s.BestAbsoluteAccuracy,
+	}
+	if s.AbsoluteInterval != nil {
+		m.AbsoluteAccuracy = intervalMessage(*s.AbsoluteInterval)
+	}
+	return m
+}
+
+func calibratedMessage(c compare.Calibrated) *surmisev1.CalibratedVideos {
+	if c.Warning != "" {
+		return &surmisev1.CalibratedVideos{Verdict: c.Verdict, Warning: c.Warning}
+	}
+	return &surmisev1.CalibratedVideos{
+		Accuracy: intervalMessage(c.Accuracy), FalseAlarms: intervalMessage(c.FalseAlarms), Caught: intervalMessage(c.Caught),
+		Gain: intervalMessage(c.Gain), Verdict: c.Verdict,
+	}
+}
+
+func selectionMessage(s compare.Selection) *surmisev1.Selection {
+	m := &surmisev1.Selection{
+		Candidates: int32(s.Candidates), HeldOut: intervalMessage(s.HeldOut), Verdict: s.Verdict,
+		OracleMeasure: s.Oracle.Aggregation.String(), OracleAccuracy: s.Oracle.Accuracy,
+	}
+	for _, f := range s.Folds {
+		m.Folds = append(m.Folds, &surmisev1.SelectionFold{
+			Measure: f.Chosen.Aggregation.String(), ChosenAccuracy: f.Chosen.Accuracy, HeldOutAccuracy: f.HeldOut,
+			Groups: int32(f.Groups), Pairs: int32(f.Pairs),
+		})
+	}
+	return m
+}
+
+func pMessage(p compare.PValue) *surmisev1.PValue { return &surmisev1.PValue{P: p.P, PHolm: p.Holm} }
 
 func intervalMessage(i compare.Interval) *surmisev1.Interval {
 	return &surmisev1.Interval{Value: i.Value, Low: i.Low, High: i.High}
 }
 
-func badMeasure(err error) error {
-	st := status.New(codes.InvalidArgument, "measure: "+err.Error())
+func badField(field string, err error) error {
+	st := status.New(codes.InvalidArgument, field+": "+err.Error())
 	detailed, detailErr := st.WithDetails(&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
-		{Field: "measure", Description: err.Error()}}})
+		{Field: field, Description: err.Error()}}})
 	if detailErr != nil {
 		return st.Err()
 	}

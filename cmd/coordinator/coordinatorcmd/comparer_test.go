@@ -3,7 +3,9 @@ package coordinatorcmd
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,7 +49,7 @@ func scoreFile(t *testing.T, stride int) string {
 
 func TestCompareOne(t *testing.T) {
 	file := coordinator.ScoreFile{Source: "jobs/a", Path: scoreFile(t, 2)}
-	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{file}, "max@4", 0)
+	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{file}, &surmisev1.CompareScoresRequest{Measure: "max@4", Videos: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +62,21 @@ func TestCompareOne(t *testing.T) {
 	}
 	if m, twin := last.Cells[0], last.Cells[1]; m.Ties != 0 || twin.Ties != 0 {
 		t.Errorf("ties %g and %g of pairs of which none ties", m.Ties, twin.Ties)
+	}
+	if len(got.SingleVideos) != 2 || got.SingleVideos[0].Auroc != 1 || got.SingleVideos[0].Auprc.Value != 1 || got.SingleVideos[0].AbsoluteAccuracy != nil {
+		t.Errorf("single videos %v, want an AUROC of 1 and too few for a threshold", got.SingleVideos)
+	}
+	if len(got.Calibrated) != 2 || got.Calibrated[0].Warning == "" || got.Calibrated[0].Accuracy != nil {
+		t.Errorf("three possible videos are too few to judge by: %v", got.Calibrated)
+	}
+	if s := got.Selections; len(s) != 2 || len(s[0].Folds) != 2 || s[0].HeldOut.Value != 1 || s[0].OracleMeasure == "" || s[0].Folds[0].Pairs+s[0].Folds[1].Pairs != 3 {
+		t.Errorf("selections %v", s)
+	}
+	if len(got.Videos) != 6 || got.Videos[1].Path != "1.mp4" || got.Videos[1].Columns[0].Surprise != 0.5 || got.Videos[1].Columns[0].Percentile != nil {
+		t.Errorf("videos %v", got.Videos)
+	}
+	if d := last.Differences[0]; d.PairsOnlyFirstRight != 3 || math.Abs(d.Mcnemar.P-0.25) > 1e-12 || d.SignFlip.P != 0.25 || d.Mcnemar.PHolm != d.Mcnemar.P {
+		t.Errorf("three pairs that only the model tells apart: %v", d)
 	}
 	if last.Differences[0].Accuracy.Value != 1 || !strings.Contains(got.Text, "permanence") {
 		t.Errorf("differences %v, text %s", last.Differences, got.Text)
@@ -76,7 +93,7 @@ func TestCompareTellsTies(t *testing.T) {
 	if err := f.Save(path); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, "", 0)
+	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, &surmisev1.CompareScoresRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,23 +104,55 @@ func TestCompareTellsTies(t *testing.T) {
 
 func TestCompareTwo(t *testing.T) {
 	files := []coordinator.ScoreFile{{Source: "jobs/a", Path: scoreFile(t, 2)}, {Source: "jobs/b", Path: scoreFile(t, 2)}}
-	got, err := Comparer{}.Compare(t.Context(), files, "", 0)
+	got, err := Comparer{}.Compare(t.Context(), files, &surmisev1.CompareScoresRequest{})
 	if err != nil || got.Columns[0] != "jobs/a" || got.Columns[1] != "jobs/b" {
 		t.Fatalf("got %v, %v", got, err)
 	}
 	files[1].Path = scoreFile(t, 4)
-	if _, err = (Comparer{}).Compare(t.Context(), files, "", 0); !errors.Is(err, compare.ErrUnlike) || !strings.Contains(err.Error(), "stride") {
+	if _, err = (Comparer{}).Compare(t.Context(), files, &surmisev1.CompareScoresRequest{}); !errors.Is(err, compare.ErrUnlike) || !strings.Contains(err.Error(), "stride") {
 		t.Errorf("unlike files: %v", err)
+	}
+}
+
+// Jobs of one label are trainings of one model.
+func TestCompareTrainings(t *testing.T) {
+	var files []coordinator.ScoreFile
+	for i := range 3 {
+		path := scoreFile(t, 2)
+		f, err := compare.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Sets[0].Model.SHA256 = fmt.Sprintf("%064x", i)
+		if err := f.Save(path); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, coordinator.ScoreFile{Source: fmt.Sprintf("jobs/%d", i), Path: path})
+	}
+	got, err := Comparer{}.Compare(t.Context(), files, &surmisev1.CompareScoresRequest{Labels: []string{"a", "b", "a"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := got.Rows[len(got.Rows)-1]
+	if !slices.Equal(got.Columns, []string{"a", "b"}) || !slices.Equal(got.Trainings, []int32{2, 1}) || !slices.Equal(last.Cells[0].Trainings, []float64{1, 1}) {
+		t.Errorf("columns %v, trainings %v, of a %v", got.Columns, got.Trainings, last.Cells[0].Trainings)
+	}
+	if len(got.Floors) != 2 || got.Floors[0].Column != "a" || got.Floors[0].Accuracy.Value != 0 {
+		t.Errorf("floors %v, want two of 0", got.Floors)
+	}
+	_, err = Comparer{}.Compare(t.Context(), files, &surmisev1.CompareScoresRequest{Labels: []string{"a"}})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "labels: 1 labels for 3 names") {
+		t.Errorf("one label for three jobs: %v", err)
 	}
 }
 
 func TestCompareFaults(t *testing.T) {
 	path := scoreFile(t, 2)
-	_, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, "best", 0)
+	_, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, &surmisev1.CompareScoresRequest{Measure: "best"})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "best") {
 		t.Errorf("unknown measure: %v", err)
 	}
-	if _, err := (Comparer{}).Compare(t.Context(), []coordinator.ScoreFile{{Path: path + "x"}}, "", 0); err == nil || !strings.Contains(err.Error(), path+"x") {
+	if _, err := (Comparer{}).Compare(t.Context(), []coordinator.ScoreFile{{Path: path + "x"}}, &surmisev1.CompareScoresRequest{}); err == nil || !strings.Contains(err.Error(), path+"x") {
 		t.Errorf("missing file: %v", err)
 	}
 }

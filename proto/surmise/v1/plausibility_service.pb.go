@@ -24,14 +24,21 @@ const (
 
 type CompareScoresRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// One or two scoring jobs, "jobs/{id}".
+	// Scoring jobs, "jobs/{id}": one, to set its model beside the untrained twin, or several, to set the later models beside
+	// the first. They must have scored the same videos with the same settings; otherwise the answer is FAILED_PRECONDITION
+	// with the field that differs.
 	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
 	// How the surprise of a video becomes one number: "avg", "max", "filtered_avg", "filtered_max" (smallest over
 	// contexts first), "peak" (largest tubelet) or "peak_avg"; of one context with "@" and its frames, as in "max@4".
 	// Default what suits the scores: peak for next_tubelet models, filtered_avg with several contexts, avg with one.
 	Measure string `protobuf:"bytes,2,opt,name=measure,proto3" json:"measure,omitempty"`
-	// Seed of the bootstrap; default 0, which is a seed like any other.
-	Seed          uint64 `protobuf:"varint,3,opt,name=seed,proto3" json:"seed,omitempty"`
+	// Seed of the bootstrap and of the halves; default 0, which is a seed like any other.
+	Seed uint64 `protobuf:"varint,3,opt,name=seed,proto3" json:"seed,omitempty"`
+	// What each job's model is called, one label per name; default none: each job by its name. Jobs of one label are
+	// trainings of one model with different seeds: figures are their means, and intervals resample them too.
+	Labels []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	// List every video with its percentile; default false.
+	Videos        bool `protobuf:"varint,5,opt,name=videos,proto3" json:"videos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -87,8 +94,22 @@ func (x *CompareScoresRequest) GetSeed() uint64 {
 	return 0
 }
 
-// CompareScoresResponse has one column per thing compared. One name: its model and, unless it was skipped, the untrained
-// twin. Two names: the two models.
+func (x *CompareScoresRequest) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *CompareScoresRequest) GetVideos() bool {
+	if x != nil {
+		return x.Videos
+	}
+	return false
+}
+
+// CompareScoresResponse has one column per thing compared. One model: it and, unless it was skipped, the untrained twin.
+// Several: the models.
 type CompareScoresResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The measure used.
@@ -98,7 +119,19 @@ type CompareScoresResponse struct {
 	Rows     []*ComparisonRow `protobuf:"bytes,3,rep,name=rows,proto3" json:"rows,omitempty"`
 	Warnings []string         `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// All of it as a table for a terminal.
-	Text          string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
+	// Trainings per column, where any has more than one.
+	Trainings []int32 `protobuf:"varint,6,rep,packed,name=trainings,proto3" json:"trainings,omitempty"`
+	// Per column, over all videos: each video against all the others.
+	SingleVideos []*SingleVideos `protobuf:"bytes,7,rep,name=single_videos,json=singleVideos,proto3" json:"single_videos,omitempty"`
+	// Per column: the same, each video judged by the possible videos of the half of the groups that it is not in.
+	Calibrated []*CalibratedVideos `protobuf:"bytes,8,rep,name=calibrated,proto3" json:"calibrated,omitempty"`
+	// Per column: the statistic chosen on one half of the groups and measured on the other. Empty where a half has no pair.
+	Selections []*Selection `protobuf:"bytes,9,rep,name=selections,proto3" json:"selections,omitempty"`
+	// Several models: the pooled accuracy of their untrained twins.
+	Floors []*Floor `protobuf:"bytes,10,rep,name=floors,proto3" json:"floors,omitempty"`
+	// Every video, if asked for.
+	Videos        []*JudgedVideo `protobuf:"bytes,11,rep,name=videos,proto3" json:"videos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -166,6 +199,48 @@ func (x *CompareScoresResponse) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *CompareScoresResponse) GetTrainings() []int32 {
+	if x != nil {
+		return x.Trainings
+	}
+	return nil
+}
+
+func (x *CompareScoresResponse) GetSingleVideos() []*SingleVideos {
+	if x != nil {
+		return x.SingleVideos
+	}
+	return nil
+}
+
+func (x *CompareScoresResponse) GetCalibrated() []*CalibratedVideos {
+	if x != nil {
+		return x.Calibrated
+	}
+	return nil
+}
+
+func (x *CompareScoresResponse) GetSelections() []*Selection {
+	if x != nil {
+		return x.Selections
+	}
+	return nil
+}
+
+func (x *CompareScoresResponse) GetFloors() []*Floor {
+	if x != nil {
+		return x.Floors
+	}
+	return nil
+}
+
+func (x *CompareScoresResponse) GetVideos() []*JudgedVideo {
+	if x != nil {
+		return x.Videos
+	}
+	return nil
 }
 
 // ComparisonRow is one property, or several pooled.
@@ -267,7 +342,9 @@ type ComparisonCell struct {
 	// Of the accuracy: "above chance", "below chance" or "inconclusive".
 	Verdict string `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
 	// Share of pairs that tie, which the accuracy counts as wrong.
-	Ties          float64 `protobuf:"fixed64,5,opt,name=ties,proto3" json:"ties,omitempty"`
+	Ties float64 `protobuf:"fixed64,5,opt,name=ties,proto3" json:"ties,omitempty"`
+	// Accuracy of each training, where there are several.
+	Trainings     []float64 `protobuf:"fixed64,6,rep,packed,name=trainings,proto3" json:"trainings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,6 +414,13 @@ func (x *ComparisonCell) GetTies() float64 {
 	return 0
 }
 
+func (x *ComparisonCell) GetTrainings() []float64 {
+	if x != nil {
+		return x.Trainings
+	}
+	return nil
+}
+
 type ComparisonDifference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The column subtracted.
@@ -345,7 +429,18 @@ type ComparisonDifference struct {
 	GroupAccuracy *Interval `protobuf:"bytes,3,opt,name=group_accuracy,json=groupAccuracy,proto3" json:"group_accuracy,omitempty"`
 	Auroc         *Interval `protobuf:"bytes,4,opt,name=auroc,proto3" json:"auroc,omitempty"`
 	// Of the accuracy: "higher", "lower" or "inconclusive".
-	Verdict       string `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Verdict string `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// Pairs told apart by both, by one alone, by neither. With several trainings, "only" means by more of them, in shares,
+	// and mixed by some of each, as many.
+	PairsBothRight       int32 `protobuf:"varint,6,opt,name=pairs_both_right,json=pairsBothRight,proto3" json:"pairs_both_right,omitempty"`
+	PairsOnlyFirstRight  int32 `protobuf:"varint,7,opt,name=pairs_only_first_right,json=pairsOnlyFirstRight,proto3" json:"pairs_only_first_right,omitempty"`
+	PairsOnlySecondRight int32 `protobuf:"varint,8,opt,name=pairs_only_second_right,json=pairsOnlySecondRight,proto3" json:"pairs_only_second_right,omitempty"`
+	PairsNeitherRight    int32 `protobuf:"varint,9,opt,name=pairs_neither_right,json=pairsNeitherRight,proto3" json:"pairs_neither_right,omitempty"`
+	PairsMixed           int32 `protobuf:"varint,10,opt,name=pairs_mixed,json=pairsMixed,proto3" json:"pairs_mixed,omitempty"`
+	// McNemar's exact test, pairs taken for independent.
+	Mcnemar *PValue `protobuf:"bytes,11,opt,name=mcnemar,proto3" json:"mcnemar,omitempty"`
+	// Groups exchange their two results; pairs of a group need not be independent.
+	SignFlip      *PValue `protobuf:"bytes,12,opt,name=sign_flip,json=signFlip,proto3" json:"sign_flip,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +510,648 @@ func (x *ComparisonDifference) GetVerdict() string {
 	return ""
 }
 
+func (x *ComparisonDifference) GetPairsBothRight() int32 {
+	if x != nil {
+		return x.PairsBothRight
+	}
+	return 0
+}
+
+func (x *ComparisonDifference) GetPairsOnlyFirstRight() int32 {
+	if x != nil {
+		return x.PairsOnlyFirstRight
+	}
+	return 0
+}
+
+func (x *ComparisonDifference) GetPairsOnlySecondRight() int32 {
+	if x != nil {
+		return x.PairsOnlySecondRight
+	}
+	return 0
+}
+
+func (x *ComparisonDifference) GetPairsNeitherRight() int32 {
+	if x != nil {
+		return x.PairsNeitherRight
+	}
+	return 0
+}
+
+func (x *ComparisonDifference) GetPairsMixed() int32 {
+	if x != nil {
+		return x.PairsMixed
+	}
+	return 0
+}
+
+func (x *ComparisonDifference) GetMcnemar() *PValue {
+	if x != nil {
+		return x.Mcnemar
+	}
+	return nil
+}
+
+func (x *ComparisonDifference) GetSignFlip() *PValue {
+	if x != nil {
+		return x.SignFlip
+	}
+	return nil
+}
+
+// PValue is two-sided.
+type PValue struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	P     float64                `protobuf:"fixed64,1,opt,name=p,proto3" json:"p,omitempty"`
+	// After Holm's correction for all properties and columns; in a pooled row, for its columns.
+	PHolm         float64 `protobuf:"fixed64,2,opt,name=p_holm,json=pHolm,proto3" json:"p_holm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PValue) Reset() {
+	*x = PValue{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PValue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PValue) ProtoMessage() {}
+
+func (x *PValue) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PValue.ProtoReflect.Descriptor instead.
+func (*PValue) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *PValue) GetP() float64 {
+	if x != nil {
+		return x.P
+	}
+	return 0
+}
+
+func (x *PValue) GetPHolm() float64 {
+	if x != nil {
+		return x.PHolm
+	}
+	return 0
+}
+
+// SingleVideos holds shares, and surprises as thresholds.
+type SingleVideos struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its interval is in the row "all".
+	Auroc float64 `protobuf:"fixed64,1,opt,name=auroc,proto3" json:"auroc,omitempty"`
+	// Area under the precision-recall curve by trapezoids, possible being the positive class.
+	Auprc *Interval `protobuf:"bytes,2,opt,name=auprc,proto3" json:"auprc,omitempty"`
+	// Share of videos judged rightly by the 90th percentile of the possible ones; absent where those are fewer than 10.
+	AbsoluteAccuracy *Interval `protobuf:"bytes,3,opt,name=absolute_accuracy,json=absoluteAccuracy,proto3" json:"absolute_accuracy,omitempty"`
+	// That percentile; absent with several trainings too.
+	Threshold                *float64 `protobuf:"fixed64,4,opt,name=threshold,proto3,oneof" json:"threshold,omitempty"`
+	PossibleBelowThreshold   *float64 `protobuf:"fixed64,5,opt,name=possible_below_threshold,json=possibleBelowThreshold,proto3,oneof" json:"possible_below_threshold,omitempty"`
+	ImpossibleAboveThreshold *float64 `protobuf:"fixed64,6,opt,name=impossible_above_threshold,json=impossibleAboveThreshold,proto3,oneof" json:"impossible_above_threshold,omitempty"`
+	// By the best threshold for these very videos: an oracle, no result.
+	BestAbsoluteAccuracyOracle float64 `protobuf:"fixed64,7,opt,name=best_absolute_accuracy_oracle,json=bestAbsoluteAccuracyOracle,proto3" json:"best_absolute_accuracy_oracle,omitempty"`
+	unknownFields              protoimpl.UnknownFields
+	sizeCache                  protoimpl.SizeCache
+}
+
+func (x *SingleVideos) Reset() {
+	*x = SingleVideos{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SingleVideos) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SingleVideos) ProtoMessage() {}
+
+func (x *SingleVideos) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SingleVideos.ProtoReflect.Descriptor instead.
+func (*SingleVideos) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SingleVideos) GetAuroc() float64 {
+	if x != nil {
+		return x.Auroc
+	}
+	return 0
+}
+
+func (x *SingleVideos) GetAuprc() *Interval {
+	if x != nil {
+		return x.Auprc
+	}
+	return nil
+}
+
+func (x *SingleVideos) GetAbsoluteAccuracy() *Interval {
+	if x != nil {
+		return x.AbsoluteAccuracy
+	}
+	return nil
+}
+
+func (x *SingleVideos) GetThreshold() float64 {
+	if x != nil && x.Threshold != nil {
+		return *x.Threshold
+	}
+	return 0
+}
+
+func (x *SingleVideos) GetPossibleBelowThreshold() float64 {
+	if x != nil && x.PossibleBelowThreshold != nil {
+		return *x.PossibleBelowThreshold
+	}
+	return 0
+}
+
+func (x *SingleVideos) GetImpossibleAboveThreshold() float64 {
+	if x != nil && x.ImpossibleAboveThreshold != nil {
+		return *x.ImpossibleAboveThreshold
+	}
+	return 0
+}
+
+func (x *SingleVideos) GetBestAbsoluteAccuracyOracle() float64 {
+	if x != nil {
+		return x.BestAbsoluteAccuracyOracle
+	}
+	return 0
+}
+
+// CalibratedVideos holds shares; absent figures, with a warning, where there were too few possible videos.
+type CalibratedVideos struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Accuracy *Interval              `protobuf:"bytes,1,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
+	// Of possible videos called impossible, about 0.1 by construction.
+	FalseAlarms *Interval `protobuf:"bytes,2,opt,name=false_alarms,json=falseAlarms,proto3" json:"false_alarms,omitempty"`
+	// Of impossible videos called so.
+	Caught *Interval `protobuf:"bytes,3,opt,name=caught,proto3" json:"caught,omitempty"`
+	// caught minus false_alarms; chance is 0.
+	Gain *Interval `protobuf:"bytes,4,opt,name=gain,proto3" json:"gain,omitempty"`
+	// Of gain: "above chance", "below chance" or "inconclusive".
+	Verdict       string `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	Warning       string `protobuf:"bytes,6,opt,name=warning,proto3" json:"warning,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CalibratedVideos) Reset() {
+	*x = CalibratedVideos{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CalibratedVideos) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CalibratedVideos) ProtoMessage() {}
+
+func (x *CalibratedVideos) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CalibratedVideos.ProtoReflect.Descriptor instead.
+func (*CalibratedVideos) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CalibratedVideos) GetAccuracy() *Interval {
+	if x != nil {
+		return x.Accuracy
+	}
+	return nil
+}
+
+func (x *CalibratedVideos) GetFalseAlarms() *Interval {
+	if x != nil {
+		return x.FalseAlarms
+	}
+	return nil
+}
+
+func (x *CalibratedVideos) GetCaught() *Interval {
+	if x != nil {
+		return x.Caught
+	}
+	return nil
+}
+
+func (x *CalibratedVideos) GetGain() *Interval {
+	if x != nil {
+		return x.Gain
+	}
+	return nil
+}
+
+func (x *CalibratedVideos) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *CalibratedVideos) GetWarning() string {
+	if x != nil {
+		return x.Warning
+	}
+	return ""
+}
+
+// Selection is what comes of choosing a statistic by its result.
+type Selection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Statistics to choose from.
+	Candidates int32 `protobuf:"varint,1,opt,name=candidates,proto3" json:"candidates,omitempty"`
+	// Chosen on one half, measured on the other; then the other way round.
+	Folds []*SelectionFold `protobuf:"bytes,2,rep,name=folds,proto3" json:"folds,omitempty"`
+	// Pairwise accuracy of all groups, each by what the other half chose.
+	HeldOut *Interval `protobuf:"bytes,3,opt,name=held_out,json=heldOut,proto3" json:"held_out,omitempty"`
+	// Of held_out: "above chance", "below chance" or "inconclusive".
+	Verdict string `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// Chosen and measured on the same pairs: an oracle, no result.
+	OracleMeasure  string  `protobuf:"bytes,5,opt,name=oracle_measure,json=oracleMeasure,proto3" json:"oracle_measure,omitempty"`
+	OracleAccuracy float64 `protobuf:"fixed64,6,opt,name=oracle_accuracy,json=oracleAccuracy,proto3" json:"oracle_accuracy,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Selection) Reset() {
+	*x = Selection{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Selection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Selection) ProtoMessage() {}
+
+func (x *Selection) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Selection.ProtoReflect.Descriptor instead.
+func (*Selection) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Selection) GetCandidates() int32 {
+	if x != nil {
+		return x.Candidates
+	}
+	return 0
+}
+
+func (x *Selection) GetFolds() []*SelectionFold {
+	if x != nil {
+		return x.Folds
+	}
+	return nil
+}
+
+func (x *Selection) GetHeldOut() *Interval {
+	if x != nil {
+		return x.HeldOut
+	}
+	return nil
+}
+
+func (x *Selection) GetVerdict() string {
+	if x != nil {
+		return x.Verdict
+	}
+	return ""
+}
+
+func (x *Selection) GetOracleMeasure() string {
+	if x != nil {
+		return x.OracleMeasure
+	}
+	return ""
+}
+
+func (x *Selection) GetOracleAccuracy() float64 {
+	if x != nil {
+		return x.OracleAccuracy
+	}
+	return 0
+}
+
+type SelectionFold struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Measure string                 `protobuf:"bytes,1,opt,name=measure,proto3" json:"measure,omitempty"`
+	// Where it was chosen, and on the other half.
+	ChosenAccuracy  float64 `protobuf:"fixed64,2,opt,name=chosen_accuracy,json=chosenAccuracy,proto3" json:"chosen_accuracy,omitempty"`
+	HeldOutAccuracy float64 `protobuf:"fixed64,3,opt,name=held_out_accuracy,json=heldOutAccuracy,proto3" json:"held_out_accuracy,omitempty"`
+	// Of the other half.
+	Groups        int32 `protobuf:"varint,4,opt,name=groups,proto3" json:"groups,omitempty"`
+	Pairs         int32 `protobuf:"varint,5,opt,name=pairs,proto3" json:"pairs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SelectionFold) Reset() {
+	*x = SelectionFold{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SelectionFold) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SelectionFold) ProtoMessage() {}
+
+func (x *SelectionFold) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SelectionFold.ProtoReflect.Descriptor instead.
+func (*SelectionFold) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SelectionFold) GetMeasure() string {
+	if x != nil {
+		return x.Measure
+	}
+	return ""
+}
+
+func (x *SelectionFold) GetChosenAccuracy() float64 {
+	if x != nil {
+		return x.ChosenAccuracy
+	}
+	return 0
+}
+
+func (x *SelectionFold) GetHeldOutAccuracy() float64 {
+	if x != nil {
+		return x.HeldOutAccuracy
+	}
+	return 0
+}
+
+func (x *SelectionFold) GetGroups() int32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *SelectionFold) GetPairs() int32 {
+	if x != nil {
+		return x.Pairs
+	}
+	return 0
+}
+
+type Floor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Column        string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
+	Accuracy      *Interval              `protobuf:"bytes,2,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Floor) Reset() {
+	*x = Floor{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Floor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Floor) ProtoMessage() {}
+
+func (x *Floor) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Floor.ProtoReflect.Descriptor instead.
+func (*Floor) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Floor) GetColumn() string {
+	if x != nil {
+		return x.Column
+	}
+	return ""
+}
+
+func (x *Floor) GetAccuracy() *Interval {
+	if x != nil {
+		return x.Accuracy
+	}
+	return nil
+}
+
+// JudgedVideo is one video in all columns.
+type JudgedVideo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// 1 possible, 0 impossible.
+	Label         int32            `protobuf:"varint,2,opt,name=label,proto3" json:"label,omitempty"`
+	Group         string           `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	Property      string           `protobuf:"bytes,4,opt,name=property,proto3" json:"property,omitempty"`
+	Columns       []*VideoJudgment `protobuf:"bytes,5,rep,name=columns,proto3" json:"columns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JudgedVideo) Reset() {
+	*x = JudgedVideo{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JudgedVideo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JudgedVideo) ProtoMessage() {}
+
+func (x *JudgedVideo) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JudgedVideo.ProtoReflect.Descriptor instead.
+func (*JudgedVideo) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *JudgedVideo) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *JudgedVideo) GetLabel() int32 {
+	if x != nil {
+		return x.Label
+	}
+	return 0
+}
+
+func (x *JudgedVideo) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *JudgedVideo) GetProperty() string {
+	if x != nil {
+		return x.Property
+	}
+	return ""
+}
+
+func (x *JudgedVideo) GetColumns() []*VideoJudgment {
+	if x != nil {
+		return x.Columns
+	}
+	return nil
+}
+
+type VideoJudgment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Under the measure; a mean over trainings.
+	Surprise float64 `protobuf:"fixed64,1,opt,name=surprise,proto3" json:"surprise,omitempty"`
+	// Among the possible videos of the other half, 0 to 100; absent where they are too few.
+	Percentile    *float64 `protobuf:"fixed64,2,opt,name=percentile,proto3,oneof" json:"percentile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VideoJudgment) Reset() {
+	*x = VideoJudgment{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VideoJudgment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VideoJudgment) ProtoMessage() {}
+
+func (x *VideoJudgment) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VideoJudgment.ProtoReflect.Descriptor instead.
+func (*VideoJudgment) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *VideoJudgment) GetSurprise() float64 {
+	if x != nil {
+		return x.Surprise
+	}
+	return 0
+}
+
+func (x *VideoJudgment) GetPercentile() float64 {
+	if x != nil && x.Percentile != nil {
+		return *x.Percentile
+	}
+	return 0
+}
+
 // Interval is a value with its 95 % bootstrap interval over groups.
 type Interval struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -427,7 +1164,7 @@ type Interval struct {
 
 func (x *Interval) Reset() {
 	*x = Interval{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +1176,7 @@ func (x *Interval) String() string {
 func (*Interval) ProtoMessage() {}
 
 func (x *Interval) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +1189,7 @@ func (x *Interval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interval.ProtoReflect.Descriptor instead.
 func (*Interval) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{5}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Interval) GetValue() float64 {
@@ -486,7 +1223,7 @@ type GetScoresRequest struct {
 
 func (x *GetScoresRequest) Reset() {
 	*x = GetScoresRequest{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +1235,7 @@ func (x *GetScoresRequest) String() string {
 func (*GetScoresRequest) ProtoMessage() {}
 
 func (x *GetScoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +1248,7 @@ func (x *GetScoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScoresRequest.ProtoReflect.Descriptor instead.
 func (*GetScoresRequest) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{6}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetScoresRequest) GetName() string {
@@ -542,7 +1279,7 @@ type GetScoresResponse struct {
 
 func (x *GetScoresResponse) Reset() {
 	*x = GetScoresResponse{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -554,7 +1291,7 @@ func (x *GetScoresResponse) String() string {
 func (*GetScoresResponse) ProtoMessage() {}
 
 func (x *GetScoresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -567,7 +1304,7 @@ func (x *GetScoresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScoresResponse.ProtoReflect.Descriptor instead.
 func (*GetScoresResponse) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{7}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetScoresResponse) GetPath() string {
@@ -639,7 +1376,7 @@ type VideoSurprise struct {
 
 func (x *VideoSurprise) Reset() {
 	*x = VideoSurprise{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -651,7 +1388,7 @@ func (x *VideoSurprise) String() string {
 func (*VideoSurprise) ProtoMessage() {}
 
 func (x *VideoSurprise) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -664,7 +1401,7 @@ func (x *VideoSurprise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoSurprise.ProtoReflect.Descriptor instead.
 func (*VideoSurprise) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{8}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VideoSurprise) GetContexts() []*ContextSurprise {
@@ -696,7 +1433,7 @@ type ContextSurprise struct {
 
 func (x *ContextSurprise) Reset() {
 	*x = ContextSurprise{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +1445,7 @@ func (x *ContextSurprise) String() string {
 func (*ContextSurprise) ProtoMessage() {}
 
 func (x *ContextSurprise) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +1458,7 @@ func (x *ContextSurprise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContextSurprise.ProtoReflect.Descriptor instead.
 func (*ContextSurprise) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{9}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ContextSurprise) GetContext() int32 {
@@ -750,36 +1487,111 @@ var File_surmise_v1_plausibility_service_proto protoreflect.FileDescriptor
 const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\n" +
 	"%surmise/v1/plausibility_service.proto\x12\n" +
-	"surmise.v1\x1a\x1bbuf/validate/validate.proto\"\xa9\x01\n" +
+	"surmise.v1\x1a\x1bbuf/validate/validate.proto\"\xec\x01\n" +
 	"\x14CompareScoresRequest\x12>\n" +
-	"\x05names\x18\x01 \x03(\tB(\xbaH%\x92\x01\"\b\x01\x10\x02\x18\x01\"\x1ar\x182\x16^jobs/[a-z0-9-]{1,63}$R\x05names\x12=\n" +
+	"\x05names\x18\x01 \x03(\tB(\xbaH%\x92\x01\"\b\x01\x10@\x18\x01\"\x1ar\x182\x16^jobs/[a-z0-9-]{1,63}$R\x05names\x12=\n" +
 	"\ameasure\x18\x02 \x01(\tB#\xbaH r\x1e2\x1c^[a-z_]{0,32}(@[0-9]{1,6})?$R\ameasure\x12\x12\n" +
-	"\x04seed\x18\x03 \x01(\x04R\x04seed\"\xaa\x01\n" +
+	"\x04seed\x18\x03 \x01(\x04R\x04seed\x12)\n" +
+	"\x06labels\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\x01R\x06labels\x12\x16\n" +
+	"\x06videos\x18\x05 \x01(\bR\x06videos\"\xd8\x03\n" +
 	"\x15CompareScoresResponse\x12\x18\n" +
 	"\ameasure\x18\x01 \x01(\tR\ameasure\x12\x18\n" +
 	"\acolumns\x18\x02 \x03(\tR\acolumns\x12-\n" +
 	"\x04rows\x18\x03 \x03(\v2\x19.surmise.v1.ComparisonRowR\x04rows\x12\x1a\n" +
 	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x12\x12\n" +
-	"\x04text\x18\x05 \x01(\tR\x04text\"\xe7\x01\n" +
+	"\x04text\x18\x05 \x01(\tR\x04text\x12\x1c\n" +
+	"\ttrainings\x18\x06 \x03(\x05R\ttrainings\x12=\n" +
+	"\rsingle_videos\x18\a \x03(\v2\x18.surmise.v1.SingleVideosR\fsingleVideos\x12<\n" +
+	"\n" +
+	"calibrated\x18\b \x03(\v2\x1c.surmise.v1.CalibratedVideosR\n" +
+	"calibrated\x125\n" +
+	"\n" +
+	"selections\x18\t \x03(\v2\x15.surmise.v1.SelectionR\n" +
+	"selections\x12)\n" +
+	"\x06floors\x18\n" +
+	" \x03(\v2\x11.surmise.v1.FloorR\x06floors\x12/\n" +
+	"\x06videos\x18\v \x03(\v2\x17.surmise.v1.JudgedVideoR\x06videos\"\xe7\x01\n" +
 	"\rComparisonRow\x12\x1a\n" +
 	"\bproperty\x18\x01 \x01(\tR\bproperty\x12\x16\n" +
 	"\x06pooled\x18\x02 \x01(\bR\x06pooled\x12\x16\n" +
 	"\x06groups\x18\x03 \x01(\x05R\x06groups\x12\x14\n" +
 	"\x05pairs\x18\x04 \x01(\x05R\x05pairs\x120\n" +
 	"\x05cells\x18\x05 \x03(\v2\x1a.surmise.v1.ComparisonCellR\x05cells\x12B\n" +
-	"\vdifferences\x18\x06 \x03(\v2 .surmise.v1.ComparisonDifferenceR\vdifferences\"\xd9\x01\n" +
+	"\vdifferences\x18\x06 \x03(\v2 .surmise.v1.ComparisonDifferenceR\vdifferences\"\xf7\x01\n" +
 	"\x0eComparisonCell\x120\n" +
 	"\baccuracy\x18\x01 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12;\n" +
 	"\x0egroup_accuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\rgroupAccuracy\x12*\n" +
 	"\x05auroc\x18\x03 \x01(\v2\x14.surmise.v1.IntervalR\x05auroc\x12\x18\n" +
 	"\averdict\x18\x04 \x01(\tR\averdict\x12\x12\n" +
-	"\x04ties\x18\x05 \x01(\x01R\x04ties\"\xe3\x01\n" +
+	"\x04ties\x18\x05 \x01(\x01R\x04ties\x12\x1c\n" +
+	"\ttrainings\x18\x06 \x03(\x01R\ttrainings\"\xa9\x04\n" +
 	"\x14ComparisonDifference\x12\x16\n" +
 	"\x06column\x18\x01 \x01(\tR\x06column\x120\n" +
 	"\baccuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12;\n" +
 	"\x0egroup_accuracy\x18\x03 \x01(\v2\x14.surmise.v1.IntervalR\rgroupAccuracy\x12*\n" +
 	"\x05auroc\x18\x04 \x01(\v2\x14.surmise.v1.IntervalR\x05auroc\x12\x18\n" +
-	"\averdict\x18\x05 \x01(\tR\averdict\"F\n" +
+	"\averdict\x18\x05 \x01(\tR\averdict\x12(\n" +
+	"\x10pairs_both_right\x18\x06 \x01(\x05R\x0epairsBothRight\x123\n" +
+	"\x16pairs_only_first_right\x18\a \x01(\x05R\x13pairsOnlyFirstRight\x125\n" +
+	"\x17pairs_only_second_right\x18\b \x01(\x05R\x14pairsOnlySecondRight\x12.\n" +
+	"\x13pairs_neither_right\x18\t \x01(\x05R\x11pairsNeitherRight\x12\x1f\n" +
+	"\vpairs_mixed\x18\n" +
+	" \x01(\x05R\n" +
+	"pairsMixed\x12,\n" +
+	"\amcnemar\x18\v \x01(\v2\x12.surmise.v1.PValueR\amcnemar\x12/\n" +
+	"\tsign_flip\x18\f \x01(\v2\x12.surmise.v1.PValueR\bsignFlip\"-\n" +
+	"\x06PValue\x12\f\n" +
+	"\x01p\x18\x01 \x01(\x01R\x01p\x12\x15\n" +
+	"\x06p_holm\x18\x02 \x01(\x01R\x05pHolm\"\xc5\x03\n" +
+	"\fSingleVideos\x12\x14\n" +
+	"\x05auroc\x18\x01 \x01(\x01R\x05auroc\x12*\n" +
+	"\x05auprc\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\x05auprc\x12A\n" +
+	"\x11absolute_accuracy\x18\x03 \x01(\v2\x14.surmise.v1.IntervalR\x10absoluteAccuracy\x12!\n" +
+	"\tthreshold\x18\x04 \x01(\x01H\x00R\tthreshold\x88\x01\x01\x12=\n" +
+	"\x18possible_below_threshold\x18\x05 \x01(\x01H\x01R\x16possibleBelowThreshold\x88\x01\x01\x12A\n" +
+	"\x1aimpossible_above_threshold\x18\x06 \x01(\x01H\x02R\x18impossibleAboveThreshold\x88\x01\x01\x12A\n" +
+	"\x1dbest_absolute_accuracy_oracle\x18\a \x01(\x01R\x1abestAbsoluteAccuracyOracleB\f\n" +
+	"\n" +
+	"_thresholdB\x1b\n" +
+	"\x19_possible_below_thresholdB\x1d\n" +
+	"\x1b_impossible_above_threshold\"\x89\x02\n" +
+	"\x10CalibratedVideos\x120\n" +
+	"\baccuracy\x18\x01 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x127\n" +
+	"\ffalse_alarms\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\vfalseAlarms\x12,\n" +
+	"\x06caught\x18\x03 \x01(\v2\x14.surmise.v1.IntervalR\x06caught\x12(\n" +
+	"\x04gain\x18\x04 \x01(\v2\x14.surmise.v1.IntervalR\x04gain\x12\x18\n" +
+	"\averdict\x18\x05 \x01(\tR\averdict\x12\x18\n" +
+	"\awarning\x18\x06 \x01(\tR\awarning\"\xf7\x01\n" +
+	"\tSelection\x12\x1e\n" +
+	"\n" +
+	"candidates\x18\x01 \x01(\x05R\n" +
+	"candidates\x12/\n" +
+	"\x05folds\x18\x02 \x03(\v2\x19.surmise.v1.SelectionFoldR\x05folds\x12/\n" +
+	"\bheld_out\x18\x03 \x01(\v2\x14.surmise.v1.IntervalR\aheldOut\x12\x18\n" +
+	"\averdict\x18\x04 \x01(\tR\averdict\x12%\n" +
+	"\x0eoracle_measure\x18\x05 \x01(\tR\roracleMeasure\x12'\n" +
+	"\x0foracle_accuracy\x18\x06 \x01(\x01R\x0eoracleAccuracy\"\xac\x01\n" +
+	"\rSelectionFold\x12\x18\n" +
+	"\ameasure\x18\x01 \x01(\tR\ameasure\x12'\n" +
+	"\x0fchosen_accuracy\x18\x02 \x01(\x01R\x0echosenAccuracy\x12*\n" +
+	"\x11held_out_accuracy\x18\x03 \x01(\x01R\x0fheldOutAccuracy\x12\x16\n" +
+	"\x06groups\x18\x04 \x01(\x05R\x06groups\x12\x14\n" +
+	"\x05pairs\x18\x05 \x01(\x05R\x05pairs\"Q\n" +
+	"\x05Floor\x12\x16\n" +
+	"\x06column\x18\x01 \x01(\tR\x06column\x120\n" +
+	"\baccuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\"\x9e\x01\n" +
+	"\vJudgedVideo\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
+	"\x05label\x18\x02 \x01(\x05R\x05label\x12\x14\n" +
+	"\x05group\x18\x03 \x01(\tR\x05group\x12\x1a\n" +
+	"\bproperty\x18\x04 \x01(\tR\bproperty\x123\n" +
+	"\acolumns\x18\x05 \x03(\v2\x19.surmise.v1.VideoJudgmentR\acolumns\"_\n" +
+	"\rVideoJudgment\x12\x1a\n" +
+	"\bsurprise\x18\x01 \x01(\x01R\bsurprise\x12#\n" +
+	"\n" +
+	"percentile\x18\x02 \x01(\x01H\x00R\n" +
+	"percentile\x88\x01\x01B\r\n" +
+	"\v_percentile\"F\n" +
 	"\bInterval\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x01R\x05value\x12\x10\n" +
 	"\x03low\x18\x02 \x01(\x01R\x03low\x12\x12\n" +
@@ -818,41 +1630,66 @@ func file_surmise_v1_plausibility_service_proto_rawDescGZIP() []byte {
 	return file_surmise_v1_plausibility_service_proto_rawDescData
 }
 
-var file_surmise_v1_plausibility_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_surmise_v1_plausibility_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_surmise_v1_plausibility_service_proto_goTypes = []any{
 	(*CompareScoresRequest)(nil),  // 0: surmise.v1.CompareScoresRequest
 	(*CompareScoresResponse)(nil), // 1: surmise.v1.CompareScoresResponse
 	(*ComparisonRow)(nil),         // 2: surmise.v1.ComparisonRow
 	(*ComparisonCell)(nil),        // 3: surmise.v1.ComparisonCell
 	(*ComparisonDifference)(nil),  // 4: surmise.v1.ComparisonDifference
-	(*Interval)(nil),              // 5: surmise.v1.Interval
-	(*GetScoresRequest)(nil),      // 6: surmise.v1.GetScoresRequest
-	(*GetScoresResponse)(nil),     // 7: surmise.v1.GetScoresResponse
-	(*VideoSurprise)(nil),         // 8: surmise.v1.VideoSurprise
-	(*ContextSurprise)(nil),       // 9: surmise.v1.ContextSurprise
+	(*PValue)(nil),                // 5: surmise.v1.PValue
+	(*SingleVideos)(nil),          // 6: surmise.v1.SingleVideos
+	(*CalibratedVideos)(nil),      // 7: surmise.v1.CalibratedVideos
+	(*Selection)(nil),             // 8: surmise.v1.Selection
+	(*SelectionFold)(nil),         // 9: surmise.v1.SelectionFold
+	(*Floor)(nil),                 // 10: surmise.v1.Floor
+	(*JudgedVideo)(nil),           // 11: surmise.v1.JudgedVideo
+	(*VideoJudgment)(nil),         // 12: surmise.v1.VideoJudgment
+	(*Interval)(nil),              // 13: surmise.v1.Interval
+	(*GetScoresRequest)(nil),      // 14: surmise.v1.GetScoresRequest
+	(*GetScoresResponse)(nil),     // 15: surmise.v1.GetScoresResponse
+	(*VideoSurprise)(nil),         // 16: surmise.v1.VideoSurprise
+	(*ContextSurprise)(nil),       // 17: surmise.v1.ContextSurprise
 }
 var file_surmise_v1_plausibility_service_proto_depIdxs = []int32{
 	2,  // 0: surmise.v1.CompareScoresResponse.rows:type_name -> surmise.v1.ComparisonRow
-	3,  // 1: surmise.v1.ComparisonRow.cells:type_name -> surmise.v1.ComparisonCell
-	4,  // 2: surmise.v1.ComparisonRow.differences:type_name -> surmise.v1.ComparisonDifference
-	5,  // 3: surmise.v1.ComparisonCell.accuracy:type_name -> surmise.v1.Interval
-	5,  // 4: surmise.v1.ComparisonCell.group_accuracy:type_name -> surmise.v1.Interval
-	5,  // 5: surmise.v1.ComparisonCell.auroc:type_name -> surmise.v1.Interval
-	5,  // 6: surmise.v1.ComparisonDifference.accuracy:type_name -> surmise.v1.Interval
-	5,  // 7: surmise.v1.ComparisonDifference.group_accuracy:type_name -> surmise.v1.Interval
-	5,  // 8: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
-	8,  // 9: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
-	8,  // 10: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
-	9,  // 11: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
-	0,  // 12: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
-	6,  // 13: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
-	1,  // 14: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
-	7,  // 15: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
-	14, // [14:16] is the sub-list for method output_type
-	12, // [12:14] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	6,  // 1: surmise.v1.CompareScoresResponse.single_videos:type_name -> surmise.v1.SingleVideos
+	7,  // 2: surmise.v1.CompareScoresResponse.calibrated:type_name -> surmise.v1.CalibratedVideos
+	8,  // 3: surmise.v1.CompareScoresResponse.selections:type_name -> surmise.v1.Selection
+	10, // 4: surmise.v1.CompareScoresResponse.floors:type_name -> surmise.v1.Floor
+	11, // 5: surmise.v1.CompareScoresResponse.videos:type_name -> surmise.v1.JudgedVideo
+	3,  // 6: surmise.v1.ComparisonRow.cells:type_name -> surmise.v1.ComparisonCell
+	4,  // 7: surmise.v1.ComparisonRow.differences:type_name -> surmise.v1.ComparisonDifference
+	13, // 8: surmise.v1.ComparisonCell.accuracy:type_name -> surmise.v1.Interval
+	13, // 9: surmise.v1.ComparisonCell.group_accuracy:type_name -> surmise.v1.Interval
+	13, // 10: surmise.v1.ComparisonCell.auroc:type_name -> surmise.v1.Interval
+	13, // 11: surmise.v1.ComparisonDifference.accuracy:type_name -> surmise.v1.Interval
+	13, // 12: surmise.v1.ComparisonDifference.group_accuracy:type_name -> surmise.v1.Interval
+	13, // 13: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
+	5,  // 14: surmise.v1.ComparisonDifference.mcnemar:type_name -> surmise.v1.PValue
+	5,  // 15: surmise.v1.ComparisonDifference.sign_flip:type_name -> surmise.v1.PValue
+	13, // 16: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
+	13, // 17: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
+	13, // 18: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
+	13, // 19: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
+	13, // 20: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
+	13, // 21: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
+	9,  // 22: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
+	13, // 23: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
+	13, // 24: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
+	12, // 25: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
+	16, // 26: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
+	16, // 27: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
+	17, // 28: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
+	0,  // 29: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
+	14, // 30: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
+	1,  // 31: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
+	15, // 32: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
+	31, // [31:33] is the sub-list for method output_type
+	29, // [29:31] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_plausibility_service_proto_init() }
@@ -860,13 +1697,15 @@ func file_surmise_v1_plausibility_service_proto_init() {
 	if File_surmise_v1_plausibility_service_proto != nil {
 		return
 	}
+	file_surmise_v1_plausibility_service_proto_msgTypes[6].OneofWrappers = []any{}
+	file_surmise_v1_plausibility_service_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_surmise_v1_plausibility_service_proto_rawDesc), len(file_surmise_v1_plausibility_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,7 +29,7 @@ const (
 //
 // PlausibilityService reads what scoring jobs measured. A job that has not succeeded is FAILED_PRECONDITION.
 type PlausibilityServiceClient interface {
-	// CompareScores tells how well surprise separates possible from impossible videos, per property.
+	// CompareScores tells how well surprise separates possible from impossible videos, per property, and how models differ.
 	CompareScores(ctx context.Context, in *CompareScoresRequest, opts ...grpc.CallOption) (*CompareScoresResponse, error)
 	// GetScores sends the scores of a job, one video at a time.
 	GetScores(ctx context.Context, in *GetScoresRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetScoresResponse], error)
@@ -78,7 +78,7 @@ type PlausibilityService_GetScoresClient = grpc.ServerStreamingClient[GetScoresR
 //
 // PlausibilityService reads what scoring jobs measured. A job that has not succeeded is FAILED_PRECONDITION.
 type PlausibilityServiceServer interface {
-	// CompareScores tells how well surprise separates possible from impossible videos, per property.
+	// CompareScores tells how well surprise separates possible from impossible videos, per property, and how models differ.
 	CompareScores(context.Context, *CompareScoresRequest) (*CompareScoresResponse, error)
 	// GetScores sends the scores of a job, one video at a time.
 	GetScores(*GetScoresRequest, grpc.ServerStreamingServer[GetScoresResponse]) error
