@@ -35,6 +35,7 @@ func readGRASP(r *datasetReader) error {
 			r.note("%s is no property of the published evaluation and is left out", folder)
 		}
 	}
+	var missing []string
 	for _, property := range graspProperties {
 		possible, err := r.list("P_"+property, false)
 		if err != nil {
@@ -45,7 +46,7 @@ func readGRASP(r *datasetReader) error {
 			return err
 		}
 		if len(possible)+len(impossible) == 0 {
-			r.note("property %s is not there", property)
+			missing = append(missing, property)
 		}
 		for _, name := range possible {
 			if !slices.Contains(impossible, name) {
@@ -64,6 +65,9 @@ func readGRASP(r *datasetReader) error {
 				r.note("IP_%s/%s has no counterpart in P_%s and is left out", property, name, property)
 			}
 		}
+	}
+	if len(missing) > 0 {
+		r.note("not there: %s", strings.Join(missing, ", "))
 	}
 	return nil
 }
