@@ -7,17 +7,21 @@
 // command line can.
 //
 //	file.go       the score file
+//	protocol.go   named settings
 //	pairs.go      its videos -> groups and pairs
 //	aggregate.go  the surprise of a video's windows -> one number
 //	table.go      score files -> Table: a model beside its twin, or several models
 //	row.go        one row of it, and the resampling of groups (bootstrap.go)
+//	tests.go      p-values of differences
+//	halves.go     what is chosen or calibrated on one half of the groups, and measured on the other
 //	like.go       which files may be compared at all
 //	text.go       a table for the terminal, and in words
-//	metrics.go    single videos; published.go: the published metrics, exactly
+//	metrics.go    single videos; single.go: their intervals; published.go: the published metrics, exactly
 //
 // Letters used for shapes:
 //
-//	N videos, C context lengths, W windows of one video, G groups, R resamples
+//	N videos, C context lengths, W windows of one video, G groups, R resamples; several
+//	trainings of one model are its seeds
 //
 // A surprise is a mean absolute error between predicted and encoded features
 // that have unit variance; it has no unit. Accuracies, AUROC and AUPRC are

@@ -154,7 +154,7 @@ func (t *Table) writeCalibrated(b *strings.Builder) {
 		return // it is among the warnings
 	}
 	fmt.Fprintf(b, "\nSingle videos, each called impossible or not by the possible videos of the other half of the groups (at most %.0f %% false alarms):\n", 100*AlarmLevel)
-	lines := [][]string{{"", "right", "false alarms", "caught", "caught more", ""}}
+	lines := [][]string{{"", "right", "false alarms", "caught", "caught more", "verdict"}}
 	for i, c := range t.Calibrated {
 		lines = append(lines, []string{"  " + t.Columns[i], inPercent(c.Accuracy), inPercent(c.FalseAlarms), inPercent(c.Caught), inPercent(c.Gain), c.Verdict})
 	}
