@@ -27,6 +27,7 @@ type Dataset struct {
 // Bounds on what a dataset's folder may hold.
 const (
 	maxNotes         = 100
+	maxEntries       = 1 << 17 // of one folder
 	maxMetadataBytes = 64 << 20
 	maxStatusBytes   = 16 << 20 // an IntPhys status.json lists every object in every frame
 )
@@ -137,12 +138,20 @@ func (r *datasetReader) list(folder string, folders bool) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(path)
+	dir, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
+	}
+	defer dir.Close()
+	entries, err := dir.ReadDir(maxEntries + 1)
+	switch {
+	case err != nil && !errors.Is(err, io.EOF):
+		return nil, err
+	case len(entries) > maxEntries:
+		return nil, fmt.Errorf("%s: more than %d files", folder, maxEntries)
 	}
 	var names []string
 	for _, e := range entries {

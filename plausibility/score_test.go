@@ -263,6 +263,7 @@ func TestScoreFails(t *testing.T) {
 		"decoder: empty":                      func(c *Config, _ *changeDetector) { c.Decoder = "" },
 		"batch: 1000000000 windows":           func(c *Config, _ *changeDetector) { c.Batch = 1e9 },
 		"max_frames: 3":                       func(c *Config, _ *changeDetector) { c.MaxFrames = 3 },
+		"max_frames: 1024, below the 2000":    func(c *Config, _ *changeDetector) { c.Spec.MaxFrames = 2000 },
 		`group "a": one video`:                func(c *Config, _ *changeDetector) { c.Videos = c.Videos[3:] },
 		"decoder returned 14 frames of 16×16": func(c *Config, _ *changeDetector) { c.Size = 32 },
 		"broken disk": func(c *Config, _ *changeDetector) {
