@@ -31,8 +31,8 @@ func (w *World) findContacts() {
 			if a.Mass == 0 && b.Mass == 0 {
 				continue
 			}
-			reach := a.Radius + b.Radius + touching
-			if d := b.Position.Sub(a.Position); d.Dot(d) > reach*reach {
+			if w.low[i].X > w.high[j].X+touching || w.low[j].X > w.high[i].X+touching ||
+				w.low[i].Y > w.high[j].Y+touching || w.low[j].Y > w.high[i].Y+touching {
 				continue
 			}
 			switch {
@@ -174,8 +174,7 @@ func (w *World) cut(a, b, side int) {
 // solve gives the bodies in contact velocities that part them, with their
 // restitution or without.
 func (w *World) solve(dt float64, restitution bool) {
-	// What gravity gives a resting body in a few steps is no blow.
-	still := 4 * w.Gravity.Len() * dt
+	still := w.still(dt)
 	for i := range w.contacts {
 		c := &w.contacts[i]
 		a, b := &w.Bodies[c.a], &w.Bodies[c.b]
@@ -197,7 +196,7 @@ func (w *World) solve(dt float64, restitution bool) {
 		for i := range w.contacts {
 			change = max(change, w.push(&w.contacts[i]))
 		}
-		if change <= 1e-9*still {
+		if change <= 1e-6*still {
 			break
 		}
 	}

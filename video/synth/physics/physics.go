@@ -36,7 +36,7 @@ func (v Vec) Dot(o Vec) float64 { return v.X*o.X + v.Y*o.Y }
 func (v Vec) Cross(o Vec) float64 { return v.X*o.Y - v.Y*o.X }
 
 // Len is the length of v.
-func (v Vec) Len() float64 { return math.Hypot(v.X, v.Y) }
+func (v Vec) Len() float64 { return math.Sqrt(v.Dot(v)) }
 
 // Body is a disc or a convex polygon, moving or fixed.
 type Body struct {
@@ -103,7 +103,9 @@ type World struct {
 	Bodies  []Body
 
 	// Kept from step to step to save their memory.
-	corners  [][]Vec   // of each body, where it is
+	corners  [][]Vec // of each body, where it is
+	low      []Vec   // corners of the upright boxes around the bodies
+	high     []Vec
 	contacts []contact // of the present step
 	came     []motion  // velocities before the step
 	kicked   []motion  // velocities after gravity, before contacts
@@ -136,7 +138,7 @@ func (w *World) Step(dt float64) {
 			w.kicked[i] = motion{b.Velocity, b.Spin}
 		}
 		w.solve(dt, true)
-		if w.energyAfter(dt) > before {
+		if w.energyAfter(dt) > before+w.rounding(dt) {
 			w.giveBack(dt, before)
 		}
 	}
@@ -194,16 +196,27 @@ func (w *World) giveBack(dt, energy float64) {
 func (w *World) remember() {
 	if len(w.corners) != len(w.Bodies) {
 		n := len(w.Bodies)
-		w.corners, w.touched = make([][]Vec, n), make([]bool, n)
+		w.corners, w.low, w.high, w.touched = make([][]Vec, n), make([]Vec, n), make([]Vec, n), make([]bool, n)
 		w.came, w.kicked, w.bounced, w.stopped = make([]motion, n), make([]motion, n), make([]motion, n), make([]motion, n)
 	}
 	for i := range w.Bodies {
 		b := &w.Bodies[i]
 		w.came[i] = motion{b.Velocity, b.Spin}
 		w.touched[i] = false
-		if b.Mass != 0 || len(w.corners[i]) != len(b.Corners) {
-			w.corners[i] = b.placed(w.corners[i][:0])
+		if b.Mass == 0 && w.low[i] != w.high[i] {
+			continue
 		}
+		if b.Corners == nil {
+			reach := Vec{b.Radius, b.Radius}
+			w.low[i], w.high[i] = b.Position.Sub(reach), b.Position.Add(reach)
+			continue
+		}
+		w.corners[i] = b.placed(w.corners[i][:0])
+		low, high := w.corners[i][0], w.corners[i][0]
+		for _, c := range w.corners[i][1:] {
+			low, high = Vec{min(low.X, c.X), min(low.Y, c.Y)}, Vec{max(high.X, c.X), max(high.Y, c.Y)}
+		}
+		w.low[i], w.high[i] = low, high
 	}
 }
 
@@ -252,6 +265,21 @@ func (w *World) energyAfter(dt float64) float64 {
 	}
 	return sum
 }
+
+// rounding is an energy too small to speak of: a millionth of what it takes a
+// body to be moving rather than resting.
+func (w *World) rounding(dt float64) float64 {
+	sum := 0.0
+	for i := range w.Bodies {
+		sum += w.Bodies[i].Mass
+	}
+	still := w.still(dt)
+	return 1e-6 * sum * still * still
+}
+
+// still is the speed below which a body that meets another rests on it: what
+// gravity gives in a few steps is no blow.
+func (w *World) still(dt float64) float64 { return 4 * w.Gravity.Len() * dt }
 
 // Touched reports whether body i met another in the last step.
 func (w *World) Touched(i int) bool { return i < len(w.touched) && w.touched[i] }
