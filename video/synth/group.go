@@ -111,7 +111,7 @@ func (s *sampler) hide(w *world, targets []object, event int, occluded, trajecto
 // it, and in full view for an eighth of the clip both before and after. Targets
 // on different ways are, for as long both before and after, in view and far
 // enough apart, so that what went in does not fit what comes out. Of a barrier
-// some part is in view at the event.
+// some part is in view at the event, and of every fixture at some time.
 func (w world) shows(targets []object, event int, occluded, trajectory bool) bool {
 	frames := len(targets[0].Path)
 	for _, x := range targets {
@@ -140,10 +140,27 @@ func (w world) shows(targets []object, event int, occluded, trajectory bool) boo
 			return false
 		}
 	}
-	if barrier, ok := w.find("barrier"); ok {
-		return w.looksOut(barrier, event-1) && w.looksOut(barrier, event)
+	if barrier, ok := w.find("barrier"); ok && !(w.looksOut(barrier, event-1) && w.looksOut(barrier, event)) {
+		return false
 	}
-	return true
+	return w.fixturesShow(frames)
+}
+
+// fixturesShow reports whether no fixture is hidden for the whole clip: what
+// turns an object must be there to be seen.
+func (w world) fixturesShow(frames int) bool {
+	shows := func(f fixture) bool {
+		for frame := range frames {
+			for _, c := range f.Corners {
+				inRoom := point{X: min(max(c.X, wall), 1-wall), Y: min(max(c.Y, wall), w.ground())}
+				if !slices.ContainsFunc(w.Occluders, func(o occluder) bool { return o.covers(inRoom, frame) }) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	return !slices.ContainsFunc(w.Fixtures, func(f fixture) bool { return !shows(f) })
 }
 
 // countAround counts the frames before and from the event on for which something holds.

@@ -235,6 +235,11 @@ func checkLevel(t *testing.T, name string, w world, l level, frames int, kind st
 	if w.Light.Noise != l.noise || (len(w.Light.Gains) == frames) != (l.flicker > 0) || (len(w.Camera.X) == frames && len(w.Camera.Y) == frames) != (l.shake > 0) {
 		t.Errorf("%s: light %+v and camera %+v are not those of the difficulty", name, w.Light, w.Camera)
 	}
+	for _, fix := range w.Fixtures {
+		if !seenSometime(w, fix, frames) {
+			t.Errorf("%s: a %s that is hidden for the whole clip", name, fix.Kind)
+		}
+	}
 	for f := range w.Camera.X {
 		if max(math.Abs(w.Camera.X[f]), math.Abs(w.Camera.Y[f])) > l.shake {
 			t.Errorf("%s: the camera moves by %v, %v", name, w.Camera.X[f], w.Camera.Y[f])
@@ -245,6 +250,26 @@ func checkLevel(t *testing.T, name string, w world, l level, frames int, kind st
 			t.Errorf("%s: gain %v", name, gain)
 		}
 	}
+}
+
+// seenSometime looks along the sides of a fixture for a place that is in the
+// room and that nothing covers.
+func seenSometime(w world, fix fixture, frames int) bool {
+	for i, c := range fix.Corners {
+		along := fix.Corners[(i+1)%len(fix.Corners)].Sub(c)
+		for part := range 101 {
+			p := c.Add(along.Scale(float64(part) / 100))
+			if min(p.X, p.Y) < 0 || max(p.X, p.Y) > 1 {
+				continue
+			}
+			for f := range frames {
+				if !slices.ContainsFunc(w.Occluders, func(o occluder) bool { return o.covers(p, f) }) {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // checkNoOverlap checks that no object leaves the frame, enters a fixture

@@ -303,7 +303,7 @@ func (s *sampler) play() (world, bool) {
 		w.Occluders = append(w.Occluders, s.occluder(s.coin()))
 	}
 	s.look(&w)
-	return w, true
+	return w, w.fixturesShow(s.time.frames)
 }
 
 func clearAtStart(x start, all []start) bool {
