@@ -121,6 +121,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"compare", "scores.json", "--measure", "best"}, 2, `Error: --measure: aggregation: "best", want one of avg.*\n`},
 		{[]string{"inspect", "nope.mp4"}, 2, `Error: 1 of 1 names could not be inspected; the first: data "nope.mp4": no such file or folder: ".*"\n`},
 		{[]string{"synth", "--out", "made", "--size", "7"}, 2, `Error: .*7.*\n`},
+		{[]string{"synth", "--out", "made", "--difficulty", "unfair"}, 2, `Error: synth: difficulty is "unfair": must be one of easy, middle, hard\n`},
 		{[]string{"jobs", "--state", "LOST"}, 2, `Error: --state "LOST": want one of QUEUED, LEASED, .*\n`},
 		{[]string{"jobs", "--coordinator", nobody}, 1, `Error: listing jobs: no coordinator answers at ` + nobody + ` \(start one with 'surmise up', .*\n`},
 		{[]string{"watch", "x", "--coordinator", nobody}, 1, `Error: no coordinator answers at ` + nobody + ` .*\n`},

@@ -19,7 +19,8 @@ func newSynthCommand() *cobra.Command {
 		Use:   "synth --out DIR",
 		Short: "Make video clips of simple physics, possible and impossible",
 		Long: `Make clips in which nothing impossible happens, to train on, and matched pairs of possible and impossible videos, to test
-what was learnt. The same flags make the same videos.`,
+what was learnt. The same flags make the same videos. Beside them lie pairs.csv, to score, and events.jsonl, with the
+parameters, the paths and the event frame of every video.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			view := newProgressView(cmd.ErrOrStderr())
@@ -52,6 +53,7 @@ what was learnt. The same flags make the same videos.`,
 	flags.IntVar(&o.Frames, "frames", 32, "frames per video")
 	flags.Float64Var(&o.FPS, "fps", 16, "frames per second")
 	flags.StringSliceVar(&o.Properties, "properties", nil, "what the impossible videos violate, of "+strings.Join(synth.Properties(), ", ")+" (default all)")
+	flags.StringVar(&o.Difficulty, "difficulty", "middle", "how crowded and noisy the videos are: "+strings.Join(synth.Difficulties(), ", "))
 	flags.BoolVar(&asJSON, "json", false, "print what was made as JSON")
 	cobra.CheckErr(cmd.MarkFlagRequired("out"))
 	cobra.CheckErr(cmd.MarkFlagDirname("out"))

@@ -40,6 +40,8 @@ var rules = []rule{
 		"decoding hostile files runs in a child process that should hold as little as possible"},
 	{"video/wire", nothing, nothing,
 		"what processes say to each other is tested and fuzzed without a decoder"},
+	{"video/synth/physics", nothing, nothing,
+		"what moves is arithmetic, tested without a picture"},
 	{"video/remote", nothing, []string{"gocloud.dev"},
 		"the SDKs of object stores stay out of what decodes"},
 	{"trainer/graph", nothing, gorgonia,

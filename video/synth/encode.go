@@ -27,7 +27,7 @@ const (
 
 // encode draws a video, writes it to path, and returns its size in bytes.
 func (p *painter) encode(path string, e event, o Options) (size int64, err error) {
-	if err := p.setBackground(e.World.Background); err != nil {
+	if err := p.setBackground(e.World); err != nil {
 		return 0, err
 	}
 	w, err := gocv.VideoWriterFile(path, codec, o.FPS, o.Size, o.Size, true)
@@ -39,7 +39,10 @@ func (p *painter) encode(path string, e event, o Options) (size int64, err error
 		return 0, fmt.Errorf("OpenCV cannot write %s video here: the codec is missing, or the folder cannot be written", codec)
 	}
 	for f := range e.Frames {
-		p.draw(e.worldAt(f), f)
+		if err := p.draw(e.worldAt(f), f); err != nil {
+			w.Close()
+			return 0, err
+		}
 		if err := w.Write(p.frame); err != nil {
 			w.Close()
 			return 0, fmt.Errorf("writing frame %d: %w", f, err)

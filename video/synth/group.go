@@ -2,38 +2,18 @@ package synth
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 )
 
-// The properties a group can test. Each has a variant in which the event
-// happens in full view and one in which an occluder hides it.
-const (
-	permanence = "permanence" // things do not vanish or appear
-	continuity = "continuity" // things do not jump
-	colour     = "colour"     // things keep their colour
-	shape      = "shape"      // things keep their shape
-
-	occludedSuffix = "_occluded"
-)
-
-// Properties returns the names of all properties, in the order in which groups
-// take turns.
-func Properties() []string {
-	var names []string
-	for _, p := range []string{permanence, continuity, colour, shape} {
-		names = append(names, p, p+occludedSuffix)
-	}
-	return names
-}
-
 // A group is a pair of possible worlds that share everything but the state of
-// one object, the target. Its four videos are both worlds, and both changed one
-// into the other at the event frame: each frame of an impossible video is a
-// frame of a possible one, so no single frame tells them apart (IntPhys,
-// arXiv:1803.07616).
+// one object, the target: room, background, light, camera, occluders and the
+// other objects are the same. Its four videos are both worlds, and both changed
+// one into the other at the event frame: each frame of an impossible video is
+// that frame of a possible one, so no single frame tells them apart (IntPhys,
+// arXiv:1803.07616). What is impossible is only the way from the state before
+// the event to the one after it; see property.
 type group struct {
 	Property string
 	Event    int      // first frame of the changed state
@@ -41,93 +21,48 @@ type group struct {
 	targets  [2]*object
 }
 
-// Ranges of the random worlds. Lengths are in frame widths.
+// Draws of scenes, and of occluders for each, before giving up.
 const (
-	minRadius, maxRadius       = 0.09, 0.13
-	minTravel, maxTravel       = 0.7, 1.4 // way of an object over the clip
-	minDrift, maxDrift         = 0.1, 0.5 // way of a moving occluder over the clip
-	minHalfShort, maxHalfShort = 0.18, 0.24
-	minHalfLong, maxHalfLong   = 0.24, 0.42
-	minJump                    = 0.25 // of a continuity event
-	maxOthers                  = 2    // objects beside the target
-	maxScenes                  = 20000
-	maxPaths                   = 20 // paths tried for one object
+	maxScenes     = 20000
+	occluderTries = 4
+	maxPlayDraws  = 1000
+	viewAround    = 3 // frames before and after a visible event in which the target is in full view
+	shareInView   = 8 // the target of an occluded event is in full view for a frames/shareInView before and after
 )
 
-var shapes = []string{"disc", "square", "triangle", "cross"}
-
 // sampleGroup draws worlds until one shows the event as its property demands.
-func sampleGroup(rng *rand.Rand, property string, frames int) (group, error) {
+func sampleGroup(rng *rand.Rand, l level, name string, frames int) (group, error) {
+	kind, occluded := strings.CutSuffix(name, occludedSuffix)
+	i := slices.IndexFunc(properties, func(p property) bool { return p.name == kind })
+	s := &sampler{rng: rng, level: l, time: newTimeline(frames)}
 	for range maxScenes {
-		if g, ok := tryGroup(rng, property, frames); ok {
+		if g, ok := s.group(properties[i], occluded); ok {
+			g.Property = name
 			return g, nil
 		}
 	}
-	return group{}, fmt.Errorf("no scene for property %q found in %d draws with %d frames a clip", property, maxScenes, frames)
+	return group{}, fmt.Errorf("no scene for property %q found in %d draws with %d frames a clip", name, maxScenes, frames)
 }
 
-func tryGroup(rng *rand.Rand, property string, frames int) (group, bool) {
-	event := frames/3 + rng.IntN(frames/3+1)
-	kind, occluded := strings.CutSuffix(property, occludedSuffix)
-
-	scene := world{Objects: []object{}, Occluders: []occluder{}} // [] in JSON, not null
-	occluders := rng.IntN(2)
-	if occluded {
-		occluders = 1 + rng.IntN(2)
-	}
-	for range occluders {
-		scene.Occluders = append(scene.Occluders, randomOccluder(rng, frames))
-	}
-
-	first := randomObject(rng)
-	velocity := randomVelocity(rng, minTravel, maxTravel, frames)
-	shown := func(x object) bool { return scene.shows(x, event, frames, occluded) }
-	if !scene.findPath(rng, &first, velocity, event, occluded, 1, shown) {
+func (s *sampler) group(p property, occluded bool) (group, bool) {
+	frames := s.time.frames
+	event := frames/3 + s.rng.IntN(frames/3+1)
+	scene := s.room()
+	targets, ok := p.sample(s, &scene, event, occluded)
+	if !ok {
 		return group{}, false
 	}
-	second := first
-	switch kind {
-	case continuity:
-		jumps := func(x object) bool {
-			for f := event - frames/8; f <= event+frames/8; f++ {
-				if distance(first.at(float64(f)), x.at(float64(f))) < minJump {
-					return false
-				}
-			}
-			return shown(x)
-		}
-		if !scene.findPath(rng, &second, velocity, event, occluded, maxPaths, jumps) {
-			return group{}, false
-		}
-	case colour:
-		second.Colour = other(rng, first.Colour, paletteNames())
-	case shape:
-		second.Shape = other(rng, first.Shape, shapes)
+	seen := present(targets)
+	if !s.hide(&scene, seen, event, occluded, p.trajectory) || !s.addOthers(&scene, seen) {
+		return group{}, false
 	}
+	s.look(&scene)
 
-	// With permanence one of the worlds lacks the target, and would be empty.
-	others := rng.IntN(maxOthers + 1)
-	if kind == permanence {
-		others = max(others, 1)
+	if s.coin() { // which world comes first must not tell either
+		targets[0], targets[1] = targets[1], targets[0]
 	}
-	for range others {
-		o, ok := scene.placeOther(rng, first, second, frames)
-		if !ok {
-			return group{}, false
-		}
-		scene.Objects = append(scene.Objects, o)
-	}
-
-	scene.Background = randomBackground(rng)
-	g := group{Property: property, Event: event, Worlds: [2]world{scene, scene}}
-	g.targets[0] = &first
-	if kind != permanence {
-		g.targets[1] = &second
-	}
-	if rng.IntN(2) == 1 { // which world comes first must not tell either
-		g.targets[0], g.targets[1] = g.targets[1], g.targets[0]
-	}
-	for i, target := range g.targets {
+	g := group{Event: event, Worlds: [2]world{scene, scene}, targets: targets}
+	for i, target := range targets {
 		if target != nil {
 			g.Worlds[i].Objects = append(slices.Clone(scene.Objects), *target)
 		}
@@ -135,145 +70,137 @@ func tryGroup(rng *rand.Rand, property string, frames int) (group, bool) {
 	return g, true
 }
 
-// shows reports whether the target is seen as the property demands: visible
-// from three frames before the event to three after, or hidden across it and
-// visible for an eighth of the clip both before and after.
-func (w world) shows(target object, event, frames int, occluded bool) bool {
-	if !occluded {
-		for f := event - 3; f < event+3; f++ {
-			if !w.visible(target, f) {
-				return false
-			}
-		}
-		return true
-	}
-	if !w.hidden(target, event-1) || !w.hidden(target, event) {
-		return false
-	}
-	before, after := 0, 0
-	for f := range frames {
-		if w.visible(target, f) {
-			if f < event {
-				before++
-			} else {
-				after++
-			}
+// present lists the targets that are there; with permanence one is not.
+func present(targets [2]*object) []object {
+	var out []object
+	for _, t := range targets {
+		if t != nil {
+			out = append(out, *t)
 		}
 	}
-	return before >= frames/8 && after >= frames/8
+	return out
 }
 
-// findPath draws paths for an object, so many tries, until one is accepted. At the event the
-// object lies behind an occluder, or anywhere.
-func (w world) findPath(rng *rand.Rand, x *object, velocity point, event int, occluded bool, tries int, accept func(object) bool) bool {
-	low, high := point{x.Radius, x.Radius}, point{1 - x.Radius, 1 - x.Radius}
-	for range tries {
-		p := point{between(rng, low.X, high.X), between(rng, low.Y, high.Y)}
-		// The event falls between two frames; the path is pinned in the middle.
-		frame := float64(event) - 0.5
-		if occluded {
-			o := w.Occluders[rng.IntN(len(w.Occluders))]
-			c := o.at(frame)
-			slackX, slackY := o.HalfWidth-x.Radius-clearance, o.HalfHeight-x.Radius-clearance
-			p.X = min(max(c.X+between(rng, -slackX, slackX), low.X), high.X)
-			p.Y = min(max(c.Y+between(rng, -slackY, slackY), low.Y), high.Y)
+// hide puts up occluders: over the event, or so that it stays in view. It
+// reports false if the targets are not then seen as they must.
+func (s *sampler) hide(w *world, targets []object, event int, occluded, trajectory bool) bool {
+	for range occluderTries {
+		w.Occluders = w.Occluders[:0:0]
+		switch {
+		case !occluded:
+			s.addOccluders(w)
+		case len(targets) == 2 && distance(targets[0].before(event), targets[1].before(event)) > 4*targets[0].Radius:
+			for i := range targets {
+				w.Occluders = append(w.Occluders, s.occluderOver(targets[i:i+1], event, s.coin()))
+			}
+		default:
+			w.Occluders = append(w.Occluders, s.occluderOver(targets, event, s.minMoving > 0 || s.coin()))
+			for len(w.Occluders) < s.minOccluders {
+				w.Occluders = append(w.Occluders, s.occluder(s.coin()))
+			}
 		}
-		x.body = through(p, velocity, frame, low, high)
-		if accept(*x) {
+		if w.shows(targets, event, occluded, trajectory) {
 			return true
 		}
 	}
 	return false
 }
 
-// placeOther draws an object that keeps clear of all others in both worlds.
-func (w world) placeOther(rng *rand.Rand, first, second object, frames int) (object, bool) {
-	clear := func(o object) bool {
-		for _, x := range w.Objects {
-			if !apart(o, x, frames) {
+// shows reports whether the targets are seen as a group demands. Each is in
+// full view from three frames before the event to three after; or hidden across
+// it, and in full view for an eighth of the clip both before and after. Targets
+// on different ways are, for as long both before and after, in view and far
+// enough apart, so that what went in does not fit what comes out. Of a barrier
+// some part is in view at the event, and of every fixture at some time.
+func (w world) shows(targets []object, event int, occluded, trajectory bool) bool {
+	frames := len(targets[0].Path)
+	for _, x := range targets {
+		if !occluded {
+			for f := event - viewAround; f < event+viewAround; f++ {
+				if !w.visible(x, f) {
+					return false
+				}
+			}
+			continue
+		}
+		if !w.hidden(x, event-1) || !w.hidden(x, event) {
+			return false
+		}
+		before, after := countAround(frames, event, func(f int) bool { return w.visible(x, f) })
+		if min(before, after) < frames/shareInView {
+			return false
+		}
+	}
+	if trajectory {
+		before, after := countAround(frames, event, func(f int) bool {
+			a, b := targets[0], targets[1]
+			return w.visible(a, f) && w.visible(b, f) && distance(a.at(f), b.at(f)) >= minDetour*a.Radius
+		})
+		if min(before, after) < frames/shareInView {
+			return false
+		}
+	}
+	if barrier, ok := w.find("barrier"); ok && !(w.looksOut(barrier, event-1) && w.looksOut(barrier, event)) {
+		return false
+	}
+	return w.fixturesShow(frames)
+}
+
+// fixturesShow reports whether no fixture is hidden for the whole clip: what
+// turns an object must be there to be seen.
+func (w world) fixturesShow(frames int) bool {
+	shows := func(f fixture) bool {
+		for frame := range frames {
+			for _, c := range f.Corners {
+				inRoom := point{X: min(max(c.X, wall), 1-wall), Y: min(max(c.Y, wall), w.ground())}
+				if !slices.ContainsFunc(w.Occluders, func(o occluder) bool { return o.covers(inRoom, frame) }) {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	return !slices.ContainsFunc(w.Fixtures, func(f fixture) bool { return !shows(f) })
+}
+
+// countAround counts the frames before and from the event on for which something holds.
+func countAround(frames, event int, holds func(frame int) bool) (before, after int) {
+	for f := range frames {
+		if !holds(f) {
+			continue
+		}
+		if f < event {
+			before++
+		} else {
+			after++
+		}
+	}
+	return before, after
+}
+
+// looksOut reports whether an end of a barrier that objects cannot reach, its
+// upper side or one of its sides, is in view.
+func (w world) looksOut(barrier fixture, frame int) bool {
+	inView := func(a, b point) bool {
+		for _, o := range w.Occluders {
+			if o.covers(a, frame) || o.covers(b, frame) {
 				return false
 			}
 		}
-		return apart(o, first, frames) && apart(o, second, frames)
+		return true
 	}
-	o := randomObject(rng)
-	ok := w.findPath(rng, &o, randomVelocity(rng, minTravel, maxTravel, frames), 0, false, maxPaths, clear)
-	return o, ok
-}
-
-func randomObject(rng *rand.Rand) object {
-	return object{
-		Shape:  shapes[rng.IntN(len(shapes))],
-		Colour: palette[rng.IntN(len(palette))].name,
-		Radius: between(rng, minRadius, maxRadius),
+	c := barrier.Corners
+	if c[1].X-c[0].X < c[3].Y-c[0].Y { // standing
+		return inView(c[0], c[1])
 	}
-}
-
-// randomVelocity is in frame widths per frame, for a way given per clip.
-func randomVelocity(rng *rand.Rand, low, high float64, frames int) point {
-	speed := between(rng, low, high) / float64(frames)
-	sin, cos := math.Sincos(between(rng, 0, 2*math.Pi))
-	return point{speed * cos, speed * sin}
-}
-
-// randomOccluder is upright or lying, still or moving, dark or light.
-func randomOccluder(rng *rand.Rand, frames int) occluder {
-	o := occluder{
-		HalfWidth:  between(rng, minHalfShort, maxHalfShort),
-		HalfHeight: between(rng, minHalfLong, maxHalfLong),
-	}
-	if rng.IntN(2) == 1 {
-		o.HalfWidth, o.HalfHeight = o.HalfHeight, o.HalfWidth
-	}
-	o.Low, o.High = point{0.15, 0.15}, point{0.85, 0.85}
-	o.Start = point{between(rng, o.Low.X, o.High.X), between(rng, o.Low.Y, o.High.Y)}
-	if rng.IntN(2) == 1 {
-		o.Velocity = randomVelocity(rng, minDrift, maxDrift, frames)
-	}
-	shade := 20 + rng.IntN(20)
-	if rng.IntN(2) == 1 {
-		shade = 165 + rng.IntN(20)
-	}
-	o.Colour = muted(rng, shade)
-	return o
-}
-
-func randomBackground(rng *rand.Rand) background {
-	shade := 60 + rng.IntN(50)
-	b := background{
-		From: muted(rng, shade-rng.IntN(25)),
-		To:   muted(rng, shade+5+rng.IntN(25)),
-	}
-	if rng.IntN(2) == 1 {
-		b.Kind, b.Angle = "gradient", between(rng, 0, 2*math.Pi)
-		return b
-	}
-	b.Kind, b.Cells = "texture", 4+rng.IntN(9)
-	b.Shades = make([]uint8, b.Cells*b.Cells)
-	for i := range b.Shades {
-		b.Shades[i] = uint8(rng.IntN(256))
-	}
-	return b
-}
-
-// muted is a grey of the given shade with a slight tint, which no object has.
-func muted(rng *rand.Rand, shade int) [3]uint8 {
-	var rgb [3]uint8
-	for i := range rgb {
-		rgb[i] = uint8(min(max(shade+rng.IntN(25)-12, 0), 255))
-	}
-	return rgb
+	return inView(c[0], c[3]) || inView(c[1], c[2])
 }
 
 // other draws one of the choices that is not x.
 func other(rng *rand.Rand, x string, choices []string) string {
 	for {
-		if c := choices[rng.IntN(len(choices))]; c != x {
+		if c := pick(rng, choices); c != x {
 			return c
 		}
 	}
-}
-
-func between(rng *rand.Rand, low, high float64) float64 {
-	return low + rng.Float64()*(high-low)
 }

@@ -19,13 +19,14 @@ const (
 // event is one line of events.jsonl: what one video shows. Lengths are in frame
 // widths, times in frames.
 type event struct {
-	Path     string  `json:"path"`  // below the folder, with slashes
-	Label    int     `json:"label"` // 1 possible, 0 impossible
-	Group    string  `json:"group,omitempty"`
-	Property string  `json:"property,omitempty"`
-	Size     int     `json:"size"` // pixels per side
-	Frames   int     `json:"frames"`
-	FPS      float64 `json:"fps"`
+	Path       string  `json:"path"`  // below the folder, with slashes
+	Label      int     `json:"label"` // 1 possible, 0 impossible
+	Group      string  `json:"group,omitempty"`
+	Property   string  `json:"property,omitempty"`
+	Difficulty string  `json:"difficulty"`
+	Size       int     `json:"size"` // pixels per side
+	Frames     int     `json:"frames"`
+	FPS        float64 `json:"fps"`
 	// EventFrame is the first frame in which the group's impossible videos
 	// differ from the possible ones they follow; absent from training clips.
 	EventFrame int `json:"event_frame,omitempty"`
@@ -37,7 +38,7 @@ type event struct {
 
 // event fills in what all videos have in common.
 func (o Options) event(e event) event {
-	e.Size, e.Frames, e.FPS = o.Size, o.Frames, o.FPS
+	e.Size, e.Frames, e.FPS, e.Difficulty = o.Size, o.Frames, o.FPS, o.Difficulty
 	return e
 }
 

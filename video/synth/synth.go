@@ -2,9 +2,9 @@
 // which nothing impossible happens, to train on, and matched groups of possible
 // and impossible videos, to test what was learnt.
 //
-// Worlds are drawn at random and simulated first (world.go, group.go: pure, no
-// pictures), then drawn with OpenCV (draw.go) and written as video files
-// (encode.go). The random numbers of each clip and each group are a stream of
+// Worlds are drawn at random (scene.go, property.go) and simulated first
+// (simulate.go, package physics: pure, no pictures), then drawn with OpenCV
+// (draw.go) and written as video files (encode.go). The random numbers of each clip and each group are a stream of
 // its own, so the result does not depend on the number of cores, and the first
 // clips of a larger set are those of a smaller one.
 package synth
@@ -47,6 +47,8 @@ type Options struct {
 	FPS float64
 	// Properties to test, of [Properties]; groups take turns. Empty means all.
 	Properties []string
+	// Difficulty of clips and pairs, of [Difficulties]; empty means middle.
+	Difficulty string
 }
 
 // Summary says what was made. Paths are within Options.Dir, and empty for what
@@ -212,20 +214,28 @@ func (o Options) plan(task int) ([]event, error) {
 	return videos[:min(len(videos), 2*(o.Pairs-2*number))], nil
 }
 
-// planClip takes one possible world of a group that is never shown, so that
-// training clips look in all like the possible videos of the pairs.
+// planClip draws a scene with nothing to prove, or takes one possible world of
+// a group that is never shown: so training clips hold the physics that groups
+// test, and half of them are like the possible videos of the pairs in all.
 func (o Options) planClip(number int) (event, error) {
-	rng := stream("clip", o.Seed, number)
-	all := Properties()
-	g, err := sampleGroup(rng, all[rng.IntN(len(all))], o.Frames)
+	rng := stream("clip "+o.Difficulty, o.Seed, number)
+	w, err := o.clipWorld(rng)
 	if err != nil {
 		return event{}, fmt.Errorf("clip %d: %w", number, err)
 	}
 	return o.event(event{
 		Path:  fmt.Sprintf("%s/clip-%06d%s", clipsDir, number, extension),
 		Label: possible,
-		World: g.Worlds[rng.IntN(2)],
+		World: w,
 	}), nil
+}
+
+func (o Options) clipWorld(rng *rand.Rand) (world, error) {
+	if rng.IntN(2) == 0 {
+		return samplePlay(rng, levels[o.Difficulty], o.Frames)
+	}
+	g, err := sampleGroup(rng, levels[o.Difficulty], pick(rng, Properties()), o.Frames)
+	return g.Worlds[rng.IntN(2)], err
 }
 
 // planGroup lists the videos of a group, each impossible one after the possible
@@ -233,7 +243,7 @@ func (o Options) planClip(number int) (event, error) {
 func (o Options) planGroup(number int) ([]event, error) {
 	property := o.Properties[number%len(o.Properties)]
 	number /= len(o.Properties)
-	g, err := sampleGroup(stream("pair "+property, o.Seed, number), property, o.Frames)
+	g, err := sampleGroup(stream("pair "+o.Difficulty+" "+property, o.Seed, number), levels[o.Difficulty], property, o.Frames)
 	if err != nil {
 		return nil, fmt.Errorf("group %d: %w", number, err)
 	}
@@ -268,6 +278,9 @@ func (o Options) withDefaults() Options {
 	if o.FPS == 0 {
 		o.FPS = 16
 	}
+	if o.Difficulty == "" {
+		o.Difficulty = middle
+	}
 	if len(o.Properties) == 0 {
 		o.Properties = Properties()
 	}
@@ -299,6 +312,9 @@ func (o Options) validate() error {
 	}
 	if !(o.FPS >= 1 && o.FPS <= 120) {
 		return fmt.Errorf("synth: fps is %v: must be between 1 and 120", o.FPS)
+	}
+	if _, ok := levels[o.Difficulty]; !ok {
+		return fmt.Errorf("synth: difficulty is %q: must be one of %s", o.Difficulty, strings.Join(Difficulties(), ", "))
 	}
 	known := Properties()
 	for i, p := range o.Properties {

@@ -1,66 +1,91 @@
 package synth
 
-import "math"
+import (
+	"math"
+
+	"github.com/surmise-ml/surmise/video/synth/physics"
+)
 
 // Letters and units used here: the frame is the unit square, x to the right and
 // y down, so that lengths are in frame widths; time is in frames of the clip.
 
+type point = physics.Vec
+
 // A world is everything that is to be seen in one possible video. It is plain
-// data: where things are at any time follows from it (see body.at).
+// data: with it alone the video can be drawn again, bit for bit.
 type world struct {
+	Gravity    float64    `json:"gravity"` // frame widths per frame², down
 	Background background `json:"background"`
+	Fixtures   []fixture  `json:"fixtures"`
 	Objects    []object   `json:"objects"`
 	Occluders  []occluder `json:"occluders"`
+	Light      light      `json:"light"`
+	Camera     camera     `json:"camera"`
 }
 
-// body moves in a straight line at constant speed and bounces without loss
-// from the walls of the box [Low, High], which holds its centre.
-type body struct {
+// fixture is a thing that never moves and that objects meet: floor, walls,
+// platforms, ramps. It is a convex polygon.
+type fixture struct {
+	Kind    string   `json:"kind"`
+	Corners []point  `json:"corners"` // frame widths
+	Colour  [3]uint8 `json:"colour"`  // RGB
+	// Friction that objects meet, at most; they have their own too.
+	Friction float64 `json:"friction"`
+}
+
+// object is one of the moving things the physics is about. Objects of one
+// world never overlap.
+type object struct {
+	Shape  string  `json:"shape"`  // one of shapes
+	Colour string  `json:"colour"` // name in palette
+	Radius float64 `json:"radius"` // of a circle around any shape, frame widths
+	// Upright objects never turn, slide without friction, and fill the same
+	// square whatever their shape, so that shapes can be exchanged and nothing
+	// else. The others are rigid bodies of just their shape (a cross meets
+	// things as if its corners were bridged).
+	Upright     bool    `json:"upright"`
+	Restitution float64 `json:"restitution"`
+	Friction    float64 `json:"friction"`
+	Velocity    point   `json:"velocity"` // in frame 0, frame widths per frame
+	Spin        float64 `json:"spin"`     // in frame 0, radians per frame
+	Path        []pose  `json:"path"`     // [frames], where the object is
+}
+
+// pose is where an object is in a frame: x and y of its centre in frame widths,
+// and its angle in radians, from x towards y.
+type pose [3]float64
+
+func (p pose) point() point { return point{X: p[0], Y: p[1]} }
+
+func (o object) at(frame int) point { return o.Path[frame].point() }
+
+// between is where the object is half a frame before the given one.
+func (o object) before(frame int) point {
+	return o.at(frame - 1).Add(o.at(frame)).Scale(0.5)
+}
+
+// occluder is an upright opaque rectangle in front of all objects.
+type occluder struct {
+	drift
+	HalfWidth  float64  `json:"half_width"` // frame widths
+	HalfHeight float64  `json:"half_height"`
+	Colour     [3]uint8 `json:"colour"` // RGB
+}
+
+// drift moves in a straight line at constant speed and turns round at the walls
+// of the box [Low, High], which holds its centre.
+type drift struct {
 	Start    point `json:"start"`    // centre in frame 0, frame widths
 	Velocity point `json:"velocity"` // frame widths per frame
 	Low      point `json:"low"`
 	High     point `json:"high"`
 }
 
-type point struct {
-	X float64 `json:"x"`
-	Y float64 `json:"y"`
-}
-
-// object is one of the moving things the physics is about. Objects of one
-// world never overlap.
-type object struct {
-	body
-	Shape  string  `json:"shape"`  // one of shapes
-	Colour string  `json:"colour"` // name in palette
-	Radius float64 `json:"radius"` // of the circle around the shape, frame widths
-}
-
-// occluder is an upright opaque rectangle in front of all objects.
-type occluder struct {
-	body
-	HalfWidth  float64  `json:"half_width"` // frame widths
-	HalfHeight float64  `json:"half_height"`
-	Colour     [3]uint8 `json:"colour"` // RGB
-}
-
-// background is a picture that stays as it is for the whole clip.
-type background struct {
-	Kind  string   `json:"kind"`            // "texture" or "gradient"
-	From  [3]uint8 `json:"from"`            // RGB; a gradient's start, the darkest of a texture
-	To    [3]uint8 `json:"to"`              // RGB; a gradient's end, the lightest of a texture
-	Angle float64  `json:"angle,omitempty"` // gradient: direction, radians
-	Cells int      `json:"cells,omitempty"` // texture: noise cells per side
-	// Shades [Cells, Cells], rows first, is where each cell of a texture lies
-	// between From (0) and To (255); base64 in JSON.
-	Shades []uint8 `json:"shades,omitempty"`
-}
-
-// at returns the centre of the body at a time in frames.
-func (b body) at(frame float64) point {
+// at returns the centre at a time in frames.
+func (d drift) at(frame float64) point {
 	return point{
-		X: bounce(b.Start.X+b.Velocity.X*frame, b.Low.X, b.High.X),
-		Y: bounce(b.Start.Y+b.Velocity.Y*frame, b.Low.Y, b.High.Y),
+		X: bounce(d.Start.X+d.Velocity.X*frame, d.Low.X, d.High.X),
+		Y: bounce(d.Start.Y+d.Velocity.Y*frame, d.Low.Y, d.High.Y),
 	}
 }
 
@@ -80,13 +105,12 @@ func bounce(x, low, high float64) float64 {
 	return low + phase
 }
 
-// through makes the body that is at p with velocity v at the given frame. Free
-// flight with lossless bounces runs backwards as well as forwards.
-func through(p, v point, frame float64, low, high point) body {
-	b := body{Low: low, High: high}
-	b.Start.X, b.Velocity.X = rewind(p.X, v.X, frame, low.X, high.X)
-	b.Start.Y, b.Velocity.Y = rewind(p.Y, v.Y, frame, low.Y, high.Y)
-	return b
+// through makes the drift that is at p with velocity v at the given frame.
+func through(p, v point, frame float64, low, high point) drift {
+	d := drift{Low: low, High: high}
+	d.Start.X, d.Velocity.X = rewind(p.X, v.X, frame, low.X, high.X)
+	d.Start.Y, d.Velocity.Y = rewind(p.Y, v.Y, frame, low.Y, high.Y)
+	return d
 }
 
 func rewind(p, v, frame, low, high float64) (start, velocity float64) {
@@ -108,29 +132,23 @@ const clearance = 0.02
 
 // hides reports whether the occluder covers all of the object in a frame.
 func (o occluder) hides(x object, frame int) bool {
-	c, p := o.at(float64(frame)), x.at(float64(frame))
+	c, p := o.at(float64(frame)), x.at(frame)
 	return math.Abs(p.X-c.X)+x.Radius+clearance <= o.HalfWidth &&
 		math.Abs(p.Y-c.Y)+x.Radius+clearance <= o.HalfHeight
 }
 
 // clears reports whether the occluder covers nothing of the object in a frame.
 func (o occluder) clears(x object, frame int) bool {
-	c, p := o.at(float64(frame)), x.at(float64(frame))
+	c, p := o.at(float64(frame)), x.at(frame)
 	return math.Abs(p.X-c.X) >= x.Radius+clearance+o.HalfWidth ||
 		math.Abs(p.Y-c.Y) >= x.Radius+clearance+o.HalfHeight
 }
 
-// apart reports whether two objects stay clear of each other in all frames.
-func apart(a, b object, frames int) bool {
-	for f := range frames {
-		if distance(a.at(float64(f)), b.at(float64(f))) < a.Radius+b.Radius+clearance {
-			return false
-		}
-	}
-	return true
+// covers reports whether the occluder covers a point in a frame.
+func (o occluder) covers(p point, frame int) bool {
+	c := o.at(float64(frame))
+	return math.Abs(p.X-c.X) <= o.HalfWidth && math.Abs(p.Y-c.Y) <= o.HalfHeight
 }
-
-func distance(a, b point) float64 { return math.Hypot(a.X-b.X, a.Y-b.Y) }
 
 // hidden and visible say whether the object is wholly covered, or not covered
 // at all, by the occluders of the world.
@@ -151,3 +169,15 @@ func (w world) visible(x object, frame int) bool {
 	}
 	return true
 }
+
+// apart reports whether two objects stay clear of each other in all frames.
+func apart(a, b object) bool {
+	for f := range a.Path {
+		if distance(a.at(f), b.at(f)) < a.Radius+b.Radius+clearance {
+			return false
+		}
+	}
+	return true
+}
+
+func distance(a, b point) float64 { return a.Sub(b).Len() }
