@@ -78,11 +78,16 @@ type Network struct {
 	machine   *cpu.Machine
 	batch     int
 	precision cpu.Precision // fp32 or bf16
+	copyLast  bool          // see CopyLast
 }
 
 // Network builds the model for batches of windows of a spec. It must be closed. The
 // precision may be another than the model was trained in.
 func (m *Model) Network(spec Spec, batch int, o cpu.Options) (*Network, error) {
+	return m.network(spec, batch, o, false)
+}
+
+func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Network, error) {
 	spec = spec.WithDefaults()
 	next := m.Config.Objective == model.NextTubelet
 	switch {
@@ -98,6 +103,9 @@ func (m *Model) Network(spec Spec, batch int, o cpu.Options) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
+	if copyLast {
+		scoring.Program.Results = append(scoring.Program.Results, scoring.Target)
+	}
 	if o.Precision, err = cmp.Or(o.Precision, cpu.FP32).Resolve(); err != nil {
 		return nil, err
 	}
@@ -109,7 +117,7 @@ func (m *Model) Network(spec Spec, batch int, o cpu.Options) (*Network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch, precision: o.Precision}
+	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch, precision: o.Precision, copyLast: copyLast}
 	if err := n.load(m); err != nil {
 		_ = machine.Close()
 		return nil, err
@@ -171,9 +179,11 @@ func (n *Network) windowErrors(b int) WindowErrors {
 	out := make(WindowErrors, groups)
 	for g := range groups {
 		first, last, tokens := n.scoring.PredictedRows(n.machine, b*groups+g)
-		out[g] = ContextErrors{
-			Tokens: append([]int32(nil), tokens...),
-			Errors: append([]float32(nil), n.machine.Floats(n.scoring.Errors)[first:last]...),
+		out[g] = ContextErrors{Tokens: append([]int32(nil), tokens...)}
+		if n.copyLast {
+			out[g].Errors = n.copyErrors(b, g, out[g].Tokens)
+		} else {
+			out[g].Errors = append([]float32(nil), n.machine.Floats(n.scoring.Errors)[first:last]...)
 		}
 		if len(n.spec.Contexts) > 0 {
 			out[g].Context = n.spec.Contexts[g]

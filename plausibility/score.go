@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"maps"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/plausibility/heat"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -42,6 +41,10 @@ type Config struct {
 	MaxFrames int    // of a video, after sampling; longer ones are skipped by name; default 1024
 	Decoder   string // name and version of the decoder, for the record
 	Precision string // that the predictors compute in, fp32 or bf16, for the record
+
+	CopyLast Predictor  // predicts from the last tubelet seen alone; nil scores none
+	Maps     *heat.Maps // collects the surprise of every token; nil keeps none
+	Controls *Controls  // what else is done to the possible videos; nil does nothing
 
 	Progress func(Progress) // called after each video; may be nil
 
@@ -84,6 +87,8 @@ func (c *Config) validate() error {
 	switch {
 	case c.Predictor == nil:
 		return errors.New("predictor: none")
+	case c.Controls.validate() != nil:
+		return c.Controls.validate()
 	case c.Patch < 1 || c.Size < c.Patch || c.Size%c.Patch != 0:
 		return fmt.Errorf("size: %d pixels, want a multiple of the patch of %d", c.Size, c.Patch)
 	case c.Tubelet < 1 || c.Spec.Window%c.Tubelet != 0:
@@ -159,6 +164,9 @@ func Score(ctx context.Context, c Config) (*compare.File, error) {
 	}
 	f.Data = compare.Digest(f.Videos)
 	if err := f.Validate(); err != nil {
+		return nil, fmt.Errorf("scoring: %w", err)
+	}
+	if err := c.Controls.finish(f); err != nil {
 		return nil, fmt.Errorf("scoring: %w", err)
 	}
 	return f, nil
@@ -317,13 +325,17 @@ func newScorer(c *Config) *scorer {
 		predictors: []Predictor{c.Predictor},
 		windows:    make([]float32, c.Batch*3*c.Spec.Window*c.Size*c.Size),
 		reducer:    reducer{spec: c.Spec, tubelets: c.Spec.Window / c.Tubelet, tubeletTokens: side * side},
-		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Decoder: c.Decoder, Precision: c.Precision, Folder: c.Folder, Dataset: c.Dataset,
+		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Grid: &compare.Grid{Tubelet: c.Tubelet, Patch: c.Patch}, Decoder: c.Decoder, Precision: c.Precision, Folder: c.Folder, Dataset: c.Dataset,
 			Skipped: []compare.Skipped{}, Sets: []compare.Set{{Name: compare.ModelSet, Model: c.Model}}},
 		progress: Progress{Total: len(c.Videos)},
 	}
 	if c.Twin != nil {
 		s.predictors = append(s.predictors, c.Twin)
 		s.file.Sets = append(s.file.Sets, compare.Set{Name: compare.TwinSet, Model: c.TwinModel})
+	}
+	if c.CopyLast != nil {
+		s.predictors = append(s.predictors, c.CopyLast)
+		s.file.Sets = append(s.file.Sets, compare.Set{Name: compare.CopySet, Model: c.Model})
 	}
 	return s
 }
@@ -334,6 +346,9 @@ type scoredVideo struct {
 	scores     []compare.Scores // per set
 	thumbnails [][]uint8
 	frames     []uint64 // digest of each frame, where they were stored without loss; else nil
+	times      []float64           // of its frames, seconds
+	maps       map[string]heat.Map // by set; nil unless they are kept
+	controls   []controlled        // per kind of control; none of impossible videos
 }
 
 // group scores the videos of one group as they are decoded, and enters them into
@@ -355,6 +370,9 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 			}
 		case broken == "":
 			one, err := s.video(ctx, v, d)
+			if err == nil && v.Label == 1 {
+				one.controls, err = s.controls(ctx, v, d)
+			}
 			if err != nil {
 				return fmt.Errorf("video %s: %w", v.Path, err)
 			}
@@ -382,7 +400,12 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		}
 		match(scored)
 	}
+	locate(scored, s.c.Size)
+	s.c.Controls.add(scored)
 	for _, one := range scored {
+		if s.c.Maps != nil {
+			s.c.Maps.Add(one.maps)
+		}
 		s.file.Videos = append(s.file.Videos, one.video)
 		for k := range s.file.Sets {
 			s.file.Sets[k].Scores = append(s.file.Sets[k].Scores, one.scores[k])
@@ -437,6 +460,7 @@ func (s *scorer) video(ctx context.Context, v Video, d decodedVideo) (scoredVide
 		video: compare.Video{Path: v.name(), Label: v.Label, Group: v.Group, Property: v.Property, Pair: v.Pair, SHA256: d.sha256, Frames: d.clip.Frames, First: d.first},
 		// The frames themselves are let go after this video.
 		thumbnails: thumbnails(d.clip),
+		times:      d.clip.Times,
 	}
 	if d.exact {
 		out.frames = frameDigests(d.clip)
@@ -444,9 +468,10 @@ func (s *scorer) video(ctx context.Context, v Video, d decodedVideo) (scoredVide
 	for _, from := range starts {
 		out.video.WindowStart = append(out.video.WindowStart, d.clip.Times[from])
 	}
-	curves := make([]curve, len(s.predictors))
+	side := s.c.Size / s.c.Patch
+	tracks := make([]track, len(s.predictors))
 	for k := range s.predictors {
-		curves[k] = curve{}
+		tracks[k] = track{tokens: side * side, tubelet: map[int]*trackedTubelet{}}
 		out.scores = append(out.scores, compare.Scores{Surprise: make([][]float64, spec.NumContexts()), Peak: make([][]float64, spec.NumContexts())})
 	}
 	length := 3 * spec.Window * s.c.Size * s.c.Size // of one window
@@ -470,41 +495,27 @@ func (s *scorer) video(ctx context.Context, v Video, d decodedVideo) (scoredVide
 				for c, x := range contexts {
 					out.scores[k].Surprise[c] = append(out.scores[k].Surprise[c], x.surprise)
 					out.scores[k].Peak[c] = append(out.scores[k].Peak[c], x.peak)
-					curves[k].add(x.tubelet, from, s.c.Tubelet)
+					tracks[k].add(errs[i][c], x.tubelet, from, s.c.Tubelet)
 				}
 			}
 		}
 	}
-	frames := slices.Sorted(maps.Keys(curves[0]))
+	frames := tracks[0].frames()
 	for _, f := range frames {
 		out.video.TubeletStart = append(out.video.TubeletStart, d.clip.Times[f])
 	}
-	for k := range curves {
-		if !slices.Equal(frames, slices.Sorted(maps.Keys(curves[k]))) {
+	if s.c.Maps != nil {
+		out.maps = map[string]heat.Map{}
+	}
+	for k := range tracks {
+		if !slices.Equal(frames, tracks[k].frames()) {
 			return out, fmt.Errorf("%s predicts other tubelets than the model", s.file.Sets[k].Name)
 		}
-		for _, f := range frames {
-			out.scores[k].Curve = append(out.scores[k].Curve, curves[k][f].sum/float64(curves[k][f].n))
+		out.scores[k].Curve = tracks[k].curve()
+		out.scores[k].PeakAt = tracks[k].peak(d.clip.Times, side, s.c.Patch)
+		if out.maps != nil {
+			out.maps[s.file.Sets[k].Name] = tracks[k].mapOf(side)
 		}
 	}
 	return out, nil
-}
-
-// curve collects the surprise of each tubelet by its first frame in the video,
-// over all windows and contexts that predict it.
-type curve map[int]struct {
-	sum float64
-	n   int
-}
-
-func (c curve) add(tubelets []float64, from, frames int) {
-	for t, x := range tubelets {
-		if math.IsNaN(x) {
-			continue
-		}
-		at := c[from+t*frames]
-		at.sum += x
-		at.n++
-		c[from+t*frames] = at
-	}
 }

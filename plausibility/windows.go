@@ -171,10 +171,15 @@ func sharedStart(a, b [][]uint8) int {
 	n := min(len(a), len(b))
 	for f := range n {
 		for i := range a[f] {
-			if d := int(a[f][i]) - int(b[f][i]); d > thumbnailDifference || d < -thumbnailDifference {
+			if visiblyDifferent(a[f][i], b[f][i]) {
 				return f
 			}
 		}
 	}
 	return n
+}
+
+func visiblyDifferent(a, b uint8) bool {
+	d := int(a) - int(b)
+	return d > thumbnailDifference || d < -thumbnailDifference
 }

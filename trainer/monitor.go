@@ -4,6 +4,8 @@ import (
 	"math"
 
 	"gonum.org/v1/gonum/mat"
+
+	"github.com/surmise-ml/surmise/trainer/model"
 )
 
 // Collapse holds the monitors of collapse, measured on the target encoder's
@@ -13,6 +15,15 @@ type Collapse struct {
 	EffectiveRank float64 // exp of the entropy of the normalised singular values, 1 to D (RankMe, Garrido et al. 2023)
 	FeatureStd    float64 // standard deviation over tokens, mean over features; 0: every token is alike
 	Cosine        float64 // mean cosine between tokens of different clips; near 1: every clip is alike
+}
+
+// collapse measures the batch of the newest step. Pixels cannot collapse: a model that
+// predicts them has zeros.
+func (s *stepper) collapse() Collapse {
+	if s.cfg.Model.Target == model.Pixels {
+		return Collapse{}
+	}
+	return measureCollapse(s.m.Floats(s.model.Target), s.cfg.Batch, s.cfg.Model.TargetDim())
 }
 
 // monitorRows bounds the tokens a monitor looks at: plenty for a rank of up to a

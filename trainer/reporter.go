@@ -49,7 +49,7 @@ func (r *reporter) step(step int, f figures, waited time.Duration, s *stepper) {
 		ClipsPerSecond: float64(r.steps*r.cfg.Batch) / elapsed.Seconds(),
 		StepSeconds:    each.Seconds(),
 		DataWaitShare:  r.waited.Seconds() / elapsed.Seconds(),
-		Collapse:       measureCollapse(s.m.Floats(s.model.Target), r.cfg.Batch, r.cfg.Model.Dim),
+		Collapse:       s.collapse(),
 		ETA:            each * time.Duration(r.cfg.Steps-step),
 		Videos:         r.usable, Unusable: r.unusable,
 	}

@@ -18,10 +18,11 @@ const (
 	oldestVersion = 1
 )
 
-// Names of the two sets of a score file.
+// Names of the sets of a score file.
 const (
 	ModelSet = "model"
 	TwinSet  = "untrained twin"
+	CopySet  = "copy last frame" // the model's targets, predicted by those of the last tubelet seen
 )
 
 // Bounds on what a score file from outside may hold.
@@ -44,6 +45,8 @@ type File struct {
 	Precision string    `json:"precision,omitempty"` // number format that the models computed in, fp32 or bf16; "" means fp32
 	Folder    string    `json:"folder,omitempty"`    // of the pairs file or dataset, where it was scored: what paths are relative to
 	Dataset   *Dataset  `json:"dataset,omitempty"`   // absent for a pairs file
+	Grid      *Grid     `json:"grid,omitempty"`      // of the model's tokens
+	Maps      *MapsFile `json:"maps,omitempty"`      // surprise per token, if it was kept
 	Videos    []Video   `json:"videos"`
 	Skipped   []Skipped `json:"skipped"`
 	Sets      []Set     `json:"sets"` // the model first; then its untrained twin, if it was scored
@@ -159,6 +162,10 @@ type Video struct {
 
 	WindowStart  []float64 `json:"window_start_s"`  // [W] seconds
 	TubeletStart []float64 `json:"tubelet_start_s"` // time axis of Scores.Curve, seconds, ascending
+
+	// Divergence is the first frame that differs visibly from the video it is paired with, and the middle of what
+	// differs there; absent without a pair, or if they never part.
+	Divergence *Place `json:"divergence,omitempty"`
 }
 
 // Skipped is a video that was not scored, or a video of a group dropped because
@@ -171,7 +178,7 @@ type Skipped struct {
 
 // Set is the scores one model gave to all videos.
 type Set struct {
-	Name   string   `json:"name"` // ModelSet or TwinSet
+	Name   string   `json:"name"` // ModelSet, TwinSet or CopySet
 	Model  Model    `json:"model"`
 	Scores []Scores `json:"scores"` // [N], in the order of File.Videos
 }
@@ -190,6 +197,8 @@ type Scores struct {
 	Surprise [][]float64 `json:"surprise"` // [C,W] mean over predicted tokens (over the worst of each tubelet with TopTokens)
 	Peak     [][]float64 `json:"peak"`     // [C,W] largest tubelet of the window
 	Curve    []float64   `json:"curve"`    // surprise over time, one value per Video.TubeletStart, mean over windows and contexts
+
+	PeakAt *Place `json:"peak_at,omitempty"` // first frame of the curve's largest tubelet, and the middle of its worst token
 }
 
 // Location is where a video of the file was when it was scored.
@@ -257,8 +266,8 @@ func (f *File) Validate() error {
 	seen := map[string]bool{}
 	for i := range f.Sets {
 		s := &f.Sets[i]
-		if s.Name != ModelSet && s.Name != TwinSet {
-			return fmt.Errorf("sets[%d].name: %q, want %q or %q", i, s.Name, ModelSet, TwinSet)
+		if s.Name != ModelSet && s.Name != TwinSet && s.Name != CopySet {
+			return fmt.Errorf("sets[%d].name: %q, want %q, %q or %q", i, s.Name, ModelSet, TwinSet, CopySet)
 		}
 		if seen[s.Name] {
 			return fmt.Errorf("sets[%d].name: %q appears twice", i, s.Name)
@@ -271,7 +280,7 @@ func (f *File) Validate() error {
 	if !seen[ModelSet] {
 		return fmt.Errorf("sets: no set named %q", ModelSet)
 	}
-	return nil
+	return f.validatePlaces()
 }
 
 type groupCheck struct {

@@ -241,12 +241,17 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 			twins[i].name = TwinSet
 		}
 		columns, twins = append(columns, twins...), nil
+		for _, f := range models[0].Files {
+			if set, ok := f.Set(CopySet); ok && len(models[0].Files) == 1 {
+				columns = append(columns, column{CopySet, []*Set{set}, f.Spec})
+			}
+		}
 	}
 	t, err := build(base, columns, o)
 	if err != nil {
 		return nil, err
 	}
-	if alone && len(columns) == 1 {
+	if alone && (len(columns) == 1 || columns[1].name != TwinSet) {
 		t.Warnings = append(t.Warnings, noTwin)
 	}
 	t.warnOfPrecision(models, names)

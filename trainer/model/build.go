@@ -20,8 +20,8 @@ type Graph struct {
 
 	Params map[string]*G.Node // weights by name
 	Clip   *G.Node            // [B,3,frames,size,size], normalised
-	Target *G.Node            // [B·N,D]: the target encoder's output, every token normalised
-	Pred   *G.Node            // [S·N,D]: predictions, packed
+	Target *G.Node            // [B·N,TargetDim]: the target encoder's output, or pixels, every token normalised
+	Pred   *G.Node            // [S·N,TargetDim]: predictions, packed
 
 	packed // what Pack fills in
 }
@@ -121,8 +121,7 @@ func (b *builder) masked(patches *G.Node) {
 	b.maskToken, b.fullToken = b.ints("mask token", s*n), b.ints("full token", b.Clips*n)
 	b.predicted = b.pred
 
-	target := b.encoder(TargetPrefix, patches, b.fullToken, b.full, b.full.offsets)
-	b.Target = b.node(graph.Normalize(target, targetEps))
+	b.Target = b.target(patches, b.fullToken, b.full.offsets)
 
 	visible := b.node(graph.Gather(patches, b.contextToken, b.full.offsets, b.context.offsets))
 	context := b.encoder(EncoderPrefix, visible, b.contextToken, b.context, b.context.offsets)
@@ -157,8 +156,7 @@ func (b *builder) nextTubelet(patches *G.Node) {
 	b.nextFrom, b.nextTo = b.ints("next from", b.next.capacity), b.ints("next to", b.next.capacity)
 	b.predicted = b.next
 
-	target := b.encoder(TargetPrefix, patches, b.fullSpace, b.full, b.tubelets)
-	b.Target = b.node(graph.Normalize(target, targetEps))
+	b.Target = b.target(patches, b.fullSpace, b.tubelets)
 	context := b.encoder(EncoderPrefix, patches, b.fullSpace, b.full, b.tubelets)
 
 	x := b.linear("predictor.predictor_embed", context)

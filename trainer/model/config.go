@@ -50,6 +50,8 @@ type Config struct {
 	MLPRatio   float64 `json:"mlp_ratio"`   // hidden features of a block's MLP over its width; default 4
 	MaskTokens int     `json:"mask_tokens"` // learned mask tokens of the predictor; default 2 for Masked, 0 for NextTubelet
 	Positions  string  `json:"positions"`   // SinCos or SinCosUniform; default SinCosUniform
+
+	Target string `json:"target,omitempty"` // what is predicted of a token: Representation, the default, or Pixels
 }
 
 // Preset returns a named shape: demo, the default, or one of the benchmarks' nano, tiny and small.
@@ -166,6 +168,9 @@ func (c Config) Validate() error {
 		}
 	default:
 		return fmt.Errorf("model.objective is %q, want %s or %s", c.Objective, Masked, NextTubelet)
+	}
+	if err := c.validateTarget(); err != nil {
+		return err
 	}
 	if c.Tokens() > maxTokens {
 		return fmt.Errorf("model.size %d, model.frames %d, model.patch %d and model.tubelet %d make %d tokens, want at most %d",

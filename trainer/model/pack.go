@@ -58,7 +58,7 @@ func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
 	}
 	if g.weights != nil {
 		for k, w := 0, m.Floats(g.weights); k < s; k++ {
-			w[k] = float32(1 / float64(g.Groups*predicted[k%g.Groups]*g.Config.Dim))
+			w[k] = float32(1 / float64(g.Groups*predicted[k%g.Groups]*g.Config.TargetDim()))
 		}
 	}
 	return nil
@@ -80,7 +80,7 @@ func (g *Graph) packNext(m graph.Buffers) {
 	}
 	if g.weights != nil {
 		for k, w := 0, m.Floats(g.weights); k < len(w); k++ {
-			w[k] = float32(1 / float64(g.Clips*(n-area)*g.Config.Dim))
+			w[k] = float32(1 / float64(g.Clips*(n-area)*g.Config.TargetDim()))
 		}
 	}
 }

@@ -85,11 +85,13 @@ func (c Config) Params() []Param {
 	linear("predictor.predictor_embed", c.Dim, c.PredDim)
 	blocks("predictor.predictor_blocks", c.PredDepth, c.PredDim)
 	norm("predictor.predictor_norm", c.PredDim)
-	linear("predictor.predictor_proj", c.PredDim, c.Dim)
+	linear("predictor.predictor_proj", c.PredDim, c.TargetDim())
 	if c.Objective == NextTubelet {
-		linear("predictor.predictor_skip", c.Dim, c.Dim)
+		linear("predictor.predictor_skip", c.Dim, c.TargetDim())
 	}
-	encoder(TargetPrefix)
+	if c.Target == Representation {
+		encoder(TargetPrefix)
+	}
 	for i := range out {
 		if strings.HasPrefix(out[i].Name, TargetPrefix) {
 			out[i].Trained, out[i].Decays = false, false // it follows the encoder by moving average

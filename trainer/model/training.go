@@ -106,7 +106,7 @@ func (t *Training) optimiser(b *builder, o TrainingOptions) error {
 		next := b.node(graph.AdamW(wrt[i], nextM, nextV, t.Schedule, o.Eps, p.Decays))
 		b.Program.Updates = append(b.Program.Updates, graph.Update{State: m, Next: nextM},
 			graph.Update{State: v, Next: nextV}, graph.Update{State: wrt[i], Next: next})
-		if name, ok := strings.CutPrefix(p.Name, EncoderPrefix); ok {
+		if name, ok := strings.CutPrefix(p.Name, EncoderPrefix); ok && t.Config.Target == Representation {
 			target := b.param(TargetPrefix + name)
 			b.Program.Updates = append(b.Program.Updates, graph.Update{State: target, Next: b.node(graph.EMA(target, next, t.Schedule))})
 		}
