@@ -26,6 +26,7 @@ const (
 	defaultPageSize = 50
 	modelArtifact   = "model"
 	scoresArtifact  = "scores"
+	rankingArtifact = "ranking"
 )
 
 // SubmitJob implements JobService.
@@ -36,6 +37,8 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 		given.Kind = &surmisev1.JobSpec_Train{Train: spec.Train}
 	case *surmisev1.SubmitJobRequest_Score:
 		given.Kind = &surmisev1.JobSpec_Score{Score: spec.Score}
+	case *surmisev1.SubmitJobRequest_Rank:
+		given.Kind = &surmisev1.JobSpec_Rank{Rank: spec.Rank}
 	}
 	spec, err := jobspec.Complete(given)
 	if err != nil {
@@ -169,32 +172,35 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	}
 }
 
-// modelPath is where the model of a scoring job lies, with "jobs/{id}" resolved; "" for other jobs. A model that is not
-// there yet is a jobspec.Errors.
+// modelPath is where the model of a scoring or ranking job lies, with "jobs/{id}" resolved; "" for other jobs. A model
+// that is not there yet is a jobspec.Errors.
 func (s *Server) modelPath(ctx context.Context, spec *surmisev1.JobSpec) (string, error) {
-	score := spec.GetScore()
-	if score == nil || !strings.HasPrefix(score.Model, jobPrefix) {
-		return score.GetModel(), nil
+	name, field := spec.GetScore().GetModel(), "score.model"
+	if rank := spec.GetRank(); rank != nil {
+		name, field = rank.Model, "rank.model"
+	}
+	if !strings.HasPrefix(name, jobPrefix) {
+		return name, nil
 	}
 	fault := func(format string, args ...any) error {
-		return jobspec.Errors{{Field: "score.model", Problem: fmt.Sprintf(format, args...)}}
+		return jobspec.Errors{{Field: field, Problem: fmt.Sprintf(format, args...)}}
 	}
-	trained, err := s.store.Get(ctx, strings.TrimPrefix(score.Model, jobPrefix))
+	trained, err := s.store.Get(ctx, strings.TrimPrefix(name, jobPrefix))
 	if errors.Is(err, queue.ErrNotFound) {
-		return "", fault("there is no job %s", score.Model)
+		return "", fault("there is no job %s", name)
 	}
 	if err != nil {
 		return "", err
 	}
 	if trained.State != queue.Succeeded {
-		return "", fault("%s has left no model: it is %s", score.Model, trained.State)
+		return "", fault("%s has left no model: it is %s", name, trained.State)
 	}
 	path, err := artifactPath(trained, modelArtifact)
 	if err != nil {
 		return "", err
 	}
 	if path == "" {
-		return "", fault("%s has left no model: it is no training job", score.Model)
+		return "", fault("%s has left no model: it is no training job", name)
 	}
 	return path, nil
 }

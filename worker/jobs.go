@@ -21,10 +21,13 @@ const (
 	modelArtifact    = "model"
 	verdictsArtifact = "verdicts"
 	scoresArtifact   = "scores"
+	mapsArtifact     = "maps"
+	controlsArtifact = "controls"
+	rankingArtifact  = "ranking"
 )
 
-// Jobs is the Runner that trains and scores. A training attempt's folder holds checkpoints/step-…/ and verdicts.json, a
-// scoring attempt's scores.json.
+// Jobs is the Runner that trains, scores and ranks. A training attempt's folder holds checkpoints/step-…/ and
+// verdicts.json, a scoring attempt's scores.json with what lies beside it, a ranking attempt's ranking.json.
 type Jobs struct {
 	DataRoots []string    // the only folders below which a job may name files; empty: any
 	Decoders  *video.Pool // that read the videos; nil: each job has its own
@@ -43,8 +46,10 @@ func (j Jobs) Run(ctx context.Context, a Assignment, r Reports) (*surmisev1.Resu
 		return j.runTrain(ctx, kind.Train, a, r)
 	case *surmisev1.JobSpec_Score:
 		return j.runScore(ctx, kind.Score, a, r)
+	case *surmisev1.JobSpec_Rank:
+		return j.runRank(ctx, kind.Rank, a, r)
 	}
-	return nil, fmt.Errorf("job %s asks for neither training nor scoring: this worker is older than the coordinator", a.Job)
+	return nil, fmt.Errorf("job %s asks for neither training, scoring nor ranking: this worker is older than the coordinator", a.Job)
 }
 
 func (j Jobs) runTrain(ctx context.Context, spec *surmisev1.TrainSpec, a Assignment, r Reports) (*surmisev1.Result, error) {
@@ -73,7 +78,8 @@ func (j Jobs) runTrain(ctx context.Context, spec *surmisev1.TrainSpec, a Assignm
 }
 
 func (j Jobs) runScore(ctx context.Context, spec *surmisev1.ScoreSpec, a Assignment, r Reports) (*surmisev1.Result, error) {
-	scores, err := j.Score(ctx, spec, a.ModelPath, r)
+	path := filepath.Join(a.ArtifactDir, "scores.json")
+	scores, err := j.Score(ctx, spec, a.ModelPath, path, r)
 	if err != nil {
 		return nil, err
 	}
@@ -81,15 +87,22 @@ func (j Jobs) runScore(ctx context.Context, spec *surmisev1.ScoreSpec, a Assignm
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(a.ArtifactDir, "scores.json")
-	if err := scores.Save(path); err != nil {
-		return nil, infrastructure("%w", err)
+	result := &surmisev1.Result{Metrics: scoreMetrics(table)}
+	for _, name := range []string{scoresArtifact, mapsArtifact, controlsArtifact} {
+		file := path
+		if name != scoresArtifact {
+			file = Beside(path, name)
+		}
+		artifact, err := fileArtifact(name, file)
+		if errors.Is(err, os.ErrNotExist) && name != scoresArtifact {
+			continue // not asked for
+		}
+		if err != nil {
+			return nil, infrastructure("%w", err)
+		}
+		result.Artifacts = append(result.Artifacts, artifact)
 	}
-	artifact, err := fileArtifact(scoresArtifact, path)
-	if err != nil {
-		return nil, infrastructure("%w", err)
-	}
-	return &surmisev1.Result{Artifacts: []*surmisev1.Artifact{artifact}, Metrics: scoreMetrics(table)}, nil
+	return result, nil
 }
 
 // fileArtifact describes a file that is on disk.
@@ -108,24 +121,12 @@ func fileArtifact(name, path string) (*surmisev1.Artifact, error) {
 }
 
 // writeJSON writes a file whole or not at all.
-func writeJSON(path string, v any) (err error) {
+func writeJSON(path string, v any) error {
 	text, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".unfinished-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // fails once renamed
-	_, err = tmp.Write(append(text, '\n'))
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
+	return writeFile(path, append(text, '\n'))
 }
 
 func syncFolder(path string) error {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/plausibility/heat"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
@@ -98,6 +99,10 @@ func TestEveryFieldIsMapped(t *testing.T) {
 	}
 	other := map[protoreflect.FullName]func(*surmisev1.TrainSpec){ // where 7 or so will not do
 		"surmise.v1.TrainSpec.preset":           nil, // only where defaults come from
+		"surmise.v1.EvalSpec.pairs":             nil, // for the evaluator, not the trainer
+		"surmise.v1.EvalSpec.every":             nil,
+		"surmise.v1.EvalSpec.stride":            nil,
+		"surmise.v1.ModelSpec.target":           func(s *surmisev1.TrainSpec) { s.Model.Target = "pixels" },
 		"surmise.v1.TrainSpec.precision":        func(s *surmisev1.TrainSpec) { s.Precision = "bf16" },
 		"surmise.v1.TrainSpec.steps":            func(s *surmisev1.TrainSpec) { s.Steps = 700 },
 		"surmise.v1.ModelSpec.objective":        func(s *surmisev1.TrainSpec) { s.Model.Objective = "next_tubelet" },
@@ -241,7 +246,7 @@ func TestScoreMachine(t *testing.T) {
 		{&surmisev1.ScoreSpec{Threads: 1, Precision: "auto"}, cpu.Options{Threads: 1, Precision: auto}},
 		{&surmisev1.ScoreSpec{Precision: "fp32"}, cpu.Options{Threads: all, Precision: cpu.FP32}},
 	} {
-		if got, err := scoreMachine(c.spec); err != nil || got != c.want {
+		if got, err := machineOptions(c.spec.GetThreads(), c.spec.GetPrecision()); err != nil || got != c.want {
 			t.Errorf("%v: got %+v (%v), want %+v", c.spec, got, err, c.want)
 		}
 	}
@@ -448,11 +453,11 @@ func TestScoreTakesRelativePaths(t *testing.T) {
 	}
 	score := complete(t, fmt.Sprintf(`{"score":{"pairs":%q,"model":%q,"stride":8,"skipTwin":true}}`, filepath.Base(videos.PairsCSV), model)).GetScore()
 	for _, roots := range [][]string{{root}, {"."}, nil} {
-		if _, err := (Jobs{DataRoots: roots}).Score(t.Context(), score, score.Model, run); err != nil {
+		if _, err := (Jobs{DataRoots: roots}).Score(t.Context(), score, score.Model, filepath.Join(t.TempDir(), "scores.json"), run); err != nil {
 			t.Errorf("roots %q: %v", roots, err)
 		}
 	}
-	if _, err := (Jobs{DataRoots: []string{videos.ClipsDir}}).Score(t.Context(), score, score.Model, run); err == nil || !strings.HasPrefix(err.Error(), "score.pairs: ") {
+	if _, err := (Jobs{DataRoots: []string{videos.ClipsDir}}).Score(t.Context(), score, score.Model, filepath.Join(t.TempDir(), "scores.json"), run); err == nil || !strings.HasPrefix(err.Error(), "score.pairs: ") {
 		t.Errorf("pairs outside the root: %v", err)
 	}
 }
@@ -483,14 +488,14 @@ func TestScoreDataset(t *testing.T) {
 	}
 	score := complete(t, fmt.Sprintf(`{"score":{"dataset":"grasp","root":%q,"model":%q,"protocol":"continuous","frameStep":1,"skipTwin":true}}`,
 		filepath.Join(root, "grasp"), trained.Checkpoint)).GetScore()
-	file, err := (Jobs{DataRoots: []string{root}}).Score(t.Context(), score, score.Model, &recorder{})
+	file, err := (Jobs{DataRoots: []string{root}}).Score(t.Context(), score, score.Model, filepath.Join(t.TempDir(), "scores.json"), &recorder{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(file.Videos) != 2 || file.Dataset.Name != "grasp" || len(file.Dataset.Notes) != 1 || file.Spec.Protocol != "continuous" || file.Folder != filepath.Join(root, "grasp", "level2") {
 		t.Errorf("%d videos of %+v in %s, spec %+v", len(file.Videos), file.Dataset, file.Folder, file.Spec)
 	}
-	if _, err := (Jobs{DataRoots: []string{videos.ClipsDir}}).Score(t.Context(), score, score.Model, &recorder{}); err == nil || !strings.HasPrefix(err.Error(), "score.root: ") {
+	if _, err := (Jobs{DataRoots: []string{videos.ClipsDir}}).Score(t.Context(), score, score.Model, filepath.Join(t.TempDir(), "scores.json"), &recorder{}); err == nil || !strings.HasPrefix(err.Error(), "score.root: ") {
 		t.Errorf("a dataset outside the data roots: %v", err)
 	}
 }
@@ -556,5 +561,108 @@ func TestBadJobsNameTheFault(t *testing.T) {
 				t.Errorf("error %v (infrastructure %v), want the job's, naming %s", err, IsInfrastructure(err), c.want)
 			}
 		})
+	}
+}
+
+// A ranking job ends with an order per set, whose energies rise, and names what the job named.
+func TestRankJob(t *testing.T) {
+	videos := tinyVideos(t)
+	root := filepath.Dir(videos.PairsCSV)
+	jobs := Jobs{DataRoots: []string{root}}
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	spec.GetTrain().Steps = 1
+	trained, err := jobs.Train(t.Context(), spec.GetTrain(), filepath.Join(t.TempDir(), "run"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clips, err := filepath.Glob(filepath.Join(videos.ClipsDir, "*"))
+	if err != nil || len(clips) < 3 {
+		t.Fatalf("clips %v, %v", clips, err)
+	}
+	rank := complete(t, fmt.Sprintf(`{"rank":{"model":"jobs/a","twin":true,"precision":"fp32","sets":[
+		{"context":%q,"make":"time-direction"},{"context":%q,"make":"speed"},{"context":%q,"make":"shuffle"},
+		{"context":%q,"candidates":[%q,"file://%s",%q]}]}}`, clips[0], clips[0], clips[1], clips[0], clips[0], clips[1], clips[2]))
+	run := &recorder{}
+	result, err := jobs.Run(t.Context(), Assignment{Job: "jobs/r", Epoch: 1, Spec: rank, ArtifactDir: filepath.Join(t.TempDir(), "1"), ModelPath: trained.Checkpoint}, run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(result.Artifacts[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rankings := &surmisev1.Rankings{}
+	if err := protojson.Unmarshal(text, rankings); err != nil {
+		t.Fatal(err)
+	}
+	counts := []int{2, 4, 4, 3}
+	for i, r := range rankings.Rankings {
+		if len(r.Futures) != counts[i] || r.Context != rank.GetRank().Sets[i].Context || r.ContextFrames != 4 {
+			t.Errorf("set %d: %v", i, r)
+		}
+		for k, f := range r.Futures {
+			if !(f.Energy > 0) || k > 0 && f.Energy < r.Futures[k-1].Energy || f.GetTwinEnergy() <= 0 {
+				t.Errorf("set %d: %v", i, r.Futures)
+			}
+			if i == 3 && f.Name != rank.GetRank().Sets[3].Candidates[f.Candidate] {
+				t.Errorf("candidate %d is called %s", f.Candidate, f.Name)
+			}
+		}
+	}
+	if result.Artifacts[0].Name != "ranking" || result.Metrics["sets"] != 4 || result.Metrics["speed.chance"] != 0.25 || !slices.Equal(run.phases, []string{"ranking"}) {
+		t.Errorf("result %v, phases %v", result, run.phases)
+	}
+	for want, change := range map[string]func(*surmisev1.RankSpec){
+		"rank.sets[1].context: ":      func(s *surmisev1.RankSpec) { s.Sets[1].Context = "/etc/passwd" },
+		"rank.sets[3].candidates[2]:": func(s *surmisev1.RankSpec) { s.Sets[3].Candidates[2] = "https://example.org/a.avi" },
+		"rank.sets[0]: ranking: cont": func(s *surmisev1.RankSpec) { s.ContextFrames = 7 },
+	} {
+		spec := proto.CloneOf(rank).GetRank()
+		change(spec)
+		if _, err := jobs.Rank(t.Context(), spec, trained.Checkpoint, &recorder{}); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got %v, want an error that begins with %q", err, want)
+		}
+	}
+}
+
+// Maps and controls lie beside the scores and are artifacts of their own; pixel models are scored like any other.
+func TestScoreJobWithMapsAndControls(t *testing.T) {
+	videos := tinyVideos(t)
+	jobs := Jobs{DataRoots: []string{filepath.Dir(videos.PairsCSV)}}
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	spec.GetTrain().Steps, spec.GetTrain().Model.Target = 2, "pixels"
+	trained, err := jobs.Train(t.Context(), spec.GetTrain(), filepath.Join(t.TempDir(), "run"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if trained.Last.EffectiveRank != 0 {
+		t.Errorf("a pixel model has effective rank %g", trained.Last.EffectiveRank)
+	}
+	score := complete(t, fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/a","stride":4,"maps":true,"copyLastFrame":true,"reencode":true,"recolour":true,"timeReversal":true}}`, videos.PairsCSV))
+	result, err := jobs.Run(t.Context(), Assignment{Job: "jobs/s", Epoch: 1, Spec: score, ArtifactDir: filepath.Join(t.TempDir(), "1"), ModelPath: trained.Checkpoint}, &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, a := range result.Artifacts {
+		names = append(names, a.Name)
+	}
+	if !slices.Equal(names, []string{"scores", "maps", "controls"}) {
+		t.Fatalf("artifacts %v", names)
+	}
+	scores, err := compare.Load(result.Artifacts[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(scores.Sets) != 3 || scores.Sets[2].Name != compare.CopySet {
+		t.Errorf("%d sets", len(scores.Sets))
+	}
+	maps, err := heat.Load(filepath.Dir(result.Artifacts[0].Path), scores)
+	if err != nil || maps.Videos() != 4 {
+		t.Errorf("maps of %d videos (%v), want 4", maps.Videos(), err)
+	}
+	controls, err := compare.Load(result.Artifacts[2].Path)
+	if err != nil || len(controls.Videos) != 2*3*2 {
+		t.Errorf("%d control videos (%v), want an altered copy of two possible videos for each of three kinds", len(controls.Videos), err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/plausibility/heat"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/cpu"
@@ -18,25 +19,18 @@ import (
 // ScoreBatch is how many windows are scored at a time: enough to keep a few cores busy, little memory.
 const ScoreBatch = 8
 
-// Score does a scoring job whose spec is complete, with the model at modelPath.
-func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath string, r Reports) (*compare.File, error) {
-	machine, err := scoreMachine(spec)
+// Score does a scoring job whose spec is complete, with the model at modelPath, and writes its score file to path, whole
+// or not at all; what else the spec asks for lies beside it (see Beside).
+func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, path string, r Reports) (*compare.File, error) {
+	machine, err := machineOptions(spec.GetThreads(), spec.GetPrecision())
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("score.%w", err)
 	}
 	source, err := j.videos(spec)
 	if err != nil {
 		return nil, err
 	}
-	if !strings.HasPrefix(spec.GetModel(), "jobs/") { // a job's model lies where the coordinator keeps artifacts
-		if modelPath, err = localPath(modelPath); err != nil {
-			return nil, fmt.Errorf("score.model: %w", err)
-		}
-		if _, err := video.Below(j.DataRoots, modelPath); err != nil {
-			return nil, fmt.Errorf("score.model: %w", err)
-		}
-	}
-	trained, err := plausibility.OpenModel(modelPath)
+	trained, err := j.openModel(spec.GetModel(), modelPath)
 	if err != nil {
 		return nil, fmt.Errorf("score.model: %w", err)
 	}
@@ -61,6 +55,14 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 		defer func() { _ = twin.Close() }()
 		cfg.Twin, cfg.TwinModel = twin, untrained.Record
 	}
+	if spec.GetCopyLastFrame() {
+		last, err := trained.CopyLast(cfg.Spec, ScoreBatch, machine)
+		if err != nil {
+			return nil, fmt.Errorf("building the targets of %s: %w", modelPath, err)
+		}
+		defer func() { _ = last.Close() }()
+		cfg.CopyLast = last
+	}
 	decoders, done := video.OwnPool(j.Decoders)
 	defer done()
 	cfg.Read, cfg.Count = decoders.ReadFrames, decoders.CountFrames
@@ -70,7 +72,24 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath st
 			Videos: int32(p.Total), UnusableVideos: int32(p.Skipped),
 		})
 	}
-	return plausibility.Score(ctx, cfg)
+	scores, err := plausibility.Score(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Controls != nil {
+		if err := cfg.Controls.File.Save(Beside(path, controlsArtifact)); err != nil {
+			return nil, infrastructure("%w", err)
+		}
+	}
+	if cfg.Maps != nil {
+		if err := cfg.Maps.Save(Beside(path, mapsArtifact), scores); err != nil {
+			return nil, infrastructure("%w", err)
+		}
+	}
+	if err := scores.Save(path); err != nil { // last: with it the others are there
+		return nil, infrastructure("%w", err)
+	}
+	return scores, nil
 }
 
 // scoreVideos is what a job scores.
@@ -112,17 +131,42 @@ func (j Jobs) videos(spec *surmisev1.ScoreSpec) (scoreVideos, error) {
 	return scoreVideos{videos: videos, folder: folder}, nil
 }
 
-// scoreMachine is what a spec asks of this machine, with precision auto resolved.
-func scoreMachine(s *surmisev1.ScoreSpec) (cpu.Options, error) {
-	threads, err := trainer.Threads(int(s.GetThreads()))
-	if err != nil {
-		return cpu.Options{}, fmt.Errorf("score.%w", err)
+// Beside is where a score file's companion lies: "maps", the surprise of every token, or "controls", a score file of
+// altered videos.
+func Beside(scores, artifact string) string {
+	stem := strings.TrimSuffix(scores, ".json")
+	if artifact == mapsArtifact {
+		return stem + ".maps.safetensors"
 	}
-	resolved, err := precision(s.GetPrecision()).Resolve()
-	if err != nil {
-		return cpu.Options{}, fmt.Errorf("score.%w", err)
+	return stem + "." + artifact + ".json"
+}
+
+// openModel opens the model that a spec names, which lies at path. A job's model lies where the coordinator keeps
+// artifacts, any other below the data roots.
+func (j Jobs) openModel(name, path string) (*plausibility.Model, error) {
+	if !strings.HasPrefix(name, "jobs/") {
+		var err error
+		if path, err = localPath(path); err != nil {
+			return nil, err
+		}
+		if _, err := video.Below(j.DataRoots, path); err != nil {
+			return nil, err
+		}
 	}
-	return cpu.Options{Threads: threads, Precision: resolved}, nil
+	return plausibility.OpenModel(path)
+}
+
+// machineOptions are what a complete spec asks of this machine, with precision auto resolved.
+func machineOptions(threads int32, word string) (cpu.Options, error) {
+	n, err := trainer.Threads(int(threads))
+	if err != nil {
+		return cpu.Options{}, err
+	}
+	resolved, err := precision(word).Resolve()
+	if err != nil {
+		return cpu.Options{}, err
+	}
+	return cpu.Options{Threads: n, Precision: resolved}, nil
 }
 
 // scoreConfig maps a complete spec, field by field. What the API leaves to the model, window, contexts and top_tokens, is
@@ -166,7 +210,23 @@ func scoreConfig(s *surmisev1.ScoreSpec, m model.Config, datasetStep int) (plaus
 	if err := spec.Validate(); err != nil {
 		return plausibility.Config{}, fmt.Errorf("score.%w", err)
 	}
-	return plausibility.Config{Spec: spec, Batch: ScoreBatch, Size: m.Size, Patch: m.Patch, Tubelet: m.Tubelet}, nil
+	cfg := plausibility.Config{Spec: spec, Batch: ScoreBatch, Size: m.Size, Patch: m.Patch, Tubelet: m.Tubelet}
+	if s.GetMaps() {
+		cfg.Maps = &heat.Maps{}
+	}
+	var kinds []string
+	for _, c := range []struct {
+		kind  string
+		asked bool
+	}{{plausibility.Reencode, s.GetReencode()}, {plausibility.Recolour, s.GetRecolour()}, {plausibility.TimeReversal, s.GetTimeReversal()}} {
+		if c.asked {
+			kinds = append(kinds, c.kind)
+		}
+	}
+	if len(kinds) > 0 {
+		cfg.Controls = &plausibility.Controls{Kinds: kinds}
+	}
+	return cfg, nil
 }
 
 // scoreMetrics are the pooled figures, and the accuracy of every property.

@@ -102,6 +102,7 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 			PredDepth: int(m.GetPredDepth()),
 			PredHeads: int(m.GetPredHeads()),
 			Positions: m.GetPositions(),
+			Target:    target(m.GetTarget()),
 		},
 		Data: video.Spec{
 			Data:          data,
@@ -155,6 +156,14 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 	}
 	cfg.Model = cfg.Model.WithDefaults()
 	return cfg, cfg.Validate()
+}
+
+// target is what a model predicts, in the words of its config.
+func target(word string) string {
+	if word == "representation" {
+		return model.Representation
+	}
+	return word
 }
 
 // precision is that of a complete spec. One without was stored before there was a choice.

@@ -57,8 +57,10 @@ func specOf(request *surmisev1.SubmitJobRequest) (*surmisev1.JobSpec, error) {
 		spec.Kind = &surmisev1.JobSpec_Train{Train: kind.Train}
 	case *surmisev1.SubmitJobRequest_Score:
 		spec.Kind = &surmisev1.JobSpec_Score{Score: kind.Score}
+	case *surmisev1.SubmitJobRequest_Rank:
+		spec.Kind = &surmisev1.JobSpec_Rank{Rank: kind.Rank}
 	default:
-		return nil, badInput(errors.New(`a job has either "train" or "score", this one has neither`))
+		return nil, badInput(errors.New(`a job has one of "train", "score" and "rank", this one has none`))
 	}
 	return jobspec.Complete(spec)
 }

@@ -82,8 +82,11 @@ func writeJobs(w io.Writer, jobs []*surmisev1.Job, now time.Time) error {
 	fmt.Fprintln(table, "NAME\tKIND\tSTATE\tPROGRESS\tAGE\tWORKER\tNOTE")
 	for _, job := range jobs {
 		kind := "train"
-		if job.GetSpec().GetScore() != nil {
+		switch {
+		case job.GetSpec().GetScore() != nil:
 			kind = "score"
+		case job.GetSpec().GetRank() != nil:
+			kind = "rank"
 		}
 		progress := "-"
 		if p := job.Progress; p != nil {

@@ -40,6 +40,11 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	flags.Int32SliceVar(&spec.Contexts, "contexts", nil, "frames the model sees before it predicts, one score each (default one to five eighths of the window)")
 	flags.Int32Var(&topTokens, "top-tokens", 0, "take of each tubelet the mean over its N worst tokens, 0 for all (default 4 for next_tubelet models, else 0)")
 	flags.BoolVar(&spec.SkipTwin, "no-twin", false, "do not score the untrained twin beside the model")
+	flags.BoolVar(&spec.Maps, "maps", false, "keep the surprise of every token in a file beside the scores")
+	flags.BoolVar(&spec.CopyLastFrame, "copy-last-frame", false, "score the baseline that expects the last tubelet seen to go on")
+	flags.BoolVar(&spec.Reencode, "reencode", false, "control: possible videos against themselves through JPEG")
+	flags.BoolVar(&spec.Recolour, "recolour", false, "control: possible videos against themselves with colours changed")
+	flags.BoolVar(&spec.TimeReversal, "time-reversal", false, "control: possible videos against themselves backwards")
 	flags.Uint64Var(&spec.Seed, "seed", 0, "seed of the twin's weights and of the bootstrap")
 	flags.Int32Var(&spec.Threads, "threads", 0, "CPU threads (default all)")
 	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32 or bf16 (default auto)")
@@ -87,16 +92,13 @@ settings are those of a protocol, whose name and version are recorded in the fil
 		}
 		view := newProgressView(cmd.ErrOrStderr())
 		jobs := worker.Jobs{DataRoots: roots}
-		scores, err := jobs.Score(cmd.Context(), complete.GetScore(), spec.Model, localReports{view})
+		scores, err := jobs.Score(cmd.Context(), complete.GetScore(), spec.Model, out, localReports{view})
 		view.close()
 		if err != nil {
 			return localFailure(cmd.Context(), "scoring", err)
 		}
 		table, err := compare.Summarize(scores, compare.Options{Seed: spec.Seed})
 		if err != nil {
-			return err
-		}
-		if err := scores.Save(out); err != nil {
 			return err
 		}
 		if asJSON {

@@ -37,17 +37,21 @@ func (e Errors) Error() string {
 
 // Complete returns a copy of spec with every default filled in, as the comments of job.proto state them. An error is an
 // Errors unless a rule itself is broken. Left to the worker, which has the model: a scoring job's window, contexts and
-// top_tokens, and what its protocol or dataset settles; and threads, 0 for all that it has.
+// top_tokens, and what its protocol or dataset settles; a ranking job's context_frames; and threads, 0 for all that it
+// has.
 func Complete(spec *surmisev1.JobSpec) (*surmisev1.JobSpec, error) {
 	if err := Validate(spec); err != nil {
 		return nil, err
 	}
 	spec = proto.CloneOf(spec)
 	var errs Errors
-	if train := spec.GetTrain(); train != nil {
-		errs = completeTrain(train)
-	} else {
-		errs = completeScore(spec.GetScore())
+	switch kind := spec.Kind.(type) {
+	case *surmisev1.JobSpec_Train:
+		errs = completeTrain(kind.Train)
+	case *surmisev1.JobSpec_Score:
+		errs = completeScore(kind.Score)
+	case *surmisev1.JobSpec_Rank:
+		errs = completeRank(kind.Rank)
 	}
 	if errs != nil {
 		return nil, errs
@@ -175,6 +179,10 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 		t.Optimizer = &surmisev1.OptimizerSpec{}
 	}
 	errs = append(errs, completeOptimizer(t.Optimizer, t.Steps)...)
+	if t.Eval != nil {
+		setDefault(&t.Eval.Every, 100)
+		setDefault(&t.Eval.Stride, max(1, t.Model.Frames/2))
+	}
 	return errs
 }
 
@@ -191,6 +199,7 @@ func completeModel(m, preset *surmisev1.ModelSpec) Errors {
 	setDefault(&m.PredDepth, preset.PredDepth)
 	setDefault(&m.PredHeads, preset.PredHeads)
 	setDefault(&m.Positions, preset.Positions)
+	setDefault(&m.Target, "representation")
 
 	var errs Errors
 	multiple := func(field string, value int32, of string, unit int32) {
@@ -349,6 +358,39 @@ func completeScore(s *surmisev1.ScoreSpec) Errors {
 		if s.Window != 0 && c >= s.Window {
 			fault(fmt.Sprintf("contexts[%d]", i), "must be below window %d, got %d", s.Window, c)
 		}
+	}
+	return errs
+}
+
+// maxCandidates keeps the answer of a ranking job below what a message may hold.
+const maxCandidates = 20_000
+
+// madeCandidates is at most how many futures are made of one clip.
+const madeCandidates = 4
+
+func completeRank(r *surmisev1.RankSpec) Errors {
+	setDefault(&r.Measure, "mean")
+	setDefault(&r.Precision, "auto")
+	if r.Fps == 0 {
+		setDefault(&r.FrameStep, 1)
+	}
+	size, candidates := 0, 0
+	for _, s := range r.Sets {
+		size += len(s.Context)
+		for _, c := range s.Candidates {
+			size += len(c)
+		}
+		candidates += len(s.Candidates)
+		if s.Make != "" {
+			candidates += madeCandidates
+		}
+	}
+	var errs Errors
+	if size > maxDataBytes {
+		errs = append(errs, FieldError{"rank.sets", fmt.Sprintf("must hold at most %d bytes of paths, got %d: rank in several jobs", maxDataBytes, size)})
+	}
+	if candidates > maxCandidates {
+		errs = append(errs, FieldError{"rank.sets", fmt.Sprintf("must hold at most %d candidates, got %d: rank in several jobs", maxCandidates, candidates)})
 	}
 	return errs
 }

@@ -33,7 +33,7 @@ func TestDataAloneIsACompleteJob(t *testing.T) {
 	}
 	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,"precision":"auto",
 		"model":{"objective":"next_tubelet","size":64,"frames":16,"patch":8,"tubelet":2,"dim":128,"depth":4,"heads":2,
-			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"uniform"},
+			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"uniform","target":"representation"},
 		"sampling":{"frame_step":1,"scale_min":0.3,"scale_max":1,"aspect_min":0.75,"aspect_max":1.35,"max_unusable":0.2,"clips_per_video":1,"windows":"random","short_side":128},
 		"optimizer":{"learning_rate":0.001,"start_learning_rate":0.0002,"final_learning_rate":0.000001,"warmup_steps":60,
 			"weight_decay":0.04,"final_weight_decay":0.4,"ema_start":0.99,"ema_end":1,"clip_norm":10,"loss_exponent":1}}}`)
@@ -75,6 +75,23 @@ func TestMaskMakesTheObjectiveMasked(t *testing.T) {
 	}
 	if got := train.Mask.ContextTubelets; len(got) != 3 || got[0] != 2 || got[1] != 4 || got[2] != 6 {
 		t.Errorf("context tubelets %v", got)
+	}
+}
+
+func TestDefaultsOfEvalAndRank(t *testing.T) {
+	spec, err := jobspec.Complete(parse(t, `{"train":{"data":["d"],"eval":{"pairs":"p.csv"},"model":{"frames":8}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := spec.GetTrain().Eval; e.Every != 100 || e.Stride != 4 {
+		t.Errorf("eval %v", e)
+	}
+	spec, err = jobspec.Complete(parse(t, `{"rank":{"model":"m","sets":[{"context":"a","make":"speed"}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := spec.GetRank(); r.Measure != "mean" || r.FrameStep != 1 || r.Precision != "auto" || r.ContextFrames != 0 {
+		t.Errorf("rank %v", r)
 	}
 }
 
@@ -130,6 +147,16 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"score":{"model":"m","pairs":"p.csv","protocol":"grasp","topTokens":0}}`, "score.top_tokens", "is settled by score.protocol grasp"},
 		{`{"score":{"model":"m","pairs":"p.csv","protocol":"continuous","contexts":[4]}}`, "score.contexts", "is settled by score.protocol continuous"},
 		{`{"score":{"pairs":"p.csv","model":"m","window":8,"contexts":[8]}}`, "score.contexts[0]", "got 8"},
+		{`{"train":{"data":["d"],"model":{"target":"sound"}}}`, "train.model.target", "got sound"},
+		{`{"train":{"data":["d"],"eval":{}}}`, "train.eval.pairs", "1 character"},
+		{`{"rank":{"model":"m"}}`, "rank.sets", "at least 1 item(s), got 0"},
+		{`{"rank":{"model":"m","sets":[{"context":"a"}]}}`, "rank.sets[0]", "two candidates, or make"},
+		{`{"rank":{"model":"m","sets":[{"context":"a","candidates":["b"]}]}}`, "rank.sets[0]", "two candidates, or make"},
+		{`{"rank":{"model":"m","sets":[{"context":"a","candidates":["b","c"],"make":"speed"}]}}`, "rank.sets[0]", "two candidates, or make"},
+		{`{"rank":{"model":"m","sets":[{"context":"a","make":"mirror"}]}}`, "rank.sets[0].make", "got mirror"},
+		{`{"rank":{"model":"m","sets":[{"context":"a","make":"speed"}],"measure":"sum"}}`, "rank.measure", "got sum"},
+		{`{"rank":{"model":"m","sets":[` + strings.Repeat(`{"context":"a","make":"speed"},`, 5000) + `{"context":"a","make":"speed"}]}}`, "rank.sets", "got 20004"},
+		{`{"rank":{"model":"m","sets":[{"context":"` + strings.Repeat("a", 4000) + `","make":"speed"}` + strings.Repeat(`,{"context":"`+strings.Repeat("a", 4000)+`","make":"speed"}`, 300) + `]}}`, "rank.sets", "got 1204000"},
 	} {
 		_, err := jobspec.Complete(parse(t, c.spec))
 		var errs jobspec.Errors

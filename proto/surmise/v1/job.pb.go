@@ -92,7 +92,7 @@ func (JobState) EnumDescriptor() ([]byte, []int) {
 	return file_surmise_v1_job_proto_rawDescGZIP(), []int{0}
 }
 
-// A Job is one training or scoring run. It keeps its name whatever workers come and go.
+// A Job is one training, scoring or ranking run. It keeps its name whatever workers come and go.
 type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "jobs/{id}".
@@ -268,6 +268,7 @@ type JobSpec struct {
 	//
 	//	*JobSpec_Train
 	//	*JobSpec_Score
+	//	*JobSpec_Rank
 	Kind          isJobSpec_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -328,6 +329,15 @@ func (x *JobSpec) GetScore() *ScoreSpec {
 	return nil
 }
 
+func (x *JobSpec) GetRank() *RankSpec {
+	if x != nil {
+		if x, ok := x.Kind.(*JobSpec_Rank); ok {
+			return x.Rank
+		}
+	}
+	return nil
+}
+
 type isJobSpec_Kind interface {
 	isJobSpec_Kind()
 }
@@ -340,9 +350,15 @@ type JobSpec_Score struct {
 	Score *ScoreSpec `protobuf:"bytes,2,opt,name=score,proto3,oneof"`
 }
 
+type JobSpec_Rank struct {
+	Rank *RankSpec `protobuf:"bytes,3,opt,name=rank,proto3,oneof"`
+}
+
 func (*JobSpec_Train) isJobSpec_Kind() {}
 
 func (*JobSpec_Score) isJobSpec_Kind() {}
+
+func (*JobSpec_Rank) isJobSpec_Kind() {}
 
 // TrainSpec trains a model on videos. Only data is required: zero and absent mean the default that each field states.
 type TrainSpec struct {
@@ -377,7 +393,9 @@ type TrainSpec struct {
 	// Number format of matrix products and of what lies between them: "auto" (default), "fp32" or "bf16". auto is bf16
 	// where the worker's processor multiplies bfloat16 itself (AVX512_BF16, AMX), fp32 elsewhere; a worker that cannot do
 	// bf16 fails a job that names it. Weights and the optimiser's moments are float32 in either.
-	Precision     string `protobuf:"bytes,14,opt,name=precision,proto3" json:"precision,omitempty"`
+	Precision string `protobuf:"bytes,14,opt,name=precision,proto3" json:"precision,omitempty"`
+	// Scores pairs while it trains; default absent: it does not.
+	Eval          *EvalSpec `protobuf:"bytes,20,opt,name=eval,proto3" json:"eval,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -510,6 +528,78 @@ func (x *TrainSpec) GetPrecision() string {
 	return ""
 }
 
+func (x *TrainSpec) GetEval() *EvalSpec {
+	if x != nil {
+		return x.Eval
+	}
+	return nil
+}
+
+// EvalSpec scores a pairs file with the weights of the moment: before the first step, which is the untrained twin's
+// score, every few steps, and after the last one. Training waits meanwhile and goes on as if it had not.
+type EvalSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ScoreSpec. Keep it small: every video is scored each time.
+	Pairs string `protobuf:"bytes,1,opt,name=pairs,proto3" json:"pairs,omitempty"`
+	// Steps from one evaluation to the next; default 100.
+	Every int32 `protobuf:"varint,2,opt,name=every,proto3" json:"every,omitempty"`
+	// Frames between the starts of windows; default half the model's clip.
+	Stride        int32 `protobuf:"varint,3,opt,name=stride,proto3" json:"stride,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvalSpec) Reset() {
+	*x = EvalSpec{}
+	mi := &file_surmise_v1_job_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvalSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvalSpec) ProtoMessage() {}
+
+func (x *EvalSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvalSpec.ProtoReflect.Descriptor instead.
+func (*EvalSpec) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *EvalSpec) GetPairs() string {
+	if x != nil {
+		return x.Pairs
+	}
+	return ""
+}
+
+func (x *EvalSpec) GetEvery() int32 {
+	if x != nil {
+		return x.Every
+	}
+	return 0
+}
+
+func (x *EvalSpec) GetStride() int32 {
+	if x != nil {
+		return x.Stride
+	}
+	return 0
+}
+
 // ModelSpec is the shape of the encoder and the predictor. Defaults are the preset's, written demo / tiny.
 type ModelSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -534,14 +624,17 @@ type ModelSpec struct {
 	PredHeads int32 `protobuf:"varint,11,opt,name=pred_heads,json=predHeads,proto3" json:"pred_heads,omitempty"`
 	// Position embedding: sines and cosines, "uniform" (default; a third of the features each for time, height and width,
 	// as V-JEPA trains) or "sincos" (half for time, a quarter each for height and width).
-	Positions     string `protobuf:"bytes,12,opt,name=positions,proto3" json:"positions,omitempty"`
+	Positions string `protobuf:"bytes,12,opt,name=positions,proto3" json:"positions,omitempty"`
+	// What is predicted of a token: "representation" (default), the target encoder's output, or "pixels", its own pixels,
+	// normalised per token: the baseline with the same encoder and predictor that tells whether representations are better.
+	Target        string `protobuf:"bytes,20,opt,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ModelSpec) Reset() {
 	*x = ModelSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[3]
+	mi := &file_surmise_v1_job_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +646,7 @@ func (x *ModelSpec) String() string {
 func (*ModelSpec) ProtoMessage() {}
 
 func (x *ModelSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[3]
+	mi := &file_surmise_v1_job_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +659,7 @@ func (x *ModelSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelSpec.ProtoReflect.Descriptor instead.
 func (*ModelSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{3}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ModelSpec) GetObjective() string {
@@ -653,6 +746,13 @@ func (x *ModelSpec) GetPositions() string {
 	return ""
 }
 
+func (x *ModelSpec) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
 // MaskSpec says what is hidden. It belongs to the masked objective and is refused with next_tubelet.
 type MaskSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -671,7 +771,7 @@ type MaskSpec struct {
 
 func (x *MaskSpec) Reset() {
 	*x = MaskSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[4]
+	mi := &file_surmise_v1_job_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -683,7 +783,7 @@ func (x *MaskSpec) String() string {
 func (*MaskSpec) ProtoMessage() {}
 
 func (x *MaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[4]
+	mi := &file_surmise_v1_job_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +796,7 @@ func (x *MaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskSpec.ProtoReflect.Descriptor instead.
 func (*MaskSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MaskSpec) GetKind() string {
@@ -745,7 +845,7 @@ type MaskBlocks struct {
 
 func (x *MaskBlocks) Reset() {
 	*x = MaskBlocks{}
-	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	mi := &file_surmise_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +857,7 @@ func (x *MaskBlocks) String() string {
 func (*MaskBlocks) ProtoMessage() {}
 
 func (x *MaskBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	mi := &file_surmise_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +870,7 @@ func (x *MaskBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskBlocks.ProtoReflect.Descriptor instead.
 func (*MaskBlocks) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MaskBlocks) GetCount() int32 {
@@ -846,7 +946,7 @@ type SamplingSpec struct {
 
 func (x *SamplingSpec) Reset() {
 	*x = SamplingSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[6]
+	mi := &file_surmise_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +958,7 @@ func (x *SamplingSpec) String() string {
 func (*SamplingSpec) ProtoMessage() {}
 
 func (x *SamplingSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[6]
+	mi := &file_surmise_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +971,7 @@ func (x *SamplingSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SamplingSpec.ProtoReflect.Descriptor instead.
 func (*SamplingSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SamplingSpec) GetFrameStep() int32 {
@@ -1015,7 +1115,7 @@ type OptimizerSpec struct {
 
 func (x *OptimizerSpec) Reset() {
 	*x = OptimizerSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[7]
+	mi := &file_surmise_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1127,7 @@ func (x *OptimizerSpec) String() string {
 func (*OptimizerSpec) ProtoMessage() {}
 
 func (x *OptimizerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[7]
+	mi := &file_surmise_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1140,7 @@ func (x *OptimizerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OptimizerSpec.ProtoReflect.Descriptor instead.
 func (*OptimizerSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *OptimizerSpec) GetLearningRate() float64 {
@@ -1157,14 +1257,24 @@ type ScoreSpec struct {
 	// Settings under a name, recorded with the scores: "intphys", "grasp" and "inflevel" as published, which settle window,
 	// stride, frame_step, contexts and top_tokens for masked models; "continuous": a window at every tubelet, every
 	// context length, which settles window, stride and contexts. A field that the protocol settles must be left empty.
-	Protocol      string `protobuf:"bytes,15,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Protocol string `protobuf:"bytes,15,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Keep the surprise of every token, in an artifact "maps" of at most 256 MiB.
+	Maps bool `protobuf:"varint,20,opt,name=maps,proto3" json:"maps,omitempty"`
+	// Baseline: each token's target predicted to be that of its place in the last tubelet seen. Scored beside the model.
+	CopyLastFrame bool `protobuf:"varint,21,opt,name=copy_last_frame,json=copyLastFrame,proto3" json:"copy_last_frame,omitempty"`
+	// Controls, scored into an artifact "controls": each possible video against a copy of itself that went through JPEG,
+	// whose colours changed places, or that runs backwards. Nothing impossible happens in them; a model that tells them
+	// apart reacts to something else, in the last case to the arrow of time.
+	Reencode      bool `protobuf:"varint,22,opt,name=reencode,proto3" json:"reencode,omitempty"`
+	Recolour      bool `protobuf:"varint,23,opt,name=recolour,proto3" json:"recolour,omitempty"`
+	TimeReversal  bool `protobuf:"varint,24,opt,name=time_reversal,json=timeReversal,proto3" json:"time_reversal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ScoreSpec) Reset() {
 	*x = ScoreSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[8]
+	mi := &file_surmise_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1286,7 @@ func (x *ScoreSpec) String() string {
 func (*ScoreSpec) ProtoMessage() {}
 
 func (x *ScoreSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[8]
+	mi := &file_surmise_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1299,7 @@ func (x *ScoreSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreSpec.ProtoReflect.Descriptor instead.
 func (*ScoreSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ScoreSpec) GetPairs() string {
@@ -1297,10 +1407,463 @@ func (x *ScoreSpec) GetProtocol() string {
 	return ""
 }
 
+func (x *ScoreSpec) GetMaps() bool {
+	if x != nil {
+		return x.Maps
+	}
+	return false
+}
+
+func (x *ScoreSpec) GetCopyLastFrame() bool {
+	if x != nil {
+		return x.CopyLastFrame
+	}
+	return false
+}
+
+func (x *ScoreSpec) GetReencode() bool {
+	if x != nil {
+		return x.Reencode
+	}
+	return false
+}
+
+func (x *ScoreSpec) GetRecolour() bool {
+	if x != nil {
+		return x.Recolour
+	}
+	return false
+}
+
+func (x *ScoreSpec) GetTimeReversal() bool {
+	if x != nil {
+		return x.TimeReversal
+	}
+	return false
+}
+
+// RankSpec orders candidate futures of a clip by their energy: the error of predicting them from what went before. model
+// and sets are required.
+type RankSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in ScoreSpec.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// What to rank; together at most 1 MiB of paths and 20,000 candidates.
+	Sets []*RankSet `protobuf:"bytes,2,rep,name=sets,proto3" json:"sets,omitempty"`
+	// Frames of the past that the candidates follow: the last of a context, the first of a clip with made candidates. A
+	// multiple of the model's tubelet; default half the model's clip.
+	ContextFrames int32 `protobuf:"varint,3,opt,name=context_frames,json=contextFrames,proto3" json:"context_frames,omitempty"`
+	// As in SamplingSpec; default 1 and 0.
+	FrameStep int32   `protobuf:"varint,4,opt,name=frame_step,json=frameStep,proto3" json:"frame_step,omitempty"`
+	Fps       float64 `protobuf:"fixed64,5,opt,name=fps,proto3" json:"fps,omitempty"`
+	// The energy of a future: "mean" (default) error of its tokens, or "peak", the largest tubelet, which is the mean of
+	// its 4 worst tokens.
+	Measure string `protobuf:"bytes,6,opt,name=measure,proto3" json:"measure,omitempty"`
+	// Energies of the untrained twin too, for the floor.
+	Twin bool `protobuf:"varint,7,opt,name=twin,proto3" json:"twin,omitempty"`
+	// Seed of shuffled orders and of the twin's weights; default 0, which is a seed like any other.
+	Seed uint64 `protobuf:"varint,8,opt,name=seed,proto3" json:"seed,omitempty"`
+	// CPU threads; default 0: all cores that the worker may use.
+	Threads int32 `protobuf:"varint,9,opt,name=threads,proto3" json:"threads,omitempty"`
+	// As in ScoreSpec.
+	Precision     string `protobuf:"bytes,10,opt,name=precision,proto3" json:"precision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RankSpec) Reset() {
+	*x = RankSpec{}
+	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RankSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RankSpec) ProtoMessage() {}
+
+func (x *RankSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RankSpec.ProtoReflect.Descriptor instead.
+func (*RankSpec) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RankSpec) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *RankSpec) GetSets() []*RankSet {
+	if x != nil {
+		return x.Sets
+	}
+	return nil
+}
+
+func (x *RankSpec) GetContextFrames() int32 {
+	if x != nil {
+		return x.ContextFrames
+	}
+	return 0
+}
+
+func (x *RankSpec) GetFrameStep() int32 {
+	if x != nil {
+		return x.FrameStep
+	}
+	return 0
+}
+
+func (x *RankSpec) GetFps() float64 {
+	if x != nil {
+		return x.Fps
+	}
+	return 0
+}
+
+func (x *RankSpec) GetMeasure() string {
+	if x != nil {
+		return x.Measure
+	}
+	return ""
+}
+
+func (x *RankSpec) GetTwin() bool {
+	if x != nil {
+		return x.Twin
+	}
+	return false
+}
+
+func (x *RankSpec) GetSeed() uint64 {
+	if x != nil {
+		return x.Seed
+	}
+	return 0
+}
+
+func (x *RankSpec) GetThreads() int32 {
+	if x != nil {
+		return x.Threads
+	}
+	return 0
+}
+
+func (x *RankSpec) GetPrecision() string {
+	if x != nil {
+		return x.Precision
+	}
+	return ""
+}
+
+// RankSet is one past and its candidate futures: either candidates, or make.
+type RankSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A video file. Its last context_frames are the past of the candidates; with make, its first are, and the candidates
+	// are made of what follows.
+	Context string `protobuf:"bytes,1,opt,name=context,proto3" json:"context,omitempty"`
+	// Video files that begin where the context ends. All are compared over the length of the shortest.
+	Candidates []string `protobuf:"bytes,2,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	// "time-direction": on, or back the way it came. "speed": as it was, twice and half as fast, standing still.
+	// "shuffle": in order, and in three shuffled orders. The first candidate is the true future.
+	Make          string `protobuf:"bytes,3,opt,name=make,proto3" json:"make,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RankSet) Reset() {
+	*x = RankSet{}
+	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RankSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RankSet) ProtoMessage() {}
+
+func (x *RankSet) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RankSet.ProtoReflect.Descriptor instead.
+func (*RankSet) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RankSet) GetContext() string {
+	if x != nil {
+		return x.Context
+	}
+	return ""
+}
+
+func (x *RankSet) GetCandidates() []string {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+func (x *RankSet) GetMake() string {
+	if x != nil {
+		return x.Make
+	}
+	return ""
+}
+
+// Rankings is what ranking found, one per set, in their order; the artifact "ranking" holds it as JSON.
+type Rankings struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rankings      []*Ranking             `protobuf:"bytes,1,rep,name=rankings,proto3" json:"rankings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rankings) Reset() {
+	*x = Rankings{}
+	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rankings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rankings) ProtoMessage() {}
+
+func (x *Rankings) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rankings.ProtoReflect.Descriptor instead.
+func (*Rankings) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Rankings) GetRankings() []*Ranking {
+	if x != nil {
+		return x.Rankings
+	}
+	return nil
+}
+
+// Ranking is one set's futures in ascending order of energy: the most plausible first.
+type Ranking struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the set names it.
+	Context string          `protobuf:"bytes,1,opt,name=context,proto3" json:"context,omitempty"`
+	Make    string          `protobuf:"bytes,2,opt,name=make,proto3" json:"make,omitempty"`
+	Futures []*RankedFuture `protobuf:"bytes,3,rep,name=futures,proto3" json:"futures,omitempty"`
+	// Frames of each future that were compared, and of the past.
+	Frames        int32 `protobuf:"varint,4,opt,name=frames,proto3" json:"frames,omitempty"`
+	ContextFrames int32 `protobuf:"varint,5,opt,name=context_frames,json=contextFrames,proto3" json:"context_frames,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ranking) Reset() {
+	*x = Ranking{}
+	mi := &file_surmise_v1_job_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ranking) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ranking) ProtoMessage() {}
+
+func (x *Ranking) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ranking.ProtoReflect.Descriptor instead.
+func (*Ranking) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Ranking) GetContext() string {
+	if x != nil {
+		return x.Context
+	}
+	return ""
+}
+
+func (x *Ranking) GetMake() string {
+	if x != nil {
+		return x.Make
+	}
+	return ""
+}
+
+func (x *Ranking) GetFutures() []*RankedFuture {
+	if x != nil {
+		return x.Futures
+	}
+	return nil
+}
+
+func (x *Ranking) GetFrames() int32 {
+	if x != nil {
+		return x.Frames
+	}
+	return 0
+}
+
+func (x *Ranking) GetContextFrames() int32 {
+	if x != nil {
+		return x.ContextFrames
+	}
+	return 0
+}
+
+// RankedFuture is one candidate.
+type RankedFuture struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the set names it, or what was made.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its place in the set, from 0; for made candidates 0 is the true future.
+	Candidate int32 `protobuf:"varint,2,opt,name=candidate,proto3" json:"candidate,omitempty"`
+	// By the measure of the spec, and that minus the energy before it in the order; 0 for the first.
+	Energy float64 `protobuf:"fixed64,3,opt,name=energy,proto3" json:"energy,omitempty"`
+	Margin float64 `protobuf:"fixed64,4,opt,name=margin,proto3" json:"margin,omitempty"`
+	// Both measures.
+	Mean float64 `protobuf:"fixed64,5,opt,name=mean,proto3" json:"mean,omitempty"`
+	Peak float64 `protobuf:"fixed64,6,opt,name=peak,proto3" json:"peak,omitempty"`
+	// Energy to the untrained twin, where asked for.
+	TwinEnergy    *float64 `protobuf:"fixed64,7,opt,name=twin_energy,json=twinEnergy,proto3,oneof" json:"twin_energy,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RankedFuture) Reset() {
+	*x = RankedFuture{}
+	mi := &file_surmise_v1_job_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RankedFuture) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RankedFuture) ProtoMessage() {}
+
+func (x *RankedFuture) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RankedFuture.ProtoReflect.Descriptor instead.
+func (*RankedFuture) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RankedFuture) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RankedFuture) GetCandidate() int32 {
+	if x != nil {
+		return x.Candidate
+	}
+	return 0
+}
+
+func (x *RankedFuture) GetEnergy() float64 {
+	if x != nil {
+		return x.Energy
+	}
+	return 0
+}
+
+func (x *RankedFuture) GetMargin() float64 {
+	if x != nil {
+		return x.Margin
+	}
+	return 0
+}
+
+func (x *RankedFuture) GetMean() float64 {
+	if x != nil {
+		return x.Mean
+	}
+	return 0
+}
+
+func (x *RankedFuture) GetPeak() float64 {
+	if x != nil {
+		return x.Peak
+	}
+	return 0
+}
+
+func (x *RankedFuture) GetTwinEnergy() float64 {
+	if x != nil && x.TwinEnergy != nil {
+		return *x.TwinEnergy
+	}
+	return 0
+}
+
 // Progress is what a worker last said about an attempt. A field that does not apply is zero.
 type Progress struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is doing: "indexing", "training" or "scoring" (model and twin, video by video).
+	// What it is doing: "indexing", "training", "evaluating" (in between), "scoring" (model and twin, video by video) or
+	// "ranking".
 	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
 	// Done, and to do: optimiser steps when training, videos when indexing and scoring.
 	Step  int32 `protobuf:"varint,2,opt,name=step,proto3" json:"step,omitempty"`
@@ -1326,13 +1889,15 @@ type Progress struct {
 	// Files found, and those of them that cannot be used.
 	Videos         int32 `protobuf:"varint,16,opt,name=videos,proto3" json:"videos,omitempty"`
 	UnusableVideos int32 `protobuf:"varint,17,opt,name=unusable_videos,json=unusableVideos,proto3" json:"unusable_videos,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The newest evaluation of a training job with eval; repeated in every report until there is a newer one.
+	Evaluation    *Evaluation `protobuf:"bytes,20,opt,name=evaluation,proto3" json:"evaluation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_surmise_v1_job_proto_msgTypes[9]
+	mi := &file_surmise_v1_job_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1909,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[9]
+	mi := &file_surmise_v1_job_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1922,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Progress) GetPhase() string {
@@ -1479,6 +2044,126 @@ func (x *Progress) GetUnusableVideos() int32 {
 	return 0
 }
 
+func (x *Progress) GetEvaluation() *Evaluation {
+	if x != nil {
+		return x.Evaluation
+	}
+	return nil
+}
+
+// Evaluation is how well the model of one training step told pairs apart.
+type Evaluation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optimiser steps; 0 before the first.
+	Step int32 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
+	// Shares as in CompareScores, with the 95 % interval of the first.
+	Accuracy      float64 `protobuf:"fixed64,2,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
+	AccuracyLow   float64 `protobuf:"fixed64,3,opt,name=accuracy_low,json=accuracyLow,proto3" json:"accuracy_low,omitempty"`
+	AccuracyHigh  float64 `protobuf:"fixed64,4,opt,name=accuracy_high,json=accuracyHigh,proto3" json:"accuracy_high,omitempty"`
+	GroupAccuracy float64 `protobuf:"fixed64,5,opt,name=group_accuracy,json=groupAccuracy,proto3" json:"group_accuracy,omitempty"`
+	Auroc         float64 `protobuf:"fixed64,6,opt,name=auroc,proto3" json:"auroc,omitempty"`
+	Pairs         int32   `protobuf:"varint,7,opt,name=pairs,proto3" json:"pairs,omitempty"`
+	// The statistic.
+	Measure string `protobuf:"bytes,8,opt,name=measure,proto3" json:"measure,omitempty"`
+	// How long it took.
+	Seconds       float64 `protobuf:"fixed64,9,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Evaluation) Reset() {
+	*x = Evaluation{}
+	mi := &file_surmise_v1_job_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Evaluation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Evaluation) ProtoMessage() {}
+
+func (x *Evaluation) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Evaluation.ProtoReflect.Descriptor instead.
+func (*Evaluation) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Evaluation) GetStep() int32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
+}
+
+func (x *Evaluation) GetAccuracy() float64 {
+	if x != nil {
+		return x.Accuracy
+	}
+	return 0
+}
+
+func (x *Evaluation) GetAccuracyLow() float64 {
+	if x != nil {
+		return x.AccuracyLow
+	}
+	return 0
+}
+
+func (x *Evaluation) GetAccuracyHigh() float64 {
+	if x != nil {
+		return x.AccuracyHigh
+	}
+	return 0
+}
+
+func (x *Evaluation) GetGroupAccuracy() float64 {
+	if x != nil {
+		return x.GroupAccuracy
+	}
+	return 0
+}
+
+func (x *Evaluation) GetAuroc() float64 {
+	if x != nil {
+		return x.Auroc
+	}
+	return 0
+}
+
+func (x *Evaluation) GetPairs() int32 {
+	if x != nil {
+		return x.Pairs
+	}
+	return 0
+}
+
+func (x *Evaluation) GetMeasure() string {
+	if x != nil {
+		return x.Measure
+	}
+	return ""
+}
+
+func (x *Evaluation) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
 // Checkpoint is a whole, published checkpoint.
 type Checkpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1494,7 +2179,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	mi := &file_surmise_v1_job_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +2191,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	mi := &file_surmise_v1_job_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +2204,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Checkpoint) GetStep() int32 {
@@ -1555,7 +2240,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	mi := &file_surmise_v1_job_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +2252,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	mi := &file_surmise_v1_job_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +2265,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Result) GetArtifacts() []*Artifact {
@@ -1601,7 +2286,9 @@ func (x *Result) GetMetrics() map[string]float64 {
 type Artifact struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What it is: "model" (training) is a checkpoint that scoring accepts; "scores" (scoring) is the JSON that compare
-	// reads; "verdicts" lists the videos and why some could not be used.
+	// reads; "verdicts" lists the videos and why some could not be used;
+	// "events" (training) is a folder that TensorBoard reads; "evaluations" (training with eval) a folder of score files;
+	// "maps" and "controls" (scoring) lie beside the scores; "ranking" is Rankings as JSON.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// Bytes; 0 for a folder.
@@ -1614,7 +2301,7 @@ type Artifact struct {
 
 func (x *Artifact) Reset() {
 	*x = Artifact{}
-	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	mi := &file_surmise_v1_job_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +2313,7 @@ func (x *Artifact) String() string {
 func (*Artifact) ProtoMessage() {}
 
 func (x *Artifact) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	mi := &file_surmise_v1_job_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +2326,7 @@ func (x *Artifact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Artifact.ProtoReflect.Descriptor instead.
 func (*Artifact) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Artifact) GetName() string {
@@ -1694,11 +2381,12 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x0flast_checkpoint\x18\f \x01(\v2\x16.surmise.v1.CheckpointR\x0elastCheckpoint\x12*\n" +
 	"\x06result\x18\r \x01(\v2\x12.surmise.v1.ResultR\x06result\x12!\n" +
 	"\fdisplay_name\x18\x0e \x01(\tR\vdisplayName\x12\x1a\n" +
-	"\brevision\x18\x0f \x01(\x03R\brevision\"v\n" +
+	"\brevision\x18\x0f \x01(\x03R\brevision\"\xa2\x01\n" +
 	"\aJobSpec\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
-	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05scoreB\r\n" +
-	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xee\x04\n" +
+	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
+	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rankB\r\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"\x98\x05\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
 	"\x05steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05steps\x12 \n" +
@@ -1716,7 +2404,14 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\tlog_every\x18\v \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\blogEvery\x127\n" +
 	"\x10checkpoint_every\x18\f \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x0fcheckpointEvery\x12\x1a\n" +
 	"\btruncate\x18\r \x01(\bR\btruncate\x127\n" +
-	"\tprecision\x18\x0e \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision\"\xde\x04\n" +
+	"\tprecision\x18\x0e \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision\x12(\n" +
+	"\x04eval\x18\x14 \x01(\v2\x14.surmise.v1.EvalSpecR\x04eval\"t\n" +
+	"\bEvalSpec\x12 \n" +
+	"\x05pairs\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05pairs\x12\"\n" +
+	"\x05every\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05every\x12\"\n" +
+	"\x06stride\x18\x03 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x06stride\"\x97\x05\n" +
 	"\tModelSpec\x12;\n" +
 	"\tobjective\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x06maskedR\fnext_tubeletR\tobjective\x12\x1e\n" +
 	"\x04size\x18\x02 \x01(\x05B\n" +
@@ -1741,7 +2436,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"pred_heads\x18\v \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\x01(\x00R\tpredHeads\x126\n" +
-	"\tpositions\x18\f \x01(\tB\x18\xbaH\x15r\x13R\x00R\x06sincosR\auniformR\tpositions\"\xea\x01\n" +
+	"\tpositions\x18\f \x01(\tB\x18\xbaH\x15r\x13R\x00R\x06sincosR\auniformR\tpositions\x127\n" +
+	"\x06target\x18\x14 \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x0erepresentationR\x06pixelsR\x06target\"\xea\x01\n" +
 	"\bMaskSpec\x127\n" +
 	"\x04kind\x18\x01 \x01(\tB#\xbaH r\x1eR\x00R\fmultiblock3dR\x04tubeR\x06causalR\x04kind\x128\n" +
 	"\x06blocks\x18\x02 \x03(\v2\x16.surmise.v1.MaskBlocksB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06blocks\x12-\n" +
@@ -1809,7 +2505,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\x84\x06\n" +
+	"_clip_norm\"\x9d\a\n" +
 	"\tScoreSpec\x12\x1e\n" +
 	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
@@ -1834,9 +2530,58 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\adataset\x18\r \x01(\tB+\xbaH(r&R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\adataset\x12\x1c\n" +
 	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12I\n" +
 	"\bprotocol\x18\x0f \x01(\tB-\xbaH*r(R\x00R\aintphysR\x05graspR\binflevelR\n" +
-	"continuousR\bprotocol:h\xbaHe\x1ac\n" +
+	"continuousR\bprotocol\x12\x12\n" +
+	"\x04maps\x18\x14 \x01(\bR\x04maps\x12&\n" +
+	"\x0fcopy_last_frame\x18\x15 \x01(\bR\rcopyLastFrame\x12\x1a\n" +
+	"\breencode\x18\x16 \x01(\bR\breencode\x12\x1a\n" +
+	"\brecolour\x18\x17 \x01(\bR\brecolour\x12#\n" +
+	"\rtime_reversal\x18\x18 \x01(\bR\ftimeReversal:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\r\n" +
-	"\v_top_tokens\"\xae\x04\n" +
+	"\v_top_tokens\"\x8b\x04\n" +
+	"\bRankSpec\x12 \n" +
+	"\x05model\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05model\x124\n" +
+	"\x04sets\x18\x02 \x03(\v2\x13.surmise.v1.RankSetB\v\xbaH\b\x92\x01\x05\b\x01\x10\x90NR\x04sets\x121\n" +
+	"\x0econtext_frames\x18\x03 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\rcontextFrames\x12)\n" +
+	"\n" +
+	"frame_step\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\tframeStep\x12)\n" +
+	"\x03fps\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x03fps\x12-\n" +
+	"\ameasure\x18\x06 \x01(\tB\x13\xbaH\x10r\x0eR\x00R\x04meanR\x04peakR\ameasure\x12\x12\n" +
+	"\x04twin\x18\a \x01(\bR\x04twin\x12\x12\n" +
+	"\x04seed\x18\b \x01(\x04R\x04seed\x12$\n" +
+	"\athreads\x18\t \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x127\n" +
+	"\tprecision\x18\n" +
+	" \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision:h\xbaHe\x1ac\n" +
+	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0\"\xb6\x02\n" +
+	"\aRankSet\x12$\n" +
+	"\acontext\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 R\acontext\x121\n" +
+	"\n" +
+	"candidates\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80 R\n" +
+	"candidates\x12;\n" +
+	"\x04make\x18\x03 \x01(\tB'\xbaH$r\"R\x00R\x0etime-directionR\x05speedR\ashuffleR\x04make:\x94\x01\xbaH\x90\x01\x1a\x8d\x01\n" +
+	"\x12candidates_or_make\x12&wants at least two candidates, or make\x1aO(this.make == '') != (size(this.candidates) == 0) && size(this.candidates) != 1\";\n" +
+	"\bRankings\x12/\n" +
+	"\brankings\x18\x01 \x03(\v2\x13.surmise.v1.RankingR\brankings\"\xaa\x01\n" +
+	"\aRanking\x12\x18\n" +
+	"\acontext\x18\x01 \x01(\tR\acontext\x12\x12\n" +
+	"\x04make\x18\x02 \x01(\tR\x04make\x122\n" +
+	"\afutures\x18\x03 \x03(\v2\x18.surmise.v1.RankedFutureR\afutures\x12\x16\n" +
+	"\x06frames\x18\x04 \x01(\x05R\x06frames\x12%\n" +
+	"\x0econtext_frames\x18\x05 \x01(\x05R\rcontextFrames\"\xce\x01\n" +
+	"\fRankedFuture\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tcandidate\x18\x02 \x01(\x05R\tcandidate\x12\x16\n" +
+	"\x06energy\x18\x03 \x01(\x01R\x06energy\x12\x16\n" +
+	"\x06margin\x18\x04 \x01(\x01R\x06margin\x12\x12\n" +
+	"\x04mean\x18\x05 \x01(\x01R\x04mean\x12\x12\n" +
+	"\x04peak\x18\x06 \x01(\x01R\x04peak\x12$\n" +
+	"\vtwin_energy\x18\a \x01(\x01H\x00R\n" +
+	"twinEnergy\x88\x01\x01B\x0e\n" +
+	"\f_twin_energy\"\xe6\x04\n" +
 	"\bProgress\x12\x1d\n" +
 	"\x05phase\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\x05phase\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\x05R\x04step\x12\x14\n" +
@@ -1856,7 +2601,21 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x06cosine\x18\x0e \x01(\x01R\x06cosine\x12+\n" +
 	"\x03eta\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x03eta\x12\x16\n" +
 	"\x06videos\x18\x10 \x01(\x05R\x06videos\x12'\n" +
-	"\x0funusable_videos\x18\x11 \x01(\x05R\x0eunusableVideos\"\x86\x01\n" +
+	"\x0funusable_videos\x18\x11 \x01(\x05R\x0eunusableVideos\x126\n" +
+	"\n" +
+	"evaluation\x18\x14 \x01(\v2\x16.surmise.v1.EvaluationR\n" +
+	"evaluation\"\x8b\x02\n" +
+	"\n" +
+	"Evaluation\x12\x12\n" +
+	"\x04step\x18\x01 \x01(\x05R\x04step\x12\x1a\n" +
+	"\baccuracy\x18\x02 \x01(\x01R\baccuracy\x12!\n" +
+	"\faccuracy_low\x18\x03 \x01(\x01R\vaccuracyLow\x12#\n" +
+	"\raccuracy_high\x18\x04 \x01(\x01R\faccuracyHigh\x12%\n" +
+	"\x0egroup_accuracy\x18\x05 \x01(\x01R\rgroupAccuracy\x12\x14\n" +
+	"\x05auroc\x18\x06 \x01(\x01R\x05auroc\x12\x14\n" +
+	"\x05pairs\x18\a \x01(\x05R\x05pairs\x12\x18\n" +
+	"\ameasure\x18\b \x01(\tR\ameasure\x12\x18\n" +
+	"\aseconds\x18\t \x01(\x01R\aseconds\"\x86\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x1b\n" +
 	"\x04step\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04step\x12\x1e\n" +
@@ -1905,51 +2664,64 @@ func file_surmise_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_surmise_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_surmise_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_surmise_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_surmise_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: surmise.v1.JobState
 	(*Job)(nil),                   // 1: surmise.v1.Job
 	(*JobSpec)(nil),               // 2: surmise.v1.JobSpec
 	(*TrainSpec)(nil),             // 3: surmise.v1.TrainSpec
-	(*ModelSpec)(nil),             // 4: surmise.v1.ModelSpec
-	(*MaskSpec)(nil),              // 5: surmise.v1.MaskSpec
-	(*MaskBlocks)(nil),            // 6: surmise.v1.MaskBlocks
-	(*SamplingSpec)(nil),          // 7: surmise.v1.SamplingSpec
-	(*OptimizerSpec)(nil),         // 8: surmise.v1.OptimizerSpec
-	(*ScoreSpec)(nil),             // 9: surmise.v1.ScoreSpec
-	(*Progress)(nil),              // 10: surmise.v1.Progress
-	(*Checkpoint)(nil),            // 11: surmise.v1.Checkpoint
-	(*Result)(nil),                // 12: surmise.v1.Result
-	(*Artifact)(nil),              // 13: surmise.v1.Artifact
-	nil,                           // 14: surmise.v1.Result.MetricsEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*EvalSpec)(nil),              // 4: surmise.v1.EvalSpec
+	(*ModelSpec)(nil),             // 5: surmise.v1.ModelSpec
+	(*MaskSpec)(nil),              // 6: surmise.v1.MaskSpec
+	(*MaskBlocks)(nil),            // 7: surmise.v1.MaskBlocks
+	(*SamplingSpec)(nil),          // 8: surmise.v1.SamplingSpec
+	(*OptimizerSpec)(nil),         // 9: surmise.v1.OptimizerSpec
+	(*ScoreSpec)(nil),             // 10: surmise.v1.ScoreSpec
+	(*RankSpec)(nil),              // 11: surmise.v1.RankSpec
+	(*RankSet)(nil),               // 12: surmise.v1.RankSet
+	(*Rankings)(nil),              // 13: surmise.v1.Rankings
+	(*Ranking)(nil),               // 14: surmise.v1.Ranking
+	(*RankedFuture)(nil),          // 15: surmise.v1.RankedFuture
+	(*Progress)(nil),              // 16: surmise.v1.Progress
+	(*Evaluation)(nil),            // 17: surmise.v1.Evaluation
+	(*Checkpoint)(nil),            // 18: surmise.v1.Checkpoint
+	(*Result)(nil),                // 19: surmise.v1.Result
+	(*Artifact)(nil),              // 20: surmise.v1.Artifact
+	nil,                           // 21: surmise.v1.Result.MetricsEntry
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
 }
 var file_surmise_v1_job_proto_depIdxs = []int32{
 	2,  // 0: surmise.v1.Job.spec:type_name -> surmise.v1.JobSpec
 	0,  // 1: surmise.v1.Job.state:type_name -> surmise.v1.JobState
-	10, // 2: surmise.v1.Job.progress:type_name -> surmise.v1.Progress
-	15, // 3: surmise.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	15, // 4: surmise.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	15, // 5: surmise.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	11, // 6: surmise.v1.Job.last_checkpoint:type_name -> surmise.v1.Checkpoint
-	12, // 7: surmise.v1.Job.result:type_name -> surmise.v1.Result
+	16, // 2: surmise.v1.Job.progress:type_name -> surmise.v1.Progress
+	22, // 3: surmise.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	22, // 4: surmise.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	22, // 5: surmise.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	18, // 6: surmise.v1.Job.last_checkpoint:type_name -> surmise.v1.Checkpoint
+	19, // 7: surmise.v1.Job.result:type_name -> surmise.v1.Result
 	3,  // 8: surmise.v1.JobSpec.train:type_name -> surmise.v1.TrainSpec
-	9,  // 9: surmise.v1.JobSpec.score:type_name -> surmise.v1.ScoreSpec
-	4,  // 10: surmise.v1.TrainSpec.model:type_name -> surmise.v1.ModelSpec
-	5,  // 11: surmise.v1.TrainSpec.mask:type_name -> surmise.v1.MaskSpec
-	7,  // 12: surmise.v1.TrainSpec.sampling:type_name -> surmise.v1.SamplingSpec
-	8,  // 13: surmise.v1.TrainSpec.optimizer:type_name -> surmise.v1.OptimizerSpec
-	6,  // 14: surmise.v1.MaskSpec.blocks:type_name -> surmise.v1.MaskBlocks
-	16, // 15: surmise.v1.Progress.eta:type_name -> google.protobuf.Duration
-	15, // 16: surmise.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
-	13, // 17: surmise.v1.Result.artifacts:type_name -> surmise.v1.Artifact
-	14, // 18: surmise.v1.Result.metrics:type_name -> surmise.v1.Result.MetricsEntry
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	10, // 9: surmise.v1.JobSpec.score:type_name -> surmise.v1.ScoreSpec
+	11, // 10: surmise.v1.JobSpec.rank:type_name -> surmise.v1.RankSpec
+	5,  // 11: surmise.v1.TrainSpec.model:type_name -> surmise.v1.ModelSpec
+	6,  // 12: surmise.v1.TrainSpec.mask:type_name -> surmise.v1.MaskSpec
+	8,  // 13: surmise.v1.TrainSpec.sampling:type_name -> surmise.v1.SamplingSpec
+	9,  // 14: surmise.v1.TrainSpec.optimizer:type_name -> surmise.v1.OptimizerSpec
+	4,  // 15: surmise.v1.TrainSpec.eval:type_name -> surmise.v1.EvalSpec
+	7,  // 16: surmise.v1.MaskSpec.blocks:type_name -> surmise.v1.MaskBlocks
+	12, // 17: surmise.v1.RankSpec.sets:type_name -> surmise.v1.RankSet
+	14, // 18: surmise.v1.Rankings.rankings:type_name -> surmise.v1.Ranking
+	15, // 19: surmise.v1.Ranking.futures:type_name -> surmise.v1.RankedFuture
+	23, // 20: surmise.v1.Progress.eta:type_name -> google.protobuf.Duration
+	17, // 21: surmise.v1.Progress.evaluation:type_name -> surmise.v1.Evaluation
+	22, // 22: surmise.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
+	20, // 23: surmise.v1.Result.artifacts:type_name -> surmise.v1.Artifact
+	21, // 24: surmise.v1.Result.metrics:type_name -> surmise.v1.Result.MetricsEntry
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_job_proto_init() }
@@ -1960,17 +2732,19 @@ func file_surmise_v1_job_proto_init() {
 	file_surmise_v1_job_proto_msgTypes[1].OneofWrappers = []any{
 		(*JobSpec_Train)(nil),
 		(*JobSpec_Score)(nil),
+		(*JobSpec_Rank)(nil),
 	}
-	file_surmise_v1_job_proto_msgTypes[6].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[7].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[8].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[9].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_surmise_v1_job_proto_rawDesc), len(file_surmise_v1_job_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

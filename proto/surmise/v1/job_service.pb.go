@@ -100,6 +100,7 @@ type SubmitJobRequest struct {
 	//
 	//	*SubmitJobRequest_Train
 	//	*SubmitJobRequest_Score
+	//	*SubmitJobRequest_Rank
 	Spec isSubmitJobRequest_Spec `protobuf_oneof:"spec"`
 	// A further request with the same request_id and the same content answers the job of the first. Default empty: every
 	// request is a new job.
@@ -167,6 +168,15 @@ func (x *SubmitJobRequest) GetScore() *ScoreSpec {
 	return nil
 }
 
+func (x *SubmitJobRequest) GetRank() *RankSpec {
+	if x != nil {
+		if x, ok := x.Spec.(*SubmitJobRequest_Rank); ok {
+			return x.Rank
+		}
+	}
+	return nil
+}
+
 func (x *SubmitJobRequest) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
@@ -200,9 +210,15 @@ type SubmitJobRequest_Score struct {
 	Score *ScoreSpec `protobuf:"bytes,2,opt,name=score,proto3,oneof"`
 }
 
+type SubmitJobRequest_Rank struct {
+	Rank *RankSpec `protobuf:"bytes,6,opt,name=rank,proto3,oneof"`
+}
+
 func (*SubmitJobRequest_Train) isSubmitJobRequest_Spec() {}
 
 func (*SubmitJobRequest_Score) isSubmitJobRequest_Spec() {}
+
+func (*SubmitJobRequest_Rank) isSubmitJobRequest_Spec() {}
 
 type GetJobRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -540,10 +556,11 @@ var File_surmise_v1_job_service_proto protoreflect.FileDescriptor
 const file_surmise_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1csurmise/v1/job_service.proto\x12\n" +
-	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14surmise/v1/job.proto\"\x8e\x02\n" +
+	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14surmise/v1/job.proto\"\xba\x02\n" +
 	"\x10SubmitJobRequest\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
-	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12;\n" +
+	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
+	"\x04rank\x18\x06 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rank\x12;\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x012\x12^[A-Za-z0-9_.:-]*$R\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12+\n" +
@@ -614,33 +631,35 @@ var file_surmise_v1_job_service_proto_goTypes = []any{
 	(*WatchJobResponse)(nil),      // 7: surmise.v1.WatchJobResponse
 	(*TrainSpec)(nil),             // 8: surmise.v1.TrainSpec
 	(*ScoreSpec)(nil),             // 9: surmise.v1.ScoreSpec
-	(JobState)(0),                 // 10: surmise.v1.JobState
-	(*Job)(nil),                   // 11: surmise.v1.Job
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*RankSpec)(nil),              // 10: surmise.v1.RankSpec
+	(JobState)(0),                 // 11: surmise.v1.JobState
+	(*Job)(nil),                   // 12: surmise.v1.Job
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_surmise_v1_job_service_proto_depIdxs = []int32{
 	8,  // 0: surmise.v1.SubmitJobRequest.train:type_name -> surmise.v1.TrainSpec
 	9,  // 1: surmise.v1.SubmitJobRequest.score:type_name -> surmise.v1.ScoreSpec
-	10, // 2: surmise.v1.ListJobsRequest.state:type_name -> surmise.v1.JobState
-	11, // 3: surmise.v1.ListJobsResponse.jobs:type_name -> surmise.v1.Job
-	12, // 4: surmise.v1.WatchJobResponse.time:type_name -> google.protobuf.Timestamp
-	0,  // 5: surmise.v1.WatchJobResponse.type:type_name -> surmise.v1.JobEventType
-	11, // 6: surmise.v1.WatchJobResponse.job:type_name -> surmise.v1.Job
-	1,  // 7: surmise.v1.JobService.SubmitJob:input_type -> surmise.v1.SubmitJobRequest
-	2,  // 8: surmise.v1.JobService.GetJob:input_type -> surmise.v1.GetJobRequest
-	3,  // 9: surmise.v1.JobService.ListJobs:input_type -> surmise.v1.ListJobsRequest
-	5,  // 10: surmise.v1.JobService.CancelJob:input_type -> surmise.v1.CancelJobRequest
-	6,  // 11: surmise.v1.JobService.WatchJob:input_type -> surmise.v1.WatchJobRequest
-	11, // 12: surmise.v1.JobService.SubmitJob:output_type -> surmise.v1.Job
-	11, // 13: surmise.v1.JobService.GetJob:output_type -> surmise.v1.Job
-	4,  // 14: surmise.v1.JobService.ListJobs:output_type -> surmise.v1.ListJobsResponse
-	11, // 15: surmise.v1.JobService.CancelJob:output_type -> surmise.v1.Job
-	7,  // 16: surmise.v1.JobService.WatchJob:output_type -> surmise.v1.WatchJobResponse
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	10, // 2: surmise.v1.SubmitJobRequest.rank:type_name -> surmise.v1.RankSpec
+	11, // 3: surmise.v1.ListJobsRequest.state:type_name -> surmise.v1.JobState
+	12, // 4: surmise.v1.ListJobsResponse.jobs:type_name -> surmise.v1.Job
+	13, // 5: surmise.v1.WatchJobResponse.time:type_name -> google.protobuf.Timestamp
+	0,  // 6: surmise.v1.WatchJobResponse.type:type_name -> surmise.v1.JobEventType
+	12, // 7: surmise.v1.WatchJobResponse.job:type_name -> surmise.v1.Job
+	1,  // 8: surmise.v1.JobService.SubmitJob:input_type -> surmise.v1.SubmitJobRequest
+	2,  // 9: surmise.v1.JobService.GetJob:input_type -> surmise.v1.GetJobRequest
+	3,  // 10: surmise.v1.JobService.ListJobs:input_type -> surmise.v1.ListJobsRequest
+	5,  // 11: surmise.v1.JobService.CancelJob:input_type -> surmise.v1.CancelJobRequest
+	6,  // 12: surmise.v1.JobService.WatchJob:input_type -> surmise.v1.WatchJobRequest
+	12, // 13: surmise.v1.JobService.SubmitJob:output_type -> surmise.v1.Job
+	12, // 14: surmise.v1.JobService.GetJob:output_type -> surmise.v1.Job
+	4,  // 15: surmise.v1.JobService.ListJobs:output_type -> surmise.v1.ListJobsResponse
+	12, // 16: surmise.v1.JobService.CancelJob:output_type -> surmise.v1.Job
+	7,  // 17: surmise.v1.JobService.WatchJob:output_type -> surmise.v1.WatchJobResponse
+	13, // [13:18] is the sub-list for method output_type
+	8,  // [8:13] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_job_service_proto_init() }
@@ -652,6 +671,7 @@ func file_surmise_v1_job_service_proto_init() {
 	file_surmise_v1_job_service_proto_msgTypes[0].OneofWrappers = []any{
 		(*SubmitJobRequest_Train)(nil),
 		(*SubmitJobRequest_Score)(nil),
+		(*SubmitJobRequest_Rank)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -22,6 +22,113 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type RankContinuationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Spec  *RankSpec              `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// As in SubmitJobRequest.
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RankContinuationsRequest) Reset() {
+	*x = RankContinuationsRequest{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RankContinuationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RankContinuationsRequest) ProtoMessage() {}
+
+func (x *RankContinuationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RankContinuationsRequest.ProtoReflect.Descriptor instead.
+func (*RankContinuationsRequest) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RankContinuationsRequest) GetSpec() *RankSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *RankContinuationsRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type RankContinuationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job that did it, "jobs/{id}".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// One per set, in their order.
+	Rankings      []*Ranking `protobuf:"bytes,2,rep,name=rankings,proto3" json:"rankings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RankContinuationsResponse) Reset() {
+	*x = RankContinuationsResponse{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RankContinuationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RankContinuationsResponse) ProtoMessage() {}
+
+func (x *RankContinuationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RankContinuationsResponse.ProtoReflect.Descriptor instead.
+func (*RankContinuationsResponse) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RankContinuationsResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RankContinuationsResponse) GetRankings() []*Ranking {
+	if x != nil {
+		return x.Rankings
+	}
+	return nil
+}
+
 type CompareScoresRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Scoring jobs, "jobs/{id}": one, to set its model beside the untrained twin, or several, to set the later models beside
@@ -45,7 +152,7 @@ type CompareScoresRequest struct {
 
 func (x *CompareScoresRequest) Reset() {
 	*x = CompareScoresRequest{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[0]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -57,7 +164,7 @@ func (x *CompareScoresRequest) String() string {
 func (*CompareScoresRequest) ProtoMessage() {}
 
 func (x *CompareScoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[0]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -70,7 +177,7 @@ func (x *CompareScoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareScoresRequest.ProtoReflect.Descriptor instead.
 func (*CompareScoresRequest) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{0}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CompareScoresRequest) GetNames() []string {
@@ -138,7 +245,7 @@ type CompareScoresResponse struct {
 
 func (x *CompareScoresResponse) Reset() {
 	*x = CompareScoresResponse{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[1]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -150,7 +257,7 @@ func (x *CompareScoresResponse) String() string {
 func (*CompareScoresResponse) ProtoMessage() {}
 
 func (x *CompareScoresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[1]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -163,7 +270,7 @@ func (x *CompareScoresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompareScoresResponse.ProtoReflect.Descriptor instead.
 func (*CompareScoresResponse) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{1}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CompareScoresResponse) GetMeasure() string {
@@ -260,7 +367,7 @@ type ComparisonRow struct {
 
 func (x *ComparisonRow) Reset() {
 	*x = ComparisonRow{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[2]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -272,7 +379,7 @@ func (x *ComparisonRow) String() string {
 func (*ComparisonRow) ProtoMessage() {}
 
 func (x *ComparisonRow) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[2]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -285,7 +392,7 @@ func (x *ComparisonRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComparisonRow.ProtoReflect.Descriptor instead.
 func (*ComparisonRow) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{2}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ComparisonRow) GetProperty() string {
@@ -351,7 +458,7 @@ type ComparisonCell struct {
 
 func (x *ComparisonCell) Reset() {
 	*x = ComparisonCell{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[3]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +470,7 @@ func (x *ComparisonCell) String() string {
 func (*ComparisonCell) ProtoMessage() {}
 
 func (x *ComparisonCell) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[3]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +483,7 @@ func (x *ComparisonCell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComparisonCell.ProtoReflect.Descriptor instead.
 func (*ComparisonCell) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{3}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ComparisonCell) GetAccuracy() *Interval {
@@ -447,7 +554,7 @@ type ComparisonDifference struct {
 
 func (x *ComparisonDifference) Reset() {
 	*x = ComparisonDifference{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[4]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +566,7 @@ func (x *ComparisonDifference) String() string {
 func (*ComparisonDifference) ProtoMessage() {}
 
 func (x *ComparisonDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[4]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +579,7 @@ func (x *ComparisonDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComparisonDifference.ProtoReflect.Descriptor instead.
 func (*ComparisonDifference) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{4}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ComparisonDifference) GetColumn() string {
@@ -571,7 +678,7 @@ type PValue struct {
 
 func (x *PValue) Reset() {
 	*x = PValue{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -583,7 +690,7 @@ func (x *PValue) String() string {
 func (*PValue) ProtoMessage() {}
 
 func (x *PValue) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -596,7 +703,7 @@ func (x *PValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PValue.ProtoReflect.Descriptor instead.
 func (*PValue) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{5}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PValue) GetP() float64 {
@@ -634,7 +741,7 @@ type SingleVideos struct {
 
 func (x *SingleVideos) Reset() {
 	*x = SingleVideos{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +753,7 @@ func (x *SingleVideos) String() string {
 func (*SingleVideos) ProtoMessage() {}
 
 func (x *SingleVideos) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +766,7 @@ func (x *SingleVideos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SingleVideos.ProtoReflect.Descriptor instead.
 func (*SingleVideos) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{6}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SingleVideos) GetAuroc() float64 {
@@ -730,7 +837,7 @@ type CalibratedVideos struct {
 
 func (x *CalibratedVideos) Reset() {
 	*x = CalibratedVideos{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -742,7 +849,7 @@ func (x *CalibratedVideos) String() string {
 func (*CalibratedVideos) ProtoMessage() {}
 
 func (x *CalibratedVideos) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -755,7 +862,7 @@ func (x *CalibratedVideos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CalibratedVideos.ProtoReflect.Descriptor instead.
 func (*CalibratedVideos) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{7}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CalibratedVideos) GetAccuracy() *Interval {
@@ -820,7 +927,7 @@ type Selection struct {
 
 func (x *Selection) Reset() {
 	*x = Selection{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +939,7 @@ func (x *Selection) String() string {
 func (*Selection) ProtoMessage() {}
 
 func (x *Selection) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +952,7 @@ func (x *Selection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Selection.ProtoReflect.Descriptor instead.
 func (*Selection) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{8}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Selection) GetCandidates() int32 {
@@ -905,7 +1012,7 @@ type SelectionFold struct {
 
 func (x *SelectionFold) Reset() {
 	*x = SelectionFold{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1024,7 @@ func (x *SelectionFold) String() string {
 func (*SelectionFold) ProtoMessage() {}
 
 func (x *SelectionFold) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1037,7 @@ func (x *SelectionFold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectionFold.ProtoReflect.Descriptor instead.
 func (*SelectionFold) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{9}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SelectionFold) GetMeasure() string {
@@ -978,7 +1085,7 @@ type Floor struct {
 
 func (x *Floor) Reset() {
 	*x = Floor{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -990,7 +1097,7 @@ func (x *Floor) String() string {
 func (*Floor) ProtoMessage() {}
 
 func (x *Floor) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1003,7 +1110,7 @@ func (x *Floor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Floor.ProtoReflect.Descriptor instead.
 func (*Floor) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{10}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Floor) GetColumn() string {
@@ -1035,7 +1142,7 @@ type JudgedVideo struct {
 
 func (x *JudgedVideo) Reset() {
 	*x = JudgedVideo{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1154,7 @@ func (x *JudgedVideo) String() string {
 func (*JudgedVideo) ProtoMessage() {}
 
 func (x *JudgedVideo) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1167,7 @@ func (x *JudgedVideo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JudgedVideo.ProtoReflect.Descriptor instead.
 func (*JudgedVideo) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{11}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JudgedVideo) GetPath() string {
@@ -1110,7 +1217,7 @@ type VideoJudgment struct {
 
 func (x *VideoJudgment) Reset() {
 	*x = VideoJudgment{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1229,7 @@ func (x *VideoJudgment) String() string {
 func (*VideoJudgment) ProtoMessage() {}
 
 func (x *VideoJudgment) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1242,7 @@ func (x *VideoJudgment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoJudgment.ProtoReflect.Descriptor instead.
 func (*VideoJudgment) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{12}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VideoJudgment) GetSurprise() float64 {
@@ -1164,7 +1271,7 @@ type Interval struct {
 
 func (x *Interval) Reset() {
 	*x = Interval{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1176,7 +1283,7 @@ func (x *Interval) String() string {
 func (*Interval) ProtoMessage() {}
 
 func (x *Interval) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1189,7 +1296,7 @@ func (x *Interval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interval.ProtoReflect.Descriptor instead.
 func (*Interval) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{13}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Interval) GetValue() float64 {
@@ -1223,7 +1330,7 @@ type GetScoresRequest struct {
 
 func (x *GetScoresRequest) Reset() {
 	*x = GetScoresRequest{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1342,7 @@ func (x *GetScoresRequest) String() string {
 func (*GetScoresRequest) ProtoMessage() {}
 
 func (x *GetScoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1355,7 @@ func (x *GetScoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScoresRequest.ProtoReflect.Descriptor instead.
 func (*GetScoresRequest) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{14}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetScoresRequest) GetName() string {
@@ -1279,7 +1386,7 @@ type GetScoresResponse struct {
 
 func (x *GetScoresResponse) Reset() {
 	*x = GetScoresResponse{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1291,7 +1398,7 @@ func (x *GetScoresResponse) String() string {
 func (*GetScoresResponse) ProtoMessage() {}
 
 func (x *GetScoresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1304,7 +1411,7 @@ func (x *GetScoresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScoresResponse.ProtoReflect.Descriptor instead.
 func (*GetScoresResponse) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{15}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetScoresResponse) GetPath() string {
@@ -1376,7 +1483,7 @@ type VideoSurprise struct {
 
 func (x *VideoSurprise) Reset() {
 	*x = VideoSurprise{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +1495,7 @@ func (x *VideoSurprise) String() string {
 func (*VideoSurprise) ProtoMessage() {}
 
 func (x *VideoSurprise) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +1508,7 @@ func (x *VideoSurprise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoSurprise.ProtoReflect.Descriptor instead.
 func (*VideoSurprise) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{16}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VideoSurprise) GetContexts() []*ContextSurprise {
@@ -1433,7 +1540,7 @@ type ContextSurprise struct {
 
 func (x *ContextSurprise) Reset() {
 	*x = ContextSurprise{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1552,7 @@ func (x *ContextSurprise) String() string {
 func (*ContextSurprise) ProtoMessage() {}
 
 func (x *ContextSurprise) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1565,7 @@ func (x *ContextSurprise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContextSurprise.ProtoReflect.Descriptor instead.
 func (*ContextSurprise) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{17}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ContextSurprise) GetContext() int32 {
@@ -1487,7 +1594,14 @@ var File_surmise_v1_plausibility_service_proto protoreflect.FileDescriptor
 const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\n" +
 	"%surmise/v1/plausibility_service.proto\x12\n" +
-	"surmise.v1\x1a\x1bbuf/validate/validate.proto\"\xec\x01\n" +
+	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x14surmise/v1/job.proto\"\x89\x01\n" +
+	"\x18RankContinuationsRequest\x120\n" +
+	"\x04spec\x18\x01 \x01(\v2\x14.surmise.v1.RankSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x12;\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x012\x12^[A-Za-z0-9_.:-]*$R\trequestId\"`\n" +
+	"\x19RankContinuationsResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
+	"\brankings\x18\x02 \x03(\v2\x13.surmise.v1.RankingR\brankings\"\xec\x01\n" +
 	"\x14CompareScoresRequest\x12>\n" +
 	"\x05names\x18\x01 \x03(\tB(\xbaH%\x92\x01\"\b\x01\x10@\x18\x01\"\x1ar\x182\x16^jobs/[a-z0-9-]{1,63}$R\x05names\x12=\n" +
 	"\ameasure\x18\x02 \x01(\tB#\xbaH r\x1e2\x1c^[a-z_]{0,32}(@[0-9]{1,6})?$R\ameasure\x12\x12\n" +
@@ -1613,10 +1727,11 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\x0fContextSurprise\x12\x18\n" +
 	"\acontext\x18\x01 \x01(\x05R\acontext\x12\x1a\n" +
 	"\bsurprise\x18\x02 \x03(\x01R\bsurprise\x12\x12\n" +
-	"\x04peak\x18\x03 \x03(\x01R\x04peak2\xb7\x01\n" +
+	"\x04peak\x18\x03 \x03(\x01R\x04peak2\x99\x02\n" +
 	"\x13PlausibilityService\x12T\n" +
 	"\rCompareScores\x12 .surmise.v1.CompareScoresRequest\x1a!.surmise.v1.CompareScoresResponse\x12J\n" +
-	"\tGetScores\x12\x1c.surmise.v1.GetScoresRequest\x1a\x1d.surmise.v1.GetScoresResponse0\x01B:Z8github.com/surmise-ml/surmise/proto/surmise/v1;surmisev1b\x06proto3"
+	"\tGetScores\x12\x1c.surmise.v1.GetScoresRequest\x1a\x1d.surmise.v1.GetScoresResponse0\x01\x12`\n" +
+	"\x11RankContinuations\x12$.surmise.v1.RankContinuationsRequest\x1a%.surmise.v1.RankContinuationsResponseB:Z8github.com/surmise-ml/surmise/proto/surmise/v1;surmisev1b\x06proto3"
 
 var (
 	file_surmise_v1_plausibility_service_proto_rawDescOnce sync.Once
@@ -1630,66 +1745,74 @@ func file_surmise_v1_plausibility_service_proto_rawDescGZIP() []byte {
 	return file_surmise_v1_plausibility_service_proto_rawDescData
 }
 
-var file_surmise_v1_plausibility_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_surmise_v1_plausibility_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_surmise_v1_plausibility_service_proto_goTypes = []any{
-	(*CompareScoresRequest)(nil),  // 0: surmise.v1.CompareScoresRequest
-	(*CompareScoresResponse)(nil), // 1: surmise.v1.CompareScoresResponse
-	(*ComparisonRow)(nil),         // 2: surmise.v1.ComparisonRow
-	(*ComparisonCell)(nil),        // 3: surmise.v1.ComparisonCell
-	(*ComparisonDifference)(nil),  // 4: surmise.v1.ComparisonDifference
-	(*PValue)(nil),                // 5: surmise.v1.PValue
-	(*SingleVideos)(nil),          // 6: surmise.v1.SingleVideos
-	(*CalibratedVideos)(nil),      // 7: surmise.v1.CalibratedVideos
-	(*Selection)(nil),             // 8: surmise.v1.Selection
-	(*SelectionFold)(nil),         // 9: surmise.v1.SelectionFold
-	(*Floor)(nil),                 // 10: surmise.v1.Floor
-	(*JudgedVideo)(nil),           // 11: surmise.v1.JudgedVideo
-	(*VideoJudgment)(nil),         // 12: surmise.v1.VideoJudgment
-	(*Interval)(nil),              // 13: surmise.v1.Interval
-	(*GetScoresRequest)(nil),      // 14: surmise.v1.GetScoresRequest
-	(*GetScoresResponse)(nil),     // 15: surmise.v1.GetScoresResponse
-	(*VideoSurprise)(nil),         // 16: surmise.v1.VideoSurprise
-	(*ContextSurprise)(nil),       // 17: surmise.v1.ContextSurprise
+	(*RankContinuationsRequest)(nil),  // 0: surmise.v1.RankContinuationsRequest
+	(*RankContinuationsResponse)(nil), // 1: surmise.v1.RankContinuationsResponse
+	(*CompareScoresRequest)(nil),      // 2: surmise.v1.CompareScoresRequest
+	(*CompareScoresResponse)(nil),     // 3: surmise.v1.CompareScoresResponse
+	(*ComparisonRow)(nil),             // 4: surmise.v1.ComparisonRow
+	(*ComparisonCell)(nil),            // 5: surmise.v1.ComparisonCell
+	(*ComparisonDifference)(nil),      // 6: surmise.v1.ComparisonDifference
+	(*PValue)(nil),                    // 7: surmise.v1.PValue
+	(*SingleVideos)(nil),              // 8: surmise.v1.SingleVideos
+	(*CalibratedVideos)(nil),          // 9: surmise.v1.CalibratedVideos
+	(*Selection)(nil),                 // 10: surmise.v1.Selection
+	(*SelectionFold)(nil),             // 11: surmise.v1.SelectionFold
+	(*Floor)(nil),                     // 12: surmise.v1.Floor
+	(*JudgedVideo)(nil),               // 13: surmise.v1.JudgedVideo
+	(*VideoJudgment)(nil),             // 14: surmise.v1.VideoJudgment
+	(*Interval)(nil),                  // 15: surmise.v1.Interval
+	(*GetScoresRequest)(nil),          // 16: surmise.v1.GetScoresRequest
+	(*GetScoresResponse)(nil),         // 17: surmise.v1.GetScoresResponse
+	(*VideoSurprise)(nil),             // 18: surmise.v1.VideoSurprise
+	(*ContextSurprise)(nil),           // 19: surmise.v1.ContextSurprise
+	(*RankSpec)(nil),                  // 20: surmise.v1.RankSpec
+	(*Ranking)(nil),                   // 21: surmise.v1.Ranking
 }
 var file_surmise_v1_plausibility_service_proto_depIdxs = []int32{
-	2,  // 0: surmise.v1.CompareScoresResponse.rows:type_name -> surmise.v1.ComparisonRow
-	6,  // 1: surmise.v1.CompareScoresResponse.single_videos:type_name -> surmise.v1.SingleVideos
-	7,  // 2: surmise.v1.CompareScoresResponse.calibrated:type_name -> surmise.v1.CalibratedVideos
-	8,  // 3: surmise.v1.CompareScoresResponse.selections:type_name -> surmise.v1.Selection
-	10, // 4: surmise.v1.CompareScoresResponse.floors:type_name -> surmise.v1.Floor
-	11, // 5: surmise.v1.CompareScoresResponse.videos:type_name -> surmise.v1.JudgedVideo
-	3,  // 6: surmise.v1.ComparisonRow.cells:type_name -> surmise.v1.ComparisonCell
-	4,  // 7: surmise.v1.ComparisonRow.differences:type_name -> surmise.v1.ComparisonDifference
-	13, // 8: surmise.v1.ComparisonCell.accuracy:type_name -> surmise.v1.Interval
-	13, // 9: surmise.v1.ComparisonCell.group_accuracy:type_name -> surmise.v1.Interval
-	13, // 10: surmise.v1.ComparisonCell.auroc:type_name -> surmise.v1.Interval
-	13, // 11: surmise.v1.ComparisonDifference.accuracy:type_name -> surmise.v1.Interval
-	13, // 12: surmise.v1.ComparisonDifference.group_accuracy:type_name -> surmise.v1.Interval
-	13, // 13: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
-	5,  // 14: surmise.v1.ComparisonDifference.mcnemar:type_name -> surmise.v1.PValue
-	5,  // 15: surmise.v1.ComparisonDifference.sign_flip:type_name -> surmise.v1.PValue
-	13, // 16: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
-	13, // 17: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
-	13, // 18: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
-	13, // 19: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
-	13, // 20: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
-	13, // 21: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
-	9,  // 22: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
-	13, // 23: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
-	13, // 24: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
-	12, // 25: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
-	16, // 26: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
-	16, // 27: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
-	17, // 28: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
-	0,  // 29: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
-	14, // 30: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
-	1,  // 31: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
-	15, // 32: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
-	31, // [31:33] is the sub-list for method output_type
-	29, // [29:31] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	20, // 0: surmise.v1.RankContinuationsRequest.spec:type_name -> surmise.v1.RankSpec
+	21, // 1: surmise.v1.RankContinuationsResponse.rankings:type_name -> surmise.v1.Ranking
+	4,  // 2: surmise.v1.CompareScoresResponse.rows:type_name -> surmise.v1.ComparisonRow
+	8,  // 3: surmise.v1.CompareScoresResponse.single_videos:type_name -> surmise.v1.SingleVideos
+	9,  // 4: surmise.v1.CompareScoresResponse.calibrated:type_name -> surmise.v1.CalibratedVideos
+	10, // 5: surmise.v1.CompareScoresResponse.selections:type_name -> surmise.v1.Selection
+	12, // 6: surmise.v1.CompareScoresResponse.floors:type_name -> surmise.v1.Floor
+	13, // 7: surmise.v1.CompareScoresResponse.videos:type_name -> surmise.v1.JudgedVideo
+	5,  // 8: surmise.v1.ComparisonRow.cells:type_name -> surmise.v1.ComparisonCell
+	6,  // 9: surmise.v1.ComparisonRow.differences:type_name -> surmise.v1.ComparisonDifference
+	15, // 10: surmise.v1.ComparisonCell.accuracy:type_name -> surmise.v1.Interval
+	15, // 11: surmise.v1.ComparisonCell.group_accuracy:type_name -> surmise.v1.Interval
+	15, // 12: surmise.v1.ComparisonCell.auroc:type_name -> surmise.v1.Interval
+	15, // 13: surmise.v1.ComparisonDifference.accuracy:type_name -> surmise.v1.Interval
+	15, // 14: surmise.v1.ComparisonDifference.group_accuracy:type_name -> surmise.v1.Interval
+	15, // 15: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
+	7,  // 16: surmise.v1.ComparisonDifference.mcnemar:type_name -> surmise.v1.PValue
+	7,  // 17: surmise.v1.ComparisonDifference.sign_flip:type_name -> surmise.v1.PValue
+	15, // 18: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
+	15, // 19: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
+	15, // 20: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
+	15, // 21: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
+	15, // 22: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
+	15, // 23: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
+	11, // 24: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
+	15, // 25: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
+	15, // 26: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
+	14, // 27: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
+	18, // 28: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
+	18, // 29: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
+	19, // 30: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
+	2,  // 31: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
+	16, // 32: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
+	0,  // 33: surmise.v1.PlausibilityService.RankContinuations:input_type -> surmise.v1.RankContinuationsRequest
+	3,  // 34: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
+	17, // 35: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
+	1,  // 36: surmise.v1.PlausibilityService.RankContinuations:output_type -> surmise.v1.RankContinuationsResponse
+	34, // [34:37] is the sub-list for method output_type
+	31, // [31:34] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_plausibility_service_proto_init() }
@@ -1697,15 +1820,16 @@ func file_surmise_v1_plausibility_service_proto_init() {
 	if File_surmise_v1_plausibility_service_proto != nil {
 		return
 	}
-	file_surmise_v1_plausibility_service_proto_msgTypes[6].OneofWrappers = []any{}
-	file_surmise_v1_plausibility_service_proto_msgTypes[12].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_init()
+	file_surmise_v1_plausibility_service_proto_msgTypes[8].OneofWrappers = []any{}
+	file_surmise_v1_plausibility_service_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_surmise_v1_plausibility_service_proto_rawDesc), len(file_surmise_v1_plausibility_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,20 +19,26 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PlausibilityService_CompareScores_FullMethodName = "/surmise.v1.PlausibilityService/CompareScores"
-	PlausibilityService_GetScores_FullMethodName     = "/surmise.v1.PlausibilityService/GetScores"
+	PlausibilityService_CompareScores_FullMethodName     = "/surmise.v1.PlausibilityService/CompareScores"
+	PlausibilityService_GetScores_FullMethodName         = "/surmise.v1.PlausibilityService/GetScores"
+	PlausibilityService_RankContinuations_FullMethodName = "/surmise.v1.PlausibilityService/RankContinuations"
 )
 
 // PlausibilityServiceClient is the client API for PlausibilityService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// PlausibilityService reads what scoring jobs measured. A job that has not succeeded is FAILED_PRECONDITION.
+// PlausibilityService reads what scoring jobs measured, and ranks futures. A job that has not succeeded is
+// FAILED_PRECONDITION.
 type PlausibilityServiceClient interface {
 	// CompareScores tells how well surprise separates possible from impossible videos, per property, and how models differ.
 	CompareScores(ctx context.Context, in *CompareScoresRequest, opts ...grpc.CallOption) (*CompareScoresResponse, error)
 	// GetScores sends the scores of a job, one video at a time.
 	GetScores(ctx context.Context, in *GetScoresRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetScoresResponse], error)
+	// RankContinuations orders candidate futures by their energy, lowest first. It makes a ranking job, which waits its turn
+	// like any other, and answers when that is done: FAILED_PRECONDITION, with its reason, if it failed or was cancelled. A
+	// caller that leaves early cancels the job, unless it gave a request_id: then the same request finds it again.
+	RankContinuations(ctx context.Context, in *RankContinuationsRequest, opts ...grpc.CallOption) (*RankContinuationsResponse, error)
 }
 
 type plausibilityServiceClient struct {
@@ -72,16 +78,31 @@ func (c *plausibilityServiceClient) GetScores(ctx context.Context, in *GetScores
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PlausibilityService_GetScoresClient = grpc.ServerStreamingClient[GetScoresResponse]
 
+func (c *plausibilityServiceClient) RankContinuations(ctx context.Context, in *RankContinuationsRequest, opts ...grpc.CallOption) (*RankContinuationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RankContinuationsResponse)
+	err := c.cc.Invoke(ctx, PlausibilityService_RankContinuations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PlausibilityServiceServer is the server API for PlausibilityService service.
 // All implementations must embed UnimplementedPlausibilityServiceServer
 // for forward compatibility.
 //
-// PlausibilityService reads what scoring jobs measured. A job that has not succeeded is FAILED_PRECONDITION.
+// PlausibilityService reads what scoring jobs measured, and ranks futures. A job that has not succeeded is
+// FAILED_PRECONDITION.
 type PlausibilityServiceServer interface {
 	// CompareScores tells how well surprise separates possible from impossible videos, per property, and how models differ.
 	CompareScores(context.Context, *CompareScoresRequest) (*CompareScoresResponse, error)
 	// GetScores sends the scores of a job, one video at a time.
 	GetScores(*GetScoresRequest, grpc.ServerStreamingServer[GetScoresResponse]) error
+	// RankContinuations orders candidate futures by their energy, lowest first. It makes a ranking job, which waits its turn
+	// like any other, and answers when that is done: FAILED_PRECONDITION, with its reason, if it failed or was cancelled. A
+	// caller that leaves early cancels the job, unless it gave a request_id: then the same request finds it again.
+	RankContinuations(context.Context, *RankContinuationsRequest) (*RankContinuationsResponse, error)
 	mustEmbedUnimplementedPlausibilityServiceServer()
 }
 
@@ -97,6 +118,9 @@ func (UnimplementedPlausibilityServiceServer) CompareScores(context.Context, *Co
 }
 func (UnimplementedPlausibilityServiceServer) GetScores(*GetScoresRequest, grpc.ServerStreamingServer[GetScoresResponse]) error {
 	return status.Error(codes.Unimplemented, "method GetScores not implemented")
+}
+func (UnimplementedPlausibilityServiceServer) RankContinuations(context.Context, *RankContinuationsRequest) (*RankContinuationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RankContinuations not implemented")
 }
 func (UnimplementedPlausibilityServiceServer) mustEmbedUnimplementedPlausibilityServiceServer() {}
 func (UnimplementedPlausibilityServiceServer) testEmbeddedByValue()                             {}
@@ -148,6 +172,24 @@ func _PlausibilityService_GetScores_Handler(srv interface{}, stream grpc.ServerS
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PlausibilityService_GetScoresServer = grpc.ServerStreamingServer[GetScoresResponse]
 
+func _PlausibilityService_RankContinuations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RankContinuationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PlausibilityServiceServer).RankContinuations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PlausibilityService_RankContinuations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PlausibilityServiceServer).RankContinuations(ctx, req.(*RankContinuationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // PlausibilityService_ServiceDesc is the grpc.ServiceDesc for PlausibilityService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -158,6 +200,10 @@ var PlausibilityService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CompareScores",
 			Handler:    _PlausibilityService_CompareScores_Handler,
+		},
+		{
+			MethodName: "RankContinuations",
+			Handler:    _PlausibilityService_RankContinuations_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -960,7 +960,7 @@ type Lease struct {
 	ArtifactDir string `protobuf:"bytes,4,opt,name=artifact_dir,json=artifactDir,proto3" json:"artifact_dir,omitempty"`
 	// The newest checkpoint of the attempts before; absent when there is none.
 	ResumeFrom *Checkpoint `protobuf:"bytes,5,opt,name=resume_from,json=resumeFrom,proto3" json:"resume_from,omitempty"`
-	// Scoring: where the model lies, with "jobs/{id}" resolved.
+	// Scoring and ranking: where the model lies, with "jobs/{id}" resolved.
 	ModelPath     string `protobuf:"bytes,6,opt,name=model_path,json=modelPath,proto3" json:"model_path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
