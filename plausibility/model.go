@@ -125,13 +125,24 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Ne
 	return n, nil
 }
 
-// load copies the weights in and lays the windows' tokens out, the same for every batch.
-func (n *Network) load(m *Model) error {
+// NewModel is a model whose weights are in memory: tensors by name, as a checkpoint holds
+// them. It does not copy them.
+func NewModel(config model.Config, record compare.Model, weights []checkpoint.Tensor) *Model {
+	return &Model{Config: config, Record: record, weights: weights}
+}
+
+// Reload gives the network the weights of another model of the same config.
+func (n *Network) Reload(m *Model) error {
 	var slots []checkpoint.Tensor
 	for _, p := range m.Config.Params() {
 		slots = append(slots, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: n.machine.Floats(n.scoring.Params[p.Name])})
 	}
-	if err := checkpoint.Assign(slots, m.weights); err != nil {
+	return checkpoint.Assign(slots, m.weights)
+}
+
+// load copies the weights in and lays the windows' tokens out, the same for every batch.
+func (n *Network) load(m *Model) error {
+	if err := n.Reload(m); err != nil {
 		return err
 	}
 	var context, pred [][]int32

@@ -2,12 +2,14 @@
 package trainer
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"runtime"
 	"time"
 
 	"github.com/surmise-ml/surmise/masking"
+	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
@@ -186,8 +188,13 @@ type Hooks struct {
 	Indexing   func(done, total int)             // while the videos are inspected
 	Progress   func(Progress)                    // every LogEvery steps, and at the end
 	Checkpoint func(path string, step int) error // after each checkpoint is on disk; an error ends the run
-	Decoders   *video.Pool                       // that read the videos; default the run's own
-	Now        func() time.Time                  // the clock that rates and ETA are measured with; default time.Now
+	// Evaluate is called with the weights before the first step, every EvaluateEvery steps, and after the last one. A
+	// resumed run calls it first for the step it begins at, if that is one of those. The weights are the run's own memory:
+	// valid until it returns, and to be left alone. An error ends the run.
+	Evaluate      func(ctx context.Context, step int, weights []checkpoint.Tensor) error
+	EvaluateEvery int              // 0: never
+	Decoders      *video.Pool      // that read the videos; default the run's own
+	Now           func() time.Time // the clock that rates and ETA are measured with; default time.Now
 }
 
 // Result is what a run that came to its end leaves behind.

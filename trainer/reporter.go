@@ -30,6 +30,12 @@ func newReporter(cfg Config, data *video.Dataset, hooks Hooks) *reporter {
 	return r
 }
 
+// pause stops the clock that rates are measured with until the returned function is called.
+func (r *reporter) pause() (resume func()) {
+	began := r.now()
+	return func() { r.since = r.since.Add(r.now().Sub(began)) }
+}
+
 // step takes note of one step, and reports every LogEvery of them, the first and the last.
 func (r *reporter) step(step int, f figures, waited time.Duration, s *stepper) {
 	r.steps++

@@ -75,6 +75,21 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		}
 		return nil
 	}
+	evaluate := func(step int) error {
+		if hooks.Evaluate == nil || hooks.EvaluateEvery < 1 || step%hooks.EvaluateEvery != 0 && step != cfg.Steps {
+			return nil
+		}
+		defer report.pause()()
+		weights, _ := s.tensors()
+		err := hooks.Evaluate(ctx, step, weights)
+		if ctx.Err() != nil && saved < step {
+			return errors.Join(context.Cause(ctx), save(step))
+		}
+		return err
+	}
+	if err := evaluate(resumed); err != nil {
+		return result, err
+	}
 	for step := resumed + 1; step <= cfg.Steps; step++ {
 		clips, waited, err := feed.Next(ctx)
 		if ctx.Err() != nil {
@@ -101,6 +116,9 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			if err := save(step); err != nil {
 				return result, err
 			}
+		}
+		if err := evaluate(step); err != nil {
+			return result, err
 		}
 	}
 	if result.Checkpoint == "" { // resumed at the end: nothing was left to do

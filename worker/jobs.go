@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -24,6 +26,9 @@ const (
 	mapsArtifact     = "maps"
 	controlsArtifact = "controls"
 	rankingArtifact  = "ranking"
+
+	eventsArtifact      = "events"
+	evaluationsArtifact = "evaluations"
 )
 
 // Jobs is the Runner that trains, scores and ranks. A training attempt's folder holds checkpoints/step-…/ and
@@ -31,6 +36,15 @@ const (
 type Jobs struct {
 	DataRoots []string    // the only folders below which a job may name files; empty: any
 	Decoders  *video.Pool // that read the videos; nil: each job has its own
+
+	Now func() time.Time // clock of event files; nil: time.Now
+}
+
+func (j Jobs) now() time.Time {
+	if j.Now == nil {
+		return time.Now()
+	}
+	return j.Now()
 }
 
 // Run implements Runner.
@@ -55,7 +69,11 @@ func (j Jobs) Run(ctx context.Context, a Assignment, r Reports) (*surmisev1.Resu
 func (j Jobs) runTrain(ctx context.Context, spec *surmisev1.TrainSpec, a Assignment, r Reports) (*surmisev1.Result, error) {
 	dir := filepath.Join(a.ArtifactDir, "checkpoints")
 	if a.ResumeFrom != nil {
-		if err := adoptCheckpoints(a.ResumeFrom, dir); err != nil {
+		err := adoptCheckpoints(a.ResumeFrom, dir)
+		if err == nil {
+			err = adoptCurves(filepath.Dir(filepath.Clean(a.ResumeFrom.GetPath())), dir)
+		}
+		if err != nil {
 			return nil, infrastructure("resuming from step %d of an earlier attempt: %w", a.ResumeFrom.GetStep(), err)
 		}
 	}
@@ -71,10 +89,14 @@ func (j Jobs) runTrain(ctx context.Context, spec *surmisev1.TrainSpec, a Assignm
 	if err != nil {
 		return nil, infrastructure("%w", err)
 	}
-	return &surmisev1.Result{
-		Artifacts: []*surmisev1.Artifact{{Name: modelArtifact, Path: result.Checkpoint}, artifact},
+	out := &surmisev1.Result{
+		Artifacts: []*surmisev1.Artifact{{Name: modelArtifact, Path: result.Checkpoint}, artifact, {Name: eventsArtifact, Path: filepath.Join(dir, eventsArtifact)}},
 		Metrics:   trainMetrics(result.Last),
-	}, nil
+	}
+	if spec.GetEval() != nil {
+		out.Artifacts = append(out.Artifacts, &surmisev1.Artifact{Name: evaluationsArtifact, Path: filepath.Join(dir, evaluationsArtifact)})
+	}
+	return out, nil
 }
 
 func (j Jobs) runScore(ctx context.Context, spec *surmisev1.ScoreSpec, a Assignment, r Reports) (*surmisev1.Result, error) {
@@ -162,6 +184,36 @@ func adoptCheckpoints(from *surmisev1.Checkpoint, dir string) error {
 		}
 	}
 	return syncFolder(dir)
+}
+
+// adoptCurves gives an attempt the event files and evaluations of the one before it, which may still be writing: copies of
+// what is there now. What it did after the checkpoint is done again.
+func adoptCurves(from, dir string) error {
+	for _, name := range []string{eventsArtifact, evaluationsArtifact} {
+		files, err := os.ReadDir(filepath.Join(from, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			return err
+		}
+		for _, file := range files {
+			if !file.Type().IsRegular() || strings.HasPrefix(file.Name(), ".") {
+				continue
+			}
+			data, err := os.ReadFile(filepath.Join(from, name, file.Name()))
+			if err != nil {
+				return err
+			}
+			if err := writeFile(filepath.Join(dir, name, file.Name()), data); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // adopt places one checkpoint folder into dir.

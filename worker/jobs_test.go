@@ -27,6 +27,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/tensorboard"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/synth"
 )
@@ -374,7 +375,7 @@ func TestTrainResumeAndScore(t *testing.T) {
 	if !slices.Equal(undisturbed.phases, []string{"indexing", "training"}) || len(undisturbed.checkpoints) != 3 {
 		t.Errorf("phases %v, %d checkpoints; want indexing, training, 3", undisturbed.phases, len(undisturbed.checkpoints))
 	}
-	if left, err := filepath.Glob(filepath.Join(whole, "checkpoints", "*")); err != nil || len(left) != keepCheckpoints {
+	if left, err := filepath.Glob(filepath.Join(whole, "checkpoints", "step-*")); err != nil || len(left) != keepCheckpoints {
 		t.Errorf("checkpoints left %v (%v), want %d", left, err, keepCheckpoints)
 	}
 
@@ -664,5 +665,106 @@ func TestScoreJobWithMapsAndControls(t *testing.T) {
 	controls, err := compare.Load(result.Artifacts[2].Path)
 	if err != nil || len(controls.Videos) != 2*3*2 {
 		t.Errorf("%d control videos (%v), want an altered copy of two possible videos for each of three kinds", len(controls.Videos), err)
+	}
+}
+
+// evaluations notes the evaluations that reports carry.
+type evaluations struct {
+	recorder
+	seen []*surmisev1.Evaluation
+}
+
+func (e *evaluations) Progress(p *surmisev1.Progress) {
+	e.recorder.Progress(p)
+	if v := p.GetEvaluation(); v != nil && (len(e.seen) == 0 || e.seen[len(e.seen)-1].Step != v.Step) {
+		e.seen = append(e.seen, v)
+	}
+}
+
+// Pairs are scored before the first step, every few steps and at the end: in reports, in event files and as score files,
+// through a resume; and the weights are those of a run that nobody looked at.
+func TestTrainEvaluates(t *testing.T) {
+	videos := tinyVideos(t)
+	jobs := Jobs{DataRoots: []string{filepath.Dir(videos.PairsCSV)}}
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	plain, err := jobs.Train(t.Context(), spec.GetTrain(), filepath.Join(t.TempDir(), "plain"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec.GetTrain().Eval = &surmisev1.EvalSpec{Pairs: videos.PairsCSV, Every: 4, Stride: 4}
+	dir := t.TempDir()
+	ctx, stop := context.WithCancelCause(t.Context())
+	first := &evaluations{recorder: recorder{at: func(step int32) {
+		if step == 4 {
+			stop(ErrDrained)
+		}
+	}}}
+	if _, err := jobs.Run(ctx, Assignment{Job: "jobs/e", Epoch: 1, Spec: spec, ArtifactDir: filepath.Join(dir, "1")}, first); !errors.Is(err, ErrDrained) {
+		t.Fatalf("a drained job ended with %v", err)
+	}
+	second := &evaluations{}
+	result, err := jobs.Run(t.Context(), Assignment{Job: "jobs/e", Epoch: 2, Spec: spec, ArtifactDir: filepath.Join(dir, "2"), ResumeFrom: first.checkpoints[len(first.checkpoints)-1]}, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if digest(t, result.Artifacts[0].Path) != digest(t, plain.Checkpoint) {
+		t.Error("evaluation changed the weights")
+	}
+	artifacts := map[string]string{}
+	for _, a := range result.Artifacts {
+		artifacts[a.Name] = a.Path
+	}
+	curves, err := tensorboard.Read(artifacts["events"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var losses []int
+	for _, p := range curves["train/loss"] {
+		losses = append(losses, p.Step)
+	}
+	if !slices.Equal(losses, []int{1, 2, 3, 4, 5, 6}) || len(curves["collapse/effective_rank"]) != 6 {
+		t.Errorf("losses of steps %v in the event files", losses)
+	}
+	for i, step := range []int{0, 4, 6} {
+		file, err := compare.Load(filepath.Join(artifacts["evaluations"], fmt.Sprintf("step-%08d.json", step)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if file.Sets[0].Model.Step != step || len(file.Videos) != 4 {
+			t.Errorf("step %d: model %+v, %d videos", step, file.Sets[0].Model, len(file.Videos))
+		}
+		table, err := compare.Summarize(file, compare.Options{Resamples: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all, _ := table.Row(compare.All)
+		if p := curves["eval/accuracy"]; len(p) != 3 || p[i].Step != step || p[i].Value != float64(float32(all.Cells[0].Accuracy.Value)) {
+			t.Errorf("accuracies in the event files %v, want %g at step %d", p, all.Cells[0].Accuracy.Value, step)
+		}
+	}
+	last := second.seen[len(second.seen)-1]
+	if first.seen[0].Step != 0 || last.Step != 6 || last.Pairs != 2 || last.AccuracyHigh < last.Accuracy || !slices.Contains(second.phases, "evaluating") {
+		t.Errorf("reports said %v, then %v, in phases %v", first.seen, second.seen, second.phases)
+	}
+
+	// Before the first step the model is the untrained twin of its own seed.
+	model := strings.TrimSuffix(artifacts["model"], "/")
+	twin := complete(t, fmt.Sprintf(`{"score":{"pairs":%q,"model":%q,"stride":4}}`, videos.PairsCSV, model)).GetScore()
+	scored, err := (Jobs{}).Score(t.Context(), twin, model, filepath.Join(t.TempDir(), "scores.json"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero, err := compare.Load(filepath.Join(artifacts["evaluations"], "step-00000000.json"))
+	if err != nil || !reflect.DeepEqual(zero.Sets[0].Scores, scored.Sets[1].Scores) {
+		t.Errorf("the evaluation before the first step is not the twin's (%v)", err)
+	}
+	final, err := compare.Load(filepath.Join(artifacts["evaluations"], "step-00000006.json"))
+	if err != nil || !reflect.DeepEqual(final.Sets[0].Scores, scored.Sets[0].Scores) {
+		t.Errorf("the evaluation after the last step is not the model's score (%v)", err)
+	}
+
+	spec.GetTrain().Eval.Pairs = "/no/such.csv"
+	if _, err := (Jobs{}).Train(t.Context(), spec.GetTrain(), filepath.Join(t.TempDir(), "run"), &recorder{}); err == nil || !strings.HasPrefix(err.Error(), "train.eval.pairs: ") {
+		t.Errorf("pairs that are not there: %v", err)
 	}
 }

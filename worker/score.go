@@ -102,33 +102,45 @@ type scoreVideos struct {
 
 // videos reads the pairs file or the dataset.
 func (j Jobs) videos(spec *surmisev1.ScoreSpec) (scoreVideos, error) {
-	field, name := "score.pairs", spec.GetPairs()
-	if spec.GetDataset() != "" {
-		field, name = "score.root", spec.GetRoot()
+	if spec.GetDataset() == "" {
+		out, err := j.pairs(spec.GetPairs())
+		if err != nil {
+			return out, fmt.Errorf("score.pairs: %w", err)
+		}
+		return out, nil
 	}
+	path, err := j.located(spec.GetRoot())
+	if err != nil {
+		return scoreVideos{}, fmt.Errorf("score.root: %w", err)
+	}
+	d, err := plausibility.ReadDataset(spec.GetDataset(), path, j.DataRoots)
+	if err != nil {
+		return scoreVideos{}, fmt.Errorf("score.root: %w", err)
+	}
+	return scoreVideos{d.Videos, d.Folder, &compare.Dataset{Name: d.Name, Notes: d.Notes}, d.FrameStep}, nil
+}
+
+// pairs reads a pairs file.
+func (j Jobs) pairs(name string) (scoreVideos, error) {
+	path, err := j.located(name)
+	if err != nil {
+		return scoreVideos{}, err
+	}
+	folder, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return scoreVideos{}, err
+	}
+	videos, err := plausibility.ReadPairs(path, j.DataRoots)
+	return scoreVideos{videos: videos, folder: folder}, err
+}
+
+// located is the path of what a job names, which must lie below the data roots.
+func (j Jobs) located(name string) (string, error) {
 	path, err := localPath(name)
 	if err == nil {
 		_, err = video.Below(j.DataRoots, path)
 	}
-	if err != nil {
-		return scoreVideos{}, fmt.Errorf("%s: %w", field, err)
-	}
-	if spec.GetDataset() != "" {
-		d, err := plausibility.ReadDataset(spec.GetDataset(), path, j.DataRoots)
-		if err != nil {
-			return scoreVideos{}, fmt.Errorf("%s: %w", field, err)
-		}
-		return scoreVideos{d.Videos, d.Folder, &compare.Dataset{Name: d.Name, Notes: d.Notes}, d.FrameStep}, nil
-	}
-	folder, err := filepath.Abs(filepath.Dir(path))
-	if err != nil {
-		return scoreVideos{}, fmt.Errorf("%s: %w", field, err)
-	}
-	videos, err := plausibility.ReadPairs(path, j.DataRoots)
-	if err != nil {
-		return scoreVideos{}, fmt.Errorf("%s: %w", field, err)
-	}
-	return scoreVideos{videos: videos, folder: folder}, nil
+	return path, err
 }
 
 // Beside is where a score file's companion lies: "maps", the surprise of every token, or "controls", a score file of
@@ -146,10 +158,7 @@ func Beside(scores, artifact string) string {
 func (j Jobs) openModel(name, path string) (*plausibility.Model, error) {
 	if !strings.HasPrefix(name, "jobs/") {
 		var err error
-		if path, err = localPath(path); err != nil {
-			return nil, err
-		}
-		if _, err := video.Below(j.DataRoots, path); err != nil {
+		if path, err = j.located(path); err != nil {
 			return nil, err
 		}
 	}

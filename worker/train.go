@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"path/filepath"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -16,13 +17,15 @@ import (
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/tensorboard"
 	"github.com/surmise-ml/surmise/video"
 )
 
 // keepCheckpoints is how many checkpoints of an attempt stay on disk: one to go on from, one in case that is damaged.
 const keepCheckpoints = 2
 
-// Train does a training job whose spec is complete, with its checkpoints below dir; it goes on from the newest there.
+// Train does a training job whose spec is complete, with its checkpoints, event files and evaluations below dir; it goes
+// on from the newest checkpoint there.
 func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, r Reports) (trainer.Result, error) {
 	cfg, err := TrainConfig(spec, j.DataRoots)
 	if err != nil {
@@ -31,22 +34,40 @@ func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, 
 	if err := cfg.ValidateHere(); err != nil {
 		return trainer.Result{}, fmt.Errorf("train.%w", err)
 	}
+	events, err := tensorboard.Create(filepath.Join(dir, eventsArtifact), j.now())
+	if err != nil {
+		return trainer.Result{}, infrastructure("%w", err)
+	}
+	defer func() { _ = events.Close() }()
+	curves := &curves{jobs: j, reports: r, events: events}
+	decoders, done := video.OwnPool(j.Decoders)
+	defer done()
+	hooks := trainer.Hooks{Decoders: decoders}
+	if spec.GetEval() != nil {
+		e, err := j.newEvaluator(spec, cfg, filepath.Join(dir, evaluationsArtifact), decoders, curves)
+		if err != nil {
+			return trainer.Result{}, err
+		}
+		defer e.close()
+		hooks.Evaluate, hooks.EvaluateEvery = e.evaluate, int(spec.GetEval().GetEvery())
+	}
 	var published []int // steps of this run's checkpoints
-	result, err := trainer.Run(ctx, cfg, dir, trainer.Hooks{
-		Decoders: j.Decoders,
-		Indexing: func(done, total int) {
-			r.Progress(&surmisev1.Progress{Phase: "indexing", Step: int32(done), Steps: int32(total)})
-		},
-		Progress: func(p trainer.Progress) { r.Progress(trainProgress(p)) },
-		Checkpoint: func(path string, step int) error {
-			published = append(published, step)
-			r.Checkpoint(&surmisev1.Checkpoint{Step: int32(step), Path: path})
-			if err := checkpoint.Prune(dir, keep(published, int(r.Recorded()))); err != nil {
-				return infrastructure("%w", err)
-			}
-			return nil
-		},
-	})
+	hooks.Indexing = func(done, total int) {
+		r.Progress(&surmisev1.Progress{Phase: "indexing", Step: int32(done), Steps: int32(total)})
+	}
+	hooks.Progress = curves.step
+	hooks.Checkpoint = func(path string, step int) error {
+		published = append(published, step)
+		r.Checkpoint(&surmisev1.Checkpoint{Step: int32(step), Path: path})
+		if err := checkpoint.Prune(dir, keep(published, int(r.Recorded()))); err != nil {
+			return infrastructure("%w", err)
+		}
+		return curves.err
+	}
+	result, err := trainer.Run(ctx, cfg, dir, hooks)
+	if err == nil {
+		err = curves.err
+	}
 	return result, dataFault(err)
 }
 

@@ -56,7 +56,8 @@ func (v *lineView) due(p *surmisev1.Progress) bool {
 	}
 	// A step back is another attempt.
 	begins := before == nil || before.GetPhase() != p.GetPhase() || p.GetStep() < before.GetStep()
-	if !begins && p.GetPhase() != "training" && part(p) == part(before) {
+	each := p.GetPhase() == "training" || p.GetPhase() == "evaluating"
+	if !begins && !each && part(p) == part(before) {
 		return false
 	}
 	v.printed = p
@@ -120,6 +121,9 @@ func figures(p *surmisev1.Progress) string {
 	}
 	if p.GetEffectiveRank() > 0 {
 		fmt.Fprintf(&b, "  rank %.1f std %.3f cos %.3f", p.GetEffectiveRank(), p.GetFeatureStd(), p.GetCosine())
+	}
+	if e := p.GetEvaluation(); e != nil {
+		fmt.Fprintf(&b, "  %.0f %% of %d pairs at step %d", 100*e.GetAccuracy(), e.GetPairs(), e.GetStep())
 	}
 	if p.GetDataWaitShare() >= 0.1 {
 		fmt.Fprintf(&b, "  waits for data %.0f %%", 100*p.GetDataWaitShare())

@@ -90,8 +90,8 @@ const (
 )
 
 // Read returns the figures of all event files in dir, by name, in ascending order of
-// steps. Where a later file begins again at a step that an earlier one had reached, as
-// after a resume, the later one counts from there on.
+// steps. Where a later file gives a figure again from a step on that an earlier one had
+// reached, as after a resume, the later one counts from there on.
 func Read(dir string) (map[string][]Point, error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*tfevents*"))
 	if err != nil {
@@ -128,7 +128,7 @@ func readInto(all map[string][]Point, name string) error {
 	defer f.Close()
 	r := bufio.NewReader(io.LimitReader(f, maxFileBytes))
 	fresh := map[string][]Point{}
-	first, points := 0, 0
+	points := 0
 	for n := 0; ; n++ {
 		data, err := readRecord(r)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) { // the end, or a record cut off there
@@ -142,27 +142,18 @@ func readInto(all map[string][]Point, name string) error {
 			return fmt.Errorf("record %d: %w", n, err)
 		}
 		for _, v := range e.values {
-			if points == 0 {
-				first = int(e.step)
-			}
-			first = min(first, int(e.step))
 			fresh[v.tag] = append(fresh[v.tag], Point{int(e.step), float64(v.value)})
 			if points++; points > maxPoints || len(fresh) > maxTags {
 				return fmt.Errorf("record %d: more than %d figures or %d names", n, maxPoints, maxTags)
 			}
 		}
 	}
-	if points == 0 {
-		return nil
-	}
-	for tag, old := range all {
-		all[tag] = slices.DeleteFunc(old, func(p Point) bool { return p.Step >= first })
-	}
 	for tag, more := range fresh {
-		if all[tag] = append(all[tag], more...); len(all) > maxTags {
+		slices.SortStableFunc(more, func(a, b Point) int { return a.Step - b.Step })
+		all[tag] = append(slices.DeleteFunc(all[tag], func(p Point) bool { return p.Step >= more[0].Step }), more...)
+		if len(all) > maxTags {
 			return fmt.Errorf("more than %d names", maxTags)
 		}
-		slices.SortStableFunc(all[tag], func(a, b Point) int { return a.Step - b.Step })
 	}
 	return nil
 }
