@@ -6,11 +6,12 @@ import (
 	"fmt"
 	"html/template"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"gonum.org/v1/plot/vg"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
 )
@@ -22,6 +23,8 @@ var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
 	"pct":    func(x float64) string { return fmt.Sprintf("%.1f", 100*x) },
 	"signed": func(x float64) string { return strings.Replace(fmt.Sprintf("%+.1f", 100*x), "-", "\u2212", 1) },
 	"num":    func(x float64) string { return fmt.Sprintf("%.4g", x) },
+	"pct0":   func(x float64) string { return fmt.Sprintf("%.0f", 100*x) },
+	"px":     func(x float64) string { return fmt.Sprintf("%.1f", x) },
 	"colour": func(i int) template.CSS { return template.CSS(columnColour(i)) },
 }).Parse(pageText))
 
@@ -50,15 +53,15 @@ func WriteHTML(w io.Writer, p *Page) error {
 	if p.Table == nil || len(p.Table.Rows) == 0 {
 		return errors.New("writing report: no table")
 	}
-	v := view{Page: p, Sentences: p.Table.Sentences(), Forest: forest(p.Table), Facts: facts(p),
+	v := view{Page: p, Sentences: p.Table.Sentences(), Facts: facts(p),
 		Confidence: fmt.Sprintf("%g", 100*p.Table.Confidence)}
 	v.Headline = &p.Table.Rows[len(p.Table.Rows)-1]
 	v.Verdict, v.Tone = verdict(p.Table, v.Headline)
-	for _, m := range monitors(p.Training) {
-		v.Charts = append(v.Charts, lineChart(m.name, m.x, m.y, m.colour))
+	if err := v.draw(); err != nil {
+		return fmt.Errorf("writing report: %w", err)
 	}
 	for i := range p.Pairs {
-		chart, err := pairChart(&p.Pairs[i])
+		chart, err := pairChart(fmt.Sprintf("pair%d", i), &p.Pairs[i])
 		if err != nil {
 			return fmt.Errorf("writing report: %w", err)
 		}
@@ -66,6 +69,31 @@ func WriteHTML(w io.Writer, p *Page) error {
 	}
 	if err := pageTemplate.Execute(w, v); err != nil {
 		return fmt.Errorf("writing report: %w", err)
+	}
+	return nil
+}
+
+// draw makes the figures.
+func (v *view) draw() error {
+	accuracies, err := accuracyFigure(v.Table)
+	if err != nil {
+		return err
+	}
+	if v.Forest, err = accuracies.html("Pairwise accuracy with intervals for every row of the table"); err != nil {
+		return err
+	}
+	plots, err := trainingPlots(v.Page)
+	if err != nil {
+		return err
+	}
+	for _, p := range plots {
+		one := &figure{width: 4.4 * vg.Inch}
+		one.add(p, 2*vg.Inch)
+		chart, err := one.html(p.Title.Text + " over training steps")
+		if err != nil {
+			return err
+		}
+		v.Charts = append(v.Charts, chart)
 	}
 	return nil
 }
@@ -140,52 +168,17 @@ func verdict(t *compare.Table, row *compare.Row) (text, tone string) {
 	return "Inconclusive", "open"
 }
 
-type monitor struct {
-	name, colour string
-	x, y         []float64
-}
-
-// monitors are the training curves that have at least two finite values.
-func monitors(steps []Step) []monitor {
-	all := []struct {
-		name, colour string
-		value        func(Step) float64
-	}{
-		{"loss", colourModel, func(s Step) float64 { return s.Loss }},
-		{"effective rank", colourPossible, func(s Step) float64 { return s.EffectiveRank }},
-		{"feature standard deviation", colourPossible, func(s Step) float64 { return s.FeatureStd }},
-		{"cosine between tokens", colourImpossible, func(s Step) float64 { return s.Cosine }},
-	}
-	var out []monitor
-	for _, a := range all {
-		m := monitor{name: a.name, colour: a.colour}
-		measured := false
-		for _, s := range steps {
-			y := a.value(s)
-			if math.IsNaN(y) || math.IsInf(y, 0) {
-				continue
-			}
-			measured = measured || y != 0
-			m.x, m.y = append(m.x, float64(s.Step)), append(m.y, y)
-		}
-		if len(m.x) >= 2 && measured {
-			out = append(out, m)
-		}
-	}
-	return out
-}
-
 // facts is the provenance: what made these numbers.
 func facts(p *Page) []Fact {
 	var out []Fact
 	if f := p.File; f != nil {
 		for _, s := range f.Sets {
-			out = append(out, Fact{s.Name, fmt.Sprintf("%s, step %d, seed %d", s.Model.Name, s.Model.Step, s.Model.Seed)})
+			out = append(out, Fact{Name: s.Name, Value: fmt.Sprintf("%s, step %d, seed %d", s.Model.Name, s.Model.Step, s.Model.Seed)})
 			if s.Model.SHA256 != "" {
-				out = append(out, Fact{s.Name + ", weights SHA-256", s.Model.SHA256})
+				out = append(out, Fact{Name: s.Name + ", weights SHA-256", Value: s.Model.SHA256})
 			}
 			if len(s.Model.Config) > 0 {
-				out = append(out, Fact{s.Name + ", configuration", string(s.Model.Config)})
+				out = append(out, Fact{Name: s.Name + ", configuration", Value: string(s.Model.Config)})
 			}
 		}
 		sampling := "every frame"
@@ -204,13 +197,13 @@ func facts(p *Page) []Fact {
 			tokens = fmt.Sprintf("mean of the %d worst tokens of a tubelet", f.Spec.TopTokens)
 		}
 		out = append(out,
-			Fact{"windows", fmt.Sprintf("%d frames, stride %d, %s, %d × %d pixels", f.Spec.Window, f.Spec.Stride, sampling, f.Size, f.Size)},
-			Fact{"surprise", contexts + "; " + tokens},
-			Fact{"videos", fmt.Sprintf("%d scored, %d skipped", len(f.Videos), len(f.Skipped))},
-			Fact{"videos, SHA-256", f.Data},
-			Fact{"decoder", f.Decoder})
+			Fact{Name: "windows", Value: fmt.Sprintf("%d frames, stride %d, %s, %d × %d pixels", f.Spec.Window, f.Spec.Stride, sampling, f.Size, f.Size)},
+			Fact{Name: "surprise", Value: contexts + "; " + tokens},
+			Fact{Name: "videos", Value: fmt.Sprintf("%d scored, %d skipped", len(f.Videos), len(f.Skipped))},
+			Fact{Name: "videos, SHA-256", Value: f.Data},
+			Fact{Name: "decoder", Value: f.Decoder})
 	}
-	out = append(out, Fact{"statistic", p.Table.Aggregation.String()},
-		Fact{"intervals", fmt.Sprintf("%.0f %%, bootstrap over groups, %d resamples, seed %s", 100*p.Table.Confidence, p.Table.Resamples, strconv.FormatUint(p.Table.Seed, 10))})
+	out = append(out, Fact{Name: "statistic", Value: p.Table.Aggregation.String()},
+		Fact{Name: "intervals", Value: fmt.Sprintf("%.0f %%, bootstrap over groups, %d resamples, seed %s", 100*p.Table.Confidence, p.Table.Resamples, strconv.FormatUint(p.Table.Seed, 10))})
 	return append(out, p.Facts...)
 }

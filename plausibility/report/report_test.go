@@ -3,20 +3,28 @@ package report
 import (
 	"bytes"
 	"context"
+	"encoding/csv"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
 	"fmt"
 	"image"
 	"image/color"
 	"image/jpeg"
 	"image/png"
+	"io"
 	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/plausibility/heat"
 )
 
 // madeUp is a score file of pairs with an event at 0.8 s.
@@ -107,8 +115,44 @@ func madeUpPage(t *testing.T) *Page {
 		x := float64(s)
 		steps = append(steps, Step{Step: s, Loss: 0.1 + 0.8*math.Exp(-x/120), EffectiveRank: 20 + 26*math.Exp(-x/200), FeatureStd: 0.9 - x/3000, Cosine: 0.1 + x/4000})
 	}
+	maps := &heat.Maps{}
+	for range f.Videos {
+		m := heat.Map{Tubelets: 14, Height: 4, Width: 4}
+		for i := range 14 * 16 {
+			m.Values = append(m.Values, float32(i%16))
+		}
+		maps.Add(map[string]heat.Map{compare.ModelSet: m, compare.TwinSet: m})
+	}
+	if err := AddHeat(pairs, maps); err != nil {
+		t.Fatal(err)
+	}
+	// A tenth of a second is a frame: the first tubelet that is predicted begins at 0.1 s.
+	f.Grid, f.Size = &compare.Grid{Tubelet: 1, Patch: 16}, 64
+	f.Spec = compare.Spec{Window: 15, Stride: 1, FrameStep: 1, TopTokens: 4}
+	for i := range f.Videos {
+		f.Videos[i].Frames = 15
+		f.Videos[i].Divergence = &compare.Place{Frame: 8, Second: 0.8, Row: 32, Column: 32}
+		for s := range f.Sets {
+			f.Sets[s].Scores[i].PeakAt = &compare.Place{Frame: 9, Second: 0.9, Row: 40, Column: 40}
+		}
+	}
+	localisation, err := compare.Localize(f, 0, compare.Options{Resamples: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	baseline, err := compare.Models([]*compare.File{f, f}, []string{"representation", "pixels"}, compare.Options{Resamples: 200})
+	if err != nil {
+		t.Fatal(err)
+	}
+	controls := *table
+	controls.Rows = slices.Clone(table.Rows[:1])
+	controls.Rows[0].Name = "recolour"
+	twin := compare.Interval{Value: 0.5, Low: 0.4, High: 0.6}
 	return &Page{Title: "Does the model expect what is possible?", Made: "made up for a test", Table: table, File: f, Training: steps, Pairs: pairs,
-		Facts: []Fact{{"command", "surmise score --model M --pairs pairs.csv"}}}
+		Localisation: localisation, Baseline: baseline, Controls: &controls,
+		Rankings:    []Ranked{{Made: "time-direction", Sets: 80, First: compare.Interval{Value: 0.7, Low: 0.6, High: 0.8}, Chance: 0.5, Twin: &twin}},
+		Evaluations: []Evaluation{{0, compare.Interval{Value: 0.5, Low: 0.4, High: 0.6}}, {300, compare.Interval{Value: 0.6, Low: 0.5, High: 0.7}}, {600, compare.Interval{Value: 0.7, Low: 0.6, High: 0.8}}},
+		Facts:       []Fact{{Name: "command", Value: "surmise score --model M --pairs pairs.csv"}}}
 }
 
 func TestHTMLIsSelfContained(t *testing.T) {
@@ -123,7 +167,7 @@ func TestHTMLIsSelfContained(t *testing.T) {
 	}
 	text := string(data)
 	for _, found := range regexp.MustCompile(`(?:src|href|url)\s*[=(]\s*"?([^"')>]{1,40})`).FindAllStringSubmatch(text, -1) {
-		if !strings.HasPrefix(found[1], "data:image/") {
+		if !strings.HasPrefix(found[1], "data:image/") && !strings.HasPrefix(found[1], "#pair") {
 			t.Errorf("the page loads %q", found[1])
 		}
 	}
@@ -137,6 +181,18 @@ func TestHTMLIsSelfContained(t *testing.T) {
 	}
 	if strings.Contains(text, "ZgotmplZ") {
 		t.Error("the template refused a value")
+	}
+	// The whole page, with everything that it may hold.
+	for _, want := range []string{"When and where surprise peaks", "median 1.0 frames off", "Beside another model", "pixels", "Controls", "recolour", "Which future has the lowest energy", "time-direction", "pairwise accuracy, % over training steps"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	if n := strings.Count(text, `<image class="heat"`); n != 3*2*framesShown {
+		t.Errorf("%d maps in the page", n)
+	}
+	if n := strings.Count(text, `<use href="#pair0-possible-`); n != framesShown {
+		t.Errorf("%d frames below surprise in the first pair, want %d", n, framesShown)
 	}
 	if dir := os.Getenv("SURMISE_REPORT_DIR"); dir != "" { // to look at what the test made
 		if err := errorsOf(Save(filepath.Join(dir, "report.html"), page), SavePNG(filepath.Join(dir, "scores.png"), page.Table, page.Pairs)); err != nil {
@@ -171,7 +227,7 @@ func TestHTMLEscapesNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	var b bytes.Buffer
-	if err := WriteHTML(&b, &Page{Title: evil, Table: table, File: f, Pairs: pairs, Facts: []Fact{{evil, evil}}}); err != nil {
+	if err := WriteHTML(&b, &Page{Title: evil, Table: table, File: f, Pairs: pairs, Facts: []Fact{{Name: evil, Value: evil}}}); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(b.String(), "<script") {
@@ -242,5 +298,118 @@ func TestTicksAreRound(t *testing.T) {
 		if got := fmt.Sprint(out); got != c.want {
 			t.Errorf("ticks of %g to %g: %s, want %s", c.from, c.to, got, c.want)
 		}
+	}
+}
+
+// The numbers beside the page are those of the page.
+func TestData(t *testing.T) {
+	page := madeUpPage(t)
+	page.Training[3].Cosine = math.NaN()
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	if err := errorsOf(SaveJSON(path("report.json"), page), SaveTableCSV(path("table.csv"), page.Table), SaveVideosCSV(path("videos.csv"), page.File, page.Table.Aggregation)); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path("report.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d document
+	if err := json.Unmarshal(text, &d); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(d.Table, page.Table) || !reflect.DeepEqual(d.Localisation, page.Localisation) || d.Evaluations[2].Accuracy.Value != 0.7 ||
+		d.Training[3].Cosine != nil || *d.Training[4].Cosine != page.Training[4].Cosine || d.Skipped[0].Reason != "no video stream" {
+		t.Error("report.json holds other numbers than the page")
+	}
+	if !strings.Contains(string(text), strings.Repeat("ab", 32)) {
+		t.Error("report.json does not hold the digest of the weights")
+	}
+	lines := func(name string) [][]string {
+		f, err := os.Open(path(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		out, err := csv.NewReader(f).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	table := lines("table.csv")
+	if len(table) != 1+2*len(page.Table.Rows) || table[1][0] != "permanence" || table[2][4] != compare.TwinSet || table[1][5] != fmt.Sprint(page.Table.Rows[0].Cells[0].Accuracy.Value) {
+		t.Errorf("table.csv begins with %v", table[:3])
+	}
+	videos := lines("videos.csv")
+	surprise, err := page.File.Sets[0].Videos(page.File.Spec, page.Table.Aggregation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := videos[len(videos)-1]
+	if len(videos) != 1+400+1 || videos[1][10] != fmt.Sprint(surprise[0]) || videos[1][7] != "8" || videos[1][8] != "9" || last[0] != "pairs/broken.mp4" || last[9] != "no video stream" {
+		t.Errorf("videos.csv: %v … %v", videos[:2], last)
+	}
+}
+
+func TestFigureFiles(t *testing.T) {
+	page := madeUpPage(t)
+	dir := t.TempDir()
+	for _, name := range []string{"scores.svg", "training.svg"} {
+		path := filepath.Join(dir, name)
+		err := SaveSVG(path, page.Table, page.Pairs)
+		if name == "training.svg" {
+			_, err = SaveTraining(path, page)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var elements int
+		for dec := xml.NewDecoder(bytes.NewReader(data)); ; elements++ {
+			if _, err := dec.Token(); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatalf("%s is no XML: %v", name, err)
+			}
+		}
+		if elements < 100 {
+			t.Errorf("%s has %d elements", name, elements)
+		}
+	}
+	path := filepath.Join(dir, "training.png")
+	if drawn, err := SaveTraining(path, page); err != nil || !drawn {
+		t.Fatal(drawn, err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if img, err := png.Decode(f); err != nil || img.Bounds().Dy() < 5*200 { // accuracy and four monitors
+		t.Errorf("training.png: %v", err)
+	}
+	page.Training, page.Evaluations = nil, nil
+	if drawn, err := SaveTraining(filepath.Join(dir, "none.png"), page); err != nil || drawn {
+		t.Errorf("without curves: %t, %v", drawn, err)
+	}
+}
+
+func TestHeatMustFit(t *testing.T) {
+	page := madeUpPage(t)
+	maps := &heat.Maps{}
+	for range page.File.Videos {
+		m := heat.Map{Tubelets: 1, Height: 1, Width: 1, Values: []float32{1}}
+		maps.Add(map[string]heat.Map{compare.ModelSet: m})
+	}
+	if err := AddHeat(page.Pairs, maps); err == nil || !strings.Contains(err.Error(), "1 tubelets for a curve of 14") {
+		t.Errorf("a map of another length: %v", err)
+	}
+	page.Pairs[0].Impossible.Heat[5] = []byte("<svg onload=x>")
+	if err := WriteHTML(&bytes.Buffer{}, page); err == nil || !strings.Contains(err.Error(), "want PNG") {
+		t.Errorf("a map that is no image: %v", err)
 	}
 }
