@@ -113,19 +113,18 @@ func (r *Ranker) Rank(ctx context.Context, set RankSet) (Ranking, error) {
 		return Ranking{}, err
 	}
 	out := Ranking{Context: set.Context, Make: set.Make, ContextFrames: r.ContextFrames, Frames: sequences[0].Frames - r.ContextFrames}
-	for i, s := range sequences {
-		mean, peak, err := r.energy(ctx, r.Predictor, s)
-		if err != nil {
-			return out, fmt.Errorf("candidate %d (%s): %w", i, names[i], err)
+	energies, err := r.energies(ctx, r.Predictor, sequences)
+	if err != nil {
+		return out, err
+	}
+	twins := make([]energy, len(sequences))
+	if r.Twin != nil {
+		if twins, err = r.energies(ctx, r.Twin, sequences); err != nil {
+			return out, fmt.Errorf("untrained twin: %w", err)
 		}
-		f := RankedFuture{Name: names[i], Candidate: i, Mean: mean, Peak: peak, Energy: r.measured(mean, peak)}
-		if r.Twin != nil {
-			if mean, peak, err = r.energy(ctx, r.Twin, s); err != nil {
-				return out, fmt.Errorf("candidate %d (%s): untrained twin: %w", i, names[i], err)
-			}
-			f.Twin = r.measured(mean, peak)
-		}
-		out.Futures = append(out.Futures, f)
+	}
+	for i, e := range energies {
+		out.Futures = append(out.Futures, RankedFuture{Name: names[i], Candidate: i, Mean: e.mean, Peak: e.peak, Energy: r.measured(e), Twin: r.measured(twins[i])})
 	}
 	slices.SortStableFunc(out.Futures, func(a, b RankedFuture) int { return cmp.Compare(a.Energy, b.Energy) })
 	for i := 1; i < len(out.Futures); i++ {
@@ -134,11 +133,14 @@ func (r *Ranker) Rank(ctx context.Context, set RankSet) (Ranking, error) {
 	return out, nil
 }
 
-func (r *Ranker) measured(mean, peak float64) float64 {
+// energy is the error of predicting a future, by both measures.
+type energy struct{ mean, peak float64 }
+
+func (r *Ranker) measured(e energy) float64 {
 	if r.Measure == PeakEnergy {
-		return peak
+		return e.peak
 	}
-	return mean
+	return e.mean
 }
 
 // sequences are the clips to score, past and future end to end, of equal length.
@@ -286,56 +288,72 @@ func join(a, b *video.Clip) *video.Clip {
 	return &video.Clip{Frames: a.Frames + b.Frames, Height: a.Height, Width: a.Width, Pix: slices.Concat(a.Pix, b.Pix)}
 }
 
-// energy is the error of predicting a sequence's future, over every window that holds
-// some of it.
-func (r *Ranker) energy(ctx context.Context, p Predictor, sequence *video.Clip) (mean, peak float64, err error) {
-	window, side := r.Spec.Window, r.Size/r.Patch
-	var starts []int
-	for from := max(0, r.ContextFrames-window+r.Tubelet); from+window <= sequence.Frames; from += r.Tubelet {
-		starts = append(starts, from)
+// energies are those of the sequences' futures, over every window that holds some of
+// them. Windows of all sequences share batches, so that no core is idle.
+func (r *Ranker) energies(ctx context.Context, p Predictor, sequences []*video.Clip) ([]energy, error) {
+	type place struct{ sequence, from int } // of a window
+	var places []place
+	side := r.Size / r.Patch
+	tracks := make([]track, len(sequences))
+	for i, s := range sequences {
+		tracks[i] = track{tokens: side * side, tubelet: map[int]*trackedTubelet{}}
+		for from := max(0, r.ContextFrames-r.Spec.Window+r.Tubelet); from+r.Spec.Window <= s.Frames; from += r.Tubelet {
+			places = append(places, place{i, from})
+		}
 	}
 	spec := r.Spec
 	spec.TopTokens = compare.NextTubeletTopTokens
-	reduce := reducer{spec: spec, tubelets: window / r.Tubelet, tubeletTokens: side * side}
-	seen := track{tokens: side * side, tubelet: map[int]*trackedTubelet{}}
-	length := 3 * window * r.Size * r.Size // of one window
-	windows := make([]float32, min(r.Batch, len(starts))*length)
-	for batch := range slices.Chunk(starts, r.Batch) {
-		for i, from := range batch {
-			video.Normalize(windows[i*length:(i+1)*length], sequence, from, window)
+	reduce := reducer{spec: spec, tubelets: spec.Window / r.Tubelet, tubeletTokens: side * side}
+	length := 3 * spec.Window * r.Size * r.Size // of one window
+	windows := make([]float32, min(r.Batch, len(places))*length)
+	for batch := range slices.Chunk(places, r.Batch) {
+		for i, at := range batch {
+			video.Normalize(windows[i*length:(i+1)*length], sequences[at.sequence], at.from, spec.Window)
 		}
 		errs, err := p.Surprise(ctx, windows[:len(batch)*length], len(batch))
 		if err != nil {
-			return 0, 0, err
+			return nil, err
 		}
 		if len(errs) != len(batch) {
-			return 0, 0, fmt.Errorf("model returned %d windows for %d", len(errs), len(batch))
+			return nil, fmt.Errorf("model returned %d windows for %d", len(errs), len(batch))
 		}
-		for i, from := range batch {
+		for i, at := range batch {
 			contexts, err := reduce.reduce(errs[i])
 			if err != nil {
-				return 0, 0, err
+				return nil, fmt.Errorf("candidate %d: %w", at.sequence, err)
 			}
 			for c, x := range contexts {
-				seen.add(errs[i][c], x.tubelet, from, r.Tubelet)
+				tracks[at.sequence].add(errs[i][c], x.tubelet, at.from, r.Tubelet)
 			}
 		}
 	}
+	out := make([]energy, len(sequences))
+	for i := range tracks {
+		out[i] = tracks[i].energyFrom(r.ContextFrames)
+	}
+	return out, nil
+}
+
+// energyFrom is the energy of the tubelets from a frame on: the mean over them of their
+// mean errors, and the largest.
+func (k *track) energyFrom(frame int) energy {
+	var e energy
 	var tubelets float64
-	for _, f := range seen.frames() {
-		if f < r.ContextFrames {
+	for _, f := range k.frames() {
+		if f < frame {
 			continue
 		}
-		t := seen.tubelet[f]
+		t := k.tubelet[f]
 		var sum, n float64
 		for i := range t.errors {
 			sum, n = sum+t.errors[i], n+float64(t.counts[i])
 		}
-		mean += sum / n
+		e.mean += sum / n
+		e.peak = max(e.peak, t.sum/float64(t.n))
 		tubelets++
-		peak = max(peak, t.sum/float64(t.n))
 	}
-	return mean / tubelets, peak, nil
+	e.mean /= tubelets
+	return e
 }
 
 // RankSummary is how often the true future came first, among the sets of one maker.

@@ -129,8 +129,8 @@ func TestRankCandidates(t *testing.T) {
 	}
 	// 4 + 8 frames: windows from 0, 2 and 4. The jump of 100 levels is at the first of four
 	// tubelets; all 48 values of a token change by it, in units of 255 and the channel's deviation.
-	if !slices.Equal(d.calls[:1], []int{3}) {
-		t.Errorf("windows per candidate %v, want 3", d.calls[0])
+	if !slices.Equal(d.calls, []int{9}) {
+		t.Errorf("windows %v, want those of all candidates at once, 9", d.calls)
 	}
 	jump := got.Futures[2]
 	token := 16 * (100.0 / 255) * (1/0.229 + 1/0.224 + 1/0.225)

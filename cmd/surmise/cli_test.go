@@ -369,6 +369,8 @@ func TestUp(t *testing.T) {
 		t.Errorf("no picture: %v", err)
 	}
 
+	checkReportsAndRanks(t, to, made, trained, modelPath)
+
 	// A job that is cancelled; its watcher's exit code says so.
 	long := strings.Replace(text, `"steps":8`, `"steps":1000000`, 1)
 	code, out, shown = surmise(t, long, "submit", to, "-f", "-")

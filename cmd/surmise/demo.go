@@ -27,6 +27,26 @@ type demoOptions struct {
 	clips, pairs int
 	steps        int32
 	seed         uint64
+	evalEvery    int32
+
+	pixels, copyLast, reencode, recolour, reversal bool
+}
+
+// command is what makes the same page again.
+func (o demoOptions) command() string {
+	text := fmt.Sprintf("surmise demo --clips %d --pairs %d --steps %d --seed %d", o.clips, o.pairs, o.steps, o.seed)
+	if o.evalEvery > 0 {
+		text += fmt.Sprintf(" --eval-every %d", o.evalEvery)
+	}
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"pixel-baseline", o.pixels}, {"copy-last-frame", o.copyLast}, {"reencode", o.reencode}, {"recolour", o.recolour}, {"time-reversal", o.reversal}} {
+		if f.set {
+			text += " --" + f.name
+		}
+	}
+	return text
 }
 
 func newDemoCommand() *cobra.Command {
@@ -55,6 +75,12 @@ twin, print what the scores show, and write a report. A few minutes on two cores
 	flags.IntVar(&o.pairs, "pairs", 160, "held-out pairs to score")
 	flags.Int32Var(&o.steps, "steps", 400, "training steps of 8 clips")
 	flags.Uint64Var(&o.seed, "seed", 2026, "seed of clips, weights and training")
+	flags.Int32Var(&o.evalEvery, "eval-every", 0, "score the pairs every so many training steps, for the curve (default never)")
+	flags.BoolVar(&o.pixels, "pixel-baseline", false, "train and score the same model with pixels as its target too; doubles the time")
+	flags.BoolVar(&o.copyLast, "copy-last-frame", false, "score the baseline that expects the last tubelet seen to go on")
+	flags.BoolVar(&o.reencode, "reencode", false, "control: possible videos against themselves through JPEG")
+	flags.BoolVar(&o.recolour, "recolour", false, "control: possible videos against themselves with colours changed")
+	flags.BoolVar(&o.reversal, "time-reversal", false, "control: possible videos against themselves backwards")
 	cobra.CheckErr(cmd.MarkFlagDirname("out"))
 	return cmd
 }
@@ -109,54 +135,54 @@ func demo(ctx context.Context, o demoOptions, out, show io.Writer) (err error) {
 	}
 
 	fmt.Fprintf(out, "3. Training: predict the representation of every next tubelet, %d steps\n", o.steps)
-	var steps []report.Step
-	trained, err := client.runToEnd(ctx, demoTraining(made, o), show, func(p *surmisev1.Progress) {
-		if p.GetPhase() == "training" && (len(steps) == 0 || steps[len(steps)-1].Step < int(p.Step)) {
-			steps = append(steps, report.Step{Step: int(p.Step), Loss: p.Loss, EffectiveRank: p.EffectiveRank, FeatureStd: p.FeatureStd, Cosine: p.Cosine})
-		}
-	})
+	trained, err := client.runToEnd(ctx, demoTraining(made, o), show)
 	if err != nil {
 		return fmt.Errorf("training: %w", err)
 	}
 
 	fmt.Fprintln(out, "4. Surprise of the held-out pairs, for the model and for its untrained twin")
-	scored, err := client.runToEnd(ctx, &surmisev1.SubmitJobRequest{
-		DisplayName: "demo scores",
-		Spec:        &surmisev1.SubmitJobRequest_Score{Score: &surmisev1.ScoreSpec{Pairs: made.PairsCSV, Model: trained.Name, Stride: demoStride, Seed: o.seed}},
-	}, show, nil)
+	scored, err := client.runToEnd(ctx, demoScoring(made, o, trained, true), show)
 	if err != nil {
 		return fmt.Errorf("scoring: %w", err)
 	}
-	scores, err := compare.Load(artifact(scored, "scores"))
-	if err != nil {
-		return err
+	pages := reportOptions{scores: []string{artifact(scored, "scores")}, out: filepath.Join(root, "report"), title: "Surmise demo: which video is impossible?",
+		run: filepath.Dir(artifact(trained, "events")), compare: compare.Options{Seed: o.seed}, pairs: 8, facts: []report.Fact{{Name: "command", Value: o.command()},
+			{Name: "training job", Value: trained.Name}, {Name: "scoring job", Value: scored.Name}}}
+	if o.pixels {
+		fmt.Fprintln(out, "   The same with pixels as target: training and scoring")
+		request := demoTraining(made, o)
+		request.DisplayName, request.GetTrain().Model = "demo training, pixels", &surmisev1.ModelSpec{Target: "pixels"}
+		pixels, err := client.runToEnd(ctx, request, show)
+		if err != nil {
+			return fmt.Errorf("training on pixels: %w", err)
+		}
+		inPixels, err := client.runToEnd(ctx, demoScoring(made, o, pixels, false), show)
+		if err != nil {
+			return fmt.Errorf("scoring in pixels: %w", err)
+		}
+		pages.scores, pages.names = append(pages.scores, artifact(inPixels, "scores")), []string{"representation", "pixels"}
+		pages.facts = append(pages.facts, report.Fact{Name: "pixel jobs", Value: pixels.Name + ", " + inPixels.Name})
 	}
-	table, err := compare.Summarize(scores, compare.Options{Seed: o.seed})
-	if err != nil {
-		return err
-	}
+
 	fmt.Fprintln(out, "5. What the scores show")
+	scores, err := compare.Load(pages.scores[0])
+	if err != nil {
+		return err
+	}
+	table, err := compare.Summarize(scores, pages.compare)
+	if err != nil {
+		return err
+	}
 	if err := table.WriteText(out); err != nil {
 		return err
 	}
-
-	events, err := plausibility.ReadEvents(made.Events)
-	if err != nil {
-		return err
+	if pages.rankings, err = demoRanking(ctx, client, scores, trained, o, out); err != nil {
+		return fmt.Errorf("ranking: %w", err)
 	}
-	pairs, err := report.TypicalPairs(ctx, scores, table.Aggregation, 8, events,
-		plausibility.Stills{Size: scores.Size, FrameStep: scores.Spec.FrameStep, FPS: scores.Spec.FPS})
-	if err != nil {
-		return err
-	}
-	page := filepath.Join(root, "report.html")
 	took := time.Since(began).Round(time.Second)
-	if err := report.Save(page, &report.Page{
-		Title: "Surmise demo: which video is impossible?", Made: fmt.Sprintf("by surmise %s in %s", version, took),
-		Table: table, File: scores, Training: steps, Pairs: pairs,
-		Facts: []report.Fact{{Name: "command", Value: fmt.Sprintf("surmise demo --clips %d --pairs %d --steps %d --seed %d", o.clips, o.pairs, o.steps, o.seed)},
-			{Name: "training job", Value: trained.Name}, {Name: "scoring job", Value: scored.Name}},
-	}); err != nil {
+	pages.made = fmt.Sprintf("by surmise %s in %s", version, took)
+	page, err := writeReport(ctx, pages, show)
+	if err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(out, "Done in %s. Model: %s\nReport: %s\n", took, artifact(trained, "model"), page)
@@ -171,17 +197,63 @@ const (
 // demoTraining is the recipe that docs/experiments.md arrived at: whole frames (the
 // pairs are scored on whole frames too), everything else the default.
 func demoTraining(made synth.Summary, o demoOptions) *surmisev1.SubmitJobRequest {
+	var eval *surmisev1.EvalSpec
+	if o.evalEvery > 0 {
+		eval = &surmisev1.EvalSpec{Pairs: made.PairsCSV, Every: o.evalEvery, Stride: demoStride}
+	}
 	return &surmisev1.SubmitJobRequest{
 		DisplayName: "demo training",
 		Spec: &surmisev1.SubmitJobRequest_Train{Train: &surmisev1.TrainSpec{
-			Data: []string{made.ClipsDir}, Steps: o.steps, Batch: demoBatch, Seed: o.seed,
+			Data: []string{made.ClipsDir}, Steps: o.steps, Batch: demoBatch, Seed: o.seed, Eval: eval,
 			Sampling: &surmisev1.SamplingSpec{ScaleMin: 1, ScaleMax: 1, AspectMin: 1, AspectMax: 1},
 		}},
 	}
 }
 
+// demoScoring scores the held-out pairs; with extras, it keeps maps and does what the flags ask for.
+func demoScoring(made synth.Summary, o demoOptions, model *surmisev1.Job, extras bool) *surmisev1.SubmitJobRequest {
+	return &surmisev1.SubmitJobRequest{
+		DisplayName: "demo scores",
+		Spec: &surmisev1.SubmitJobRequest_Score{Score: &surmisev1.ScoreSpec{
+			Pairs: made.PairsCSV, Model: model.Name, Stride: demoStride, Seed: o.seed, Maps: extras,
+			CopyLastFrame: extras && o.copyLast, Reencode: extras && o.reencode, Recolour: extras && o.recolour, TimeReversal: extras && o.reversal,
+		}},
+	}
+}
+
+// demoRanked is how many of the held-out possible videos futures are made of: enough to see a difference, few seconds.
+const demoRanked = 40
+
+// demoRanking orders futures made of held-out possible videos, through the RPC, and prints how often the true one came
+// first.
+func demoRanking(ctx context.Context, client *jobsClient, scores *compare.File, model *surmisev1.Job, o demoOptions, out io.Writer) ([]report.Ranked, error) {
+	spec := &surmisev1.RankSpec{Model: model.Name, Twin: true, Seed: o.seed}
+	for _, v := range scores.Videos {
+		if v.Label != 1 || len(spec.Sets) >= demoRanked*len(plausibility.Makers()) {
+			continue
+		}
+		for _, kind := range plausibility.Makers() {
+			spec.Sets = append(spec.Sets, &surmisev1.RankSet{Context: scores.Location(&v), Make: kind})
+		}
+	}
+	answer, err := surmisev1.NewPlausibilityServiceClient(client.conn).RankContinuations(ctx, &surmisev1.RankContinuationsRequest{Spec: spec})
+	if err != nil {
+		return nil, err
+	}
+	rankings := rankingsOf(answer.Rankings)
+	fmt.Fprintln(out, "\nFutures of possible videos, by energy:")
+	if err := writeRankSummary(out, rankings, true); err != nil {
+		return nil, err
+	}
+	var ranked []report.Ranked
+	for _, s := range plausibility.SummarizeRankings(rankings, true) {
+		ranked = append(ranked, report.Ranked{Made: s.Make, Sets: s.Sets, First: s.Interval, Chance: s.Chance, Twin: s.Twin})
+	}
+	return ranked, nil
+}
+
 // runToEnd submits a job, shows its progress, and returns it when it has succeeded.
-func (c *jobsClient) runToEnd(ctx context.Context, req *surmisev1.SubmitJobRequest, show io.Writer, each func(*surmisev1.Progress)) (*surmisev1.Job, error) {
+func (c *jobsClient) runToEnd(ctx context.Context, req *surmisev1.SubmitJobRequest, show io.Writer) (*surmisev1.Job, error) {
 	job, err := c.SubmitJob(ctx, req)
 	if err != nil {
 		return nil, err
@@ -190,9 +262,6 @@ func (c *jobsClient) runToEnd(ctx context.Context, req *surmisev1.SubmitJobReque
 	err = c.follow(ctx, job.Name, func(e *surmisev1.WatchJobResponse) error {
 		if p := e.Job.Progress; p != nil && e.Type == surmisev1.JobEventType_JOB_PROGRESS {
 			view.update(p)
-			if each != nil {
-				each(p)
-			}
 		}
 		return nil
 	}, func() {})
@@ -227,7 +296,7 @@ func freshDemoFolder(dir string) error {
 		if _, err := os.Stat(filepath.Join(dir, demoMarker)); err != nil {
 			return badInput(fmt.Errorf("--out %s: holds files that no demo made; name another folder", dir))
 		}
-		for _, name := range []string{"videos", "state", "report.html"} {
+		for _, name := range []string{"videos", "state", "report", "report.html"} {
 			if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 				return fmt.Errorf("--out: %w", err)
 			}

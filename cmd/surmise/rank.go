@@ -146,6 +146,20 @@ func readRankSets(name string, in io.Reader) ([]*surmisev1.RankSet, error) {
 	return sets, nil
 }
 
+// rankingsOf takes rankings as the API gives them.
+func rankingsOf(messages []*surmisev1.Ranking) []plausibility.Ranking {
+	var out []plausibility.Ranking
+	for _, m := range messages {
+		r := plausibility.Ranking{Context: m.GetContext(), Make: m.GetMake(), Frames: int(m.GetFrames()), ContextFrames: int(m.GetContextFrames())}
+		for _, f := range m.GetFutures() {
+			r.Futures = append(r.Futures, plausibility.RankedFuture{Name: f.GetName(), Candidate: int(f.GetCandidate()), Energy: f.GetEnergy(), Margin: f.GetMargin(),
+				Mean: f.GetMean(), Peak: f.GetPeak(), Twin: f.GetTwinEnergy()})
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
 // writeRanking prints one set's futures, the most plausible first.
 func writeRanking(w io.Writer, r plausibility.Ranking, twin bool) error {
 	fmt.Fprintf(w, "After %d frames of %s, over %d frames:\n\n", r.ContextFrames, r.Context, r.Frames)

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/video/synth"
+)
+
+// checkReportsAndRanks writes the reports of a model that was just trained, and ranks futures with it; here, and through
+// the coordinator.
+func checkReportsAndRanks(t *testing.T, to string, made synth.Summary, trained, modelPath string) {
+	t.Helper()
+	dir := t.TempDir()
+	scores := filepath.Join(dir, "scores.json")
+	ok(t, "score", "--model", modelPath, "--pairs", made.PairsCSV, "--out", scores, "--stride", "4", "--maps", "--copy-last-frame", "--recolour")
+	other := filepath.Join(dir, "other.json")
+	ok(t, "score", "--model", modelPath, "--pairs", made.PairsCSV, "--out", other, "--stride", "4", "--seed", "1")
+	out := filepath.Join(dir, "report")
+	page := strings.TrimSpace(ok(t, "report", scores, other, "--out", out, "--run", filepath.Dir(modelPath), "--title", "Tiny"))
+	text, err := os.ReadFile(page)
+	if err != nil || page != filepath.Join(out, "report.html") {
+		t.Fatalf("page %q: %v", page, err)
+	}
+	for _, want := range []string{"<title>Tiny</title>", "When and where surprise peaks", "copy last frame", "Controls", "recolour", "Beside another model", "loss over training steps",
+		`class="heat"`, "training, videos", load(t, scores).Sets[0].Model.SHA256} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	overlays, err := filepath.Glob(filepath.Join(out, "overlay-*.avi"))
+	if err != nil || len(overlays) == 0 {
+		t.Errorf("overlays %v, %v", overlays, err)
+	}
+	for _, name := range []string{"report.json", "table.csv", "videos.csv", "scores.png", "scores.svg", "training.png", "training.svg"} {
+		if info, err := os.Stat(filepath.Join(out, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	var numbers struct {
+		Localisation compare.Localisation
+		Training     []struct{ Step int }
+	}
+	data, err := os.ReadFile(filepath.Join(out, "report.json"))
+	if err != nil || json.Unmarshal(data, &numbers) != nil || len(numbers.Localisation.Rows) == 0 || len(numbers.Training) != 8 {
+		t.Errorf("report.json: %+v, %v", numbers, err)
+	}
+	f, err := os.Open(filepath.Join(out, "videos.csv"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if lines, err := csv.NewReader(f).ReadAll(); err != nil || len(lines) != 1+len(load(t, scores).Videos) {
+		t.Errorf("videos.csv has %d lines, %v", len(lines), err)
+	}
+
+	// Of a job: scores and training curves are found by its name. Videos that have gone leave a page without frames.
+	job := strings.TrimSpace(ok(t, "submit", to, "--score", made.PairsCSV, "--model", trained, "--wait"))
+	fromJob := filepath.Join(dir, "job")
+	ok(t, "report", to, job, "--out", fromJob)
+	if text, err := os.ReadFile(filepath.Join(fromJob, "report.html")); err != nil || !strings.Contains(string(text), "loss over training steps") {
+		t.Errorf("the report of a job: %v", err)
+	}
+	moved := load(t, scores)
+	moved.Folder = "/no/such/folder"
+	if err := moved.Save(filepath.Join(dir, "moved.json")); err != nil {
+		t.Fatal(err)
+	}
+	code, _, notes := surmise(t, "", "report", filepath.Join(dir, "moved.json"), "--out", filepath.Join(dir, "moved"))
+	if code != exitOK || !strings.Contains(notes, "frames are left out") {
+		t.Errorf("videos that are gone: exit code %d\n%s", code, notes)
+	}
+	for want, args := range map[string][]string{
+		"nope.json":       {"report", "nope.json", "--out", out},
+		"--run: event":    {"report", scores, "--out", out, "--run", dir},
+		"--measure: aggr": {"report", scores, "--out", out, "--measure", "best"},
+		"has no scores":   {"report", to, trained, "--out", out},
+	} {
+		if code, _, shown := surmise(t, "", args...); code != exitUsage || !strings.Contains(shown, want) {
+			t.Errorf("surmise %s: exit code %d\n%s", strings.Join(args, " "), code, shown)
+		}
+	}
+
+	clips, err := filepath.Glob(filepath.Join(made.ClipsDir, "*"))
+	if err != nil || len(clips) < 3 {
+		t.Fatalf("clips %v, %v", clips, err)
+	}
+	one := ok(t, "rank", "--model", modelPath, "--context", clips[0], "--candidates", clips[1]+","+clips[2], "--twin")
+	if !strings.Contains(one, clips[1]) || !strings.Contains(one, "TWIN'S") || strings.Count(one, "\n") != 5 {
+		t.Errorf("rank prints\n%s", one)
+	}
+	list := filepath.Join(made.ClipsDir, "..", "sets.jsonl")
+	var lines strings.Builder
+	for _, c := range clips {
+		fmt.Fprintf(&lines, "{\"context\":%q,\"make\":\"speed\"}\n", filepath.Join("clips", filepath.Base(c)))
+	}
+	if err := os.WriteFile(list, []byte(lines.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if summary := ok(t, "rank", "--model", modelPath, "--list", list); !strings.Contains(summary, fmt.Sprintf("speed  %d ", len(clips))) {
+		t.Errorf("rank of a list prints\n%s", summary)
+	}
+	rankings := &surmisev1.Rankings{}
+	if err := protojson.Unmarshal([]byte(ok(t, "rank", "--json", "--model", modelPath, "--context", clips[0], "--make", "time-direction")), rankings); err != nil || len(rankings.Rankings[0].Futures) != 2 {
+		t.Errorf("rank --json: %v, %v", rankings, err)
+	}
+
+	// The same through the coordinator.
+	client, err := connect(strings.TrimPrefix(to, "--coordinator="))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	answer, err := surmisev1.NewPlausibilityServiceClient(client.conn).RankContinuations(t.Context(), &surmisev1.RankContinuationsRequest{
+		Spec: &surmisev1.RankSpec{Model: trained, Sets: []*surmisev1.RankSet{{Context: clips[0], Make: "time-direction"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, future := range answer.Rankings[0].Futures {
+		if here := rankings.Rankings[0].Futures[i]; future.Name != here.Name || future.Energy != here.Energy {
+			t.Errorf("place %d: %s at the worker, %s here", i+1, future, here)
+		}
+	}
+}
+
+func TestRankListsAreChecked(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for text, want := range map[string]string{
+		"":                                      "names no set",
+		"{}\n{\"context\":\"a\",\"maker\":1}\n": "line 2: json: unknown field",
+		"no\n":                                  "line 1: invalid character",
+		"{\"context\":\"" + strings.Repeat("a", 1<<19) + "\"}": "token too long",
+	} {
+		if _, err := readRankSets("-", strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40q: got %v, want an error with %q", text, err, want)
+		}
+	}
+	sets, err := readRankSets("-", strings.NewReader(`{"context":"a.avi","candidates":["/b.avi","c.avi"]}`+"\n\n"+`{"context":"s3://x/d.avi","make":"speed"}`))
+	if err != nil || len(sets) != 2 || sets[0].Candidates[0] != "/b.avi" || sets[1].Context != "s3://x/d.avi" {
+		t.Errorf("%v, %v", sets, err)
+	}
+}
