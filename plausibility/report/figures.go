@@ -292,7 +292,7 @@ func evaluationPlot(evaluations []Evaluation) (*plot.Plot, error) {
 	if err != nil {
 		return nil, err
 	}
-	band.Color, band.LineStyle.Width = color.NRGBA{R: 29, G: 78, B: 216, A: 40}, 0
+	band.Color, band.Width = color.NRGBA{R: 29, G: 78, B: 216, A: 40}, 0
 	p.Add(band)
 	if err := addLine(p, "", colourModel, x, y); err != nil {
 		return nil, err

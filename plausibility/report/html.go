@@ -1,7 +1,9 @@
 package report
 
 import (
+	"bytes"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"html/template"
@@ -139,8 +141,16 @@ func saveFile(path string, write func(io.Writer) error) error {
 // chance is not enough: the twin may be so too, by an artefact of the clips.
 func verdict(t *compare.Table, row *compare.Row) (text, tone string) {
 	first := row.Cells[0]
-	if len(row.Differences) == 1 && t.Columns[0] == compare.ModelSet {
+	if len(row.Differences) > 0 && t.Columns[0] == compare.ModelSet && row.Differences[0].Column == compare.TwinSet {
+		copied := ""
+		for _, d := range row.Differences[1:] {
+			if d.Column == compare.CopySet && d.Verdict != compare.Higher {
+				copied = "; but not shown to be above a copy of the last frame"
+			}
+		}
 		switch d := row.Differences[0]; {
+		case first.Verdict == compare.AboveChance && d.Verdict == compare.Higher && copied != "":
+			return "Above chance, and above its untrained twin" + copied, "open"
 		case first.Verdict == compare.AboveChance && d.Verdict == compare.Higher:
 			return "Above chance, and above its untrained twin", "good"
 		case d.Verdict == compare.Higher:
@@ -177,8 +187,9 @@ func facts(p *Page) []Fact {
 			if s.Model.SHA256 != "" {
 				out = append(out, Fact{Name: s.Name + ", weights SHA-256", Value: s.Model.SHA256})
 			}
-			if len(s.Model.Config) > 0 {
-				out = append(out, Fact{Name: s.Name + ", configuration", Value: string(s.Model.Config)})
+			var config bytes.Buffer
+			if s.Name == compare.ModelSet && json.Compact(&config, s.Model.Config) == nil { // the others share it
+				out = append(out, Fact{Name: s.Name + ", configuration", Value: config.String()})
 			}
 		}
 		sampling := "every frame"

@@ -413,3 +413,24 @@ func TestHeatMustFit(t *testing.T) {
 		t.Errorf("a map that is no image: %v", err)
 	}
 }
+
+// A model that does no better than copying the last frame is not called good.
+func TestVerdictNamesTheCopyOfTheLastFrame(t *testing.T) {
+	f := madeUp(100)
+	f.Sets = append(f.Sets, compare.Set{Name: compare.CopySet, Scores: f.Sets[0].Scores})
+	table, err := compare.Summarize(f, compare.Options{Resamples: 500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, tone := verdict(table, &table.Rows[len(table.Rows)-1])
+	if tone != "open" || text != "Above chance, and above its untrained twin; but not shown to be above a copy of the last frame" {
+		t.Errorf("%q, %q", text, tone)
+	}
+	f.Sets[2].Scores = f.Sets[1].Scores
+	if table, err = compare.Summarize(f, compare.Options{Resamples: 500}); err != nil {
+		t.Fatal(err)
+	}
+	if text, tone := verdict(table, &table.Rows[len(table.Rows)-1]); tone != "good" {
+		t.Errorf("%q, %q", text, tone)
+	}
+}
