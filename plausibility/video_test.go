@@ -19,7 +19,7 @@ import (
 // and a damaged file takes its group with it, by name.
 func TestScoreRealVideos(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "synth")
-	if _, err := synth.Generate(t.Context(), synth.Options{Dir: dir, Pairs: 16, Seed: 5, Properties: []string{"permanence", "colour"}}, nil); err != nil {
+	if _, err := synth.Generate(t.Context(), synth.Options{Dir: dir, Pairs: 16, Seed: 5, Difficulty: "easy", Properties: []string{"permanence", "colour"}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	videos, err := ReadPairs(filepath.Join(dir, "pairs.csv"), []string{dir})
