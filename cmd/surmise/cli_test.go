@@ -118,6 +118,8 @@ func TestBadInput(t *testing.T) {
 		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json", "--protocol", "grasp", "--frame-step", "3"}, 2, `Error: score.frame_step: is settled by score.protocol grasp and must be left empty\n`},
 		{[]string{"compare", "nope.json"}, 2, `Error: .*nope.json.*no such file or directory\n`},
 		{[]string{"compare", "scores.json"}, 2, `Error: .*scores.json.*score file of another version.*\n`},
+		{[]string{"compare", "scores.json", "scores.json", "--published"}, 2, `Error: --published: 2 score files, want one\n`},
+		{[]string{"compare", "scores.json", "--published", "--seed", "1"}, 2, `Error: if any flags in the group \[published seed\] are set none of the others can be; .*\nRun .*\n`},
 		{[]string{"compare", "scores.json", "--measure", "best"}, 2, `Error: --measure: aggregation: "best", want one of avg.*\n`},
 		{[]string{"inspect", "nope.mp4"}, 2, `Error: 1 of 1 names could not be inspected; the first: data "nope.mp4": no such file or folder: ".*"\n`},
 		{[]string{"synth", "--out", "made", "--size", "7"}, 2, `Error: .*7.*\n`},

@@ -17,7 +17,7 @@ import (
 func newCompareCommand() *cobra.Command {
 	var measure, plot string
 	var seed uint64
-	var asJSON, videos bool
+	var asJSON, videos, published bool
 	cmd := &cobra.Command{
 		Use:   "compare [NAME=]SCORES.json…",
 		Short: "Show what scores say, of one model or several",
@@ -30,6 +30,9 @@ figures are their means, and intervals resample them too. Without a NAME a model
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
 		},
 		RunE: func(cmd *cobra.Command, paths []string) error {
+			if published {
+				return writePublished(cmd.OutOrStdout(), paths, asJSON)
+			}
 			options := compare.Options{Seed: seed, Videos: videos}
 			if measure != "" {
 				var err error
@@ -63,9 +66,13 @@ figures are their means, and intervals resample them too. Without a NAME a model
 	flags.StringVar(&measure, "measure", "", "avg, max, filtered_avg, filtered_max, peak or peak_avg; of one context as in max@4 (default what suits the scores)")
 	flags.Uint64Var(&seed, "seed", 0, "seed of the bootstrap and of the halves of the groups")
 	flags.BoolVar(&videos, "videos", false, "list every video with its surprise and its percentile among possible ones")
+	flags.BoolVar(&published, "published", false, "print the metrics of the published evaluation of one file, quirks included, in place of the table")
 	flags.StringVar(&plot, "plot", "", "draw the table and typical pairs into this PNG file")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	cobra.CheckErr(cmd.MarkFlagFilename("plot", "png"))
+	for _, other := range []string{"measure", "seed", "videos", "plot"} {
+		cmd.MarkFlagsMutuallyExclusive("published", other)
+	}
 	return cmd
 }
 
@@ -97,10 +104,31 @@ func modelAndPath(argument string) (name, path string) {
 	return name, path
 }
 
-func writeTableJSON(w io.Writer, t *compare.Table) error {
+// writePublished prints the published metrics of one score file.
+func writePublished(w io.Writer, paths []string, asJSON bool) error {
+	if len(paths) != 1 {
+		return badInput(fmt.Errorf("--published: %d score files, want one", len(paths)))
+	}
+	f, err := compare.Load(paths[0])
+	if err != nil {
+		return badInput(err)
+	}
+	rows, err := compare.PublishedTable(f)
+	if err != nil {
+		return badInput(err)
+	}
+	if asJSON {
+		return writeIndented(w, rows)
+	}
+	return compare.WritePublished(w, rows)
+}
+
+func writeTableJSON(w io.Writer, t *compare.Table) error { return writeIndented(w, t) }
+
+func writeIndented(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	return enc.Encode(t)
+	return enc.Encode(v)
 }
 
 // mustExist refuses a flag that names a missing file before any work.

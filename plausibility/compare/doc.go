@@ -16,7 +16,8 @@
 //	halves.go     what is chosen or calibrated on one half of the groups, and measured on the other
 //	like.go       which files may be compared at all
 //	text.go       a table for the terminal, and in words
-//	metrics.go    single videos; single.go: their intervals; published.go: the published metrics, exactly
+//	metrics.go    single videos; single.go: their intervals; published.go: the published metrics, exactly;
+//	              published_table.go: those of a score file
 //
 // Letters used for shapes:
 //

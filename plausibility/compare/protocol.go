@@ -90,6 +90,14 @@ func (p Protocol) For(window, tubelet int, nextTubelet bool) (Spec, error) {
 	return s, nil
 }
 
+// protocolText is the protocol as in "grasp 1"; "" without one.
+func (s Spec) protocolText() string {
+	if s.Protocol == "" {
+		return ""
+	}
+	return fmt.Sprintf("%s %d", s.Protocol, s.ProtocolVersion)
+}
+
 // keepsProtocol checks that a spec which claims a protocol of this program has its settings.
 func (s Spec) keepsProtocol() error {
 	if s.Protocol == "" && s.ProtocolVersion != 0 || s.Protocol != "" && s.ProtocolVersion < 1 || len(s.Protocol) > 64 {

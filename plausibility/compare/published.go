@@ -10,13 +10,16 @@ import (
 // context length (jepa-intuitive-physics at 41fbfff, compute_metrics), with its
 // rounding. Percentages are 0 to 100, rounded to float32 as there.
 type PublishedMetrics struct {
-	RelativeAccuracyAvg, RelativeAccuracyMax float64 // %
-	AbsoluteAccuracyMax                      float64 // %
-	Threshold                                float64
-	BestAbsoluteAccuracyMax                  float64 // %, an oracle
-	BestThreshold                            float64
-	AUPRCAvg, AUPRCMax                       float64
-	AUROCAvg, AUROCMax                       float64
+	RelativeAccuracyAvg     float64 `json:"relative_accuracy_avg"` // %
+	RelativeAccuracyMax     float64 `json:"relative_accuracy_max"` // %
+	AbsoluteAccuracyMax     float64 `json:"absolute_accuracy_max"` // %
+	Threshold               float64 `json:"threshold"`
+	BestAbsoluteAccuracyMax float64 `json:"best_absolute_accuracy_max_oracle"` // %
+	BestThreshold           float64 `json:"best_threshold_oracle"`
+	AUPRCAvg                float64 `json:"auprc_avg"`
+	AUPRCMax                float64 `json:"auprc_max"`
+	AUROCAvg                float64 `json:"auroc_avg"`
+	AUROCMax                float64 `json:"auroc_max"`
 }
 
 // PublishedMatches pairs the videos of a quadruplet as the published evaluation does:

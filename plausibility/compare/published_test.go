@@ -205,3 +205,95 @@ func TestGoldenAggregations(t *testing.T) {
 	check(Aggregation{Name: "filtered_avg"}, mean)
 	check(Aggregation{Name: "filtered_max"}, largest)
 }
+
+// The recorded metrics, from score files that hold the recorded surprises: one property per
+// recording, videos of their own lengths where the recording has trailing zeros, listed in
+// another order than the recording has.
+func TestGoldenPublishedTable(t *testing.T) {
+	var want struct {
+		Contexts []int                                    `json:"context_lengths"`
+		Frames   int                                      `json:"frames_per_clip"`
+		Metrics  map[string]map[string]map[string]float64 `json:"metrics"`
+	}
+	golden.JSON(t, "vjepa_surprise.json", &want)
+	data := golden.Tensors(t, "vjepa_surprise.safetensors")
+	f := &File{Version: Version, Spec: Spec{Window: want.Frames, Stride: 2, FrameStep: 1, Contexts: want.Contexts}, Size: 32, Decoder: "none",
+		Sets: []Set{{Name: ModelSet}}}
+	for name := range want.Metrics {
+		losses, labels := data["metrics."+name+".losses"], data["metrics."+name+".labels"].I64 // [N,C,W], [N]
+		n, contexts, windows := losses.Shape[0], losses.Shape[1], losses.Shape[2]
+		var seen [2]int // pairs are matched by order within each class
+		for i := range n {
+			label := int(labels[i])
+			s := Scores{}
+			length := 0
+			for c := range contexts {
+				row := make([]float64, windows)
+				for w := range row {
+					if row[w] = float64(losses.F32[(i*contexts+c)*windows+w]); row[w] != 0 {
+						length = max(length, w+1)
+					}
+				}
+				s.Surprise = append(s.Surprise, row)
+			}
+			for c := range s.Surprise {
+				s.Surprise[c] = s.Surprise[c][:length]
+			}
+			s.Peak = s.Surprise
+			f.Videos = append(f.Videos, Video{Path: strconv.Itoa(i), Label: label, Group: name + strconv.Itoa(seen[label]), Property: name,
+				Frames: 1, WindowStart: make([]float64, length)})
+			seen[label]++
+			f.Sets[0].Scores = append(f.Sets[0].Scores, s)
+		}
+	}
+	rows, err := PublishedTable(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(rows) != len(want.Metrics)*(len(want.Contexts)+1) {
+		t.Fatalf("%d rows", len(rows))
+	}
+	for _, r := range rows {
+		context := "filtered"
+		if r.Context != context {
+			context = "ctx" + r.Context
+		}
+		w := want.Metrics[r.Property][context]
+		for key, got := range map[string]float64{
+			"Relative Accuracy (avg)": r.Metrics.RelativeAccuracyAvg, "Relative Accuracy (max)": r.Metrics.RelativeAccuracyMax,
+			"Absolute Accuracy (max)": r.Metrics.AbsoluteAccuracyMax, "Best Absolute Accuracy (max)": r.Metrics.BestAbsoluteAccuracyMax,
+			"AUROC (avg)": r.Metrics.AUROCAvg, "AUROC (max)": r.Metrics.AUROCMax, "AUPRC (avg)": r.Metrics.AUPRCAvg, "AUPRC (max)": r.Metrics.AUPRCMax,
+		} {
+			if r.Problem != "" || math.Abs(got-w[key]) > 1e-6 {
+				t.Errorf("%s, context %s: %s = %.9g, want %.9g (%s)", r.Property, r.Context, key, got, w[key], r.Problem)
+			}
+		}
+	}
+	var text strings.Builder
+	if err := WritePublished(&text, rows); err != nil || !strings.Contains(text.String(), "filtered") {
+		t.Errorf("%v\n%s", err, text.String())
+	}
+}
+
+func TestPublishedTableNamesWhatIsMissing(t *testing.T) {
+	rows, err := PublishedTable(madeUp(1, 3, 1, "p"))
+	if err != nil || len(rows) != 3 || !strings.Contains(rows[0].Problem, "6 possible videos") {
+		t.Errorf("%+v, %v: six pairs are too few for the threshold", rows, err)
+	}
+	f := madeUp(1, 6, 1, "p")
+	for i := range f.Videos {
+		f.Videos[i].Pair = ""
+	}
+	if rows, err := PublishedTable(f); err != nil || !strings.Contains(rows[0].Problem, "want one-to-one") {
+		t.Errorf("%+v, %v: pairs are not one-to-one", rows, err)
+	}
+	f.Spec.Contexts = nil
+	for s := range f.Sets {
+		for i := range f.Sets[s].Scores {
+			f.Sets[s].Scores[i].Surprise, f.Sets[s].Scores[i].Peak = f.Sets[s].Scores[i].Surprise[:1], f.Sets[s].Scores[i].Peak[:1]
+		}
+	}
+	if _, err := PublishedTable(f); err == nil || !strings.Contains(err.Error(), "no context lengths") {
+		t.Errorf("a model without contexts: %v", err)
+	}
+}

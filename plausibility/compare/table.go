@@ -39,6 +39,7 @@ func (o Options) withDefaults(s Spec) (Options, error) {
 // Table compares columns (a model and its twin, or several models) on the same
 // videos: a row per property, then pooled rows.
 type Table struct {
+	Protocol    string        `json:"protocol,omitempty"` // name and version, as in "grasp 1"; empty: settings of one's own
 	Aggregation Aggregation   `json:"aggregation"`
 	Confidence  float64       `json:"confidence"`
 	Resamples   int           `json:"resamples"`
@@ -338,7 +339,7 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 		}
 	}
 	t := &Table{Aggregation: o.Aggregation, Confidence: o.Confidence, Resamples: o.Resamples, Seed: o.Seed,
-		Calibrated: []Calibrated{}, Selections: []Selection{}, Skipped: f.Skipped, Warnings: []string{}}
+		Protocol: f.Spec.protocolText(), Calibrated: []Calibrated{}, Selections: []Selection{}, Skipped: f.Skipped, Warnings: []string{}}
 	labels := make([]int, len(f.Videos))
 	for i, v := range f.Videos {
 		labels[i] = v.Label

@@ -43,9 +43,13 @@ func (t *Table) WriteText(w io.Writer) error {
 		lines = append(lines, append(line, strings.Join(verdicts, ", ")))
 	}
 
+	protocol := ""
+	if t.Protocol != "" {
+		protocol = " Protocol: " + t.Protocol + "."
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50, and a tie\ncounts as wrong; ties: share of pairs whose two videos surprise alike. Statistic: %s.\n\n",
-		100*t.Confidence, t.Resamples, t.Aggregation)
+	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50, and a tie\ncounts as wrong; ties: share of pairs whose two videos surprise alike. Statistic: %s.%s\n\n",
+		100*t.Confidence, t.Resamples, t.Aggregation, protocol)
 	if t.Seeds != nil {
 		b.WriteString("×n: mean of n trainings, which the intervals resample too.\n\n")
 	}

@@ -99,7 +99,7 @@ func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 		return nil, err
 	}
 	m := &surmisev1.CompareScoresResponse{
-		Measure: t.Aggregation.String(), Columns: t.Columns, Warnings: t.Warnings, Text: text.String(),
+		Measure: t.Aggregation.String(), Columns: t.Columns, Warnings: t.Warnings, Text: text.String(), Protocol: t.Protocol,
 	}
 	for _, r := range t.Rows {
 		row := &surmisev1.ComparisonRow{Property: r.Name, Pooled: r.Pooled, Groups: int32(r.Groups), Pairs: int32(r.Pairs)}

@@ -238,7 +238,9 @@ type CompareScoresResponse struct {
 	// Several models: the pooled accuracy of their untrained twins.
 	Floors []*Floor `protobuf:"bytes,10,rep,name=floors,proto3" json:"floors,omitempty"`
 	// Every video, if asked for.
-	Videos        []*JudgedVideo `protobuf:"bytes,11,rep,name=videos,proto3" json:"videos,omitempty"`
+	Videos []*JudgedVideo `protobuf:"bytes,11,rep,name=videos,proto3" json:"videos,omitempty"`
+	// Name and version of the protocol that the scores were made with, as in "grasp 1"; empty: settings of the job's own.
+	Protocol      string `protobuf:"bytes,12,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -348,6 +350,13 @@ func (x *CompareScoresResponse) GetVideos() []*JudgedVideo {
 		return x.Videos
 	}
 	return nil
+}
+
+func (x *CompareScoresResponse) GetProtocol() string {
+	if x != nil {
+		return x.Protocol
+	}
+	return ""
 }
 
 // ComparisonRow is one property, or several pooled.
@@ -1607,7 +1616,7 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\ameasure\x18\x02 \x01(\tB#\xbaH r\x1e2\x1c^[a-z_]{0,32}(@[0-9]{1,6})?$R\ameasure\x12\x12\n" +
 	"\x04seed\x18\x03 \x01(\x04R\x04seed\x12)\n" +
 	"\x06labels\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\x01R\x06labels\x12\x16\n" +
-	"\x06videos\x18\x05 \x01(\bR\x06videos\"\xd8\x03\n" +
+	"\x06videos\x18\x05 \x01(\bR\x06videos\"\xf4\x03\n" +
 	"\x15CompareScoresResponse\x12\x18\n" +
 	"\ameasure\x18\x01 \x01(\tR\ameasure\x12\x18\n" +
 	"\acolumns\x18\x02 \x03(\tR\acolumns\x12-\n" +
@@ -1624,7 +1633,8 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"selections\x12)\n" +
 	"\x06floors\x18\n" +
 	" \x03(\v2\x11.surmise.v1.FloorR\x06floors\x12/\n" +
-	"\x06videos\x18\v \x03(\v2\x17.surmise.v1.JudgedVideoR\x06videos\"\xe7\x01\n" +
+	"\x06videos\x18\v \x03(\v2\x17.surmise.v1.JudgedVideoR\x06videos\x12\x1a\n" +
+	"\bprotocol\x18\f \x01(\tR\bprotocol\"\xe7\x01\n" +
 	"\rComparisonRow\x12\x1a\n" +
 	"\bproperty\x18\x01 \x01(\tR\bproperty\x12\x16\n" +
 	"\x06pooled\x18\x02 \x01(\bR\x06pooled\x12\x16\n" +
