@@ -44,12 +44,20 @@ func (d *Dataset) read(ctx context.Context, f *file, numbers []int, begin func()
 		for _, number := range numbers {
 			use(number, pix[number*size:(number+1)*size])
 		}
+		d.pool.stats.clipsFromMemory.Add(1)
 		return nil
 	}
 	if done, err := d.readShard(f, numbers, begin, use); done || err != nil {
+		if done {
+			d.pool.stats.clipsFromDisk.Add(1)
+		}
 		return err
 	}
-	return d.decode(ctx, f, numbers, begin, use)
+	if err := d.decode(ctx, f, numbers, begin, use); err != nil {
+		return err
+	}
+	d.pool.stats.clipsDecoded.Add(1)
+	return nil
 }
 
 // readShard reads frames from disk; done is false when they are not there.
