@@ -89,3 +89,35 @@ func BenchmarkAgainstFFmpeg(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkInspectShortFiles inspects files of 60 frames, and one file that holds as many frames as 50 of them. The
+// ratio of processor time, ours and the decoder's, is what opening, looking through packets and judging costs.
+func BenchmarkInspectShortFiles(b *testing.B) {
+	const files = 50
+	short := encode(b, "short.mp4", "-f", "lavfi", "-i", "testsrc2=size=340x256:rate=30:duration=2", "-c:v", "libx264", "-pix_fmt", "yuv420p")
+	list := write(b, filepath.Join(b.TempDir(), "list"), strings.Repeat("file '"+short+"'\n", files))
+	long := encode(b, "long.mp4", "-f", "concat", "-safe", "0", "-i", list, "-c", "copy")
+	p := NewPool(PoolOptions{Size: 1})
+	defer p.Close()
+	inspect := func(path string, frames int) time.Duration {
+		began := cpuTime(b, p)
+		if v := p.Inspect(b.Context(), path); !v.Usable || v.Frames != frames {
+			b.Fatal(v)
+		}
+		return cpuTime(b, p) - began
+	}
+	inspect(short, 60)
+	var one, many time.Duration
+	for b.Loop() {
+		one += inspect(long, files*60)
+		began := cpuTime(b, p)
+		for range files {
+			if v := p.Inspect(b.Context(), short); !v.Usable {
+				b.Fatal(v)
+			}
+		}
+		many += cpuTime(b, p) - began
+	}
+	b.ReportMetric(many.Seconds()/one.Seconds(), "x-long-file")
+	b.ReportMetric(float64(many.Milliseconds())/float64(b.N*files), "cpu-ms/file")
+}

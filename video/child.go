@@ -63,6 +63,7 @@ func serveDecoder() error {
 		answers:  os.NewFile(answersFD, "answers"),
 		memory:   memory,
 	}
+	decodeOnOneThread()
 	if err := forgetFiles(); err != nil {
 		return err
 	}
