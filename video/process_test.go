@@ -137,7 +137,7 @@ func alone(t *testing.T) *Pool {
 // FFmpeg would start as many threads per file as the machine has processors: see onethread.c.
 func TestDecodesOnOneThread(t *testing.T) {
 	const files = 20
-	path := pattern(t, "threads.mp4", 64, 48, 15, 20, "-c:v", "libx264")
+	path := pattern(t, "threads.mp4", 640, 480, 15, 12, "-c:v", "libx264", "-preset", "ultrafast") // several messages of frames
 	p, seen := alone(t), map[string]bool{}
 	for range files {
 		_, err := p.decode(t.Context(), Item{Path: path}, wire.Request{Step: 1}, func() {}, func(f frame) error {
