@@ -20,33 +20,29 @@ typedef float pixel __attribute__((vector_size(16)));
 
 #define INLINE static inline __attribute__((always_inline)) // into each processor's copy of its caller
 
-// columns sums count rows of n bytes, four at a time: line is written once and read seldom.
+// rows_of sums count rows of n bytes onto line, or into it. The compiler unrolls a count that it knows, and keeps the sum of
+// a run of bytes in registers.
+INLINE void rows_of(const uint8_t *src, long stride, int n, const float *weights, int count, float *restrict line, int onto) {
+	for (int i = 0; i < n; i++) {
+		float sum = weights[0] * (float)src[i];
+		for (int k = 1; k < count; k++)
+			sum += weights[k] * (float)src[k * stride + i];
+		line[i] = onto ? line[i] + sum : sum;
+	}
+}
+
 INLINE void columns(const uint8_t *src, long stride, int n, const float *weights, int count, float *restrict line) {
-	int k = count & 3;
-	const uint8_t *a = src, *b = a + stride, *c = b + stride;
+	int k = count > 6 ? (count - 1) % 4 + 1 : count;
 	switch (k) {
-	case 0:
-		memset(line, 0, sizeof *line * n);
-		break;
-	case 1:
-		for (int i = 0; i < n; i++)
-			line[i] = weights[0] * (float)a[i];
-		break;
-	case 2:
-		for (int i = 0; i < n; i++)
-			line[i] = weights[0] * (float)a[i] + weights[1] * (float)b[i];
-		break;
-	case 3:
-		for (int i = 0; i < n; i++)
-			line[i] = weights[0] * (float)a[i] + weights[1] * (float)b[i] + weights[2] * (float)c[i];
-		break;
+	case 1: rows_of(src, stride, n, weights, 1, line, 0); break;
+	case 2: rows_of(src, stride, n, weights, 2, line, 0); break;
+	case 3: rows_of(src, stride, n, weights, 3, line, 0); break;
+	case 4: rows_of(src, stride, n, weights, 4, line, 0); break;
+	case 5: rows_of(src, stride, n, weights, 5, line, 0); break;
+	case 6: rows_of(src, stride, n, weights, 6, line, 0); break;
 	}
-	for (; k < count; k += 4) {
-		const uint8_t *p = src + (long)k * stride, *q = p + stride, *r = q + stride, *s = r + stride;
-		float wp = weights[k], wq = weights[k + 1], wr = weights[k + 2], ws = weights[k + 3];
-		for (int i = 0; i < n; i++)
-			line[i] += (wp * (float)p[i] + wq * (float)q[i]) + (wr * (float)r[i] + ws * (float)s[i]);
-	}
+	for (; k < count; k += 4)
+		rows_of(src + (long)k * stride, stride, n, weights + k, 4, line, 1);
 }
 
 // across sums count pixels of a line. One float of the next pixel comes along and is not used.
@@ -63,18 +59,30 @@ INLINE pixel across(const float *line, const float *weights, int count) {
 
 // across4 does it for four pixels side by side, which do not wait for each other.
 INLINE void across4(const float *line, const int32_t *first, const float *weights, int count, pixel out[4]) {
-	pixel sum[4] = {{0}, {0}, {0}, {0}};
 	const float *from[4];
-	for (int j = 0; j < 4; j++)
+	for (int j = 0; j < 4; j++) {
 		from[j] = line + 3 * (long)first[j];
+		out[j] = (pixel){0, 0, 0, 0};
+	}
 	for (int k = 0; k < count; k++)
 		for (int j = 0; j < 4; j++) {
 			pixel p;
 			memcpy(&p, from[j] + 3 * k, sizeof p);
 			float w = weights[j * count + k];
-			sum[j] += p * (pixel){w, w, w, w};
+			out[j] += p * (pixel){w, w, w, w};
 		}
-	memcpy(out, sum, sizeof sum);
+}
+
+// across4of is across4 for the counts that reductions up to threefold have, unrolled.
+INLINE void across4of(const float *line, const int32_t *first, const float *weights, int count, pixel out[4]) {
+	switch (count) {
+	case 2: across4(line, first, weights, 2, out); break;
+	case 3: across4(line, first, weights, 3, out); break;
+	case 4: across4(line, first, weights, 4, out); break;
+	case 5: across4(line, first, weights, 5, out); break;
+	case 6: across4(line, first, weights, 6, out); break;
+	default: across4(line, first, weights, count, out);
+	}
 }
 
 static inline uint8_t rounded(float v) {
@@ -94,7 +102,7 @@ void surmise_resample_bytes(const uint8_t *src, long stride, int width, int rows
 		int x = 0;
 		for (; x + 4 <= cols; x += 4) {
 			pixel p[4];
-			across4(line, col_first + x, col_weights + (long)x * col_taps, col_taps, p);
+			across4of(line, col_first + x, col_weights + (long)x * col_taps, col_taps, p);
 			for (int j = 0; j < 4; j++, dst += 3) {
 				dst[first] = rounded(p[j][0]);
 				dst[1] = rounded(p[j][1]);
@@ -125,7 +133,7 @@ void surmise_resample_floats(const uint8_t *src, long stride, int width, int row
 		int x = 0;
 		for (; x + 4 <= cols; x += 4) {
 			pixel p[4];
-			across4(line, col_first + x, col_weights + (long)x * col_taps, col_taps, p);
+			across4of(line, col_first + x, col_weights + (long)x * col_taps, col_taps, p);
 			for (int j = 0; j < 4; j++)
 				p[j] = p[j] * by + to;
 			// Four pixels of three colours to three runs of four.
