@@ -72,9 +72,7 @@ func newSizeReader(names ...string) sizeReader {
 			return vp9Size
 		case "mpg1", "mpg2", "mp2v", "mpeg1", "mpeg2", "mx3p", "mx4p", "mx5p", "m2v1", "xdv2", "xdvc":
 			return mpegSize
-		case "mp4v", "fmp4", "xvid", "divx", "dx50", "3iv2", "mpeg4/iso/sp", "mpeg4/iso/asp", "mpeg4/iso/ap":
-			return mpeg4Size
-		case "mpeg": // four letters of either's name
+		case "mp4v", "fmp4", "xvid", "divx", "dx50", "3iv2", "mpeg4/iso/sp", "mpeg4/iso/asp", "mpeg4/iso/ap", "mpeg":
 			return anyMPEGSize
 		case "h263", "s263", "u263":
 			return h263Size

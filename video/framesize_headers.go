@@ -143,7 +143,8 @@ func mpeg4Size(p []byte) (width, height int, ok bool) {
 	return width, height, !b.ended && width > 0 && height > 0
 }
 
-// anyMPEGSize tells MPEG-4 by its pictures' start code, which MPEG-1 and MPEG-2 do not use.
+// anyMPEGSize reads what is called MPEG-4, which in an MP4 file may be MPEG-1 or MPEG-2. These use MPEG-4's header codes
+// for slices, and never its code of a picture.
 func anyMPEGSize(p []byte) (width, height int, ok bool) {
 	if bytes.Contains(p, []byte{0, 0, 1, 0xb6}) {
 		return mpeg4Size(p)

@@ -173,5 +173,6 @@ func rate(times []float64) (fps, duration float64) {
 		return 0, 0
 	}
 	intervals := float64(len(times) - 1)
-	return intervals / span, span * (intervals + 1) / intervals
+	const digits = 1e6 // of a unit: time stamps have fewer
+	return math.Round(intervals/span*digits) / digits, math.Round(span*(intervals+1)/intervals*digits) / digits
 }
