@@ -298,9 +298,9 @@ func (k *keeper) drop() {
 	k.pix, k.full = nil, true
 }
 
-// all returns the frames without spare capacity, or nil.
+// all returns the frames without spare capacity, or nil where there was no room, or nothing was decoded.
 func (k *keeper) all() []uint8 {
-	if k.full {
+	if k.full || len(k.pix) == 0 {
 		return nil
 	}
 	return append(make([]uint8, 0, len(k.pix)), k.pix...)
