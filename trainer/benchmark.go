@@ -61,6 +61,21 @@ func (n noise) Sample(_ context.Context, _ uint64, index int64, dst []float32) (
 // up. Clips come ready made, through the prefetch that training has. The roofline is
 // left to MeasureRoofline.
 func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, error) {
+	return benchmark(ctx, cfg, steps, nil)
+}
+
+// BenchmarkVideos does the same on clips cut from the videos of cfg.Data, as training cuts them. They are inspected
+// before the time is taken.
+func BenchmarkVideos(ctx context.Context, cfg Config, steps int, decoders *video.Pool) (BenchmarkResult, error) {
+	data, err := video.OpenDataset(ctx, decoders, cfg.Data, nil)
+	if err != nil {
+		return BenchmarkResult{}, fmt.Errorf("open the videos: %w", err)
+	}
+	return benchmark(ctx, cfg, steps, data)
+}
+
+// benchmark takes clips from data; nil: random ones.
+func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler) (BenchmarkResult, error) {
 	if steps < 1 {
 		return BenchmarkResult{}, fmt.Errorf("steps is %d, want at least 1", steps)
 	}
@@ -85,7 +100,10 @@ func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, err
 	machine := s.m.(*cpu.Machine)
 	r := BenchmarkResult{Precision: s.precision, Threads: cfg.Threads, Batch: cfg.Batch, Kernels: kernel.Features(), Steps: steps, MachineBytes: machine.Bytes()}
 
-	feed, err := video.NewFeed(ctx, newNoise(cfg.Seed, cfg.Model.ClipValues()), video.FeedOptions{Batch: cfg.Batch, Workers: cfg.Threads})
+	if data == nil {
+		data = newNoise(cfg.Seed, cfg.Model.ClipValues())
+	}
+	feed, err := video.NewFeed(ctx, data, video.FeedOptions{Batch: cfg.Batch, Workers: cfg.Threads})
 	if err != nil {
 		return r, err
 	}

@@ -63,6 +63,10 @@ func serveDecoder() error {
 		answers:  os.NewFile(answersFD, "answers"),
 		memory:   memory,
 	}
+	decodeOnOneThread()
+	if err := forgetFiles(); err != nil {
+		return err
+	}
 	if err := wire.WriteJSON(c.answers, wire.KindHello, wire.Hello{Decoder: Decoder()}); err != nil {
 		return err
 	}

@@ -150,6 +150,7 @@ func (d *Dataset) open(ctx context.Context, i int, item Item) error {
 		keep.drop()
 	}
 	d.verdicts[i] = v
+	d.pool.stats.judged(v.Kind)
 	return nil
 }
 
@@ -206,8 +207,12 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 		var bad *FileError
 		if errors.As(err, &bad) {
 			d.mu.Lock()
+			_, known := d.failures[bad.Path]
 			d.failures[bad.Path] = bad
 			d.mu.Unlock()
+			if !known {
+				d.pool.stats.judged(bad.Kind)
+			}
 		}
 		return info, fmt.Errorf("sample clip %d: %w", index, err)
 	}

@@ -32,7 +32,7 @@ type decoded struct {
 type scanned struct {
 	codec         string
 	height, width int     // pixels, after the rotation the file asks for
-	frames        int     // decoded, or passed over without conversion
+	frames        int     // decoded, or passed over without conversion; where the size changes, those before
 	end           float64 // seconds; when the last frame decoded ends
 	claimed       float64 // frames the header claims; never believed, only compared
 	claimedFPS    float64 // the rate it claims; likewise
@@ -90,8 +90,8 @@ func scan(r reading) (scanned, error) {
 		return s, fault(path, Unreadable, ": OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.name)
 	}
 	defer capture.Close()
-	if tag := printable(capture.CodecString()); tag != "" {
-		s.codec = tag
+	if tag := printable(capture.CodecString()); tag != "" && !strings.HasPrefix(strings.ToLower(c.codec), strings.ToLower(tag)) {
+		s.codec = tag // where a container has no tag, OpenCV gives the first letters of the codec's name
 	}
 	s.claimed, s.claimedFPS = capture.Get(gocv.VideoCaptureFrameCount), capture.Get(gocv.VideoCaptureFPS)
 	s.width, s.height = int(capture.Get(gocv.VideoCaptureFrameWidth)), int(capture.Get(gocv.VideoCaptureFrameHeight))
@@ -99,7 +99,7 @@ func scan(r reading) (scanned, error) {
 		return s, err
 	}
 	if !r.inspected {
-		if err := checkFrameSizes(path, source, s.codec, lim, r.alive); err != nil {
+		if s.frames, err = checkFrameSizes(path, source, newSizeReader(s.codec, c.codec), lim, r.alive); err != nil {
 			return s, err
 		}
 	}
@@ -142,7 +142,7 @@ func scan(r reading) (scanned, error) {
 			s.height, s.width, converted = height, width, true
 		}
 		if height != s.height || width != s.width {
-			return s, fault(path, SizeChanges, ": %dx%d until frame %d, then %dx%d", s.width, s.height, number, width, height)
+			return s, fault(path, SizeChanges, ": %dx%d for %d frames, then %dx%d", s.width, s.height, number, width, height)
 		}
 		if mat.Type() != gocv.MatTypeCV8UC3 {
 			// The FFmpeg backend brings gray, alpha and deeper samples to 8-bit BGR.

@@ -184,54 +184,6 @@ func soundWithCover(t *testing.T, name string, more ...string) string {
 	return encode(t, name, append(args, more...)...)
 }
 
-// OpenCV itself does not notice: see checkFrameSizes.
-func TestFrameSizeChanges(t *testing.T) {
-	for _, c := range []struct {
-		extension string
-		args      []string
-	}{
-		{"mp4", []string{"-c:v", "libx264", "-pix_fmt", "yuv420p"}},
-		{"mkv", []string{"-c:v", "libx264", "-profile:v", "high", "-pix_fmt", "yuv420p"}},
-		{"webm", []string{"-c:v", "libvpx"}},
-		{"mkv", []string{"-c:v", "libvpx-vp9"}},
-		{"mpg", []string{"-c:v", "mpeg2video"}},
-	} {
-		large := pattern(t, "large."+c.extension, 162, 120, 15, 12, c.args...)
-		small := pattern(t, "small."+c.extension, 82, 60, 15, 12, c.args...)
-		for _, order := range []struct {
-			first, second, reason string
-		}{
-			{large, small, "frame size changes: 162x120 until packet 12, then 82x60"},
-			{small, large, "frame size changes: 82x60 until packet 12, then 162x120"},
-		} {
-			list := write(t, filepath.Join(t.TempDir(), "list"), fmt.Sprintf("file '%s'\nfile '%s'\n", order.first, order.second))
-			path := encode(t, "joined."+c.extension, "-f", "concat", "-safe", "0", "-i", list, "-c", "copy")
-			if v := decoders.Inspect(context.Background(), path); v.Usable || v.Reason != order.reason {
-				t.Errorf("%s %v: usable %v, reason %q, want %q", c.extension, c.args, v.Usable, v.Reason, order.reason)
-			}
-		}
-		same := write(t, filepath.Join(t.TempDir(), "list"), fmt.Sprintf("file '%s'\nfile '%s'\n", large, large))
-		path := encode(t, "same."+c.extension, "-f", "concat", "-safe", "0", "-i", same, "-c", "copy")
-		if v := decoders.Inspect(context.Background(), path); !v.Usable || v.Frames != 24 {
-			t.Errorf("%s %v, one size: %+v", c.extension, c.args, v)
-		}
-	}
-}
-
-func FuzzHeaderSizes(f *testing.F) {
-	f.Add([]byte("\x00\x00\x01\x67\x64\x00\x0a\xac\xd9\x44\x26\x84"))
-	f.Add([]byte("\x00\x00\x01\xb3\x14\x00\xf0"))
-	f.Add([]byte("\x10\x00\x00\x9d\x01\x2a\x40\x01\xf0\x00"))
-	f.Add([]byte("\x82\x49\x83\x42\x00\x13\xf0\x0e\xf0"))
-	f.Fuzz(func(t *testing.T, packet []byte) {
-		for _, codec := range []string{"h264", "vp8", "vp9", "mpeg"} {
-			if w, h, ok := sizeParser(codec)(packet); ok && (w < 0 || h < 0) {
-				t.Errorf("%s: %dx%d", codec, w, h)
-			}
-		}
-	})
-}
-
 func TestLimits(t *testing.T) {
 	path := pattern(t, "good.mp4", 64, 48, 15, 40, "-c:v", "libx264", "-g", "10")
 	for _, c := range []struct {

@@ -44,12 +44,20 @@ func (d *Dataset) read(ctx context.Context, f *file, numbers []int, begin func()
 		for _, number := range numbers {
 			use(number, pix[number*size:(number+1)*size])
 		}
+		d.pool.stats.clipsFromMemory.Add(1)
 		return nil
 	}
 	if done, err := d.readShard(f, numbers, begin, use); done || err != nil {
+		if done {
+			d.pool.stats.clipsFromDisk.Add(1)
+		}
 		return err
 	}
-	return d.decode(ctx, f, numbers, begin, use)
+	if err := d.decode(ctx, f, numbers, begin, use); err != nil {
+		return err
+	}
+	d.pool.stats.clipsDecoded.Add(1)
+	return nil
 }
 
 // readShard reads frames from disk; done is false when they are not there.
@@ -290,9 +298,9 @@ func (k *keeper) drop() {
 	k.pix, k.full = nil, true
 }
 
-// all returns the frames without spare capacity, or nil.
+// all returns the frames without spare capacity, or nil where there was no room, or nothing was decoded.
 func (k *keeper) all() []uint8 {
-	if k.full {
+	if k.full || len(k.pix) == 0 {
 		return nil
 	}
 	return append(make([]uint8, 0, len(k.pix)), k.pix...)

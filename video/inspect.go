@@ -24,7 +24,7 @@ type Verdict struct {
 	Height   int     `json:"height"`     // pixels, after rotation
 	FPS      float64 `json:"fps"`        // mean rate, from the frames' time stamps; 0 when they do not advance
 	Duration float64 `json:"duration_s"` // seconds, first frame to the end of the last
-	Frames   int     `json:"frames"`     // really decoded
+	Frames   int     `json:"frames"`     // really decoded; where the frame size changes, those before
 }
 
 func (v *Verdict) refuse(f *FileError) { v.Usable, v.Kind, v.Reason = false, f.Kind, f.Reason }
@@ -36,6 +36,7 @@ func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
 		v.Path = path
 		v.refuse(fault(path, NotInspected, ": %v", err))
 	}
+	p.stats.judged(v.Kind)
 	return v
 }
 
@@ -45,7 +46,9 @@ func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
 func (p *Pool) InspectAll(ctx context.Context, items []Item, progress func(done, total int)) ([]Verdict, error) {
 	verdicts := make([]Verdict, len(items))
 	err := forEach(ctx, p.Size(), len(items), progress, func(ctx context.Context, i int) (err error) {
-		verdicts[i], _, err = p.judge(ctx, items[i], 0, nil)
+		if verdicts[i], _, err = p.judge(ctx, items[i], 0, nil); err == nil {
+			p.stats.judged(verdicts[i].Kind)
+		}
 		return err
 	})
 	return verdicts, err
@@ -170,5 +173,6 @@ func rate(times []float64) (fps, duration float64) {
 		return 0, 0
 	}
 	intervals := float64(len(times) - 1)
-	return intervals / span, span * (intervals + 1) / intervals
+	const digits = 1e6 // of a unit: time stamps have fewer
+	return math.Round(intervals/span*digits) / digits, math.Round(span*(intervals+1)/intervals*digits) / digits
 }

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -76,20 +75,8 @@ type Pool struct {
 	closing bool       // guarded by mu
 	working sync.WaitGroup
 
-	stats struct{ started, crashed, timedOut, tooLarge, garbage atomic.Int64 }
+	stats *poolCounters
 }
-
-// PoolStats counts since the pool was made.
-type PoolStats struct {
-	Started  int64 `json:"started"`   // processes
-	Crashed  int64 `json:"crashed"`   // of them, those that ended by themselves
-	TimedOut int64 `json:"timed_out"` // that were ended for saying nothing, or taking too long
-	TooLarge int64 `json:"too_large"` // for the memory they took
-	Garbage  int64 `json:"garbage"`   // for saying what no decoder says
-}
-
-// Restarts is how many processes were lost.
-func (s PoolStats) Restarts() int64 { return s.Crashed + s.TimedOut + s.TooLarge + s.Garbage }
 
 // A DecoderError is a decoder process that could not be started: the machine's fault, and no file's.
 type DecoderError struct{ Err error }
@@ -109,7 +96,7 @@ type startAnswer struct {
 
 // NewPool makes a pool without processes. It must be closed.
 func NewPool(o PoolOptions) *Pool {
-	p := &Pool{o: o.withDefaults(), start: make(chan startOrder), quit: make(chan struct{})}
+	p := &Pool{o: o.withDefaults(), start: make(chan startOrder), quit: make(chan struct{}), stats: newPoolCounters()}
 	p.slots = make(chan struct{}, p.o.Size)
 	p.owner.Go(p.keep)
 	return p
@@ -126,14 +113,6 @@ func OwnPool(pool *Pool) (*Pool, func()) {
 
 // Size is how many files are decoded at a time.
 func (p *Pool) Size() int { return p.o.Size }
-
-// Stats returns what has been counted.
-func (p *Pool) Stats() PoolStats {
-	return PoolStats{
-		Started: p.stats.started.Load(), Crashed: p.stats.crashed.Load(), TimedOut: p.stats.timedOut.Load(),
-		TooLarge: p.stats.tooLarge.Load(), Garbage: p.stats.garbage.Load(),
-	}
-}
 
 // Close waits for requests at work, and ends the processes. It may be called twice.
 func (p *Pool) Close() {

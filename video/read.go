@@ -2,6 +2,7 @@ package video
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/surmise-ml/surmise/video/wire"
@@ -57,7 +58,7 @@ func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Cli
 			clip.Height, clip.Width = f.height, f.width
 		}
 		if f.height != clip.Height || f.width != clip.Width {
-			return fault(path, SizeChanges, ": %dx%d until frame %d, then %dx%d", clip.Width, clip.Height, f.number, f.width, f.height)
+			return fault(path, SizeChanges, ": %dx%d for %d frames, then %dx%d", clip.Width, clip.Height, f.number, f.width, f.height)
 		}
 		for range f.repeat {
 			if clip.Frames == o.MaxFrames {
@@ -74,8 +75,14 @@ func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Cli
 		return nil
 	})
 	if err != nil {
+		var bad *FileError
+		if errors.As(err, &bad) {
+			p.stats.judged(bad.Kind)
+		}
 		return nil, err
 	}
+	p.stats.judged("")
+	p.stats.clipsDecoded.Add(1)
 	clip.More = clip.More || done.More
 	return clip, nil
 }

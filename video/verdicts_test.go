@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -140,4 +141,24 @@ func FuzzParseTrack(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A video whose verdict is known, and whose frames there is room for neither on disk nor in memory, is decoded for
+// every clip.
+func TestKnownVideoWithoutRoomForItsFrames(t *testing.T) {
+	cache := t.TempDir()
+	spec := Spec{Data: []string{pattern(t, "good.mp4", 64, 48, 15, 20, "-c:v", "libx264")}, Size: 24, Frames: 4, CacheMiB: -1}
+	var want []float32
+	for opened := range 2 {
+		d := openWith(t, rememberingPool(t, cache, 1<<20), spec)
+		for range 2 {
+			_, got := sample(t, d, 0)
+			if want == nil {
+				want = got
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("opened before %d times: another clip", opened)
+			}
+		}
+	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/plausibility"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
@@ -40,6 +41,8 @@ type benchOptions struct {
 	threads        int
 	score          bool
 	json           bool
+	data           []string
+	cache          workercmd.CacheOptions
 }
 
 func newBenchCommand() *cobra.Command {
@@ -48,12 +51,16 @@ func newBenchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure the speed of training, or of scoring, on this machine",
 		Long: `Time training steps of a preset on random clips, and matrix products alone in the same run: what the machine could give.
+With --data, clips are cut from videos, inspected beforehand, so that waiting for them shows.
 With --score, time the scoring of windows of random frames, decoded beforehand, with a preset's model.
 Run it on a quiet machine.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("windows") && !o.score {
 				return badInput(errors.New("--windows goes with --score"))
+			}
+			if len(o.data) > 0 && o.score {
+				return badInput(errors.New("--data does not go with --score"))
 			}
 			return o.run(cmd.Context(), cmd.OutOrStdout())
 		},
@@ -65,6 +72,8 @@ Run it on a quiet machine.`,
 	flags.IntVar(&o.threads, "threads", 0, "CPU threads (default all)")
 	flags.BoolVar(&o.score, "score", false, "measure scoring in place of training")
 	flags.IntVar(&o.windows, "windows", worker.ScoreBatch, "with --score: windows of a pass")
+	flags.StringArrayVar(&o.data, "data", nil, "videos to cut clips from, as inspect takes them; repeat for more (default random clips)")
+	o.cache.Flags(flags)
 	flags.BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
@@ -101,7 +110,7 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 		}
 		return o.printScore(out, scoreBench{o.preset, result, peakRSS()})
 	}
-	result, err := trainer.Benchmark(ctx, cfg, o.steps)
+	result, err := o.train(ctx, cfg)
 	if err != nil {
 		return err
 	}
@@ -110,6 +119,19 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 		return err
 	}
 	return o.printTrain(out, trainBench{o.preset, result, peak})
+}
+
+func (o benchOptions) train(ctx context.Context, cfg trainer.Config) (trainer.BenchmarkResult, error) {
+	if len(o.data) == 0 {
+		return trainer.Benchmark(ctx, cfg, o.steps)
+	}
+	decoders, done, err := workercmd.OpenDecoders(o.cache)
+	if err != nil {
+		return trainer.BenchmarkResult{}, badInput(err)
+	}
+	defer done()
+	cfg.Data.Data = o.data
+	return trainer.BenchmarkVideos(ctx, cfg, o.steps, decoders)
 }
 
 func (o benchOptions) printTrain(out io.Writer, r trainBench) error {

@@ -218,6 +218,9 @@ func TestInspect(t *testing.T) {
 	if len(lines) != 3 || usable != 2 {
 		t.Errorf("%d lines, %d usable; want 3 and 2", len(lines), usable)
 	}
+	if code, _, shown := surmise(t, "", "inspect", made.ClipsDir); code != exitOK || shown != "3 videos, 2 usable, 1 unusable (1 unreadable)\n" {
+		t.Errorf("exit code %d, %q", code, shown)
+	}
 	if text := ok(t, "inspect", made.ClipsDir); strings.Count(text, "\n") != 4 || !strings.HasPrefix(text, "VERDICT") || !strings.Contains(text, "unusable  ") {
 		t.Errorf("inspect prints\n%s", text)
 	}

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -23,7 +26,8 @@ func newInspectCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect PATH…",
 		Short: "Say of every video whether it can be used",
-		Long: `Decode every video to its end and say whether it can be used, or why not. PATH is a file, a folder, a glob or a CSV index.
+		Long: `Decode every video to its end and say whether it can be used, or why not. PATH is a file, a folder, a glob, an index (CSV,
+TSV, JSON lines), a tar shard or a URI. Sizes, rates and counts are what was decoded, not what the header claims.
 Unusable videos are no failure of this command; a PATH that holds no video at all is.
 
 What is found is kept, so that training on the same files starts at once; a file that has changed is decoded again.`,
@@ -47,6 +51,9 @@ What is found is kept, so that training on the same files starts at once; a file
 			}
 			if len(faults) > 0 {
 				return badInput(fmt.Errorf("%d of %d names could not be inspected; the first: %w", len(faults), len(args), faults[0]))
+			}
+			if !asJSON {
+				fmt.Fprintln(cmd.ErrOrStderr(), summary(verdicts))
 			}
 			return nil
 		},
@@ -103,20 +110,47 @@ func writeVerdicts(w io.Writer, verdicts []video.Verdict) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "VERDICT\tFRAMES\tSIZE\tFRAMES/S\tSECONDS\tCODEC\tPATH\tREASON")
 	for _, v := range verdicts {
-		word, size := "usable", fmt.Sprintf("%d×%d", v.Width, v.Height)
+		word, size, rate, seconds := "usable", fmt.Sprintf("%d×%d", v.Width, v.Height), fmt.Sprintf("%.4g", v.FPS), fmt.Sprintf("%.4g", v.Duration)
 		if !v.Usable {
 			word = "unusable"
 		}
 		if v.Width == 0 {
 			size = "-"
 		}
+		if v.FPS == 0 { // fewer than two frames, or none in time
+			rate, seconds = "-", "-"
+		}
 		codec := v.Codec
 		if codec == "" {
 			codec = "-"
 		}
-		fmt.Fprintf(table, "%s\t%d\t%s\t%.4g\t%.4g\t%s\t%s\t%s\n", word, v.Frames, size, v.FPS, v.Duration, codec, onOneLine(v.Path), onOneLine(v.Reason))
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", word, v.Frames, size, rate, seconds, codec, onOneLine(v.Path), onOneLine(v.Reason))
 	}
 	return table.Flush()
+}
+
+// summary counts, such as "27 videos, 22 usable, 5 unusable (2 no frames, 2 truncated, 1 unreadable)".
+func summary(verdicts []video.Verdict) string {
+	usable, kinds := 0, map[video.Kind]int{}
+	for _, v := range verdicts {
+		if v.Usable {
+			usable++
+		} else {
+			kinds[v.Kind]++
+		}
+	}
+	text := fmt.Sprintf("%d videos, %d usable, %d unusable", len(verdicts), usable, len(verdicts)-usable)
+	if len(kinds) == 0 {
+		return text
+	}
+	names := slices.SortedFunc(maps.Keys(kinds), func(a, b video.Kind) int {
+		return cmp.Or(cmp.Compare(kinds[b], kinds[a]), cmp.Compare(a, b))
+	})
+	parts := make([]string, len(names))
+	for i, kind := range names {
+		parts[i] = fmt.Sprintf("%d %s", kinds[kind], kind)
+	}
+	return text + " (" + strings.Join(parts, ", ") + ")"
 }
 
 // onOneLine quotes a text that does not print as it is.

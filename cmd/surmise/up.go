@@ -36,6 +36,7 @@ either is started again. A second signal kills.`,
 	flags.StringVar(&o.dataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	flags.StringArrayVar(&o.dataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.DurationVar(&o.lease, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
+	workercmd.MetricsFlag(flags, &o.metricsAddr)
 	o.cache.Flags(flags)
 	return cmd
 }
@@ -46,6 +47,9 @@ type upOptions struct {
 	dataRoots []string
 	lease     time.Duration
 	cache     workercmd.CacheOptions
+
+	metricsAddr    string
+	metricsServing func(net.Addr) // nil: nobody wants to know
 }
 
 // up runs both until ctx ends or one of them fails. The coordinator outlives the worker, to hear what it hands back.
@@ -73,6 +77,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
 				Coordinator: local(a), DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
+				MetricsAddr: o.metricsAddr, MetricsServing: o.metricsServing,
 			})
 		case <-workerCtx.Done():
 			return nil

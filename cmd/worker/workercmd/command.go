@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -14,10 +15,12 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/worker"
+	"github.com/surmise-ml/surmise/worker/metrics"
 )
 
 // Options says whom a worker works for and what it may read.
@@ -27,9 +30,13 @@ type Options struct {
 	DataRoots   []string      // the only folders below which jobs may name files; empty: any
 	DataDir     string        // the worker's own files; required unless Name is set
 	Cache       CacheOptions  // what is kept of videos
+	MetricsAddr string        // host:port where Prometheus may read metrics; "": nowhere
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
 	Logger      *slog.Logger  // nil: slog.Default()
+
+	// MetricsServing is called with the address, before the worker attaches; nil: nobody wants to know.
+	MetricsServing func(net.Addr)
 }
 
 // Run works until ctx ends, then hands back what it holds.
@@ -58,6 +65,23 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer done()
+	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders}
+	if o.MetricsAddr != "" {
+		m, err := metrics.New(decoders)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = m.Close() }() // nothing is sent at its end
+		at, stop, err := serveMetrics(o.MetricsAddr, m, o.Logger)
+		if err != nil {
+			return err
+		}
+		defer stop()
+		if o.MetricsServing != nil {
+			o.MetricsServing(at)
+		}
+		runner = m.Watch(runner)
+	}
 	return worker.Run(ctx, worker.Config{
 		Coordinator: o.Coordinator,
 		Name:        o.Name,
@@ -65,7 +89,7 @@ func Run(ctx context.Context, o Options) error {
 		Precisions:  precisions(),
 		DataRoots:   roots,
 		Version:     o.Version,
-		Runner:      worker.Jobs{DataRoots: roots, Decoders: decoders},
+		Runner:      runner,
 		Grace:       o.Grace,
 		Logger:      o.Logger,
 	})
@@ -161,6 +185,12 @@ coordinator's artifact folder under the same paths.`,
 	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder, or beginning of a URI, below which jobs may name videos; repeat for more (default any)")
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
 	o.Cache.Flags(flags)
+	MetricsFlag(flags, &o.MetricsAddr)
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
+}
+
+// MetricsFlag adds --metrics-addr to a command that runs a worker.
+func MetricsFlag(flags *pflag.FlagSet, address *string) {
+	flags.StringVar(address, "metrics-addr", "", "address (host:port) where Prometheus may read metrics, under /metrics, without a password (default nowhere)")
 }
