@@ -6,9 +6,13 @@
 //	datasets.go  the folder of a benchmark -> the same; intphys.go, intphys2.go, grasp.go, inflevel.go
 //	windows.go   frames -> sliding windows; token errors -> surprise
 //	score.go     videos + model (+ its untrained twin) -> a score file
+//	places.go    token errors -> curves, maps, where surprise peaks and pairs part
+//	controls.go  possible videos against altered copies of themselves
+//	copylast.go  the predictor that any other must beat
+//	rank.go      candidate futures of a clip -> their order by energy
 //
 // What can be concluded from score files is package compare, which needs neither
-// videos nor models; pages and pictures are package report.
+// videos nor models; maps are package heat, pages and pictures package report.
 //
 // Letters: N windows in a batch, T frames of a window, S pixels (height and width).
 // The procedure is the published one (Garrido et al., arXiv:2502.11831): a window

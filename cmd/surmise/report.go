@@ -129,8 +129,6 @@ type reportOptions struct {
 	noFrames    bool
 	rankings    []report.Ranked
 	facts       []report.Fact
-	decoders    *video.Pool // nil: its own
-	noOverlays  bool
 	eventsFile  string // "" for events.jsonl beside the pairs, if it is there
 	controlFile string // "" for what lies beside the scores, if it is there
 }
@@ -295,12 +293,12 @@ func (o *reportOptions) addPairs(ctx context.Context, p *report.Page, notes io.W
 		return badInput(err)
 	}
 	var frames report.FrameSource
-	read := video.ReadOptions{Size: f.Size, FrameStep: f.Spec.FrameStep, FPS: f.Spec.FPS}
+	var read func(context.Context, string, video.ReadOptions) (*video.Clip, error)
 	if !o.noFrames {
-		decoders, done := video.OwnPool(o.decoders)
+		decoders, done := video.OwnPool(nil)
 		defer done()
-		o.decoders = decoders
-		frames = plausibility.Stills{Size: read.Size, FrameStep: read.FrameStep, FPS: read.FPS, Read: decoders.ReadFrames}
+		read = asScored(decoders, f)
+		frames = plausibility.Stills{Size: f.Size, Read: read}
 	}
 	if p.Pairs, err = report.TypicalPairs(ctx, f, p.Table.Aggregation, o.pairs, events, frames); err != nil && frames != nil && ctx.Err() == nil {
 		fmt.Fprintf(notes, "frames are left out: %v\n", err)
@@ -321,16 +319,25 @@ func (o *reportOptions) addPairs(ctx context.Context, p *report.Page, notes io.W
 	if err := report.AddHeat(p.Pairs, maps); err != nil {
 		return err
 	}
-	if o.noOverlays {
-		return nil
-	}
 	for i := range p.Pairs {
 		path := filepath.Join(o.out, fmt.Sprintf("overlay-%02d-%s%s", i+1, fileName(p.Pairs[i].Property), overlay.Extension))
-		if err := writeOverlay(ctx, path, f, &p.Pairs[i], maps, func(path string) (*video.Clip, error) { return o.decoders.ReadFrames(ctx, path, read) }); err != nil {
+		if err := writeOverlay(ctx, path, f, &p.Pairs[i], maps, read); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// asScored reads the videos of a score file as they were read for it.
+func asScored(decoders *video.Pool, f *compare.File) func(context.Context, string, video.ReadOptions) (*video.Clip, error) {
+	first := map[string]int{}
+	for i := range f.Videos {
+		first[f.Location(&f.Videos[i])] = f.Videos[i].First
+	}
+	return func(ctx context.Context, path string, _ video.ReadOptions) (*video.Clip, error) {
+		return decoders.ReadFrames(ctx, path, video.ReadOptions{Size: f.Size, FrameStep: f.Spec.FrameStep, FPS: f.Spec.FPS, MaxFrames: f.Spec.MaxFrames,
+			First: first[path], Whole: f.Spec.Crop == compare.CropWhole})
+	}
 }
 
 // fileName keeps of a property what every file system takes.
@@ -345,7 +352,7 @@ func fileName(property string) string {
 }
 
 // writeOverlay writes a pair's videos beside one another with their surprise over them, on one scale.
-func writeOverlay(ctx context.Context, path string, f *compare.File, p *report.Pair, maps *heat.Maps, read func(string) (*video.Clip, error)) error {
+func writeOverlay(ctx context.Context, path string, f *compare.File, p *report.Pair, maps *heat.Maps, read func(context.Context, string, video.ReadOptions) (*video.Clip, error)) error {
 	possible, ok := maps.Of(compare.ModelSet, p.Possible.Video)
 	impossible, both := maps.Of(compare.ModelSet, p.Impossible.Video)
 	if !ok || !both {
@@ -360,10 +367,7 @@ func writeOverlay(ctx context.Context, path string, f *compare.File, p *report.P
 		curve report.Curve
 		m     heat.Map
 	}{{"impossible", p.Impossible, impossible}, {"possible", p.Possible, possible}} {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		clip, err := read(f.Location(&f.Videos[one.curve.Video]))
+		clip, err := read(ctx, f.Location(&f.Videos[one.curve.Video]), video.ReadOptions{})
 		if err != nil {
 			return fmt.Errorf("overlay: %w", err)
 		}
