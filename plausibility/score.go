@@ -184,12 +184,12 @@ type decodedVideo struct {
 // readAll decodes the videos in order.
 func readAll(ctx context.Context, c *Config, groups [][]Video, out chan<- decodedVideo) error {
 	for _, g := range groups {
-		starts, err := starts(ctx, c, g)
+		begins, err := starts(ctx, c, g)
 		if err != nil {
 			return err
 		}
 		for i, v := range g {
-			d := starts[i]
+			d := begins[i]
 			if d.skip == "" {
 				if d, err = read(ctx, c, v.Path, d.first); err != nil {
 					return fmt.Errorf("reading %s: %w", v.Path, err)
