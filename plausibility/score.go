@@ -345,7 +345,7 @@ type scoredVideo struct {
 	video      compare.Video
 	scores     []compare.Scores // per set
 	thumbnails [][]uint8
-	frames     []uint64 // digest of each frame, where they were stored without loss; else nil
+	frames     []uint64            // digest of each frame, where they were stored without loss; else nil
 	times      []float64           // of its frames, seconds
 	maps       map[string]heat.Map // by set; nil unless they are kept
 	controls   []controlled        // per kind of control; none of impossible videos

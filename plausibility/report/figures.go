@@ -168,9 +168,12 @@ func accuracyFigure(t *compare.Table) (*figure, error) {
 		return nil, fmt.Errorf("drawing accuracies: %w", err)
 	}
 	f := &figure{width: figureWidth}
-	f.add(p, vg.Length(len(t.Rows))*0.34*vg.Inch+vg.Inch)
+	f.add(p, (vg.Length(len(t.Rows))+legendRows(t))*0.34*vg.Inch+vg.Inch)
 	return f, nil
 }
+
+// legendRows is the room below the rows for a line per column.
+func legendRows(t *compare.Table) vg.Length { return 0.45 * vg.Length(len(t.Columns)) }
 
 func accuracyPlot(t *compare.Table) (*plot.Plot, error) {
 	p := newPlot("Pairwise accuracy")
@@ -207,7 +210,7 @@ func accuracyPlot(t *compare.Table) (*plot.Plot, error) {
 	}
 	p.X.Tick.Marker = percentTicks{}
 	p.NominalY(names...)
-	p.Y.Min, p.Y.Max = -0.5, float64(n)-0.5
+	p.Y.Min, p.Y.Max = -0.5-float64(legendRows(t)), float64(n)-0.5
 	p.X.Min, p.X.Max = 0, 100
 	return p, nil
 }
