@@ -310,6 +310,12 @@ func checkNoOverlap(t *testing.T, name string, w world, tolerance float64) {
 // checkView checks by the corners of the target's box what an occluder covers.
 func checkView(t *testing.T, name string, occluded bool, g group, frames int) {
 	t.Helper()
+	if x, y := g.targets[0], g.targets[1]; x != nil && y != nil && !reflect.DeepEqual(x.Path, y.Path) {
+		before, after := countAround(frames, g.Event, func(f int) bool { return distance(x.at(f), y.at(f)) >= x.Radius })
+		if min(before, after) < frames/8 {
+			t.Errorf("%s: the ways of the targets differ for %d frames before and %d after the event", name, before, after)
+		}
+	}
 	for i, target := range g.targets {
 		if target == nil {
 			continue
