@@ -140,8 +140,10 @@ func (w world) shows(targets []object, event int, occluded, trajectory bool) boo
 			return false
 		}
 	}
-	if barrier, ok := w.find("barrier"); ok && !(w.looksOut(barrier, event-1) && w.looksOut(barrier, event)) {
-		return false
+	if barrier, ok := w.find("barrier"); ok {
+		if !w.looksOut(barrier, event-1) || !w.looksOut(barrier, event) {
+			return false
+		}
 	}
 	return w.fixturesShow(frames)
 }
