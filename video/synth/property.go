@@ -83,6 +83,7 @@ func (s *sampler) colourConstancy(w *world, _ int, _ bool) ([2]*object, bool) {
 // object changes shape.
 func (s *sampler) shapeConstancy(w *world, _ int, _ bool) ([2]*object, bool) {
 	o := s.object(shapes)
+	o.Radius *= 1.25 // upright shapes fill less of the circle around them
 	o.Upright, o.Friction = true, 0
 	begin := s.launch(*w, o, pick(s.rng, w.launchesOf(o)))
 	if !w.fits(begin) {
