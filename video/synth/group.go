@@ -23,9 +23,8 @@ type group struct {
 
 // Draws of scenes, and of occluders for each, before giving up.
 const (
-	maxScenes     = 20000
+	maxScenes     = 4000 // seen to take up to 60
 	occluderTries = 4
-	maxPlayDraws  = 1000
 	viewAround    = 3 // frames before and after a visible event in which the target is in full view
 	shareInView   = 8 // the target of an occluded event is in full view for a frames/shareInView before and after
 )
@@ -91,7 +90,7 @@ func (s *sampler) hide(w *world, targets []object, event int, occluded, trajecto
 			s.addOccluders(w)
 		case len(targets) == 2 && distance(targets[0].before(event), targets[1].before(event)) > 4*targets[0].Radius:
 			for i := range targets {
-				w.Occluders = append(w.Occluders, s.occluderOver(targets[i:i+1], event, s.coin()))
+				w.Occluders = append(w.Occluders, s.occluderOver(targets[i:i+1], event, i < s.minMoving || s.coin()))
 			}
 		default:
 			w.Occluders = append(w.Occluders, s.occluderOver(targets, event, s.minMoving > 0 || s.coin()))
@@ -140,8 +139,10 @@ func (w world) shows(targets []object, event int, occluded, trajectory bool) boo
 			return false
 		}
 	}
-	if barrier, ok := w.find("barrier"); ok && !(w.looksOut(barrier, event-1) && w.looksOut(barrier, event)) {
-		return false
+	if barrier, ok := w.find("barrier"); ok {
+		if !w.looksOut(barrier, event-1) || !w.looksOut(barrier, event) {
+			return false
+		}
 	}
 	return w.fixturesShow(frames)
 }

@@ -88,6 +88,9 @@ func checkGroup(t *testing.T, name string, g group, l level, frames int) {
 		checkTargets(t, name, kind, occluded, g, x[last], y[last])
 	}
 	checkView(t, name, occluded, g, frames)
+	if n := len(a.Occluders); !occluded && n > l.maxOccluders || occluded && n == 0 {
+		t.Errorf("%s: %d occluders", name, n)
+	}
 }
 
 func sameObject(a, b object) bool { return reflect.DeepEqual(a, b) }
@@ -222,15 +225,28 @@ func checkLevel(t *testing.T, name string, w world, l level, frames int, kind st
 		if len(o.Path) != frames {
 			t.Fatalf("%s: a path of %d frames", name, len(o.Path))
 		}
-		if least := l.minRadius * 0.75; o.Radius < least || o.Radius > l.maxRadius {
+		least, most := l.minRadius, l.maxRadius
+		switch {
+		case kind == "solidity":
+			least *= 0.75
+		case o.Upright:
+			most *= 1.25
+		}
+		if o.Radius < least || o.Radius > most {
 			t.Errorf("%s: radius %v", name, o.Radius)
 		}
 	}
 	if !slices.Contains(l.backgrounds, w.Background.Kind) {
 		t.Errorf("%s: background %s", name, w.Background.Kind)
 	}
-	if n := len(w.Occluders); n < l.minOccluders {
-		t.Errorf("%s: %d occluders, want at least %d", name, n, l.minOccluders)
+	moving := 0
+	for _, o := range w.Occluders {
+		if o.Velocity != (point{}) {
+			moving++
+		}
+	}
+	if n := len(w.Occluders); n < l.minOccluders || moving < l.minMoving {
+		t.Errorf("%s: %d occluders, %d of them moving, want at least %d and %d", name, n, moving, l.minOccluders, l.minMoving)
 	}
 	if w.Light.Noise != l.noise || (len(w.Light.Gains) == frames) != (l.flicker > 0) || (len(w.Camera.X) == frames && len(w.Camera.Y) == frames) != (l.shake > 0) {
 		t.Errorf("%s: light %+v and camera %+v are not those of the difficulty", name, w.Light, w.Camera)
@@ -310,6 +326,12 @@ func checkNoOverlap(t *testing.T, name string, w world, tolerance float64) {
 // checkView checks by the corners of the target's box what an occluder covers.
 func checkView(t *testing.T, name string, occluded bool, g group, frames int) {
 	t.Helper()
+	if x, y := g.targets[0], g.targets[1]; x != nil && y != nil && !reflect.DeepEqual(x.Path, y.Path) {
+		before, after := countAround(frames, g.Event, func(f int) bool { return distance(x.at(f), y.at(f)) >= x.Radius })
+		if min(before, after) < frames/8 {
+			t.Errorf("%s: the ways of the targets differ for %d frames before and %d after the event", name, before, after)
+		}
+	}
 	for i, target := range g.targets {
 		if target == nil {
 			continue

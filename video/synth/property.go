@@ -83,6 +83,7 @@ func (s *sampler) colourConstancy(w *world, _ int, _ bool) ([2]*object, bool) {
 // object changes shape.
 func (s *sampler) shapeConstancy(w *world, _ int, _ bool) ([2]*object, bool) {
 	o := s.object(shapes)
+	o.Radius *= 1.25 // upright shapes fill less of the circle around them
 	o.Upright, o.Friction = true, 0
 	begin := s.launch(*w, o, pick(s.rng, w.launchesOf(o)))
 	if !w.fits(begin) {
@@ -159,12 +160,16 @@ func (s *sampler) solidity(w *world, event int, _ bool) ([2]*object, bool) {
 		a, b = start{what, pose{x, y - half - reach, 0}}, start{what, pose{x, y + half + reach, 0}}
 		a.Velocity, b.Velocity = point{X: along, Y: speed}, point{X: along, Y: -speed}
 	}
+	// The target meets the barrier at the event, and in the air nothing else.
+	bounces := func(met meetings) bool {
+		return met[event-1] && (!inAir || !met.around(event, event-1))
+	}
 	first, metFirst, ok := w.runThrough(s.time, a, event)
-	if !ok || !metFirst[event-1] || inAir && metFirst.around(event, event-1) {
+	if !ok || !bounces(metFirst) {
 		return [2]*object{}, false
 	}
 	second, metSecond, ok := w.runThrough(s.time, b, event)
-	return [2]*object{&first, &second}, ok && metSecond[event-1] && !(inAir && metSecond.around(event, event-1))
+	return [2]*object{&first, &second}, ok && bounces(metSecond)
 }
 
 // gravity: in both worlds the target flies through the same place at the event,

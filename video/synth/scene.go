@@ -325,7 +325,7 @@ func (s *sampler) addOccluders(w *world) {
 // occluder is anywhere, upright or lying, dark or light, and large enough to
 // hide an object.
 func (s *sampler) occluder(moving bool) occluder {
-	o := occluder{HalfWidth: s.maxRadius + s.between(0.02, 0.08), Colour: s.occluderColour()}
+	o := occluder{HalfWidth: s.maxRadius + cover + s.between(0, 0.06), Colour: s.occluderColour()}
 	o.HalfHeight = o.HalfWidth + s.between(0, 0.12)
 	if s.coin() {
 		o.HalfWidth, o.HalfHeight = o.HalfHeight, o.HalfWidth
@@ -345,7 +345,7 @@ func (s *sampler) occluderOver(objects []object, event int, moving bool) occlude
 	low, high := point{X: 2, Y: 2}, point{X: -1, Y: -1}
 	for _, x := range objects {
 		for _, f := range []int{event - 1, event} {
-			p, r := x.at(f), x.Radius+clearance+0.005
+			p, r := x.at(f), x.Radius+cover+0.005
 			low = point{X: min(low.X, p.X-r), Y: min(low.Y, p.Y-r)}
 			high = point{X: max(high.X, p.X+r), Y: max(high.Y, p.Y+r)}
 		}

@@ -181,7 +181,7 @@ func TestEventsAreSeenAtTheTargetOnly(t *testing.T) {
 		for _, property := range Properties() {
 			kind, occluded := strings.CutSuffix(property, occludedSuffix)
 			atOnce := !occluded && !slices.Contains([]string{"gravity", "inertia", "support"}, kind)
-			for number := range 3 {
+			for number := range 4 {
 				name := fmt.Sprintf("%s %s %d", difficulty, property, number)
 				g, err := sampleGroup(stream("test", 9, number), levels[difficulty], property, frames)
 				if err != nil {

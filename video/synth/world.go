@@ -59,7 +59,8 @@ func (p pose) point() point { return point{X: p[0], Y: p[1]} }
 
 func (o object) at(frame int) point { return o.Path[frame].point() }
 
-// between is where the object is half a frame before the given one.
+// before is where the object is in the middle between two frames, the given one
+// and the one before it.
 func (o object) before(frame int) point {
 	return o.at(frame - 1).Add(o.at(frame)).Scale(0.5)
 }
@@ -130,11 +131,15 @@ func rewind(p, v, frame, low, high float64) (start, velocity float64) {
 // to touch: more than a pixel at 64 px, to leave room for antialiased edges.
 const clearance = 0.02
 
+// cover is how far, in frame widths, an occluder must reach beyond what it hides:
+// two pixels at 64 px, for the edges of both are smeared by one.
+const cover = 0.035
+
 // hides reports whether the occluder covers all of the object in a frame.
 func (o occluder) hides(x object, frame int) bool {
 	c, p := o.at(float64(frame)), x.at(frame)
-	return math.Abs(p.X-c.X)+x.Radius+clearance <= o.HalfWidth &&
-		math.Abs(p.Y-c.Y)+x.Radius+clearance <= o.HalfHeight
+	return math.Abs(p.X-c.X)+x.Radius+cover <= o.HalfWidth &&
+		math.Abs(p.Y-c.Y)+x.Radius+cover <= o.HalfHeight
 }
 
 // clears reports whether the occluder covers nothing of the object in a frame.
