@@ -195,8 +195,8 @@ const (
 	demoStride = 8 // frames between windows: half a window; every tubelet but the first is predicted in at least one
 )
 
-// One large object before a plain background, and what a model of this budget has been seen to find; the other
-// properties that synth makes ask for more training (docs/experiments.md).
+// One large object before a plain background, and the properties that this budget was chosen on. Wrong velocities
+// (gravity, inertia, support) are not found by a model of minutes (docs/experiments.md).
 const demoDifficulty = "easy"
 
 var demoProperties = []string{"permanence", "permanence_occluded", "continuity", "continuity_occluded",
