@@ -30,8 +30,9 @@ import (
 // removed, and its video decoded again. Those that nobody has used for a day make room for new ones; without room a
 // video is decoded each time it is needed.
 type Clips struct {
-	dir string
-	max int64 // bytes
+	dir       string
+	max       int64 // bytes
+	maxMapped int   // shards
 
 	mu     sync.Mutex
 	mapped map[string]*shard // guarded by mu; by name
@@ -65,7 +66,7 @@ const (
 
 // OpenClips opens the frames kept in a folder, and makes it if missing.
 func OpenClips(dir string, maxBytes int64) (*Clips, error) {
-	c := &Clips{dir: dir, max: maxBytes, mapped: map[string]*shard{}}
+	c := &Clips{dir: dir, max: maxBytes, maxMapped: maxMapped, mapped: map[string]*shard{}}
 	err := os.MkdirAll(dir, 0o755)
 	if err == nil {
 		err = c.locked(func(used int64) (int64, error) { return c.measure() })
@@ -333,7 +334,8 @@ func (c *Clips) take(name string) *shard {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.mapped[name]
-	if s == nil {
+	fresh := s == nil
+	if fresh {
 		var err error
 		if s, err = mapShard(c.path(name), name); err != nil {
 			if !errors.Is(err, fs.ErrNotExist) {
@@ -342,16 +344,18 @@ func (c *Clips) take(name string) *shard {
 			return nil
 		}
 		c.mapped[name] = s
-		c.unmapSome()
 	}
 	c.uses++
 	s.readers, s.used = s.readers+1, c.uses
+	if fresh { // it has a reader already, and so stays
+		c.unmapSome()
+	}
 	return s
 }
 
 // unmapSome keeps the number of mappings bounded. c.mu is held.
 func (c *Clips) unmapSome() {
-	for len(c.mapped) > maxMapped {
+	for len(c.mapped) > c.maxMapped {
 		var idle []*shard
 		for _, s := range c.mapped {
 			if s.readers == 0 {

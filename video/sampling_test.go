@@ -409,6 +409,54 @@ func TestClipsAreBounded(t *testing.T) {
 	}
 }
 
+// More shards than may be mapped at once can be read in turns, and one that is being read stays.
+func TestMappingsAreBounded(t *testing.T) {
+	c, err := OpenClips(t.TempDir(), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.maxMapped = 3
+	const shards = 8
+	name := func(i int) string { return fmt.Sprintf("shard-%d", i) }
+	for i := range shards {
+		w, err := c.begin(name(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.put(frame{height: 1, width: 1, pix: []uint8{uint8(i), 0, 0}})
+		if err := w.finish(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(s *shard, i int) {
+		t.Helper()
+		if s == nil {
+			t.Fatalf("shard %d is gone", i)
+		}
+		if err := s.read(0, func(pix []uint8) {
+			if int(pix[0]) != i {
+				t.Errorf("shard %d holds %d", i, pix[0])
+			}
+		}); err != nil {
+			t.Errorf("shard %d: %v", i, err)
+		}
+	}
+	kept := c.take(name(0))
+	for range 2 {
+		for i := range shards {
+			s := c.take(name(i))
+			look(s, i)
+			c.give(s, false)
+			look(kept, 0)
+		}
+	}
+	c.give(kept, false)
+	if n := len(c.mapped); n > 3 {
+		t.Errorf("%d shards are mapped, want at most 3", n)
+	}
+}
+
 func FuzzShardHeader(f *testing.F) {
 	f.Add([]byte(clipsMagic), int64(100))
 	f.Fuzz(func(t *testing.T, header []byte, size int64) {
