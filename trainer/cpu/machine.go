@@ -63,21 +63,22 @@ func (e *MemoryError) Error() string {
 
 // Machine runs one program. It is used from one goroutine at a time.
 type Machine struct {
-	plan    *plan
-	memory  *arena
-	ints    map[*G.Node][]int32   // inputs
-	floats  map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
-	panels  []float32             // weights laid out for products
-	packed  bool                  // panels are those of the weights
-	clip    []call                // what a clip goes through
-	adam    []adamStep
-	profile *profile
-	workers []*worker
-	wg      sync.WaitGroup
-	costs   []clipCost
-	clipsOf []int // clip -> index of the worker that takes it
-	active  int   // clips of the batch that are run
-	ran     bool  // there are results that Update has not applied
+	plan      *plan
+	memory    *arena
+	ints      map[*G.Node][]int32   // inputs
+	floats    map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
+	panels    []float32             // weights laid out for products
+	packed    bool                  // panels are those of the weights
+	clip      []call                // what a clip goes through
+	rotations []*rotation           // factors of rotary positions
+	adam      []adamStep
+	profile   *profile
+	workers   []*worker
+	wg        sync.WaitGroup
+	costs     []clipCost
+	clipsOf   []int // clip -> index of the worker that takes it
+	active    int   // clips of the batch that are run
+	ran       bool  // there are results that Update has not applied
 }
 
 // Compile plans a program and starts its threads; Close ends them. One that does not
