@@ -141,6 +141,9 @@ func (o *File) Digest() (Digest, error) {
 	return digest(h, o.Size), nil
 }
 
+// Bytes returns the memory of values, which it shares: numbers in this machine's byte order.
+func Bytes(values []float32) []byte { return bytesOf(values) }
+
 // FileDigest reads a file for its digest.
 func FileDigest(path string) (Digest, error) {
 	f, size, err := openRegular(path)

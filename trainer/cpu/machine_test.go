@@ -429,6 +429,65 @@ func TestLayoutsAreChecked(t *testing.T) {
 	}
 }
 
+// Weights that the caller keeps are read where they are, give the same result, and take no memory of the machine.
+func TestWeightsOfTheCaller(t *testing.T) {
+	e, err := model.NewEmbedding(smallModel(rotaryGated), 2, model.TargetPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	init := e.Config.Init(1)
+	outside := map[*G.Node][]float32{}
+	for name, n := range e.Params {
+		outside[n] = init[name]
+	}
+	var results [][]float32
+	var bytes []int
+	for _, weights := range []map[*G.Node][]float32{nil, outside} {
+		m, err := Compile(e.Program, Options{Threads: 2, Weights: weights})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		for name, n := range e.Params {
+			if weights == nil {
+				copy(m.Floats(n), init[name])
+			}
+		}
+		rng := rand.New(rand.NewPCG(1, 1))
+		for i := range m.Floats(e.Clip) {
+			m.Floats(e.Clip)[i] = float32(rng.NormFloat64())
+		}
+		e.Pack(m)
+		if err := m.Prepare(); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Run(); err != nil {
+			t.Fatal(err)
+		}
+		results, bytes = append(results, slices.Clone(m.Floats(e.Tokens))), append(bytes, m.Bytes())
+	}
+	if !slices.Equal(results[0], results[1]) {
+		t.Error("weights that the caller keeps give another result")
+	}
+	var values int
+	for _, w := range outside {
+		values += len(w)
+	}
+	if saved := bytes[0] - bytes[1]; saved < 4*values {
+		t.Errorf("weights of %d bytes outside save %d bytes", 4*values, saved)
+	}
+
+	tr := training(t, model.Masked, 2, 1)
+	n := tr.Params["encoder.norm.weight"]
+	if _, err := Compile(tr.Program, Options{Threads: 1, Weights: map[*G.Node][]float32{n: make([]float32, n.Shape().TotalSize())}}); err == nil || !strings.Contains(err.Error(), "encoder.norm.weight") {
+		t.Errorf("weights that are updated: got %v, want an error that names them", err)
+	}
+	n = e.Params["target_encoder.norm.weight"]
+	if _, err := Compile(e.Program, Options{Threads: 1, Weights: map[*G.Node][]float32{n: {1}}}); err == nil || !strings.Contains(err.Error(), "target_encoder.norm.weight") {
+		t.Errorf("too few weights: got %v, want an error that names them", err)
+	}
+}
+
 func TestImpossibleSettings(t *testing.T) {
 	tr := training(t, model.NextTubelet, 2, 1)
 	if _, err := Compile(tr.Program, Options{Threads: -1}); err == nil || !strings.Contains(err.Error(), "threads") {
