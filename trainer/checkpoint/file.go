@@ -9,7 +9,9 @@ import (
 	"maps"
 	"math"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"unsafe"
 )
@@ -202,13 +204,13 @@ type Source struct {
 }
 
 // WriteModel writes a model's file, one tensor in memory at a time: what LoadModel reads. config is a JSON object, of
-// which a field model says what the tensors are.
-func WriteModel(path string, tensors []Source, config []byte) (Digest, error) {
+// which a field model says what the tensors are; step is the number of optimiser steps behind them, 0 if it is not known.
+func WriteModel(path string, tensors []Source, config []byte, step int) (Digest, error) {
 	text, err := compactObject(config)
 	if err != nil {
 		return Digest{}, fmt.Errorf("write model %s: config: %w", path, err)
 	}
-	return WriteSources(path, tensors, map[string]string{configKey: string(text)})
+	return WriteSources(path, tensors, map[string]string{configKey: string(text), stepKey: strconv.Itoa(step)})
 }
 
 // WriteSources is WriteSafetensors with one tensor in memory at a time.
@@ -219,6 +221,14 @@ func WriteSources(path string, tensors []Source, metadata map[string]string) (Di
 // WriteFile writes a file that appears whole or not at all: under a temporary name in the same folder, synced, renamed.
 func WriteFile(path string, write func(io.Writer) error) (Digest, error) {
 	return writeDurably(path, write)
+}
+
+// Rename gives a finished file or folder its name, durably.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(to))
 }
 
 // Disagreement lists how the tensors of a file differ from those a model has.

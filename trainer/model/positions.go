@@ -12,22 +12,24 @@ import (
 // block of cosines with frequencies 10000^(-i/(block/2)). The kind says how wide the
 // blocks are. Source: facebookresearch/jepa, src/models/utils/pos_embs.py.
 func Positions(kind string, t, h, w, d int) []float32 {
+	out := make([]float32, 0, t*h*w*d)
+	for i := range t * h * w {
+		for _, x := range Position(kind, i/(h*w), i/w%h, i%w, d) {
+			out = append(out, float32(x))
+		}
+	}
+	return out
+}
+
+// Position is one row of a position table: the d channels of token (t, h, w).
+func Position(kind string, t, h, w, d int) []float64 {
 	time, space := d/2, d/4
 	if kind == SinCosUniform {
 		time = int(math.Ceil(float64(d)/6)) * 2
 		space = time // the three blocks may exceed D together: the surplus is cut
 	}
-	out := make([]float32, t*h*w*d)
 	row := make([]float64, 0, time+2*space)
-	for i := 0; i < t*h*w; i++ {
-		row = sinCos(row[:0], i/(h*w), time)
-		row = sinCos(row, i/w%h, space)
-		row = sinCos(row, i%w, space)
-		for j := 0; j < d; j++ {
-			out[i*d+j] = float32(row[j])
-		}
-	}
-	return out
+	return sinCos(sinCos(sinCos(row, t, time), h, space), w, space)[:d]
 }
 
 // sinCos appends the width channels of position pos: sines, then cosines.
@@ -105,7 +107,7 @@ func (c Config) Resize(frames, height, width int, weights map[string][]float32) 
 	if err := to.Validate(); err != nil {
 		return c, nil, fmt.Errorf("resize to %d frames of %d×%d px: %w", frames, height, width, err)
 	}
-	a, b := c.grid(), to.grid()
+	a, b := c.TokenGrid(), to.TokenGrid()
 	out := maps.Clone(weights)
 	for name, table := range weights {
 		if strings.HasSuffix(name, "pos_embed") && a != b {
@@ -115,7 +117,8 @@ func (c Config) Resize(frames, height, width int, weights map[string][]float32) 
 	return to, out, nil
 }
 
-func (c Config) grid() Grid {
+// TokenGrid is Grid as one value.
+func (c Config) TokenGrid() Grid {
 	t, h, w := c.Grid()
 	return Grid{t, h, w}
 }

@@ -94,3 +94,35 @@ func describe(v Value) string {
 
 // Describe says in a few words what a value is, for messages.
 func Describe(v Value) string { return describe(v) }
+
+// Tensors counts the tensors at and below a value, each once.
+func Tensors(v Value) int {
+	n := 0
+	seen := map[Value]bool{}
+	for next := []Value{v}; len(next) > 0; {
+		v := next[len(next)-1]
+		next = next[:len(next)-1]
+		switch v.(type) {
+		case *Tensor, *Dict, *List, *Tuple, *Set:
+			if seen[v] {
+				continue
+			}
+			seen[v] = true
+		}
+		switch v := v.(type) {
+		case *Tensor:
+			n++
+		case *Dict:
+			for _, item := range v.Items {
+				next = append(next, item.Key, item.Value)
+			}
+		case *List:
+			next = append(next, v.Items...)
+		case *Tuple:
+			next = append(next, v.Items...)
+		case *Set:
+			next = append(next, v.Items...)
+		}
+	}
+	return n
+}
