@@ -199,6 +199,9 @@ func (m *Model) compile(g *model.Graph, o cpu.Options) (*cpu.Machine, error) {
 			}
 		}
 	}
+	if m.file != nil {
+		o.Release = m.file.Release
+	}
 	machine, err := cpu.Compile(g.Program, o)
 	if err != nil {
 		return nil, err
@@ -214,9 +217,6 @@ func (m *Model) compile(g *model.Graph, o cpu.Options) (*cpu.Machine, error) {
 	}
 	if err != nil {
 		return nil, errors.Join(err, machine.Close())
-	}
-	if m.file != nil {
-		m.file.Release()
 	}
 	return machine, nil
 }

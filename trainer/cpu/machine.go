@@ -48,6 +48,9 @@ type Options struct {
 	// Weights are states whose memory the caller keeps, for example in a mapped file: they are read in place, never
 	// written, and not counted in Memory. A program that updates them is refused.
 	Weights map[*G.Node][]float32
+	// Release, if set, is called after each matrix of Weights has been laid out for products, from any thread: the memory
+	// that it was read from is hardly needed again.
+	Release func()
 }
 
 // MemoryError refuses a program before anything is allocated for it.
@@ -84,6 +87,7 @@ type Machine struct {
 	clip      []call                // what a clip goes through
 	rotations []*rotation           // factors of rotary positions
 	adam      []adamStep
+	release   func() // see Options
 	profile   *profile
 	workers   []*worker
 	wg        sync.WaitGroup
@@ -114,7 +118,7 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plan for the CPU: %w", err)
 	}
-	m := &Machine{plan: pl, active: p.Clips, ints: map[*G.Node][]int32{}, floats: map[*G.Node][]float32{}}
+	m := &Machine{plan: pl, active: p.Clips, release: o.Release, ints: map[*G.Node][]int32{}, floats: map[*G.Node][]float32{}}
 	if err := m.allocate(o); err != nil {
 		return nil, err
 	}

@@ -238,8 +238,15 @@ func (s *source) hf(c model.Config, files []*checkpoint.File) error {
 		s.add(prefix, name, tensor{param.Shape, func(dst []float32) error {
 			for _, p := range pieces {
 				full := p.theirPrefix + p.theirs
-				values, err := holder[full].Values(full)
-				if err != nil {
+				size := checkpoint.Info{Shape: p.theirShape}.Elements()
+				if p.count == size {
+					if err := holder[full].Read(full, dst[p.at:p.at+p.count]); err != nil {
+						return err
+					}
+					continue
+				}
+				values := make([]float32, size) // mask tokens: a few rows
+				if err := holder[full].Read(full, values); err != nil {
 					return err
 				}
 				copy(dst[p.at:p.at+p.count], values[p.theirAt:])
