@@ -25,7 +25,7 @@ func TestGoldenImportScoreEmbedExport(t *testing.T) {
 	t.Chdir(t.TempDir())
 	out := ok(t, "import", "--from", checkpointPath, "--out", "model.safetensors", "--heads", strconv.Itoa(c.Heads), "--pred-heads", strconv.Itoa(c.Pheads),
 		"--frames", strconv.Itoa(c.Frames), "--size", strconv.Itoa(c.Img))
-	for _, want := range []string{"vjepa2_ckpt.pt: vjepa", "in memory at a time", "note: positions are taken for rope", "wrote model.safetensors"} {
+	for _, want := range []string{"vjepa2_ckpt.pt: vjepa", "one tensor in memory at a time", "note: positions are taken for rope", "wrote model.safetensors"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("import printed %q, without %q", out, want)
 		}

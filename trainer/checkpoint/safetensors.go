@@ -164,16 +164,20 @@ func encode(w io.Writer, tensors []Source, metadata map[string]string) error {
 	if _, err := w.Write(header); err != nil {
 		return err
 	}
-	var room []float32 // of the largest tensor so far
+	largest := 0
+	for _, t := range tensors {
+		if t.Read != nil {
+			largest = max(largest, size(t.Shape))
+		}
+	}
+	room := make([]float32, largest)
 	for _, t := range tensors {
 		data := t.data
 		if t.Read != nil {
-			n := size(t.Shape)
-			room = slices.Grow(room[:0], n)[:n]
-			if err := t.Read(room); err != nil {
+			data = room[:size(t.Shape)]
+			if err := t.Read(data); err != nil {
 				return fmt.Errorf("values of tensor %q: %w", t.Name, err)
 			}
-			data = room
 		}
 		values := bytesOf(data)
 		if !littleEndian {

@@ -55,6 +55,7 @@ type Provenance struct {
 	Files    map[string]checkpoint.Digest `json:"files"`    // that were read, by name
 	Encoders string                       `json:"encoders"` // Both, or the one that stands for both
 	Notes    []string                     `json:"notes,omitempty"`
+	Config   json.RawMessage              `json:"config,omitempty"` // of a source of ours
 }
 
 // Import is a model of a source, before its numbers are read. It must be closed.
@@ -186,7 +187,7 @@ func readOurs(path string) (*source, error) {
 		return nil, errors.Join(fmt.Errorf("its config: %w", err), m.Close())
 	}
 	s := &source{config: config.Model, networks: map[string]network{}, step: m.Step, close: m.Close,
-		Provenance: Provenance{Format: Surmise, Files: map[string]checkpoint.Digest{filepath.Base(path): m.Digest}}}
+		Provenance: Provenance{Format: Surmise, Files: map[string]checkpoint.Digest{filepath.Base(path): m.Digest}, Config: m.Config}}
 	for _, t := range m.Tensors {
 		prefix, name, ok := splitNetwork(t.Name)
 		if !ok {

@@ -47,7 +47,7 @@ func peak() int64 {
 // An import has one tensor in memory at a time, whatever the size of the model and the layout it comes from.
 func TestMemoryOfAnImport(t *testing.T) {
 	c := small()
-	c.Dim, c.Heads, c.Depth, c.MLPRatio = 512, 8, 8, 4
+	c.Dim, c.Heads, c.Depth, c.MLPRatio = 384, 8, 6, 4
 	c.PredDim, c.PredHeads, c.PredMLPRatio = 48, 8, 0
 	from := saved(t, c)
 	for _, format := range []string{VJEPA, HF} {
@@ -74,7 +74,7 @@ func TestMemoryOfAnImport(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("%s: %d MiB for a model of %d MiB", format, taken>>20, info.Size()>>20)
-		if taken > info.Size()/2 {
+		if taken > info.Size()/2 { // a Go program by itself takes 15 MB
 			t.Errorf("%s: the import took %d bytes, the model has %d", format, taken, info.Size())
 		}
 	}
