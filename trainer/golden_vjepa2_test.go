@@ -80,8 +80,8 @@ func TestGoldenVJEPA2(t *testing.T) {
 						continue
 					}
 					compared++
-					// Both sides are float32: a share of the tensor's largest element, and of the rounding of sums near zero.
-					if d, allowed := furthest(m.Floats(n), ref.F32), 2e-6*largest(ref.F32)+2e-8; !(d <= allowed) {
+					// Both sides are float32; the second term is how far the reference is from its own float64 run (README).
+					if d, allowed := furthest(m.Floats(n), ref.F32), 2e-6*largest(ref.F32)+5e-8; !(d <= allowed) {
 						t.Errorf("%s: gradient differs by %.2g where the largest element is %.2g", name, d, largest(ref.F32))
 					}
 				}

@@ -204,6 +204,48 @@ func FuzzReadSafetensors(f *testing.F) {
 	})
 }
 
+// FuzzOpen: whatever the file, an error or tensors that can be read, mapped and not, with the same numbers.
+func FuzzOpen(f *testing.F) {
+	for _, c := range hostile {
+		f.Add(c.file)
+	}
+	f.Add(file(`{"i":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]},"z":{"dtype":"F64","shape":[1],"data_offsets":[2,10]}}`, 10))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "x.safetensors")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(path)
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		var total int64
+		for _, x := range f.Tensors {
+			total += int64(x.Elements()) * widths[x.DType]
+			values, err := f.Values(x.Name)
+			if floating := strings.Contains(x.DType, "F"); floating != (err == nil) {
+				t.Fatalf("%s of type %s: %v", x.Name, x.DType, err)
+			}
+			if err != nil {
+				continue
+			}
+			read := make([]float32, x.Elements())
+			if err := f.Read(x.Name, read); err != nil || len(values) != len(read) {
+				t.Fatalf("%s: %d values, %d read (%v)", x.Name, len(values), len(read), err)
+			}
+			for i := range read {
+				if math.Float32bits(read[i]) != math.Float32bits(values[i]) {
+					t.Fatalf("%s: value %d is %v read and %v mapped", x.Name, i, read[i], values[i])
+				}
+			}
+		}
+		if total > int64(len(data)) {
+			t.Fatalf("%d bytes of values out of a file of %d", total, len(data))
+		}
+	})
+}
+
 func encodeTensors(w io.Writer, tensors []Tensor, metadata map[string]string) error {
 	sources, err := sourcesOf(tensors)
 	if err != nil {

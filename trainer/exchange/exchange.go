@@ -78,9 +78,8 @@ type tensor struct {
 
 // source is what a layout's reader finds.
 type source struct {
-	config    *model.Config      // nil: to be inferred
-	networks  map[string]network // by prefix
-	resizable bool               // position tables are given at another size by resizing them
+	config   *model.Config      // nil: to be inferred
+	networks map[string]network // by prefix
 	Provenance
 	step  int
 	close func() error
@@ -261,8 +260,8 @@ func (s *source) compare(c model.Config) error {
 
 // resize gives the model clips of another size, if that is asked for.
 func (s *source) resize(c model.Config, o Options) (model.Config, error) {
-	frames, height, width := c.Frames, c.Size, c.Size
-	height, width = c.Frame()
+	frames := c.Frames
+	height, width := c.Frame()
 	if o.Frames != 0 {
 		frames = o.Frames
 	}

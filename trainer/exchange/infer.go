@@ -64,7 +64,7 @@ func (s *source) configure(o Options) (model.Config, error) {
 		return c, fmt.Errorf("predictor: %w", err)
 	}
 	c.PredDim = embed[0]
-	ratio := 0.0
+	var ratio float64
 	if c.PredDepth, c.PredMLP, ratio, err = predictor.blocks("predictor_blocks", c.PredDim); err != nil {
 		return c, fmt.Errorf("predictor: %w", err)
 	}

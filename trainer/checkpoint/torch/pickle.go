@@ -77,7 +77,7 @@ func (m *machine) run() (Value, error) {
 			if err == nil && len(m.stack)+len(m.marks) > 0 {
 				err = fmt.Errorf("%d values are left on the stack", len(m.stack))
 			}
-			if _, isMark := v.(global); err == nil && isMark {
+			if _, name := v.(global); err == nil && name {
 				err = fmt.Errorf("the value is the name %s", describe(v))
 			}
 			return v, err

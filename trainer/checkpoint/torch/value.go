@@ -68,9 +68,6 @@ func (d *Dict) set(key, value Value) {
 // global is a name of Python that the list of allowed ones has.
 type global struct{ name string }
 
-// mark is what the opcode MARK leaves on the stack.
-type mark struct{}
-
 // describe is a value in an error message.
 func describe(v Value) string {
 	switch v := v.(type) {
