@@ -3,7 +3,6 @@ package exchange
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -448,23 +447,22 @@ func FuzzHFConfig(f *testing.F) {
 	})
 }
 
-// FuzzVJEPA: a damaged checkpoint is an error, never a model of other tensors, and never a panic.
+// FuzzVJEPA: a checkpoint with two bytes changed and the end cut off is an error or a model with all its tensors, and never
+// a panic.
 func FuzzVJEPA(f *testing.F) {
 	root, _ := dictOf(small())
 	var b bytes.Buffer
 	if err := torch.Write(&b, root); err != nil {
 		f.Fatal(err)
 	}
-	f.Add(b.Bytes()[:8<<10], uint(0), byte(0))
 	whole := b.Bytes()
-	f.Add([]byte{}, uint(300), byte('}'))
-	f.Fuzz(func(t *testing.T, data []byte, at uint, to byte) {
-		if len(data) == 0 { // one changed byte of the whole file
-			data = slices.Clone(whole)
-			data[at%uint(len(data))] = to
-		}
+	f.Add(uint(300), byte('}'), uint(8000), byte(0), uint(0))
+	f.Add(uint(80), byte('J'), uint(len(whole)-30), byte(0xff), uint(9))
+	f.Fuzz(func(t *testing.T, first uint, a byte, second uint, b byte, cut uint) {
+		data := slices.Clone(whole)
+		data[first%uint(len(data))], data[second%uint(len(data))] = a, b
 		path := filepath.Join(t.TempDir(), "x.pt")
-		if err := os.WriteFile(path, data, 0o600); err != nil {
+		if err := os.WriteFile(path, data[:uint(len(data))-cut%uint(len(data))], 0o600); err != nil {
 			t.Fatal(err)
 		}
 		i, err := Open(path, Options{Heads: 2, PredHeads: 1, Frames: 4, Size: 32})
@@ -473,7 +471,7 @@ func FuzzVJEPA(f *testing.F) {
 		}
 		defer i.Close()
 		if len(i.tensors) != len(i.Config.Params()) {
-			t.Fatal(fmt.Sprint("a model of ", len(i.tensors), " tensors"))
+			t.Fatalf("a model of %d tensors, want %d", len(i.tensors), len(i.Config.Params()))
 		}
 	})
 }
