@@ -42,6 +42,11 @@ type Info struct {
 // Elements is how many numbers the tensor has.
 func (t Info) Elements() int { return size(t.Shape) }
 
+// Floating tells whether the numbers are floats, which can be read.
+func (t Info) Floating() bool { return floating(t.DType) }
+
+func floating(dtype string) bool { return dtype == "BF16" || strings.HasPrefix(dtype, "F") }
+
 // Open opens a safetensors file with numbers of any type, and maps it into memory where the system can. What it
 // allocates is bounded by the header, of 16 MiB at most.
 func Open(path string) (*File, error) {
@@ -109,7 +114,7 @@ func (o *File) Read(name string, dst []float32) error {
 		return fmt.Errorf("%s has no tensor %q", o.Path, clip(name))
 	}
 	width := int(widths[e.dtype])
-	if !strings.HasPrefix(e.dtype, "F") && e.dtype != "BF16" {
+	if !floating(e.dtype) {
 		return fmt.Errorf("%s: tensor %q holds numbers of type %s, want floating-point ones", o.Path, clip(name), e.dtype)
 	}
 	if n := (e.offsets[1] - e.offsets[0]) / int64(width); n != int64(len(dst)) {

@@ -2,8 +2,10 @@ package exchange
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -187,6 +189,61 @@ func TestShards(t *testing.T) {
 	writeIndex()
 	if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), all[len(all)/2-1].Name) {
 		t.Errorf("a tensor in two files: got %v", err)
+	}
+}
+
+// A folder of half precision is widened, exactly; integers in place of weights are refused by name.
+func TestHFTypes(t *testing.T) {
+	dir := export(t, saved(t, small()), HF)
+	path := filepath.Join(dir, hfWeights)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, _, err := checkpoint.ReadSafetensors(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := func(dtype string) []byte { // each float32 as its upper half
+		header := map[string]any{}
+		var values []byte
+		for _, x := range all {
+			begin := len(values)
+			for _, v := range x.Data {
+				values = binary.LittleEndian.AppendUint16(values, uint16(math.Float32bits(v)>>16))
+			}
+			header[x.Name] = map[string]any{"dtype": dtype, "shape": x.Shape, "data_offsets": []int{begin, len(values)}}
+		}
+		text, err := json.Marshal(header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return append(append(binary.LittleEndian.AppendUint64(nil, uint64(len(text))), text...), values...)
+	}
+	if err := os.WriteFile(path, half("BF16"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, _ := imported(t, dir, Options{})
+	w := weights(small())
+	for name, x := range byName(m) {
+		for i, v := range w[strings.Replace(name, model.TargetPrefix, model.EncoderPrefix, 1)] {
+			if want := math.Float32frombits(math.Float32bits(v) &^ 0xffff); x.Data[i] != want {
+				t.Fatalf("%s: number %d is %v, want %v", name, i, x.Data[i], want)
+			}
+		}
+	}
+	for want, file := range map[string][]byte{
+		"holds numbers of type I16": half("I16"),
+		"dtype \"F8_E4M3\"":         half("F8_E4M3"),
+		"outside the file":          raw[:len(raw)-1],
+		"header length":             append(binary.LittleEndian.AppendUint64(nil, 1<<40), raw[8:]...),
+	} {
+		if err := os.WriteFile(path, file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(dir, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
 	}
 }
 

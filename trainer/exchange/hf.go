@@ -214,6 +214,9 @@ func (s *source) hf(c model.Config, files []*checkpoint.File) error {
 			if holder[t.Name] != nil {
 				return fmt.Errorf("tensor %q is in two files", t.Name)
 			}
+			if !t.Floating() {
+				return fmt.Errorf("tensor %q holds numbers of type %s, want floating-point ones", t.Name, t.DType)
+			}
 			got[t.Name], holder[t.Name] = t.Shape, f
 		}
 		digest, err := f.Digest()
