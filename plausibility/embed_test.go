@@ -116,6 +116,8 @@ func asText(t *testing.T, v any) string {
 func TestEmbedRefuses(t *testing.T) {
 	m := smallModel(model.Masked)
 	broken := errors.New("the decoder cannot be started")
+	pixels := smallModel(model.Masked)
+	pixels.Config.Target = model.Pixels
 	wide := smallModel(model.Masked)
 	wide.Config.Height, wide.Config.Width = 16, 32
 	for want, c := range map[string]struct {
@@ -128,6 +130,7 @@ func TestEmbedRefuses(t *testing.T) {
 		"stride is -1":             {m, EmbedOptions{Stride: -1}, []string{"long.mp4"}},
 		"max_frames is 5":          {m, EmbedOptions{MaxFrames: 5}, []string{"long.mp4"}},
 		"network \"predictor.\"":   {m, EmbedOptions{Encoder: model.PredictorPrefix}, []string{"long.mp4"}},
+		"has no target encoder":    {pixels, EmbedOptions{}, []string{"long.mp4"}},
 		"16×32 px":                 {wide, EmbedOptions{}, []string{"long.mp4"}},
 		"the decoder cannot be st": {m, EmbedOptions{Read: func(context.Context, string, video.ReadOptions) (*video.Clip, error) { return nil, broken }}, []string{"long.mp4"}},
 		"longer than 512 bytes":    {m, EmbedOptions{}, []string{strings.Repeat("x", 513)}},

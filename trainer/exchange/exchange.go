@@ -220,6 +220,10 @@ func (s *source) add(prefix, name string, t tensor) {
 func (s *source) chooseEncoders(which string) error {
 	encoder, target := s.networks[model.EncoderPrefix], s.networks[model.TargetPrefix]
 	s.Encoders = which
+	if s.config != nil && s.config.Target == model.Pixels { // ours, which has no target encoder
+		s.Encoders = Encoder
+		return nil
+	}
 	switch {
 	case encoder == nil && target == nil:
 		return errors.New("it has neither an encoder nor a target encoder")

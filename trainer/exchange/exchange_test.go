@@ -85,6 +85,8 @@ func TestRoundTrips(t *testing.T) {
 	tabled.Positions, tabled.MaskToken, tabled.PredDim, tabled.PredHeads = model.SinCos, "", 16, 2
 	wide.Positions, wide.MaskToken, wide.PredDim, wide.PredHeads = model.SinCosUniform, "", 16, 2
 	wide.Height, wide.Width = 32, 64
+	pixels := small()
+	pixels.Target = model.Pixels
 	eps := small()
 	eps.NormEps, eps.PredMLPRatio = 1e-5, 0
 	for name, c := range map[string]struct {
@@ -97,6 +99,7 @@ func TestRoundTrips(t *testing.T) {
 		"wide":            {wide, VJEPA, Options{Heads: 2}},
 		"other eps":       {eps, HF, Options{}},
 		"nothing changed": {small(), Surmise, Options{}},
+		"pixels":          {pixels, Surmise, Options{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			from := saved(t, c.model)
@@ -465,6 +468,7 @@ func TestExportRefuses(t *testing.T) {
 		"model.height is 32":            {change(func(c *model.Config) { c.Height, c.Width = 32, 64 }), HF},
 		"model.norm_eps is 0.0001":      {change(func(c *model.Config) { c.NormEps = 1e-4 }), VJEPA},
 		"model.objective is next":       {model.Config{Dim: 24, PredDim: 24, Heads: 2}.WithDefaults(), VJEPA},
+		"model.target is pixels":        {change(func(c *model.Config) { c.Target = model.Pixels }), VJEPA},
 		"format is \"onnx\"":            {small(), "onnx"},
 	} {
 		if _, err := Export(saved(t, c.model), filepath.Join(dir, "out"), ExportOptions{Format: c.format}); err == nil || !strings.Contains(err.Error(), want) {

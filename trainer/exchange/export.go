@@ -60,6 +60,9 @@ func Export(from, out string, o ExportOptions) (notes []string, err error) {
 	if c.Objective != model.Masked {
 		return nil, fmt.Errorf("model.objective is %s: only %s models are V-JEPAs", c.Objective, model.Masked)
 	}
+	if c.Target != model.Representation {
+		return nil, fmt.Errorf("model.target is %s: a V-JEPA predicts representations", c.Target)
+	}
 	switch o.Format {
 	case VJEPA:
 		return exportVJEPA(out, c, tensors)

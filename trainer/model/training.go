@@ -148,6 +148,9 @@ func NewEmbedding(c Config, clips int, prefix string) (*Embedding, error) {
 	if prefix != EncoderPrefix && prefix != TargetPrefix {
 		return nil, fmt.Errorf("build embedding graph: network %q, want %q or %q", prefix, EncoderPrefix, TargetPrefix)
 	}
+	if prefix == TargetPrefix && c.Target == Pixels {
+		return nil, fmt.Errorf("build embedding graph: a model that predicts %s has no target encoder", Pixels)
+	}
 	b, patches, err := newBuilder(c, clips, 1, tensor.Float32, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("build embedding graph: %w", err)
