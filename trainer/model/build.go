@@ -172,7 +172,11 @@ func (b *builder) position(x, token *G.Node, space rows, table string) *G.Node {
 	if b.Config.Rotary() {
 		return x
 	}
-	return b.node(graph.Add(x, b.node(graph.Lookup(token, space.offsets, b.param(table)))))
+	rows := b.param(table)
+	if b.err != nil {
+		return x
+	}
+	return b.node(graph.Add(x, b.node(graph.Lookup(token, space.offsets, rows))))
 }
 
 // nextTubelet encodes each tubelet with attention inside it, adds time in the
