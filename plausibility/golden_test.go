@@ -3,11 +3,14 @@ package plausibility
 import (
 	"context"
 	"math"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/surmise-ml/surmise/internal/golden"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/exchange"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
 
@@ -21,7 +24,6 @@ func TestGoldenSurprise(t *testing.T) {
 		}
 		Stride   int
 		Contexts []int `json:"context_lengths"`
-		Starts   []int `json:"window_starts"`
 	}
 	golden.JSON(t, "vjepa_surprise.json", &manifest)
 	data := golden.Tensors(t, "vjepa_surprise.safetensors")
@@ -36,25 +38,65 @@ func TestGoldenSurprise(t *testing.T) {
 	for _, p := range m.Config.Params() {
 		m.weights = append(m.weights, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: weights[p.Name].F32})
 	}
-	spec := Spec{Window: g.Frames, Stride: manifest.Stride, Contexts: manifest.Contexts}
-	for _, batch := range []int{4, len(manifest.Starts)} {
+	checkSurprise(t, m, data["videos"], data["surprise"].F32, manifest.Contexts, manifest.Stride)
+}
+
+// A model imported from a published V-JEPA 2 checkpoint, opened as surmise score and score jobs open it, on the published
+// procedure (vjepa2_surprise).
+func TestGoldenSurpriseOfAnImport(t *testing.T) {
+	var shape struct {
+		Config struct{ Img, Frames, Heads, Pheads int }
+	}
+	golden.JSON(t, "vjepa2_forward.json", &shape)
+	var manifest struct {
+		Stride   int
+		Contexts []int `json:"context_lengths"`
+	}
+	golden.JSON(t, "vjepa2_surprise.json", &manifest)
+	want := golden.Tensors(t, "vjepa2_surprise.safetensors")
+	videos := golden.Tensors(t, "vjepa_surprise.safetensors")
+	i, err := exchange.Open(golden.Path(t, "vjepa2_ckpt.pt"), exchange.Options{Heads: shape.Config.Heads, PredHeads: shape.Config.Pheads,
+		Frames: shape.Config.Frames, Size: shape.Config.Img})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer i.Close()
+	path := filepath.Join(t.TempDir(), "model.safetensors")
+	if _, err := i.Write(path); err != nil {
+		t.Fatal(err)
+	}
+	m, err := OpenModel(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	if !strings.Contains(string(m.Record.Config), "vjepa2_ckpt.pt") {
+		t.Errorf("the record does not say where the model came from: %s", m.Record.Config)
+	}
+	checkSurprise(t, m, videos["videos"], want["surprise"].F32, manifest.Contexts, manifest.Stride)
+}
+
+// checkSurprise scores videos [V,3,frames,S,S] and wants surprise [V,contexts,windows].
+func checkSurprise(t *testing.T, m *Model, videos golden.Tensor, want []float32, contexts []int, stride int) {
+	t.Helper()
+	frames, window, plane := videos.Shape[2], m.Config.Frames, m.Config.Size*m.Config.Size
+	spec := Spec{Window: window, Stride: stride, Contexts: contexts}
+	starts := WindowStarts(frames, window, stride)
+	if len(want) != videos.Shape[0]*len(contexts)*len(starts) {
+		t.Fatalf("%d windows of %d videos with %d contexts, want %d values", len(starts), videos.Shape[0], len(contexts), len(want))
+	}
+	for _, batch := range []int{4, len(starts)} {
 		net, err := m.Network(spec, batch, cpu.Options{Threads: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer net.Close()
-		videos := data["videos"] // [video,3,frames,S,S]
-		frames, plane := videos.Shape[2], g.Img*g.Img
 		for v := range videos.Shape[0] {
-			starts := WindowStarts(frames, g.Frames, manifest.Stride)
-			if len(starts) != len(manifest.Starts) {
-				t.Fatalf("%d windows, want %d", len(starts), len(manifest.Starts))
-			}
 			var windows []float32
 			for _, from := range starts {
 				for c := range 3 {
 					at := ((v*3+c)*frames + from) * plane
-					windows = append(windows, videos.F32[at:at+g.Frames*plane]...)
+					windows = append(windows, videos.F32[at:at+window*plane]...)
 				}
 			}
 			got, err := net.Surprise(context.Background(), windows, len(starts))
@@ -68,9 +110,9 @@ func TestGoldenSurprise(t *testing.T) {
 					t.Fatal(err)
 				}
 				for c, s := range reduced {
-					want := float64(data["surprise"].F32[(v*len(manifest.Contexts)+c)*len(starts)+w])
+					want := float64(want[(v*len(contexts)+c)*len(starts)+w])
 					if math.Abs(s.surprise-want) > 1e-6 {
-						t.Errorf("video %d, context %d, window %d: surprise %.8f, want %.8f", v, manifest.Contexts[c], w, s.surprise, want)
+						t.Errorf("video %d, context %d, window %d: surprise %.8f, want %.8f", v, contexts[c], w, s.surprise, want)
 					}
 				}
 			}

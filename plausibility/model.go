@@ -6,7 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
+
+	G "gorgonia.org/gorgonia"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
@@ -19,16 +22,24 @@ type Model struct {
 	Config  model.Config
 	Record  compare.Model
 	weights []checkpoint.Tensor
+	file    *checkpoint.Model // that the weights lie in; nil: in memory
+	inPlace bool              // nobody changes the weights: networks read them where they lie
 }
 
-// OpenModel reads a checkpoint folder or a single .safetensors file (see
+// OpenModel opens a checkpoint folder or a single .safetensors file (see
 // checkpoint.LoadModel). A config that is no model's, and a tensor that is missing,
-// extra or of another shape, are errors that name the field or tensor.
-func OpenModel(path string) (*Model, error) {
+// extra or of another shape, are errors that name the field or tensor. The model must
+// be closed, after every network made from it: weights are read where they lie.
+func OpenModel(path string) (_ *Model, err error) {
 	c, err := checkpoint.LoadModel(path)
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.Close())
+		}
+	}()
 	var config struct {
 		Model *model.Config `json:"model"`
 		Seed  uint64        `json:"seed"`
@@ -39,7 +50,7 @@ func OpenModel(path string) (*Model, error) {
 	if config.Model == nil {
 		return nil, fmt.Errorf("model %s: its config has no field model", path)
 	}
-	m := &Model{Config: *config.Model, weights: c.Tensors, Record: compare.Model{
+	m := &Model{Config: *config.Model, weights: c.Tensors, file: c, inPlace: true, Record: compare.Model{
 		Name: filepath.Base(filepath.Clean(path)), SHA256: c.Digest.SHA256, Step: c.Step, Seed: config.Seed, Config: c.Config}}
 	if err := m.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("model %s: its config: %w", path, err)
@@ -48,6 +59,14 @@ func OpenModel(path string) (*Model, error) {
 		return nil, fmt.Errorf("model %s: %w", path, err)
 	}
 	return m, nil
+}
+
+// Close ends the use of the model.
+func (m *Model) Close() error {
+	if m.file == nil {
+		return nil
+	}
+	return m.file.Close()
 }
 
 // shapes lists a model's tensors by name and shape, without values: a file may claim to
@@ -62,7 +81,7 @@ func shapes(c model.Config) []checkpoint.Tensor {
 
 // Twin returns the same model with fresh weights: what the architecture alone scores.
 func (m *Model) Twin(seed uint64) *Model {
-	t := &Model{Config: m.Config, Record: compare.Model{Name: "untrained twin", Seed: seed, Config: m.Record.Config}}
+	t := &Model{Config: m.Config, inPlace: true, Record: compare.Model{Name: "untrained twin", Seed: seed, Config: m.Record.Config}}
 	init := m.Config.Init(seed)
 	for _, p := range m.Config.Params() {
 		t.weights = append(t.weights, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: init[p.Name]})
@@ -79,6 +98,7 @@ type Network struct {
 	batch     int
 	precision cpu.Precision // fp32 or bf16
 	copyLast  bool          // see CopyLast
+	inPlace   bool          // it has no weights of its own
 }
 
 // Network builds the model for batches of windows of a spec. It must be closed. The
@@ -98,6 +118,9 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Ne
 	case !next && len(spec.Contexts) == 0:
 		return nil, fmt.Errorf("spec.contexts: none, a %s model needs at least one", m.Config.Objective)
 	}
+	if height, width := m.Config.Frame(); height != width {
+		return nil, fmt.Errorf("the model takes frames of %d×%d px; only square ones can be scored", height, width)
+	}
 	groups := max(1, len(spec.Contexts))
 	scoring, err := model.NewScoring(m.Config, batch, groups)
 	if err != nil {
@@ -109,7 +132,7 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Ne
 	if o.Precision, err = cmp.Or(o.Precision, cpu.FP32).Resolve(); err != nil {
 		return nil, err
 	}
-	machine, err := cpu.Compile(scoring.Program, o)
+	machine, err := m.compile(scoring.Graph, o)
 	var tooLarge *cpu.MemoryError
 	if errors.As(err, &tooLarge) {
 		return nil, fmt.Errorf("the model is too large to score batches of %d windows: %w: lower threads, give fewer contexts, or score a smaller model", batch, err)
@@ -117,8 +140,8 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Ne
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch, precision: o.Precision, copyLast: copyLast}
-	if err := n.load(m); err != nil {
+	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch, precision: o.Precision, copyLast: copyLast, inPlace: m.inPlace}
+	if err := n.layOut(m); err != nil {
 		_ = machine.Close()
 		return nil, err
 	}
@@ -126,25 +149,80 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Ne
 }
 
 // NewModel is a model whose weights are in memory: tensors by name, as a checkpoint holds
-// them. It does not copy them.
+// them. It does not copy them; networks made of it do.
 func NewModel(config model.Config, record compare.Model, weights []checkpoint.Tensor) *Model {
 	return &Model{Config: config, Record: record, weights: weights}
 }
 
-// Reload gives the network the weights of another model of the same config.
+// Reload gives the network the weights of another model of the same config. A network of a
+// model that was opened, or of a twin, reads weights where they lie, and has no others.
 func (n *Network) Reload(m *Model) error {
-	var slots []checkpoint.Tensor
-	for _, p := range m.Config.Params() {
-		slots = append(slots, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: n.machine.Floats(n.scoring.Params[p.Name])})
+	if n.inPlace {
+		return errors.New("reload: the network reads its model's weights in place")
 	}
-	return checkpoint.Assign(slots, m.weights)
+	return load(n.machine, n.scoring.Graph, m)
 }
 
-// load copies the weights in and lays the windows' tokens out, the same for every batch.
-func (n *Network) load(m *Model) error {
-	if err := n.Reload(m); err != nil {
-		return err
+// load copies a model's weights into a machine.
+func load(machine *cpu.Machine, g *model.Graph, m *Model) error {
+	var slots []checkpoint.Tensor
+	for _, p := range m.Config.Params() {
+		if n := g.Params[p.Name]; n != nil {
+			slots = append(slots, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: machine.Floats(n)})
+		}
 	}
+	var weights []checkpoint.Tensor
+	for _, w := range m.weights {
+		if g.Params[w.Name] != nil {
+			weights = append(weights, w)
+		}
+	}
+	return checkpoint.Assign(slots, weights)
+}
+
+// largeMemory is what a machine may take without a word, bytes.
+const largeMemory = 1 << 30
+
+// compile puts a graph of the model on the CPU machine. Weights that nobody changes stay where they lie, for most in a
+// mapped file. What a large model takes beside them is said before it is used.
+func (m *Model) compile(g *model.Graph, o cpu.Options) (*cpu.Machine, error) {
+	if err := checkpoint.Match(shapes(m.Config), m.weights); err != nil {
+		return nil, err
+	}
+	var read int64 // bytes
+	if m.inPlace {
+		o.Weights = map[*G.Node][]float32{}
+		for _, w := range m.weights {
+			if n := g.Params[w.Name]; n != nil {
+				o.Weights[n] = w.Data
+				read += 4 * int64(len(w.Data))
+			}
+		}
+	}
+	if m.file != nil {
+		o.Release = m.file.Release
+	}
+	machine, err := cpu.Compile(g.Program, o)
+	if err != nil {
+		return nil, err
+	}
+	if needs := machine.Memory(); needs.Bytes()+read > largeMemory {
+		slog.Info("a large model", "model", m.Record.Name, "takes", needs.Needs(), "weights_read_in_place_bytes", read)
+	}
+	if !m.inPlace {
+		err = load(machine, g, m)
+	}
+	if err == nil {
+		err = machine.Prepare()
+	}
+	if err != nil {
+		return nil, errors.Join(err, machine.Close())
+	}
+	return machine, nil
+}
+
+// layOut lays the windows' tokens out, the same for every batch.
+func (n *Network) layOut(m *Model) error {
 	var context, pred [][]int32
 	for range n.batch {
 		for _, frames := range n.spec.Contexts {

@@ -247,7 +247,7 @@ func TestScoreMachine(t *testing.T) {
 		{&surmisev1.ScoreSpec{Threads: 1, Precision: "auto"}, cpu.Options{Threads: 1, Precision: auto}},
 		{&surmisev1.ScoreSpec{Precision: "fp32"}, cpu.Options{Threads: all, Precision: cpu.FP32}},
 	} {
-		if got, err := machineOptions(c.spec.GetThreads(), c.spec.GetPrecision()); err != nil || got != c.want {
+		if got, err := machineOptions(c.spec.GetThreads(), c.spec.GetPrecision()); err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%v: got %+v (%v), want %+v", c.spec, got, err, c.want)
 		}
 	}

@@ -32,6 +32,7 @@ func (j Jobs) Rank(ctx context.Context, spec *surmisev1.RankSpec, modelPath stri
 	if err != nil {
 		return nil, fmt.Errorf("rank.model: %w", err)
 	}
+	defer func() { _ = trained.Close() }() // of a file that was only read
 	m := trained.Config
 	windows := compare.DefaultSpec(m.Frames, m.Tubelet, m.Objective == model.NextTubelet)
 	windows.FrameStep, windows.FPS = int(spec.GetFrameStep()), spec.GetFps()

@@ -34,6 +34,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	if err != nil {
 		return nil, fmt.Errorf("score.model: %w", err)
 	}
+	defer func() { _ = trained.Close() }() // of a file that was only read
 	cfg, err := scoreConfig(spec, trained.Config, source.frameStep)
 	if err != nil {
 		return nil, err

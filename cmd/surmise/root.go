@@ -108,7 +108,8 @@ Results go to standard output, logs and progress to standard error.`,
 	}
 	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()))
 	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newCancelCommand())
-	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand())
+	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand(),
+		newImportCommand(), newExportCommand(), newEmbedCommand())
 	root.AddCommand(newVersionCommand())
 	return root
 }

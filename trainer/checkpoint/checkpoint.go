@@ -154,48 +154,104 @@ func Load(path string) (*Checkpoint, error) {
 
 // Model is the weights of a trained model, without what only training needs.
 type Model struct {
-	Tensors []Tensor
+	Tensors []Tensor        // in a file that is mapped into memory, where the system can: not to be changed
 	Config  json.RawMessage // of the run that made it, a JSON object
 	Step    int             // optimiser steps behind it
 	Digest  Digest          // of the weights' file
+	file    *File
 }
 
-// LoadModel reads a model. path is the folder of a checkpoint, or a single .safetensors file whose
-// metadata holds the config under "surmise.config" and may hold the step under "surmise.step".
-func LoadModel(path string) (*Model, error) {
+// Close ends the use of the model's tensors.
+func (m *Model) Close() error { return m.file.Close() }
+
+// Release lets the system take back the memory of tensors that were read; what is used again is read again.
+func (m *Model) Release() { m.file.Release() }
+
+// LoadModel opens a model. path is the folder of a checkpoint, or a single .safetensors file whose
+// metadata holds the config under "surmise.config" and may hold the step under "surmise.step". It must be closed.
+func LoadModel(path string) (_ *Model, err error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("load model: %w", err)
 	}
-	if info.IsDir() {
-		m, c, err := loadModel(path)
+	defer func() {
 		if err != nil {
-			return nil, fmt.Errorf("load model %s: %w", path, err)
+			err = fmt.Errorf("load model %s: %w", path, err)
 		}
-		return &Model{c.floats, m.Config, m.Step, m.Files[modelFile]}, nil
-	}
-	c, digest, err := readSafetensors(path)
-	if err != nil {
-		return nil, fmt.Errorf("load model: %w", err)
-	}
-	text, ok := c.metadata[configKey]
-	if !ok {
-		return nil, fmt.Errorf("load model %s: no %q in its metadata, so its shape is unknown; was it written by Surmise?", path, configKey)
-	}
-	config, err := compactObject([]byte(text))
-	if err != nil {
-		return nil, fmt.Errorf("load model %s: metadata %q: %w", path, configKey, err)
-	}
-	if err := onlyFloats(c); err != nil {
-		return nil, fmt.Errorf("load model %s: %w", path, err)
-	}
-	m := &Model{c.floats, config, 0, digest}
-	if text, ok := c.metadata[stepKey]; ok {
-		if m.Step, err = strconv.Atoi(text); err != nil || m.Step < 0 {
-			return nil, fmt.Errorf("load model %s: metadata %q is %q, want a number of steps", path, stepKey, clip(text))
+	}()
+	name := path
+	var manifest Manifest
+	if info.IsDir() {
+		if manifest, err = readManifest(path); err != nil {
+			return nil, err
 		}
+		name = filepath.Join(path, modelFile)
+	}
+	f, err := Open(name)
+	if err != nil {
+		return nil, err
+	}
+	m := &Model{file: f}
+	if info.IsDir() {
+		err = m.belongsTo(manifest)
+	} else {
+		err = m.standsAlone()
+	}
+	if err == nil {
+		err = m.tensors()
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	return m, nil
+}
+
+// belongsTo takes config and step from a checkpoint's manifest, and holds the file against it.
+func (m *Model) belongsTo(manifest Manifest) (err error) {
+	want, ok := manifest.Files[modelFile]
+	if !ok {
+		return fmt.Errorf("%s has no digest of %s", manifestFile, modelFile)
+	}
+	if m.Digest, err = m.file.Digest(); err != nil {
+		return err
+	}
+	if m.Digest != want {
+		return damaged(modelFile, m.Digest, want)
+	}
+	m.Config, m.Step = manifest.Config, manifest.Step
+	return sameRun(m.file.Metadata, manifest)
+}
+
+// standsAlone takes config and step from the file's own metadata.
+func (m *Model) standsAlone() (err error) {
+	text, ok := m.file.Metadata[configKey]
+	if !ok {
+		return fmt.Errorf("no %q in its metadata, so its shape is unknown; was it written by Surmise? (surmise import reads checkpoints of other programs)", configKey)
+	}
+	if m.Config, err = compactObject([]byte(text)); err != nil {
+		return fmt.Errorf("metadata %q: %w", configKey, err)
+	}
+	if text, ok := m.file.Metadata[stepKey]; ok {
+		if m.Step, err = strconv.Atoi(text); err != nil || m.Step < 0 {
+			return fmt.Errorf("metadata %q is %q, want a number of steps", stepKey, clip(text))
+		}
+	}
+	m.Digest, err = m.file.Digest()
+	return err
+}
+
+func (m *Model) tensors() error {
+	for _, t := range m.file.Tensors {
+		if t.DType != dtypeF32 {
+			return fmt.Errorf("tensor %q: numbers of type %s in a file of weights, want %s", clip(t.Name), t.DType, dtypeF32)
+		}
+		values, err := m.file.Values(t.Name)
+		if err != nil {
+			return err
+		}
+		m.Tensors = append(m.Tensors, Tensor{t.Name, t.Shape, values})
+	}
+	return nil
 }
 
 // Latest returns the folder of the newest whole checkpoint in dir. Damaged ones are passed over with a
@@ -383,13 +439,22 @@ func loadModel(path string) (Manifest, *contents, error) {
 	if err != nil {
 		return m, nil, err
 	}
-	if got, want := c.metadata[configKey], string(m.Config); got != want {
-		return m, nil, fmt.Errorf("%s was written with config %s, %s says %s", modelFile, clip(got), manifestFile, clip(want))
+	return m, c, sameRun(c.metadata, m)
+}
+
+// sameRun tells whether a weights' file repeats the config and step of its manifest.
+func sameRun(metadata map[string]string, m Manifest) error {
+	if got, want := metadata[configKey], string(m.Config); got != want {
+		return fmt.Errorf("%s was written with config %s, %s says %s", modelFile, clip(got), manifestFile, clip(want))
 	}
-	if got, want := c.metadata[stepKey], strconv.Itoa(m.Step); got != want {
-		return m, nil, fmt.Errorf("%s is of step %s, %s says %s", modelFile, clip(got), manifestFile, want)
+	if got, want := metadata[stepKey], strconv.Itoa(m.Step); got != want {
+		return fmt.Errorf("%s is of step %s, %s says %s", modelFile, clip(got), manifestFile, want)
 	}
-	return m, c, nil
+	return nil
+}
+
+func damaged(name string, got, want Digest) error {
+	return fmt.Errorf("%s is damaged: %d bytes with sha256 %s, the manifest says %d and %s", name, got.Bytes, got.SHA256, want.Bytes, clip(want.SHA256))
 }
 
 // readVerified reads one of a checkpoint's files and holds it against the manifest's digest.
@@ -403,7 +468,7 @@ func readVerified(path, name string, m Manifest) (*contents, error) {
 		return nil, err
 	}
 	if got != want {
-		return nil, fmt.Errorf("%s is damaged: %d bytes with sha256 %s, the manifest says %d and %s", name, got.Bytes, got.SHA256, want.Bytes, clip(want.SHA256))
+		return nil, damaged(name, got, want)
 	}
 	return c, onlyFloats(c)
 }

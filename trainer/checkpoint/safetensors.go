@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -64,7 +65,23 @@ type Digest struct {
 // whole or not at all: it is written under a temporary name in the same folder, synced and renamed.
 // Equal contents give equal bytes, whatever the order of tensors.
 func WriteSafetensors(path string, tensors []Tensor, metadata map[string]string) (Digest, error) {
-	return writeDurably(path, func(w io.Writer) error { return encode(w, tensors, metadata) })
+	sources, err := sourcesOf(tensors)
+	if err != nil {
+		return Digest{}, fmt.Errorf("write %s: %w", path, err)
+	}
+	return WriteSources(path, sources, metadata)
+}
+
+// sourcesOf are tensors that are in memory.
+func sourcesOf(tensors []Tensor) ([]Source, error) {
+	sources := make([]Source, len(tensors))
+	for i, t := range tensors {
+		if n := size(t.Shape); n != len(t.Data) {
+			return nil, fmt.Errorf("tensor %q: shape %v needs %d values, got %d", clip(t.Name), t.Shape, n, len(t.Data))
+		}
+		sources[i] = Source{Name: t.Name, Shape: t.Shape, data: t.Data}
+	}
+	return sources, nil
 }
 
 // ReadSafetensors returns the float32 tensors of the file at path, in file order, and its metadata.
@@ -134,9 +151,9 @@ type entry struct {
 }
 
 // encode writes tensors sorted by name.
-func encode(w io.Writer, tensors []Tensor, metadata map[string]string) error {
+func encode(w io.Writer, tensors []Source, metadata map[string]string) error {
 	tensors = slices.Clone(tensors)
-	slices.SortFunc(tensors, func(a, b Tensor) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(tensors, func(a, b Source) int { return strings.Compare(a.Name, b.Name) })
 	header, err := encodeHeader(tensors, metadata)
 	if err != nil {
 		return err
@@ -147,8 +164,22 @@ func encode(w io.Writer, tensors []Tensor, metadata map[string]string) error {
 	if _, err := w.Write(header); err != nil {
 		return err
 	}
+	largest := 0
 	for _, t := range tensors {
-		values := bytesOf(t.Data)
+		if t.Read != nil {
+			largest = max(largest, size(t.Shape))
+		}
+	}
+	room := make([]float32, largest)
+	for _, t := range tensors {
+		data := t.data
+		if t.Read != nil {
+			data = room[:size(t.Shape)]
+			if err := t.Read(data); err != nil {
+				return fmt.Errorf("values of tensor %q: %w", t.Name, err)
+			}
+		}
+		values := bytesOf(data)
 		if !littleEndian {
 			values = swapped(slices.Clone(values), int(unsafe.Sizeof(float32(0))))
 		}
@@ -159,7 +190,7 @@ func encode(w io.Writer, tensors []Tensor, metadata map[string]string) error {
 	return nil
 }
 
-func encodeHeader(tensors []Tensor, metadata map[string]string) ([]byte, error) {
+func encodeHeader(tensors []Source, metadata map[string]string) ([]byte, error) {
 	type field struct {
 		DType   string   `json:"dtype"`
 		Shape   []int    `json:"shape"`
@@ -190,9 +221,6 @@ func encodeHeader(tensors []Tensor, metadata map[string]string) ([]byte, error) 
 		if err != nil {
 			return nil, fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
-		if n != int64(len(t.Data)) {
-			return nil, fmt.Errorf("tensor %q: shape %v needs %d values, got %d", t.Name, t.Shape, n, len(t.Data))
-		}
 		end := begin + n*4
 		header[t.Name] = field{dtypeF32, append([]int{}, t.Shape...), [2]int64{begin, end}}
 		begin = end
@@ -212,34 +240,20 @@ func encodeHeader(tensors []Tensor, metadata map[string]string) ([]byte, error) 
 
 // decode reads a file of size bytes. What it allocates is bounded by size.
 func decode(r io.Reader, size int64) (*contents, error) {
-	var prefix [8]byte
-	if size < int64(len(prefix)) {
-		return nil, fmt.Errorf("%d bytes are too few to hold a header", size)
-	}
-	if _, err := io.ReadFull(r, prefix[:]); err != nil {
-		return nil, fmt.Errorf("header length: %w", err)
-	}
-	n := binary.LittleEndian.Uint64(prefix[:])
-	if n > maxHeaderBytes || n > uint64(size-int64(len(prefix))) {
-		return nil, fmt.Errorf("header length %d is over the limit of %d or beyond the file's %d bytes", n, maxHeaderBytes, size)
-	}
-	header := make([]byte, n)
-	if _, err := io.ReadFull(r, header); err != nil {
-		return nil, fmt.Errorf("header: %w", err)
+	header, err := readHeader(r, size)
+	if err != nil {
+		return nil, err
 	}
 	entries, metadata, err := parseHeader(header)
 	if err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}
-	if err := checkLayout(entries, size-int64(len(prefix))-int64(n)); err != nil {
+	if err := checkLayout(entries, size-8-int64(len(header)), map[string]int64{dtypeF32: 4, dtypeI64: 8}); err != nil {
 		return nil, err
 	}
 	c := &contents{metadata: metadata}
 	for _, e := range entries { // in file order, so the file is read once from front to back
-		shape := make([]int, len(e.shape))
-		for i, d := range e.shape {
-			shape[i] = int(d)
-		}
+		shape := ints(e.shape)
 		bytes := e.offsets[1] - e.offsets[0]
 		if e.dtype == dtypeF32 {
 			t := Tensor{e.name, shape, make([]float32, bytes/4)}
@@ -255,6 +269,26 @@ func decode(r io.Reader, size int64) (*contents, error) {
 		}
 	}
 	return c, nil
+}
+
+// readHeader reads a file of size bytes up to its values: a length of 8 bytes, and so many bytes, which it returns.
+func readHeader(r io.Reader, size int64) ([]byte, error) {
+	var prefix [8]byte
+	if size < int64(len(prefix)) {
+		return nil, fmt.Errorf("%d bytes are too few to hold a header", size)
+	}
+	if _, err := io.ReadFull(r, prefix[:]); err != nil {
+		return nil, fmt.Errorf("header length: %w", err)
+	}
+	n := binary.LittleEndian.Uint64(prefix[:])
+	if n > maxHeaderBytes || n > uint64(size-int64(len(prefix))) {
+		return nil, fmt.Errorf("header length %d is over the limit of %d or beyond the file's %d bytes", n, maxHeaderBytes, size)
+	}
+	header := make([]byte, n)
+	if _, err := io.ReadFull(r, header); err != nil {
+		return nil, fmt.Errorf("header: %w", err)
+	}
+	return header, nil
 }
 
 // parseHeader reads the JSON token by token: encoding/json alone would accept repeated and misspelt fields.
@@ -309,8 +343,9 @@ func parseHeader(header []byte) ([]entry, map[string]string, error) {
 }
 
 // checkLayout sorts entries into file order and holds them against a value section of size bytes:
-// every byte belongs to exactly one tensor, and every tensor has the bytes its shape needs.
-func checkLayout(entries []entry, size int64) error {
+// every byte belongs to exactly one tensor, and every tensor has the bytes its shape needs. widths are the bytes of a
+// number of each type that may be there.
+func checkLayout(entries []entry, size int64, widths map[string]int64) error {
 	slices.SortFunc(entries, func(a, b entry) int {
 		if c := slices.Compare(a.offsets, b.offsets); c != 0 {
 			return c
@@ -319,14 +354,9 @@ func checkLayout(entries []entry, size int64) error {
 	})
 	var end int64
 	for _, e := range entries {
-		var width int64
-		switch e.dtype {
-		case dtypeF32:
-			width = 4
-		case dtypeI64:
-			width = 8
-		default:
-			return fmt.Errorf("tensor %q: dtype %q is not supported, only %s and %s", e.name, clip(e.dtype), dtypeF32, dtypeI64)
+		width, known := widths[e.dtype]
+		if !known {
+			return fmt.Errorf("tensor %q: dtype %q is not supported, only %s", e.name, clip(e.dtype), strings.Join(slices.Sorted(maps.Keys(widths)), ", "))
 		}
 		n, err := elements(e.shape)
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -76,6 +77,82 @@ func TestReadRefusesHostileFiles(t *testing.T) {
 	}
 }
 
+// What is refused when it is read whole is refused when it is opened too; only more types are known.
+func TestOpenRefusesHostileFiles(t *testing.T) {
+	for name, c := range hostile {
+		path := filepath.Join(t.TempDir(), "x.safetensors")
+		if err := os.WriteFile(path, c.file, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(path)
+		if name == "other dtype" {
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			} else {
+				f.Close()
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: got error %v, want one with the path and %q", name, err, c.want)
+		}
+	}
+}
+
+// Every floating-point type, mapped and read; integers are refused by name.
+func TestOpenTypes(t *testing.T) {
+	header := `{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"BF16","shape":[2],"data_offsets":[8,12]},` +
+		`"c":{"dtype":"F16","shape":[2],"data_offsets":[12,16]},"d":{"dtype":"F64","shape":[1],"data_offsets":[16,24]},` +
+		`"e":{"dtype":"I32","shape":[1],"data_offsets":[24,28]},"f":{"dtype":"U8","shape":[3,1],"data_offsets":[28,31]}}`
+	values := []byte{0, 0, 0x80, 0x3f, 0, 0, 0, 0xc0, 0x80, 0x3f, 0, 0xc0, 0, 0x3c, 1, 0, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 1, 0, 0, 0, 1, 2, 3}
+	want := map[string][]float32{"a": {1, -2}, "b": {1, -2}, "c": {1, 1.0 / (1 << 24)}, "d": {1}}
+	for _, pad := range []string{"", " ", "   "} { // values at odd addresses too
+		path := filepath.Join(t.TempDir(), "x.safetensors")
+		file := append(binary.LittleEndian.AppendUint64(nil, uint64(len(header)+len(pad))), header+pad...)
+		if err := os.WriteFile(path, append(file, values...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range want {
+			got, err := f.Values(name)
+			read := make([]float32, len(want))
+			if err == nil {
+				err = f.Read(name, read)
+			}
+			if err != nil || !slices.Equal(got, want) || !slices.Equal(read, want) {
+				t.Errorf("%s: %v and %v (%v), want %v", name, got, read, err, want)
+			}
+		}
+		f.Release()
+		for _, name := range []string{"e", "f"} {
+			if _, err := f.Values(name); err == nil || !strings.Contains(err.Error(), name) {
+				t.Errorf("integers %s: %v, want an error that names the tensor", name, err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestCompare(t *testing.T) {
+	want := map[string][]int{"a": {1}, "b": {2, 3}}
+	if err := Compare(want, map[string][]int{"b": {2, 3}, "a": {1}}); err != nil {
+		t.Error(err)
+	}
+	got := map[string][]int{"b": {3, 2}}
+	for i := range 12 {
+		got[fmt.Sprintf("x%02d", i)] = nil
+	}
+	err := Compare(want, got)
+	if text := fmt.Sprint(err); text != "the tensors are not those of the model; 1 missing: a; 12 extra: x00, x01, x02, x03, x04, x05, x06, x07, x08, x09 and 2 more; 1 of another shape: b [3 2] instead of [2 3]" {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestReadRefusesWhatIsNoFile(t *testing.T) {
 	dir := t.TempDir()
 	for _, path := range []string{dir, filepath.Join(dir, "missing"), os.DevNull} {
@@ -90,7 +167,7 @@ func FuzzReadSafetensors(f *testing.F) {
 		f.Add(c.file)
 	}
 	var whole bytes.Buffer
-	if err := encode(&whole, []Tensor{{"b", []int{2, 3}, make([]float32, 6)}, {"a", nil, []float32{1}}}, map[string]string{"k": "v"}); err != nil {
+	if err := encodeTensors(&whole, []Tensor{{"b", []int{2, 3}, make([]float32, 6)}, {"a", nil, []float32{1}}}, map[string]string{"k": "v"}); err != nil {
 		f.Fatal(err)
 	}
 	f.Add(whole.Bytes())
@@ -114,7 +191,7 @@ func FuzzReadSafetensors(f *testing.F) {
 			return
 		}
 		var again bytes.Buffer
-		if err := encode(&again, c.floats, c.metadata); err != nil {
+		if err := encodeTensors(&again, c.floats, c.metadata); err != nil {
 			t.Fatalf("what was read cannot be written: %v", err)
 		}
 		back, err := decode(&again, int64(again.Len()))
@@ -125,6 +202,56 @@ func FuzzReadSafetensors(f *testing.F) {
 			t.Fatal("reading, writing and reading again changed the contents")
 		}
 	})
+}
+
+// FuzzOpen: whatever the file, an error or tensors that can be read, mapped and not, with the same numbers.
+func FuzzOpen(f *testing.F) {
+	for _, c := range hostile {
+		f.Add(c.file)
+	}
+	f.Add(file(`{"i":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]},"z":{"dtype":"F64","shape":[1],"data_offsets":[2,10]}}`, 10))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		path := filepath.Join(t.TempDir(), "x.safetensors")
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		f, err := Open(path)
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		var total int64
+		for _, x := range f.Tensors {
+			total += int64(x.Elements()) * widths[x.DType]
+			values, err := f.Values(x.Name)
+			if floating := strings.Contains(x.DType, "F"); floating != (err == nil) {
+				t.Fatalf("%s of type %s: %v", x.Name, x.DType, err)
+			}
+			if err != nil {
+				continue
+			}
+			read := make([]float32, x.Elements())
+			if err := f.Read(x.Name, read); err != nil || len(values) != len(read) {
+				t.Fatalf("%s: %d values, %d read (%v)", x.Name, len(values), len(read), err)
+			}
+			for i := range read {
+				if math.Float32bits(read[i]) != math.Float32bits(values[i]) {
+					t.Fatalf("%s: value %d is %v read and %v mapped", x.Name, i, read[i], values[i])
+				}
+			}
+		}
+		if total > int64(len(data)) {
+			t.Fatalf("%d bytes of values out of a file of %d", total, len(data))
+		}
+	})
+}
+
+func encodeTensors(w io.Writer, tensors []Tensor, metadata map[string]string) error {
+	sources, err := sourcesOf(tensors)
+	if err != nil {
+		return err
+	}
+	return encode(w, sources, metadata)
 }
 
 func sorted(tensors []Tensor) []Tensor {

@@ -289,6 +289,27 @@ func (m atStep) call(s step) (call, error) {
 			kernel.AttentionGrad(y.cells(w, b), qkv.cells(w, b), dy.cells(w, b), off.from(w, b), op.Heads, dy.width/op.Heads, op.Block, w.scratch)
 		}, nil
 
+	case *graph.RotateOp:
+		x, tokens := m.rows(in[0]), m.ints[in[1]]
+		headDim := y.width / 3 / op.Heads
+		t := m.rotationOf(op, headDim)
+		return func(w *worker, b int) {
+			first, r := y.span(b)
+			kernel.Rotate(y.cells(w, b), x.cells(w, b), tokens[first:first+r], t.c, t.s, op.Heads, headDim, graph.Rotated(headDim))
+		}, nil
+	case *graph.SwiGLUOp:
+		x, z := m.rows(in[0]), m.rows(in[1])
+		return func(w *worker, b int) {
+			_, r := y.span(b)
+			kernel.SwiGLU(y.cells(w, b), x.cells(w, b), z.cells(w, b), r*y.width)
+		}, nil
+	case *graph.SwiGLUGradOp:
+		x, z, dy := m.rows(in[0]), m.rows(in[1]), m.rows(in[2])
+		return func(w *worker, b int) {
+			_, r := y.span(b)
+			kernel.SwiGLUGrad(y.cells(w, b), x.cells(w, b), z.cells(w, b), dy.cells(w, b), op.Of, r*y.width)
+		}, nil
+
 	case *graph.GatherOp:
 		x, pairs := m.rows(in[0]), m.pairs(in[1], in[2], in[3])
 		return func(w *worker, b int) {
@@ -367,6 +388,32 @@ func (m atStep) call(s step) (call, error) {
 		}, nil
 	}
 	return nil, fmt.Errorf("operation %v has no kernel", n.Op())
+}
+
+// rotation is the factors that rotary positions multiply with, [tokens of the grid, rotated channels] each.
+type rotation struct {
+	graph.Rotation
+	headDim    int
+	transposed bool
+	c, s       []float32
+}
+
+// rotationOf computes a rotation's factors, once for all blocks that share them. A grid of 16×16×16 with heads of 64
+// features takes 2 MB.
+func (m *Machine) rotationOf(op *graph.RotateOp, headDim int) *rotation {
+	for _, r := range m.rotations {
+		if r.Rotation == op.Rotation && r.headDim == headDim && r.transposed == op.Transposed {
+			return r
+		}
+	}
+	r := &rotation{Rotation: op.Rotation, headDim: headDim, transposed: op.Transposed}
+	c, s := op.Tables(headDim)
+	r.c, r.s = make([]float32, len(c)), make([]float32, len(s))
+	for i := range c {
+		r.c[i], r.s[i] = float32(c[i]), float32(s[i])
+	}
+	m.rotations = append(m.rotations, r)
+	return r
 }
 
 // pairs are the segments of a part and the segments of the whole that they index into.

@@ -233,7 +233,8 @@ func (p *plan) narrowClipNodes(f fusions) {
 	even := func(n *G.Node) bool { return p.place[n].width%2 == 0 }
 	writes := func(n *G.Node) bool {
 		switch op := n.Op().(type) {
-		case *graph.PatchifyOp, *graph.LayerNormOp, *graph.LinearOp, *graph.LinearGradXOp, *graph.GatherOp:
+		case *graph.PatchifyOp, *graph.LayerNormOp, *graph.LinearOp, *graph.LinearGradXOp, *graph.GatherOp, *graph.RotateOp,
+			*graph.SwiGLUOp, *graph.SwiGLUGradOp:
 			return f.into[n] == nil
 		case *graph.AttentionOp:
 			return p.place[n].width/op.Heads%2 == 0
@@ -249,7 +250,7 @@ func (p *plan) narrowClipNodes(f fusions) {
 	reads := func(reader *G.Node, i int) bool {
 		switch reader.Op().(type) {
 		case *graph.LinearOp, *graph.LinearGradXOp, *graph.LinearGradWOp, *graph.AttentionOp, *graph.AttentionGradOp,
-			*graph.ColumnSumOp, *graph.GatherOp:
+			*graph.ColumnSumOp, *graph.GatherOp, *graph.RotateOp, *graph.SwiGLUOp, *graph.SwiGLUGradOp:
 			return true
 		case *graph.LayerNormGradXOp, *graph.LayerNormGradScaleOp:
 			return i == 1 // dy
@@ -272,8 +273,12 @@ func (p *plan) narrowClipNodes(f fusions) {
 	var alike [][2]*G.Node
 	for n, in := range p.children {
 		switch n.Op().(type) {
-		case *graph.AttentionOp, *graph.GELUOp, *graph.GELUGradOp, *graph.GatherOp:
+		case *graph.AttentionOp, *graph.GELUOp, *graph.GELUGradOp, *graph.GatherOp, *graph.RotateOp:
 			alike = append(alike, [2]*G.Node{n, in[0]})
+		case *graph.SwiGLUOp, *graph.SwiGLUGradOp:
+			for _, c := range in {
+				alike = append(alike, [2]*G.Node{n, c})
+			}
 		case *graph.AttentionGradOp:
 			alike = append(alike, [2]*G.Node{n, in[0]}, [2]*G.Node{n, in[2]})
 		}

@@ -131,9 +131,9 @@ func (p *plan) inPlace(s step, n *G.Node, i int, live G.Nodes) *G.Node {
 	var candidates G.Nodes
 	in := p.children[s.node]
 	switch s.node.Op().(type) {
-	case *graph.AddOp:
+	case *graph.AddOp, *graph.SwiGLUOp, *graph.SwiGLUGradOp:
 		candidates = in
-	case *graph.ScaleOp:
+	case *graph.ScaleOp, *graph.RotateOp:
 		candidates = in[:1]
 	case *graph.GELUGradOp:
 		if in[0] != in[1] { // x is read after the result is written

@@ -45,6 +45,12 @@ type Options struct {
 	// computed in float32 with operands rounded to bfloat16: right, and slower than FP32.
 	Precision Precision
 	Profile   bool // time every operation, for Operations
+	// Weights are states whose memory the caller keeps, for example in a mapped file: they are read in place, never
+	// written, and not counted in Memory. A program that updates them is refused.
+	Weights map[*G.Node][]float32
+	// Release, if set, is called after each matrix of Weights has been laid out for products, from any thread: the memory
+	// that it was read from is hardly needed again.
+	Release func()
 }
 
 // MemoryError refuses a program before anything is allocated for it.
@@ -56,28 +62,39 @@ type MemoryError struct {
 }
 
 func (e *MemoryError) Error() string {
-	gib := func(bytes int64) string { return fmt.Sprintf("%.3g GiB", float64(bytes)/(1<<30)) }
-	return fmt.Sprintf("it takes %s of memory (%s, and %s for each of %d threads), %s are available",
-		gib(e.Shared+int64(e.Threads)*e.PerThread), gib(e.Shared), gib(e.PerThread), e.Threads, gib(e.Available))
+	return fmt.Sprintf("it takes %s, %s are available", e.Needs(), gib(e.Available))
 }
+
+// Needs says how much memory it is and for what.
+func (e *MemoryError) Needs() string {
+	return fmt.Sprintf("%s of memory (%s, and %s for each of %d threads)", gib(e.Bytes()), gib(e.Shared), gib(e.PerThread), e.Threads)
+}
+
+// Bytes is all of it.
+func (e *MemoryError) Bytes() int64 { return e.Shared + int64(e.Threads)*e.PerThread }
+
+func gib(bytes int64) string { return fmt.Sprintf("%.3g GiB", float64(bytes)/(1<<30)) }
 
 // Machine runs one program. It is used from one goroutine at a time.
 type Machine struct {
-	plan    *plan
-	memory  *arena
-	ints    map[*G.Node][]int32   // inputs
-	floats  map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
-	panels  []float32             // weights laid out for products
-	packed  bool                  // panels are those of the weights
-	clip    []call                // what a clip goes through
-	adam    []adamStep
-	profile *profile
-	workers []*worker
-	wg      sync.WaitGroup
-	costs   []clipCost
-	clipsOf []int // clip -> index of the worker that takes it
-	active  int   // clips of the batch that are run
-	ran     bool  // there are results that Update has not applied
+	plan      *plan
+	memory    *arena
+	ints      map[*G.Node][]int32   // inputs
+	floats    map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
+	panels    []float32             // weights laid out for products
+	needs     MemoryError           // memory that was asked for
+	packed    bool                  // panels are those of the weights
+	clip      []call                // what a clip goes through
+	rotations []*rotation           // factors of rotary positions
+	adam      []adamStep
+	release   func() // see Options
+	profile   *profile
+	workers   []*worker
+	wg        sync.WaitGroup
+	costs     []clipCost
+	clipsOf   []int // clip -> index of the worker that takes it
+	active    int   // clips of the batch that are run
+	ran       bool  // there are results that Update has not applied
 }
 
 // Compile plans a program and starts its threads; Close ends them. One that does not
@@ -101,7 +118,7 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("plan for the CPU: %w", err)
 	}
-	m := &Machine{plan: pl, active: p.Clips, ints: map[*G.Node][]int32{}, floats: map[*G.Node][]float32{}}
+	m := &Machine{plan: pl, active: p.Clips, release: o.Release, ints: map[*G.Node][]int32{}, floats: map[*G.Node][]float32{}}
 	if err := m.allocate(o); err != nil {
 		return nil, err
 	}
@@ -130,6 +147,10 @@ func (m *Machine) allocate(o Options) error {
 		switch {
 		case n.Dtype() == tensor.Int32:
 			indices += n.Shape().TotalSize()
+		case o.Weights[n] != nil:
+			if err := m.keptByCaller(n, o.Weights[n]); err != nil {
+				return err
+			}
 		case !summed: // the sums of all clips are those of the first worker, when it has added the others' to its own
 			global = append(global, n)
 			size += roundUp(n.Shape().TotalSize(), cacheLine)
@@ -146,7 +167,8 @@ func (m *Machine) allocate(o Options) error {
 	if !known {
 		needs.Available, known = availableMemory()
 	}
-	if known && needs.Shared+int64(threads)*needs.PerThread > needs.Available {
+	m.needs = needs
+	if known && needs.Bytes() > needs.Available {
 		return &needs
 	}
 	var err error
@@ -187,6 +209,37 @@ func (m *Machine) allocate(o Options) error {
 	return nil
 }
 
+// keptByCaller takes a state's memory from outside.
+func (m *Machine) keptByCaller(n *G.Node, values []float32) error {
+	p := m.plan.program
+	if !slices.Contains(p.State, n) || len(values) != n.Shape().TotalSize() {
+		return fmt.Errorf("weights of %s: %d values for %v, or it is no state", n.Name(), len(values), n.Shape())
+	}
+	for _, u := range p.Updates {
+		if u.State == n {
+			return fmt.Errorf("weights of %s are updated, and cannot be left to the caller", n.Name())
+		}
+	}
+	m.floats[n] = values
+	return nil
+}
+
+// Memory is what the machine has taken.
+func (m *Machine) Memory() MemoryError { return m.needs }
+
+// Prepare lays out the weights for products, as the first Run would. Those that Options.Weights named are read for it
+// once; hardly any is read afterwards.
+func (m *Machine) Prepare() error {
+	if m.packed {
+		return nil
+	}
+	if err := m.timed(packPhase, (*worker).packWeights); err != nil {
+		return err
+	}
+	m.packed = true
+	return nil
+}
+
 // Floats returns the memory of an input, a state, a result or a sum; nil for others. Who writes to a state asks for its
 // memory before each time: the machine then reads it anew.
 func (m *Machine) Floats(n *G.Node) []float32 {
@@ -221,11 +274,8 @@ func (m *Machine) Run() error {
 	for _, n := range m.plan.prologue {
 		m.runOnce(n)
 	}
-	if !m.packed {
-		if err := m.timed(packPhase, (*worker).packWeights); err != nil {
-			return err
-		}
-		m.packed = true
+	if err := m.Prepare(); err != nil {
+		return err
 	}
 	m.dealClips()
 	if err := m.timed(clipPhase, (*worker).runClips); err != nil {

@@ -21,8 +21,19 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// rotaryGated is a kind of small model: masked, with rotary positions and gated MLPs, as V-JEPA 2 can be configured.
+const rotaryGated = "masked, rotary and gated"
+
+// groupsOf are the small models, with the mask groups that they are tested with.
+var groupsOf = map[string]int{model.Masked: 2, model.NextTubelet: 1, rotaryGated: 2}
+
 // smallModel is a model whose sizes are no multiples of a vector or a cache line.
 func smallModel(objective string) model.Config {
+	if objective == rotaryGated {
+		c := smallModel(model.Masked)
+		c.Positions, c.MLP, c.PredMLP, c.MaskToken = model.RoPE, model.SwiGLU, model.SwiGLU, model.MaskTokenFirst
+		return c
+	}
 	return model.Config{Objective: objective, Size: 24, Frames: 6, Patch: 8, Tubelet: 2, Dim: 24, Depth: 2, Heads: 3,
 		PredDim: 16, PredDepth: 2, PredHeads: 2, MLPRatio: 2.5}.WithDefaults()
 }
@@ -81,13 +92,9 @@ func training(t testing.TB, objective string, clips, groups int) *model.Training
 
 // Every operation of a training step, forward, backward and update, against its Do.
 func TestEveryOperationAgainstItsReference(t *testing.T) {
-	for _, objective := range []string{model.Masked, model.NextTubelet} {
+	for objective, groups := range groupsOf {
 		for _, threads := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s, %d threads", objective, threads), func(t *testing.T) {
-				groups := 2
-				if objective == model.NextTubelet {
-					groups = 1
-				}
 				tr := training(t, objective, 4, groups)
 				order, err := graph.Sort(slices.Concat(tr.Program.Results, nexts(tr.Program))...)
 				if err != nil {
@@ -150,9 +157,9 @@ func withGradients(tr *model.Training) (names []string) {
 
 // A step as it is trained, with operations run together, against the oracle.
 func TestFusedStepAgainstItsReference(t *testing.T) {
-	for _, objective := range []string{model.Masked, model.NextTubelet} {
+	for objective, groups := range groupsOf {
 		t.Run(objective, func(t *testing.T) {
-			tr := training(t, objective, 4, map[string]int{model.Masked: 2, model.NextTubelet: 1}[objective])
+			tr := training(t, objective, 4, groups)
 			withGradients(tr)
 			oracle, err := graph.NewTape(tr.Program)
 			if err != nil {
@@ -171,7 +178,7 @@ func TestFusedStepAgainstItsReference(t *testing.T) {
 			}
 			// two blocks in three encoders and predictors: each block has two of each
 			for _, want := range []string{"*graph.LinearOp into *graph.AddOp", "*graph.LinearGradXOp into *graph.GELUGradOp", "*graph.LayerNormGradXOp into *graph.AddOp"} {
-				if fused[want] < 4 {
+				if gated := objective == rotaryGated && want == "*graph.LinearGradXOp into *graph.GELUGradOp"; !gated && fused[want] < 4 {
 					t.Errorf("%d times %s, want at least 4: %v", fused[want], want, fused)
 				}
 			}
@@ -204,9 +211,9 @@ func TestFusedStepAgainstItsReference(t *testing.T) {
 
 // In bfloat16 the loss and every gradient stay near those of float32. (Where the processor lacks it, it is emulated.)
 func TestBF16StaysNearFP32(t *testing.T) {
-	for _, objective := range []string{model.Masked, model.NextTubelet} {
+	for objective, groups := range groupsOf {
 		t.Run(objective, func(t *testing.T) {
-			tr := training(t, objective, 4, map[string]int{model.Masked: 2, model.NextTubelet: 1}[objective])
+			tr := training(t, objective, 4, groups)
 			names := withGradients(tr)
 			var machines []*Machine
 			for _, precision := range []Precision{FP32, BF16} {
@@ -419,6 +426,65 @@ func TestLayoutsAreChecked(t *testing.T) {
 	fill(t, m, tr, 3)
 	if err := m.Run(); err != nil {
 		t.Errorf("a sound layout after the bad ones: %v", err)
+	}
+}
+
+// Weights that the caller keeps are read where they are, give the same result, and take no memory of the machine.
+func TestWeightsOfTheCaller(t *testing.T) {
+	e, err := model.NewEmbedding(smallModel(rotaryGated), 2, model.TargetPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	init := e.Config.Init(1)
+	outside := map[*G.Node][]float32{}
+	for name, n := range e.Params {
+		outside[n] = init[name]
+	}
+	var results [][]float32
+	var bytes []int
+	for _, weights := range []map[*G.Node][]float32{nil, outside} {
+		m, err := Compile(e.Program, Options{Threads: 2, Weights: weights})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer m.Close()
+		for name, n := range e.Params {
+			if weights == nil {
+				copy(m.Floats(n), init[name])
+			}
+		}
+		rng := rand.New(rand.NewPCG(1, 1))
+		for i := range m.Floats(e.Clip) {
+			m.Floats(e.Clip)[i] = float32(rng.NormFloat64())
+		}
+		e.Pack(m)
+		if err := m.Prepare(); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Run(); err != nil {
+			t.Fatal(err)
+		}
+		results, bytes = append(results, slices.Clone(m.Floats(e.Tokens))), append(bytes, m.Bytes())
+	}
+	if !slices.Equal(results[0], results[1]) {
+		t.Error("weights that the caller keeps give another result")
+	}
+	var values int
+	for _, w := range outside {
+		values += len(w)
+	}
+	if saved := bytes[0] - bytes[1]; saved < 4*values {
+		t.Errorf("weights of %d bytes outside save %d bytes", 4*values, saved)
+	}
+
+	tr := training(t, model.Masked, 2, 1)
+	n := tr.Params["encoder.norm.weight"]
+	if _, err := Compile(tr.Program, Options{Threads: 1, Weights: map[*G.Node][]float32{n: make([]float32, n.Shape().TotalSize())}}); err == nil || !strings.Contains(err.Error(), "encoder.norm.weight") {
+		t.Errorf("weights that are updated: got %v, want an error that names them", err)
+	}
+	n = e.Params["target_encoder.norm.weight"]
+	if _, err := Compile(e.Program, Options{Threads: 1, Weights: map[*G.Node][]float32{n: {1}}}); err == nil || !strings.Contains(err.Error(), "target_encoder.norm.weight") {
+		t.Errorf("too few weights: got %v, want an error that names them", err)
 	}
 }
 

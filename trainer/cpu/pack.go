@@ -104,6 +104,9 @@ func (w *worker) packWeights() error {
 		} else {
 			kernel.PackRows(panels, b, k.k, k.n)
 		}
+		if w.m.release != nil {
+			w.m.release()
+		}
 	}
 	return nil
 }

@@ -233,7 +233,7 @@ func kindOf(n *G.Node, in G.Nodes, kinds map[*G.Node]kind) (kind, error) {
 	switch n.Op().(type) {
 	case *graph.PatchifyOp, *graph.LookupOp, *graph.LinearOp, *graph.LinearGradXOp, *graph.GELUOp, *graph.GELUGradOp,
 		*graph.LayerNormOp, *graph.LayerNormGradXOp, *graph.AttentionOp, *graph.AttentionGradOp, *graph.GatherOp, *graph.ScatterOp,
-		*graph.LpLossGradOp, *graph.RowErrorOp, *graph.VarianceHingeGradOp:
+		*graph.RotateOp, *graph.SwiGLUOp, *graph.SwiGLUGradOp, *graph.LpLossGradOp, *graph.RowErrorOp, *graph.VarianceHingeGradOp:
 		return clip, nil
 	case *graph.LinearGradWOp, *graph.ColumnSumOp, *graph.LayerNormGradScaleOp, *graph.LookupGradOp, *graph.LpLossOp, *graph.VarianceHingeOp:
 		return sum, nil
@@ -256,13 +256,16 @@ func roles(op G.Op) (rows []int, offsets int) {
 	switch op.(type) {
 	case *graph.LinearOp, *graph.LinearGradXOp, *graph.GELUOp, *graph.LayerNormOp, *graph.ColumnSumOp, *graph.ScaleOp:
 		return []int{0}, -1
-	case *graph.LinearGradWOp, *graph.GELUGradOp, *graph.LayerNormGradXOp, *graph.LayerNormGradScaleOp, *graph.AddOp, *graph.RowErrorOp:
+	case *graph.LinearGradWOp, *graph.GELUGradOp, *graph.LayerNormGradXOp, *graph.LayerNormGradScaleOp, *graph.AddOp, *graph.RowErrorOp,
+		*graph.SwiGLUOp:
 		return []int{0, 1}, -1
+	case *graph.SwiGLUGradOp:
+		return []int{0, 1, 2}, -1
 	case *graph.AttentionOp, *graph.VarianceHingeOp, *graph.VarianceHingeGradOp:
 		return []int{0}, 1
 	case *graph.AttentionGradOp:
 		return []int{0, 2}, 1
-	case *graph.GatherOp, *graph.ScatterOp, *graph.LookupGradOp:
+	case *graph.GatherOp, *graph.ScatterOp, *graph.LookupGradOp, *graph.RotateOp:
 		return []int{0}, 2
 	case *graph.LpLossOp, *graph.LpLossGradOp:
 		return []int{0, 1}, 3
@@ -367,6 +370,9 @@ func (p *plan) addSpace(n *G.Node, in G.Nodes) error {
 		pl.offsets = in[3]
 		p.indexChecks = append(p.indexChecks, indexCheck{index: in[1], rows: in[2], whole: in[3]})
 	default:
+		if rotate, ok := op.(*graph.RotateOp); ok {
+			p.indexChecks = append(p.indexChecks, indexCheck{index: in[1], rows: in[2], table: rotate.Rotation.Tokens()})
+		}
 		rows, _ := roles(op)
 		pl.offsets = p.place[in[rows[0]]].offsets
 	}

@@ -154,7 +154,7 @@ func TestAnyGraph(t *testing.T) {
 		pick := func() *G.Node { return pool[rapid.IntRange(0, len(pool)-1).Draw(t, "node")] }
 		for range rapid.IntRange(2, 12).Draw(t, "operations") {
 			var n *G.Node
-			switch rapid.SampledFrom([]string{"rows", "linear", "linear gelu", "gelu", "norm", "normalize", "add", "scale", "attention"}).Draw(t, "op") {
+			switch rapid.SampledFrom([]string{"rows", "linear", "linear gelu", "gelu", "norm", "normalize", "add", "scale", "attention", "rotate", "swiglu"}).Draw(t, "op") {
 			case "rows":
 				n = o.rows()
 			case "linear":
@@ -171,6 +171,14 @@ func TestAnyGraph(t *testing.T) {
 				n = o.node(graph.Add(pick(), pick()))
 			case "scale":
 				n = o.node(graph.Scale(pick(), -0.5))
+			case "swiglu":
+				n = o.node(graph.SwiGLU(pick(), pick()))
+			case "rotate":
+				grid := graph.Rotation{T: 2, H: 1, W: 2, Interleaved: rapid.Bool().Draw(t, "interleaved")}
+				tokens := o.input(fmt.Sprintf("tokens %d", len(o.ids)), tensor.Int32, o.clips*o.capacity)
+				o.ids[tokens] = grid.Tokens()
+				wide := o.node(graph.Rotate(o.linear(pick(), 3*2*7), tokens, o.offsets, 2, grid))
+				n = o.linear(o.node(graph.Attention(wide, o.offsets, 2, 0)), o.width)
 			case "attention":
 				n = o.node(graph.Attention(o.linear(pick(), 3*o.width), o.offsets, 2, rapid.IntRange(0, 2).Draw(t, "block")))
 			}

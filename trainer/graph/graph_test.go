@@ -122,6 +122,20 @@ func TestGradientsAgainstFiniteDifferences(t *testing.T) {
 			x := b.random("qkv", 10, 12)
 			return ok(Attention(x, b.ints("offsets", 0, 5, 10), 2, 2)), G.Nodes{x}
 		},
+		"rotate, V-JEPA 2's way, with padding": func(b *bench) (*G.Node, G.Nodes) {
+			x := b.random("qkv", 5, 3*2*15) // two heads of three blocks of 4 and a tail of 3
+			r := Rotation{T: 3, H: 2, W: 2}
+			return ok(Rotate(x, b.ints("token", 11, 0, 7, 2, 99), b.ints("offsets", 0, 3, 4), 2, r)), G.Nodes{x}
+		},
+		"rotate, interleaved": func(b *bench) (*G.Node, G.Nodes) {
+			x := b.random("qkv", 4, 3*12)
+			r := Rotation{T: 3, H: 2, W: 2, Interleaved: true}
+			return ok(Rotate(x, b.ints("token", 11, 0, 7, 2), b.ints("offsets", 0, 4), 1, r)), G.Nodes{x}
+		},
+		"swiglu": func(b *bench) (*G.Node, G.Nodes) {
+			x, y := b.random("a", 4, 3), b.random("b", 4, 3)
+			return ok(SwiGLU(x, y)), G.Nodes{x, y}
+		},
 		"gather, two segments from each": func(b *bench) (*G.Node, G.Nodes) {
 			x := b.random("x", 7, 3)
 			from, to := b.ints("from", 0, 3, 7), b.ints("to", 0, 2, 3, 5, 6)

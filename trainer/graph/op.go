@@ -100,7 +100,7 @@ func indexInputs(op Op) []int {
 		return []int{1, 2, 3}
 	case *LookupOp:
 		return []int{0, 1}
-	case *LookupGradOp:
+	case *LookupGradOp, *RotateOp:
 		return []int{1, 2}
 	case *LpLossOp, *LpLossGradOp:
 		return []int{3}

@@ -1,7 +1,9 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 
 	G "gorgonia.org/gorgonia"
@@ -40,6 +42,7 @@ type packed struct {
 	context, pred, both          rows    // Masked: visible tokens, hidden tokens, visible then hidden
 	contextToken, predToken      *G.Node // token of each row
 	contextPlace, predPlace      *G.Node // its row in the segment of both
+	bothToken                    *G.Node // rotary positions: token of each row of both
 	maskToken                    *G.Node // mask token of each hidden row
 	fullToken, fullSpace         *G.Node // NextTubelet: each row's token; the same in the first tubelet
 	next                         rows    // NextTubelet: [B·(N-HW)]: rows that have a next tubelet
@@ -84,25 +87,38 @@ func (b *builder) param(name string) *G.Node {
 	return n
 }
 
-// build makes encoder, target encoder and predictor for the forward pass.
-func build(c Config, clips, groups int, dtype tensor.Dtype) (*builder, error) {
+// newBuilder begins a graph with the tensors whose names begin with one of the prefixes, and the clip's patches
+// [B·N, 3·tubelet·patch²].
+func newBuilder(c Config, clips, groups int, dtype tensor.Dtype, prefixes ...string) (b *builder, patches *G.Node, err error) {
 	if err := c.Validate(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if clips < 1 || groups < 1 || clips*groups*c.Tokens() > 1<<26 {
-		return nil, fmt.Errorf("batch of %d clips with %d segments of up to %d tokens: want 1 to %d tokens in all", clips, groups, c.Tokens(), 1<<26)
+		return nil, nil, fmt.Errorf("batch of %d clips with %d segments of up to %d tokens: want 1 to %d tokens in all", clips, groups, c.Tokens(), 1<<26)
 	}
-	b := &builder{g: G.NewGraph(), dtype: dtype, Graph: &Graph{Config: c, Clips: clips, Groups: groups,
+	b = &builder{g: G.NewGraph(), dtype: dtype, Graph: &Graph{Config: c, Clips: clips, Groups: groups,
 		Program: &graph.Program{Clips: clips}, Params: map[string]*G.Node{}}}
 	for _, p := range c.Params() {
+		if !slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(p.Name, prefix) }) {
+			continue
+		}
 		shape := p.GraphShape()
 		n := G.NewTensor(b.g, dtype, len(shape), G.WithShape(shape...), G.WithName(p.Name))
 		b.Params[p.Name] = n
 		b.Program.State = append(b.Program.State, n)
 	}
-	b.Clip = b.input("clip", dtype, clips, channels, c.Frames, c.Size, c.Size)
+	height, width := c.Frame()
+	b.Clip = b.input("clip", dtype, clips, channels, c.Frames, height, width)
 	b.full = b.space("full", clips, clips*c.Tokens())
-	patches := b.node(graph.Patchify(b.Clip, c.Tubelet, c.Patch)) // [B·N, 3·tubelet·patch²]
+	return b, b.node(graph.Patchify(b.Clip, c.Tubelet, c.Patch)), b.err
+}
+
+// build makes encoder, target encoder and predictor for the forward pass.
+func build(c Config, clips, groups int, dtype tensor.Dtype) (*builder, error) {
+	b, patches, err := newBuilder(c, clips, groups, dtype, EncoderPrefix, PredictorPrefix, TargetPrefix)
+	if err != nil {
+		return nil, err
+	}
 	if c.Objective == Masked {
 		b.masked(patches)
 	} else {
@@ -114,7 +130,7 @@ func build(c Config, clips, groups int, dtype tensor.Dtype) (*builder, error) {
 // masked is V-JEPA: the context encoder sees the visible tokens alone; the predictor
 // sees their representations and a mask token for every hidden one.
 func (b *builder) masked(patches *G.Node) {
-	c, n, s := b.Config, b.Config.Tokens(), b.Clips*b.Groups
+	n, s := b.Config.Tokens(), b.Clips*b.Groups
 	b.context, b.pred, b.both = b.space("context", s, s*n), b.space("pred", s, s*n), b.space("both", s, s*n)
 	b.contextToken, b.contextPlace = b.ints("context token", s*n), b.ints("context place", s*n)
 	b.predToken, b.predPlace = b.ints("pred token", s*n), b.ints("pred place", s*n)
@@ -124,23 +140,43 @@ func (b *builder) masked(patches *G.Node) {
 	b.Target = b.target(patches, b.fullToken, b.full.offsets)
 
 	visible := b.node(graph.Gather(patches, b.contextToken, b.full.offsets, b.context.offsets))
-	context := b.encoder(EncoderPrefix, visible, b.contextToken, b.context, b.context.offsets)
+	b.predictor(b.encoder(EncoderPrefix, visible, b.contextToken, b.context, b.context.offsets))
+}
 
-	// x [S·N,P]: representation plus position of visible tokens, mask token plus position of hidden ones
-	pos := b.param("predictor.predictor_pos_embed")
+// predictor sets Pred from the representation of visible tokens, context [S·N,D].
+func (b *builder) predictor(context *G.Node) {
+	c := b.Config
+	// x [S·N,P]: representation of visible tokens, mask token for hidden ones; plus position, if it is not rotary
 	x := b.linear("predictor.predictor_embed", context)
-	x = b.node(graph.Add(x, b.node(graph.Lookup(b.contextToken, b.context.offsets, pos))))
+	x = b.position(x, b.contextToken, b.context, "predictor.predictor_pos_embed")
 	masks := make(G.Nodes, c.MaskTokens)
 	for i := range masks {
 		masks[i] = b.param(fmt.Sprintf("predictor.mask_tokens.%d", i))
 	}
 	y := b.node(graph.Lookup(b.maskToken, b.pred.offsets, masks...))
-	y = b.node(graph.Add(y, b.node(graph.Lookup(b.predToken, b.pred.offsets, pos))))
+	y = b.position(y, b.predToken, b.pred, "predictor.predictor_pos_embed")
 	x = b.node(graph.Scatter(x, b.contextPlace, b.context.offsets, b.both.offsets, b.both.capacity))
 	y = b.node(graph.Scatter(y, b.predPlace, b.pred.offsets, b.both.offsets, b.both.capacity))
-	x = b.blocks("predictor.predictor_blocks", b.node(graph.Add(x, y)), c.PredDepth, c.PredHeads, b.both.offsets, 0)
+	p := stack{prefix: "predictor.predictor_blocks", depth: c.PredDepth, heads: c.PredHeads, mlp: c.PredMLP, offsets: b.both.offsets, space: b.both}
+	if c.Rotary() {
+		p.token = b.ints("both token", b.both.capacity)
+		b.bothToken = p.token
+	}
+	x = b.blocks(p, b.node(graph.Add(x, y)))
 	x = b.node(graph.Gather(x, b.predPlace, b.both.offsets, b.pred.offsets))
 	b.Pred = b.linear("predictor.predictor_proj", b.norm("predictor.predictor_norm", x))
+}
+
+// position adds a position table to x, where the model has one.
+func (b *builder) position(x, token *G.Node, space rows, table string) *G.Node {
+	if b.Config.Rotary() {
+		return x
+	}
+	rows := b.param(table)
+	if b.err != nil {
+		return x
+	}
+	return b.node(graph.Add(x, b.node(graph.Lookup(token, space.offsets, rows))))
 }
 
 // nextTubelet encodes each tubelet with attention inside it, adds time in the
@@ -160,8 +196,9 @@ func (b *builder) nextTubelet(patches *G.Node) {
 	context := b.encoder(EncoderPrefix, patches, b.fullSpace, b.full, b.tubelets)
 
 	x := b.linear("predictor.predictor_embed", context)
-	x = b.node(graph.Add(x, b.node(graph.Lookup(b.fullToken, b.full.offsets, b.param("predictor.predictor_pos_embed")))))
-	x = b.blocks("predictor.predictor_blocks", x, c.PredDepth, c.PredHeads, b.full.offsets, h*w)
+	x = b.position(x, b.fullToken, b.full, "predictor.predictor_pos_embed")
+	x = b.blocks(stack{prefix: "predictor.predictor_blocks", depth: c.PredDepth, heads: c.PredHeads, mlp: c.PredMLP, offsets: b.full.offsets,
+		causal: h * w, token: b.fullToken, space: b.full}, x)
 	x = b.node(graph.Gather(x, b.nextFrom, b.full.offsets, b.next.offsets))
 	x = b.linear("predictor.predictor_proj", b.norm("predictor.predictor_norm", x))
 	from := b.node(graph.Gather(context, b.nextFrom, b.full.offsets, b.next.offsets))
@@ -178,7 +215,7 @@ func (b *builder) predictedTargets() *G.Node {
 }
 
 const (
-	normEps   = 1e-6 // LayerNorm inside the models
+	normEps   = 1e-6 // LayerNorm inside the networks
 	targetEps = 1e-5 // target normalisation (F.layer_norm's default)
 )
 
@@ -186,23 +223,51 @@ const (
 // stays inside the segments of the given offsets, which divide the same rows as space.
 func (b *builder) encoder(prefix string, x, token *G.Node, space rows, attention *G.Node) *G.Node {
 	x = b.linear(prefix+"patch_embed.proj", x)
-	x = b.node(graph.Add(x, b.node(graph.Lookup(token, space.offsets, b.param(prefix+"pos_embed")))))
-	x = b.blocks(prefix+"blocks", x, b.Config.Depth, b.Config.Heads, attention, 0)
+	x = b.position(x, token, space, prefix+"pos_embed")
+	x = b.blocks(stack{prefix: prefix + "blocks", depth: b.Config.Depth, heads: b.Config.Heads, mlp: b.Config.MLP, offsets: attention,
+		token: token, space: space}, x)
 	return b.norm(strings.TrimSuffix(prefix, ".")+".norm", x)
 }
 
+// stack is the blocks of one network.
+type stack struct {
+	prefix       string
+	depth, heads int
+	mlp          string
+	offsets      *G.Node // of the segments that attention stays inside
+	causal       int     // see graph.AttentionOp
+	token        *G.Node // rotary positions: the token of each row
+	space        rows    // of those rows
+}
+
 // blocks are pre-norm transformer blocks on x [R,D].
-func (b *builder) blocks(prefix string, x *G.Node, depth, heads int, offsets *G.Node, causal int) *G.Node {
-	for i := range depth {
-		p := fmt.Sprintf("%s.%d", prefix, i)
-		a := b.linear(p+".attn.qkv", b.norm(p+".norm1", x)) // [R,3D]
-		a = b.linear(p+".attn.proj", b.node(graph.Attention(a, offsets, heads, causal)))
+func (b *builder) blocks(s stack, x *G.Node) *G.Node {
+	for i := range s.depth {
+		p := fmt.Sprintf("%s.%d", s.prefix, i)
+		a := b.rotate(s, b.linear(p+".attn.qkv", b.norm(p+".norm1", x))) // [R,3D]
+		a = b.linear(p+".attn.proj", b.node(graph.Attention(a, s.offsets, s.heads, s.causal)))
 		x = b.node(graph.Add(x, a))
-		m := b.linear(p+".mlp.fc1", b.norm(p+".norm2", x)) // [R,4D]
-		m = b.linear(p+".mlp.fc2", b.node(graph.GELU(m)))
-		x = b.node(graph.Add(x, m))
+		x = b.node(graph.Add(x, b.mlp(s.mlp, p+".mlp", b.norm(p+".norm2", x))))
 	}
 	return x
+}
+
+// rotate turns queries and keys, where positions are rotary.
+func (b *builder) rotate(s stack, qkv *G.Node) *G.Node {
+	if !b.Config.Rotary() {
+		return qkv
+	}
+	t, h, w := b.Config.Grid()
+	r := graph.Rotation{T: t, H: h, W: w, Interleaved: b.Config.Positions == RoPEInterleaved}
+	return b.node(graph.Rotate(qkv, s.token, s.space.offsets, s.heads, r))
+}
+
+func (b *builder) mlp(kind, name string, x *G.Node) *G.Node {
+	if kind == SwiGLU {
+		gate, up := b.linear(name+".fc1", x), b.linear(name+".fc2", x)
+		return b.linear(name+".fc3", b.node(graph.SwiGLU(gate, up)))
+	}
+	return b.linear(name+".fc2", b.node(graph.GELU(b.linear(name+".fc1", x)))) // [R,4D] inside
 }
 
 func (b *builder) linear(name string, x *G.Node) *G.Node {
@@ -216,5 +281,5 @@ func (b *builder) norm(name string, x *G.Node) *G.Node {
 	if b.err != nil {
 		return x
 	}
-	return b.node(graph.LayerNorm(x, b.param(name+".weight"), b.param(name+".bias"), normEps))
+	return b.node(graph.LayerNorm(x, b.param(name+".weight"), b.param(name+".bias"), cmp.Or(b.Config.NormEps, normEps)))
 }

@@ -16,6 +16,8 @@ package model
 import (
 	"fmt"
 	"slices"
+
+	"github.com/surmise-ml/surmise/trainer/graph"
 )
 
 // Objectives: what is predicted from what.
@@ -28,10 +30,25 @@ const (
 	NextTubelet = "next_tubelet"
 )
 
-// Position tables: how the sin-cos channels are shared between time, height and width.
+// Positions: a table added to the tokens, whose sin-cos channels are shared between time, height and width, or rotary
+// positions inside attention (see graph.Rotation).
 const (
-	SinCos        = "sincos"  // half of the channels for time, a quarter each for height and width
-	SinCosUniform = "uniform" // a third each: what V-JEPA trains with
+	SinCos          = "sincos"           // half of the channels for time, a quarter each for height and width
+	SinCosUniform   = "uniform"          // a third each: what V-JEPA trains with
+	RoPE            = "rope"             // V-JEPA 2 and VJEPA2Model of transformers
+	RoPEInterleaved = "rope_interleaved" // the vit_*_rope models of facebookresearch/jepa-intuitive-physics
+)
+
+// MLPs of a block.
+const (
+	GELU   = "gelu"   // fc2(GELU(fc1 x))
+	SwiGLU = "swiglu" // fc3(SiLU(fc1 x) · fc2 x)
+)
+
+// Mask tokens: which of the predictor's learned tokens stands for the hidden tokens of a mask group in training.
+const (
+	MaskTokenPerGroup = "per_group" // token i for group i: V-JEPA
+	MaskTokenFirst    = "first"     // token 0 for every group: what V-JEPA 2's training code does
 )
 
 // Config is the shape of a model. The zero value of a field means its default.
@@ -49,9 +66,18 @@ type Config struct {
 	PredHeads  int     `json:"pred_heads"`  // attention heads of the predictor; default 2
 	MLPRatio   float64 `json:"mlp_ratio"`   // hidden features of a block's MLP over its width; default 4
 	MaskTokens int     `json:"mask_tokens"` // learned mask tokens of the predictor; default 2 for Masked, 0 for NextTubelet
-	Positions  string  `json:"positions"`   // SinCos or SinCosUniform; default SinCosUniform
+	Positions  string  `json:"positions"`   // SinCos, SinCosUniform, RoPE or RoPEInterleaved; default SinCosUniform
 
 	Target string `json:"target,omitempty"` // what is predicted of a token: Representation, the default, or Pixels
+
+	// What only models from elsewhere set. Zero is the default and stays zero.
+	Height       int     `json:"height,omitempty"`         // of the frames, px; default Size
+	Width        int     `json:"width,omitempty"`          // of the frames, px; default Size
+	MLP          string  `json:"mlp,omitempty"`            // of the encoder: GELU or SwiGLU; default GELU
+	PredMLP      string  `json:"pred_mlp,omitempty"`       // of the predictor; default GELU
+	PredMLPRatio float64 `json:"pred_mlp_ratio,omitempty"` // of the predictor; default MLPRatio
+	NormEps      float64 `json:"norm_eps,omitempty"`       // of the LayerNorms inside the networks; default 1e-6
+	MaskToken    string  `json:"mask_token,omitempty"`     // MaskTokenPerGroup or MaskTokenFirst; default MaskTokenPerGroup
 }
 
 // Preset returns a named shape: demo, the default, or one of the benchmarks' nano, tiny and small.
@@ -129,11 +155,15 @@ func (c Config) Validate() error {
 			return fmt.Errorf("model.%s is %d, want 1 to %d", f.name, f.value, f.max)
 		}
 	}
+	if (c.Height == 0) != (c.Width == 0) || c.Height < 0 || c.Height > maxSide || c.Width < 0 || c.Width > maxSide {
+		return fmt.Errorf("model.height %d and model.width %d: want both 0 or both 1 to %d", c.Height, c.Width, maxSide)
+	}
+	height, width := c.Frame()
 	for _, f := range []struct {
 		name, by      string
 		value, factor int
 	}{
-		{"size", "patch", c.Size, c.Patch}, {"frames", "tubelet", c.Frames, c.Tubelet},
+		{"size", "patch", c.Size, c.Patch}, {"height", "patch", height, c.Patch}, {"width", "patch", width, c.Patch}, {"frames", "tubelet", c.Frames, c.Tubelet},
 		{"dim", "heads", c.Dim, c.Heads}, {"pred_dim", "pred_heads", c.PredDim, c.PredHeads},
 	} {
 		if f.value%f.factor != 0 {
@@ -143,14 +173,32 @@ func (c Config) Validate() error {
 	if !(c.MLPRatio >= 0.25 && c.MLPRatio <= 16) { // false for NaN
 		return fmt.Errorf("model.mlp_ratio is %g, want 0.25 to 16", c.MLPRatio)
 	}
-	if !slices.Contains([]string{SinCos, SinCosUniform}, c.Positions) {
-		return fmt.Errorf("model.positions is %q, want %s or %s", c.Positions, SinCos, SinCosUniform)
+	if !(c.PredMLPRatio == 0 || c.PredMLPRatio >= 0.25 && c.PredMLPRatio <= 16) {
+		return fmt.Errorf("model.pred_mlp_ratio is %g, want 0.25 to 16", c.PredMLPRatio)
+	}
+	if !(c.NormEps >= 0 && c.NormEps <= 1e-2) {
+		return fmt.Errorf("model.norm_eps is %g, want 0 (1e-6) to 0.01", c.NormEps)
 	}
 	for _, f := range []struct {
-		name  string
-		value int
-	}{{"dim", c.Dim}, {"pred_dim", c.PredDim}} {
-		if f.value%8 != 0 {
+		name, value string
+		words       []string
+	}{
+		{"positions", c.Positions, []string{SinCos, SinCosUniform, RoPE, RoPEInterleaved}},
+		{"mlp", c.MLP, []string{"", GELU, SwiGLU}}, {"pred_mlp", c.PredMLP, []string{"", GELU, SwiGLU}},
+		{"mask_token", c.MaskToken, []string{"", MaskTokenPerGroup, MaskTokenFirst}},
+	} {
+		if !slices.Contains(f.words, f.value) {
+			return fmt.Errorf("model.%s is %q, want one of %q", f.name, f.value, f.words)
+		}
+	}
+	for _, f := range []struct {
+		name         string
+		value, heads int
+	}{{"dim", c.Dim, c.Heads}, {"pred_dim", c.PredDim, c.PredHeads}} {
+		switch {
+		case c.Rotary() && graph.Rotated(f.value/f.heads) == 0:
+			return fmt.Errorf("model.%s is %d for %d heads, want at least 6 features to a head for positions %s", f.name, f.value, f.heads, c.Positions)
+		case !c.Rotary() && f.value%8 != 0:
 			return fmt.Errorf("model.%s is %d, want a multiple of 8 for sin-cos positions", f.name, f.value)
 		}
 	}
@@ -179,8 +227,22 @@ func (c Config) Validate() error {
 	return nil
 }
 
+// Frame returns the height and width of the frames, px.
+func (c Config) Frame() (height, width int) {
+	if c.Height == 0 && c.Width == 0 {
+		return c.Size, c.Size
+	}
+	return c.Height, c.Width
+}
+
 // Grid returns the token grid of a clip: T, H, W.
-func (c Config) Grid() (t, h, w int) { return c.Frames / c.Tubelet, c.Size / c.Patch, c.Size / c.Patch }
+func (c Config) Grid() (t, h, w int) {
+	height, width := c.Frame()
+	return c.Frames / c.Tubelet, height / c.Patch, width / c.Patch
+}
+
+// Rotary tells whether positions are rotary; otherwise they are a table.
+func (c Config) Rotary() bool { return c.Positions == RoPE || c.Positions == RoPEInterleaved }
 
 // Tokens returns N = T·H·W.
 func (c Config) Tokens() int { t, h, w := c.Grid(); return t * h * w }
@@ -188,5 +250,8 @@ func (c Config) Tokens() int { t, h, w := c.Grid(); return t * h * w }
 // channels of a pixel: red, green, blue.
 const channels = 3
 
-// ClipValues returns the float32 values of one clip: channels · frames · size².
-func (c Config) ClipValues() int { return channels * c.Frames * c.Size * c.Size }
+// ClipValues returns the float32 values of one clip: channels · frames · height · width.
+func (c Config) ClipValues() int {
+	height, width := c.Frame()
+	return channels * c.Frames * height * width
+}

@@ -17,7 +17,6 @@ import (
 // predicted tokens in the batch and their features, as published.
 func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
 	n := g.Config.Tokens()
-	ramp(m.Ints(g.full.offsets), n)
 	if g.Config.Objective == NextTubelet {
 		if len(context)+len(pred) > 0 {
 			return fmt.Errorf("pack: objective %s takes no masks, got %d", NextTubelet, len(context)+len(pred))
@@ -29,10 +28,7 @@ func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
 	if len(context) != s || len(pred) != s {
 		return fmt.Errorf("pack: %d visible and %d hidden token lists, want %d each (%d clips with %d groups)", len(context), len(pred), s, g.Clips, g.Groups)
 	}
-	tokens := m.Ints(g.fullToken)
-	for i := range tokens {
-		tokens[i] = int32(i % n)
-	}
+	g.packFull(m)
 	var nc, np int
 	predicted := make([]int, g.Groups)
 	for k := range s {
@@ -43,8 +39,12 @@ func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
 			m.Ints(g.contextToken)[nc+i], m.Ints(g.contextPlace)[nc+i] = token, int32(i)
 		}
 		mask := int32(k % g.Groups % g.Config.MaskTokens)
-		if g.firstMaskTokenForAllSegments {
+		if g.firstMaskTokenForAllSegments || g.Config.MaskToken == MaskTokenFirst {
 			mask = 0
+		}
+		if g.bothToken != nil {
+			both := m.Ints(g.bothToken)[nc+np:]
+			copy(both[copy(both, context[k]):], pred[k])
 		}
 		for i, token := range pred[k] {
 			m.Ints(g.predToken)[np+i], m.Ints(g.predPlace)[np+i] = token, int32(len(context[k])+i)
@@ -64,16 +64,27 @@ func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
 	return nil
 }
 
+// packFull lays out whole clips.
+func (g *Graph) packFull(m graph.Buffers) {
+	t, h, w := g.Config.Grid()
+	ramp(m.Ints(g.full.offsets), t*h*w)
+	for i := range m.Ints(g.fullToken) {
+		m.Ints(g.fullToken)[i] = int32(i % (t * h * w))
+	}
+	if g.Config.Objective == NextTubelet { // the encoder sees tubelets one by one
+		ramp(m.Ints(g.tubelets), h*w)
+		for i := range m.Ints(g.fullSpace) {
+			m.Ints(g.fullSpace)[i] = int32(i % (h * w))
+		}
+	}
+}
+
 // packNext lays out full clips whose every tubelet but the first is predicted.
 func (g *Graph) packNext(m graph.Buffers) {
 	t, h, w := g.Config.Grid()
 	n, area := t*h*w, h*w
-	ramp(m.Ints(g.tubelets), area)
+	g.packFull(m)
 	ramp(m.Ints(g.next.offsets), n-area)
-	for i := range m.Ints(g.fullToken) {
-		m.Ints(g.fullToken)[i] = int32(i % n)
-		m.Ints(g.fullSpace)[i] = int32(i % area)
-	}
 	for i := range m.Ints(g.nextFrom) {
 		m.Ints(g.nextFrom)[i] = int32(i % (n - area))
 		m.Ints(g.nextTo)[i] = int32(i%(n-area) + area)

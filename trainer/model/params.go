@@ -1,6 +1,7 @@
 package model
 
 import (
+	"cmp"
 	"fmt"
 	"hash/fnv"
 	"math"
@@ -57,8 +58,8 @@ func (c Config) Params() []Param {
 		add(name+".weight", 0, true, d)
 		add(name+".bias", 0, true, d)
 	}
-	blocks := func(prefix string, depth, d int) {
-		hidden := int(float64(d) * c.MLPRatio)
+	blocks := func(prefix string, depth, d int, mlp string, ratio float64) {
+		hidden := int(float64(d) * ratio) // as published: 1408 · 48/11 is 6144
 		for i := range depth {
 			b := fmt.Sprintf("%s.%d", prefix, i)
 			norm(b+".norm1", d)
@@ -66,24 +67,34 @@ func (c Config) Params() []Param {
 			linear(b+".attn.proj", d, d)
 			norm(b+".norm2", d)
 			linear(b+".mlp.fc1", d, hidden)
-			linear(b+".mlp.fc2", hidden, d)
+			if mlp == SwiGLU {
+				linear(b+".mlp.fc2", d, hidden)
+				linear(b+".mlp.fc3", hidden, d)
+			} else {
+				linear(b+".mlp.fc2", hidden, d)
+			}
 		}
 	}
 	n := c.Tokens()
 	encoder := func(prefix string) {
-		add(prefix+"pos_embed", n, false, 1, n, c.Dim)
+		if !c.Rotary() {
+			add(prefix+"pos_embed", n, false, 1, n, c.Dim)
+		}
 		add(prefix+"patch_embed.proj.weight", c.Dim, true, c.Dim, channels, c.Tubelet, c.Patch, c.Patch)
 		add(prefix+"patch_embed.proj.bias", 0, true, c.Dim)
-		blocks(prefix+"blocks", c.Depth, c.Dim)
+		blocks(prefix+"blocks", c.Depth, c.Dim, c.MLP, c.MLPRatio)
 		norm(prefix+"norm", c.Dim)
 	}
 	encoder(EncoderPrefix)
-	add("predictor.predictor_pos_embed", n, false, 1, n, c.PredDim)
+	if !c.Rotary() {
+		add("predictor.predictor_pos_embed", n, false, 1, n, c.PredDim)
+	}
 	for i := range c.MaskTokens {
-		add(fmt.Sprintf("predictor.mask_tokens.%d", i), 1, true, 1, 1, c.PredDim)
+		// Of those that stand for nothing in training, none is trained, nor decays.
+		add(fmt.Sprintf("predictor.mask_tokens.%d", i), 1, i == 0 || c.MaskToken != MaskTokenFirst, 1, 1, c.PredDim)
 	}
 	linear("predictor.predictor_embed", c.Dim, c.PredDim)
-	blocks("predictor.predictor_blocks", c.PredDepth, c.PredDim)
+	blocks("predictor.predictor_blocks", c.PredDepth, c.PredDim, c.PredMLP, cmp.Or(c.PredMLPRatio, c.MLPRatio))
 	norm("predictor.predictor_norm", c.PredDim)
 	linear("predictor.predictor_proj", c.PredDim, c.TargetDim())
 	if c.Objective == NextTubelet {
@@ -125,7 +136,7 @@ func (c Config) InitInto(seed uint64, tensor func(name string) []float32) {
 		switch {
 		case strings.HasPrefix(p.Name, TargetPrefix):
 			copy(x, tensor(EncoderPrefix+strings.TrimPrefix(p.Name, TargetPrefix)))
-		case !p.Trained:
+		case strings.HasSuffix(p.Name, "pos_embed"):
 			copy(x, Positions(c.Positions, t, h, w, p.Shape[2]))
 		case strings.Contains(p.Name, "norm") && strings.HasSuffix(p.Name, ".weight"):
 			for i := range x {
@@ -133,7 +144,7 @@ func (c Config) InitInto(seed uint64, tensor func(name string) []float32) {
 			}
 		case strings.HasSuffix(p.Name, ".weight"):
 			std := initStd
-			if strings.HasSuffix(p.Name, "attn.proj.weight") || strings.HasSuffix(p.Name, "mlp.fc2.weight") {
+			if strings.HasSuffix(p.Name, "attn.proj.weight") || strings.HasSuffix(p.Name, lastOfMLP(c, p.Name)+".weight") {
 				std /= math.Sqrt(2 * float64(1+blockIndex(p.Name)))
 			}
 			hash := fnv.New64a()
@@ -146,6 +157,18 @@ func (c Config) InitInto(seed uint64, tensor func(name string) []float32) {
 			clear(x)
 		}
 	}
+}
+
+// lastOfMLP is the linear map that ends a block's MLP.
+func lastOfMLP(c Config, name string) string {
+	kind := c.MLP
+	if strings.HasPrefix(name, PredictorPrefix) {
+		kind = c.PredMLP
+	}
+	if kind == SwiGLU {
+		return "mlp.fc3"
+	}
+	return "mlp.fc2"
 }
 
 // blockIndex is the number in a name such as encoder.blocks.3.mlp.fc2.weight.

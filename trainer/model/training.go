@@ -135,3 +135,40 @@ func NewScoring(c Config, clips, groups int) (*Scoring, error) {
 	}
 	return s, b.Program.Validate()
 }
+
+// Embedding is one encoder's forward pass on whole clips.
+type Embedding struct {
+	*Graph
+	Tokens *G.Node // [B·N,D]: the encoder's output after its last norm, not normalised further
+}
+
+// NewEmbedding builds the graph of one encoder, EncoderPrefix or TargetPrefix, for batches of clips whole clips. Its
+// Params are that encoder's alone.
+func NewEmbedding(c Config, clips int, prefix string) (*Embedding, error) {
+	if prefix != EncoderPrefix && prefix != TargetPrefix {
+		return nil, fmt.Errorf("build embedding graph: network %q, want %q or %q", prefix, EncoderPrefix, TargetPrefix)
+	}
+	if prefix == TargetPrefix && c.Target == Pixels {
+		return nil, fmt.Errorf("build embedding graph: a model that predicts %s has no target encoder", Pixels)
+	}
+	b, patches, err := newBuilder(c, clips, 1, tensor.Float32, prefix)
+	if err != nil {
+		return nil, fmt.Errorf("build embedding graph: %w", err)
+	}
+	b.fullToken = b.ints("full token", clips*c.Tokens())
+	attention := b.full.offsets
+	if c.Objective == NextTubelet {
+		t, _, _ := c.Grid()
+		b.tubelets = b.ints("tubelet offsets", clips*t+1)
+		b.fullSpace, attention = b.fullToken, b.tubelets
+	}
+	e := &Embedding{Graph: b.Graph, Tokens: b.encoder(prefix, patches, b.fullToken, b.full, attention)}
+	b.Program.Results = append(b.Program.Results, e.Tokens)
+	if b.err != nil {
+		return nil, fmt.Errorf("build embedding graph: %w", b.err)
+	}
+	return e, b.Program.Validate()
+}
+
+// Pack writes the layout of whole clips into a machine's inputs.
+func (e *Embedding) Pack(m graph.Buffers) { e.packFull(m) }

@@ -169,6 +169,48 @@ func GELUGrad(dx, x, dy []float32) {
 	implementation{}.geluGrad(cut(dx, len(x)), x, cut(dy, len(x)))
 }
 
+// SwiGLU sets y to SiLU(a) b, SiLU(a) = a/(1+e^-a). All are of one kind and have n elements; y may be a or b.
+func SwiGLU(y, a, b Cells, n int) {
+	oneKind("SwiGLU", y, a, b)
+	implementation{}.swiGLU(y.cut(n), a.cut(n), b.cut(n), n)
+}
+
+// SwiGLUGrad sets dx to the gradient of SwiGLU with respect to a, for of 0, or b, for of 1, given dy. All are of one kind
+// and have n elements; dx may be any of the others.
+func SwiGLUGrad(dx, a, b, dy Cells, of, n int) {
+	oneKind("SwiGLUGrad", dx, a, b, dy)
+	implementation{}.swiGLUGrad(dx.cut(n), a.cut(n), b.cut(n), dy.cut(n), of, n)
+}
+
+// Rotate turns the queries and keys of packed rows by the positions of their tokens. With D = heads*headDim:
+//
+//	y, x   [rows, 3D]: all queries, all keys, all values, each head-major; of one kind; y may be x
+//	tokens [rows]
+//	c, s   [tokens there are, turned]; turned is even and at most headDim
+//
+// Channel j < turned of a head becomes c[j] x[j] + s[j] x[j^1], with the rows of c and s that the token names; all other
+// channels and the values are copied.
+func Rotate(y, x Cells, tokens []int32, c, s []float32, heads, headDim, turned int) {
+	oneKind("Rotate", y, x)
+	if turned%2 != 0 || turned > headDim {
+		panic(fmt.Sprintf("kernel: rotation of %d of %d features of a head, want an even number", turned, headDim))
+	}
+	n := len(tokens) * 3 * heads * headDim
+	for _, t := range tokens {
+		_, _ = cut(c[int(t)*turned:], turned), cut(s[int(t)*turned:], turned)
+	}
+	implementation{}.rotate(y.cut(n), x.cut(n), tokens, c, s, heads, headDim, turned)
+}
+
+// oneKind panics unless all are float32 or all bfloat16.
+func oneKind(what string, first Cells, others ...Cells) {
+	for _, c := range others {
+		if c.Half() != first.Half() {
+			panic("kernel: " + what + " of two kinds")
+		}
+	}
+}
+
 // LayerNorm sets each row of y [m,n] to (x - mean)/√(variance + eps) * gamma + beta with the statistics of that row of
 // x [m,n] (variance over n, not n-1). gamma and beta are [n] or nil. y may be x.
 func LayerNorm(y Cells, x []float32, m, n int, gamma, beta []float32, eps float32) {

@@ -165,6 +165,52 @@ func (reference) geluGrad(dx, x, dy []float32) {
 // normal is the normal distribution function.
 func normal(x float64) float64 { return 0.5 * math.Erfc(-x/math.Sqrt2) }
 
+func (reference) swiGLU(c, a, b Cells, n int) {
+	y := float32s(c)
+	defer func() { narrowBack(c, y) }()
+	u, v := float32s(a), float32s(b)
+	for i := range n {
+		y[i] = float32(float64(u[i]) * logistic(float64(u[i])) * float64(v[i]))
+	}
+}
+
+func (reference) swiGLUGrad(c, a, b, dy Cells, of, n int) {
+	dx := float32s(c)
+	defer func() { narrowBack(c, dx) }()
+	u, v, d := float32s(a), float32s(b), float32s(dy)
+	for i := range n {
+		x := float64(u[i])
+		g := float64(d[i]) * logistic(x)
+		if of == 0 {
+			g *= float64(v[i]) * (1 + x*logistic(-x))
+		} else {
+			g *= x
+		}
+		dx[i] = float32(g)
+	}
+}
+
+func logistic(x float64) float64 { return 1 / (1 + math.Exp(-x)) }
+
+func (reference) rotate(out, in Cells, tokens []int32, c, s []float32, heads, headDim, turned int) {
+	y, x := float32s(out), float32s(in)
+	defer func() { narrowBack(out, y) }()
+	width := heads * headDim
+	for r, token := range tokens {
+		row, to := x[r*3*width:][:3*width], y[r*3*width:][:3*width]
+		copy(to[2*width:], row[2*width:])
+		for first := 0; first < 2*width; first += headDim {
+			copy(to[first+turned:first+headDim], row[first+turned:])
+			for j := 0; j < turned; j += 2 {
+				at := int(token)*turned + j
+				u, v := row[first+j], row[first+j+1]
+				to[first+j] = c[at]*u + s[at]*v
+				to[first+j+1] = c[at+1]*v + s[at+1]*u
+			}
+		}
+	}
+}
+
 func (reference) layerNorm(c Cells, x []float32, m, n int, gamma, beta []float32, eps float32) {
 	y := float32s(c)
 	defer func() { narrowBack(c, y) }()

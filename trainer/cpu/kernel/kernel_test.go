@@ -220,6 +220,71 @@ func TestElementwise(t *testing.T) {
 	})
 }
 
+func TestSwiGLU(t *testing.T) {
+	each(t, func(rt *rapid.T) {
+		b := newBuffers(rt)
+		n, half := rapid.IntRange(0, 200).Draw(rt, "n"), rapid.Bool().Draw(rt, "half")
+		u, v, d := b.cells(n, half), b.cells(n, half), b.cells(n, half)
+		for i := range u.F {
+			u.F[i] *= 20 // the tails too
+		}
+		got, want := b.cloneCells(u), b.like(u, n)
+		SwiGLU(got, got, v, n)
+		reference{}.swiGLU(want, u, v, n)
+		nearCells(rt, "SwiGLU", got, want, 1e-6)
+		for of := range 2 {
+			got, want := b.cloneCells(d), b.like(d, n)
+			SwiGLUGrad(got, u, v, got, of, n)
+			reference{}.swiGLUGrad(want, u, v, d, of, n)
+			nearCells(rt, fmt.Sprintf("gradient for input %d", of), got, want, 2e-6)
+		}
+		b.check(rt)
+	})
+}
+
+func TestSwiGLUGradByDifferences(t *testing.T) {
+	rng := newRand(7)
+	x := make([]float32, 3*9) // a, b, weights of the sum
+	for i := range x {
+		x[i] = float32(rng.NormFloat64())
+	}
+	sum := func(v []float64) (s float64) {
+		for i := range 9 {
+			s += float64(x[18+i]) * v[i] / (1 + math.Exp(-v[i])) * v[9+i]
+		}
+		return s
+	}
+	want := gradient(sum, x[:18])
+	got := make([]float32, 18)
+	for of := range 2 {
+		SwiGLUGrad(f32(got[of*9:(of+1)*9]), f32(x[:9]), f32(x[9:18]), f32(x[18:]), of, 9)
+	}
+	near(t, "gradient", got, want, 1e-5)
+}
+
+func TestRotate(t *testing.T) {
+	each(t, func(rt *rapid.T) {
+		b := newBuffers(rt)
+		rows, heads := rapid.IntRange(0, 5).Draw(rt, "rows"), rapid.IntRange(1, 3).Draw(rt, "heads")
+		dim := rapid.IntRange(1, 70).Draw(rt, "dim")
+		turned := 2 * rapid.IntRange(0, dim/2).Draw(rt, "pairs")
+		const grid = 4
+		c, s := b.normal(grid*turned), b.normal(grid*turned)
+		tokens := make([]int32, rows)
+		for i := range tokens {
+			tokens[i] = int32(b.rng.IntN(grid))
+		}
+		in := b.cells(rows*3*heads*dim, rapid.Bool().Draw(rt, "half"))
+		want, got := b.like(in, rows*3*heads*dim), b.like(in, rows*3*heads*dim)
+		reference{}.rotate(want, in, tokens, c, s, heads, dim, turned)
+		Rotate(got, in, tokens, c, s, heads, dim, turned)
+		nearCells(rt, "rotated", got, want, 1e-6)
+		Rotate(in, in, tokens, c, s, heads, dim, turned)
+		near(rt, "rotated in place", float32s(in), float32s(got), 0)
+		b.check(rt)
+	})
+}
+
 // kernels is what both implementations offer to TestElementwise and TestNaN.
 type kernels interface {
 	biasAdd(y []float32, m, n int, bias []float32)
@@ -763,6 +828,9 @@ func TestShortBuffers(t *testing.T) {
 		"Attention":   func() { Attention(f32(short), f32(long), []int32{0, 3}, 1, 4, 0, make([]float32, 1<<20)) },
 		"scratch":     func() { Attention(f32(long), f32(long), []int32{0, 3}, 1, 4, 0, short[:2]) },
 		"offsets":     func() { Attention(f32(long), f32(long), []int32{3, 0}, 1, 4, 0, long) },
+		"SwiGLU":      func() { SwiGLU(f32(long), f32(short), f32(long), 12) },
+		"Rotate x":    func() { Rotate(f32(long), f32(short), []int32{0}, long, long, 1, 4, 4) },
+		"Rotate c":    func() { Rotate(f32(long), f32(long), []int32{2}, short, long, 1, 4, 4) },
 		"GatherRows":  func() { GatherRows(long, short, 4, []int32{2}, 0) },
 		"negative":    func() { ScatterAddRows(long, long, 4, []int32{-1}, 0) },
 	} {

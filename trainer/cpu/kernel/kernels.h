@@ -43,6 +43,11 @@ typedef struct {
 	X(void, bias_gelu, (float *out, float *pre, long m, long n, const float *bias), (out, pre, m, n, bias)) \
 	X(void, gelu, (float *out, const float *x, long n), (out, x, n)) \
 	X(void, gelu_grad, (float *dx, const float *x, const float *dy, long n), (dx, x, dy, n)) \
+	X(void, swiglu, (void *y, const void *a, const void *b, int half, long n), (y, a, b, half, n)) \
+	X(void, swiglu_grad, (void *dx, const void *a, const void *b, const void *dy, int half, int of, long n), \
+	  (dx, a, b, dy, half, of, n)) \
+	X(void, rotate, (void *y, const void *x, int half, const int32_t *token, const float *c, const float *s, long rows, \
+	  long heads, long dim, long turned), (y, x, half, token, c, s, rows, heads, dim, turned)) \
 	X(void, layer_norm, (void *y, int half, const float *x, long m, long n, const float *gamma, const float *beta, float eps), \
 	  (y, half, x, m, n, gamma, beta, eps)) \
 	X(void, layer_norm_grad, (float *dx, const float *base, const float *x, const void *dy, int half, long m, long n, \

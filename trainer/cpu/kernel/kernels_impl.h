@@ -167,6 +167,70 @@ static void gelu_grad(float *dx, const float *x, const float *dy, long n) {
 	EACH(rest, vec v = GET(x); gelu_slope(1, &v, 0); PUT(dx, GET(dy) * v););
 }
 
+// logistic_of gives σ(x) = 1/(1 + e^-x) and σ(-x), each from e^-|x|, so that neither cancels.
+INLINE void logistic_of(vec x, vec *sigma, vec *rest) {
+	vec e = vabs(x) * -LOG2E;
+	exp2_neg(1, &e);
+	vec large = 1.0f / (e + 1.0f), small = e * large;
+	*sigma = CHOOSE(x > 0.0f, large, small);
+	*rest = CHOOSE(x > 0.0f, small, large);
+}
+
+INLINE void swiglu_rows(void *y, const void *a, const void *b, const int half, long n) {
+	EACH(n, vec x = load_any(half, a, i, left); vec sigma; vec rest; logistic_of(x, &sigma, &rest);
+		store_any(half, y, i, x * sigma * load_any(half, b, i, left), left););
+}
+static void swiglu(void *y, const void *a, const void *b, int half, long n) {
+	if (half)
+		swiglu_rows(y, a, b, 1, n);
+	else
+		swiglu_rows(y, a, b, 0, n);
+}
+
+INLINE void swiglu_grad_rows(void *dx, const void *a, const void *b, const void *dy, const int half, int of, long n) {
+	EACH(n, vec x = load_any(half, a, i, left); vec sigma; vec rest; logistic_of(x, &sigma, &rest);
+		vec g = load_any(half, dy, i, left) * sigma;
+		if (of == 0) g *= load_any(half, b, i, left) * (x * rest + 1.0f);
+		else g *= x;
+		store_any(half, dx, i, g, left););
+}
+static void swiglu_grad(void *dx, const void *a, const void *b, const void *dy, int half, int of, long n) {
+	if (half)
+		swiglu_grad_rows(dx, a, b, dy, 1, of, n);
+	else
+		swiglu_grad_rows(dx, a, b, dy, 0, of, n);
+}
+
+// neighbours exchanges the lanes of every pair (2m, 2m+1).
+INLINE vec neighbours(vec v) {
+	ivec order;
+	for (int i = 0; i < LANES; i++) order[i] = i ^ 1;
+	return __builtin_shuffle(v, order);
+}
+// rotate_rows: turned is even, and so is LANES, so a pair never lies in two vectors.
+INLINE void rotate_rows(void *y, const void *x, const int half, const int32_t *token, const float *c, const float *s,
+	long rows, long heads, long dim, long turned) {
+	const long tail = dim - turned, width = heads * dim, size = half ? 2 : 4;
+	for (long r = 0; r < rows; r++) {
+		const float *cr = c + token[r] * turned, *sr = s + token[r] * turned;
+		for (long h = 0; h < 2 * heads; h++) { // of queries, then of keys
+			const long at = r * 3 * width + h * dim, rest = at + turned;
+			EACH(turned, vec v = load_any(half, x, at + i, left);
+				store_any(half, y, at + i, v * GET(cr) + neighbours(v) * GET(sr), left););
+			if (y != x) memcpy((char *)y + rest * size, (const char *)x + rest * size, tail * size);
+		}
+		const long values = r * 3 * width + 2 * width;
+		if (y != x) memcpy((char *)y + values * size, (const char *)x + values * size, width * size);
+	}
+}
+static void rotate(void *y, const void *x, int half, const int32_t *token, const float *c, const float *s, long rows,
+	long heads, long dim, long turned) {
+	if (half)
+		rotate_rows(y, x, 1, token, c, s, rows, heads, dim, turned);
+	else
+		rotate_rows(y, x, 0, token, c, s, rows, heads, dim, turned);
+}
+
 // sum_of adds n floats in four interleaved vector sums.
 INLINE float sum_of(const float *x, long n) {
 	vec s0 = SPLAT(0.0f), s1 = s0, s2 = s0, s3 = s0;

@@ -34,6 +34,12 @@ package kernel
 #cgo nocallback surmise_gelu
 #cgo noescape surmise_gelu_grad
 #cgo nocallback surmise_gelu_grad
+#cgo noescape surmise_swiglu
+#cgo nocallback surmise_swiglu
+#cgo noescape surmise_swiglu_grad
+#cgo nocallback surmise_swiglu_grad
+#cgo noescape surmise_rotate
+#cgo nocallback surmise_rotate
 #cgo noescape surmise_layer_norm
 #cgo nocallback surmise_layer_norm
 #cgo noescape surmise_layer_norm_grad
@@ -202,6 +208,27 @@ func (native) layerNormGrad(dx, base, x []float32, dy Cells, m, n int, gamma []f
 	p, half := cells(dy)
 	C.surmise_layer_norm_grad(floats(dx), floats(base), floats(x), p, half, C.long(m), C.long(n), floats(gamma), C.float(eps),
 		floats(dgamma), floats(dbeta))
+}
+
+func (native) swiGLU(y, a, b Cells, n int) {
+	py, half := cells(y)
+	pa, _ := cells(a)
+	pb, _ := cells(b)
+	C.surmise_swiglu(py, pa, pb, half, C.long(n))
+}
+
+func (native) swiGLUGrad(dx, a, b, dy Cells, of, n int) {
+	px, half := cells(dx)
+	pa, _ := cells(a)
+	pb, _ := cells(b)
+	py, _ := cells(dy)
+	C.surmise_swiglu_grad(px, pa, pb, py, half, C.int(of), C.long(n))
+}
+
+func (native) rotate(y, x Cells, tokens []int32, c, s []float32, heads, headDim, turned int) {
+	py, half := cells(y)
+	px, _ := cells(x)
+	C.surmise_rotate(py, px, half, ints(tokens), floats(c), floats(s), C.long(len(tokens)), C.long(heads), C.long(headDim), C.long(turned))
 }
 
 func (native) attentionScratch(longest, headDim, block int, half bool) int {

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/surmise-ml/surmise/internal/golden"
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/video/synth"
+)
+
+// A published checkpoint becomes a model, which scores and embeds videos, goes to transformers and comes back the same.
+func TestGoldenImportScoreEmbedExport(t *testing.T) {
+	var shape struct {
+		Config struct{ Img, Frames, Heads, Pheads, Dim int }
+	}
+	golden.JSON(t, "vjepa2_forward.json", &shape)
+	c := shape.Config
+	checkpointPath := golden.Path(t, "vjepa2_ckpt.pt")
+	t.Chdir(t.TempDir())
+	out := ok(t, "import", "--from", checkpointPath, "--out", "model.safetensors", "--heads", strconv.Itoa(c.Heads), "--pred-heads", strconv.Itoa(c.Pheads),
+		"--frames", strconv.Itoa(c.Frames), "--size", strconv.Itoa(c.Img))
+	for _, want := range []string{"vjepa2_ckpt.pt: vjepa", "one tensor in memory at a time", "note: positions are taken for rope", "wrote model.safetensors"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("import printed %q, without %q", out, want)
+		}
+	}
+
+	videos, err := synth.Generate(t.Context(), synth.Options{Dir: "videos", Clips: 2, Pairs: 2, Size: 64, Frames: max(16, 2*c.Frames), FPS: 8}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ok(t, "score", "--model", "model.safetensors", "--pairs", videos.PairsCSV, "--out", "scores.json", "--no-twin", "--threads", "1")
+	scores, err := compare.Load("scores.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(scores.Videos) != 4 || len(scores.Sets[0].Scores[0].Surprise) == 0 {
+		t.Errorf("scores of %d videos: %+v", len(scores.Videos), scores.Sets)
+	}
+	if record := string(scores.Sets[0].Model.Config); !strings.Contains(record, "vjepa2_ckpt.pt") {
+		t.Errorf("the scores do not say where the model came from: %s", record)
+	}
+
+	lines := ok(t, "embed", "--model", "model.safetensors", "--out", "e.safetensors", "--json", "--cache-dir", "none", videos.ClipsDir)
+	var first struct {
+		Path  string
+		Clips int
+	}
+	if err := json.Unmarshal([]byte(strings.SplitN(lines, "\n", 2)[0]), &first); err != nil || first.Clips != max(16, 2*c.Frames)/c.Frames {
+		t.Errorf("embed printed %q (%v)", lines, err)
+	}
+	embeddings, _, err := checkpoint.ReadSafetensors("e.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(embeddings) != 2 || embeddings[0].Name != first.Path || embeddings[0].Shape[1] != c.Dim {
+		t.Errorf("embeddings %v of %q", embeddings[0].Shape, embeddings[0].Name)
+	}
+
+	ok(t, "export", "--from", "model.safetensors", "--format", "hf", "--which", "target_encoder", "--out", "hf")
+	var report importReport
+	if err := json.Unmarshal([]byte(ok(t, "import", "--from", "hf", "--out", "again.safetensors", "--json")), &report); err != nil {
+		t.Fatal(err)
+	}
+	if report.Imported.Format != "hf" || report.Model.Heads != c.Heads || report.Parameters == 0 || report.Bytes == 0 {
+		t.Errorf("import reported %+v", report)
+	}
+	ok(t, "embed", "--model", "again.safetensors", "--out", "e2.safetensors", "--cache-dir", "none", videos.ClipsDir)
+	again, _, err := checkpoint.ReadSafetensors("e2.safetensors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range embeddings {
+		for j, x := range embeddings[i].Data {
+			if again[i].Data[j] != x {
+				t.Fatalf("%s: the model that went to transformers and back embeds it otherwise", embeddings[i].Name)
+			}
+		}
+	}
+}
+
+func TestGoldenImportRefusals(t *testing.T) {
+	pickle := golden.Path(t, "torch_misc.pth")
+	unknown := golden.Path(t, "vjepa2_ckpt.pt")
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("evil.pt", []byte("\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}X\x0d\x00\x00\x00little_endian\x88s.\x80\x02cos\nsystem\nX\x09\x00\x00\x00touch ran\x85R."), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{
+		`the pickle wants "os system"`:          {"import", "--from", "evil.pt", "--out", "m.safetensors"},
+		"extra: \"f32\"":                        {"import", "--from", pickle, "--out", "m.safetensors"},
+		"heads: the tensors do not tell":        {"import", "--from", unknown, "--out", "m.safetensors"},
+		"--from: stat nothing.pt":               {"import", "--from", "nothing.pt", "--out", "m.safetensors"},
+		"which is \"all\"":                      {"import", "--from", unknown, "--out", "m.safetensors", "--which", "all"},
+		"evil.pt":                               {"export", "--from", "evil.pt", "--out", "x", "--format", "hf"},
+		`required flag(s) "format" not set`:     {"export", "--from", "evil.pt", "--out", "x"},
+		"embed --model MODEL":                   {"embed", "--help"},
+		"requires at least 1 arg":               {"embed", "--model", "evil.pt", "--out", "x"},
+		"if any flags in the group [frame-step": {"embed", "--model", "evil.pt", "--out", "x", "--fps", "2", "--frame-step", "2", "v"},
+	} {
+		code, out, errOut := surmise(t, "", args...)
+		if wantCode := map[bool]int{true: exitOK, false: exitUsage}[args[1] == "--help"]; code != wantCode || !strings.Contains(out+errOut, want) {
+			t.Errorf("%v: exit code %d, %q, want %d and %q", args, code, out+errOut, wantCode, want)
+		}
+	}
+	if names, err := filepath.Glob("*"); err != nil || len(names) != 1 {
+		t.Errorf("%v is left behind (%v)", names, err)
+	}
+}
