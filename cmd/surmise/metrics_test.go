@@ -103,13 +103,8 @@ func TestMetricsOverHTTP(t *testing.T) {
 		t.Errorf("%g restarts and %g starts after %d decoders were killed", crashed, now, started)
 	}
 
-	answer, err := http.Get(strings.TrimSuffix(url, "metrics"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusNotFound {
-		t.Errorf("status %d beside /metrics, want 404", answer.StatusCode)
+	if status, _ := get(t, strings.TrimSuffix(url, "metrics")); status != http.StatusNotFound {
+		t.Errorf("status %d beside /metrics, want 404", status)
 	}
 	if code, _, shown := surmise(t, "", "worker", to, "--metrics-addr", strings.Split(url, "/")[2], "--data-dir", dir, "--cache-dir", "none"); code != exitUsage || !strings.Contains(shown, "--metrics-addr") {
 		t.Errorf("an address in use: exit code %d: %s", code, shown)
@@ -117,6 +112,15 @@ func TestMetricsOverHTTP(t *testing.T) {
 }
 
 func scrape(t *testing.T, url string) string {
+	t.Helper()
+	status, text := get(t, url)
+	if status != http.StatusOK {
+		t.Fatalf("%s: status %d: %s", url, status, text)
+	}
+	return text
+}
+
+func get(t *testing.T, url string) (status int, text string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -129,11 +133,11 @@ func scrape(t *testing.T, url string) string {
 		t.Fatal(err)
 	}
 	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		t.Fatalf("%s: %s (%v)", url, answer.Status, err)
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatalf("%s: %v", url, err)
 	}
-	return string(text)
+	return answer.StatusCode, string(body)
 }
 
 // value is that of one metric in what a scrape read.

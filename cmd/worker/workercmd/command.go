@@ -72,7 +72,7 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 		defer func() { _ = m.Close() }() // nothing is sent at its end
-		at, stop, err := serveMetrics(o.MetricsAddr, m, o.Logger)
+		at, stop, err := serveMetrics(ctx, o.MetricsAddr, m, o.Logger)
 		if err != nil {
 			return err
 		}

@@ -12,8 +12,9 @@ import (
 )
 
 // serveMetrics answers scrapes on an address until done is called.
-func serveMetrics(address string, m *metrics.Metrics, logger *slog.Logger) (at net.Addr, done func(), err error) {
-	listener, err := net.Listen("tcp", address)
+func serveMetrics(ctx context.Context, address string, m *metrics.Metrics, logger *slog.Logger) (at net.Addr, done func(), err error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", address)
 	if err != nil {
 		return nil, nil, &FlagError{"metrics-addr", address, err}
 	}
