@@ -155,7 +155,8 @@ func exitCode(err error) int {
 	}
 	if st, ok := grpcStatus(err); ok {
 		switch st.Code() {
-		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.OutOfRange, codes.FailedPrecondition:
+		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.OutOfRange, codes.FailedPrecondition,
+			codes.Unauthenticated, codes.PermissionDenied:
 			return exitUsage
 		}
 	}

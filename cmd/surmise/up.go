@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
 )
@@ -76,7 +77,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		case a := <-address:
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
-				Coordinator: local(a), DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
+				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
 				MetricsAddr: o.metricsAddr, MetricsServing: o.metricsServing,
 			})
 		case <-workerCtx.Done():
