@@ -173,9 +173,9 @@ func New(cfg Config) (*Server, error) {
 		openJobs:     cfg.Limits.OpenJobs,
 		now:          cfg.Now,
 
-		watchers:    watchers{byJob: map[string]map[chan struct{}]bool{}},
-		workers:     workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
-		stopping:    make(chan struct{}),
+		watchers: watchers{byJob: map[string]map[chan struct{}]bool{}},
+		workers:  workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
+		stopping: make(chan struct{}),
 	}
 	if s.lease == 0 {
 		s.lease = DefaultLeaseDuration

@@ -106,7 +106,7 @@ Results go to standard output, logs and progress to standard error.`,
 			root.AddCommand(c)
 		}
 	}
-	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()))
+	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()), newTokenCommand())
 	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newCancelCommand())
 	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand())
 	root.AddCommand(newVersionCommand())
