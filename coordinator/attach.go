@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -57,6 +58,7 @@ func (s *Server) Attach(stream attachStream) error {
 				w.working = len(hello.Held) > 0
 				s.workers.attach(w)
 				defer s.workers.detach(w)
+				s.audit.attached(s.now(), auth.FromContext(ctx), peerAddr(ctx), w.name)
 				s.log.Info("worker attached", "worker", w.name, "version", hello.Version, "threads", hello.Threads, "held", len(hello.Held))
 				defer s.log.Info("worker detached", "worker", w.name)
 				if err := s.welcome(stream, w, hello); err != nil {

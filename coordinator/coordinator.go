@@ -11,6 +11,7 @@ package coordinator
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -21,11 +22,14 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
@@ -83,6 +87,12 @@ type Config struct {
 	Logger        *slog.Logger  // nil: slog.Default()
 	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
 	NewID         func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
+
+	TLS    *tls.Config         // nil: plaintext, for loopback
+	Auth   *auth.Authenticator // nil: everyone is auth.Anonymous and may do everything
+	Limits Limits
+	Audit  AuditSink        // nil: no audit log; the caller closes it, after Serve
+	Now    func() time.Time // of rates and the audit log; nil: time.Now
 }
 
 // DefaultLeaseDuration is long against a garbage collection or a slow disk, short against losing a worker's time.
@@ -91,6 +101,12 @@ const DefaultLeaseDuration = 30 * time.Second
 const (
 	// maxMessageBytes is gRPC's customary limit, which clients such as grpcurl hold as well.
 	maxMessageBytes = 4 << 20
+	// maxHeaderBytes is far above what a call's metadata takes.
+	maxHeaderBytes = 64 << 10
+	// maxStreams is the calls that one connection may have open.
+	maxStreams = 1000
+	// handshakePatience is how long a connection may take before its first call.
+	handshakePatience = 20 * time.Second
 	// stopPatience is how long a graceful stop waits for calls under way.
 	stopPatience = 5 * time.Second
 )
@@ -108,6 +124,14 @@ type Server struct {
 	log         *slog.Logger
 	comparer    Comparer
 	newID       func() string
+
+	tls          *tls.Config
+	auth         *auth.Authenticator
+	rates        *callerRates
+	audit        *auditLog
+	messageBytes int
+	openJobs     int // of one owner; 0: any number
+	now          func() time.Time
 
 	watchers watchers
 	workers  workers
@@ -130,6 +154,9 @@ func New(cfg Config) (*Server, error) {
 	if cfg.LeaseDuration < 0 {
 		return nil, fmt.Errorf("coordinator: LeaseDuration %v is negative", cfg.LeaseDuration)
 	}
+	if err := cfg.Limits.check(); err != nil {
+		return nil, fmt.Errorf("coordinator: %w", err)
+	}
 	s := &Server{
 		store:       cfg.Store,
 		artifactDir: artifactDir,
@@ -138,9 +165,17 @@ func New(cfg Config) (*Server, error) {
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
 		newID:       cfg.NewID,
-		watchers:    watchers{byJob: map[string]map[chan struct{}]bool{}},
-		workers:     workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
-		stopping:    make(chan struct{}),
+
+		tls:          cfg.TLS,
+		auth:         cfg.Auth,
+		rates:        newCallerRates(cfg.Limits),
+		messageBytes: cfg.Limits.MessageBytes,
+		openJobs:     cfg.Limits.OpenJobs,
+		now:          cfg.Now,
+
+		watchers: watchers{byJob: map[string]map[chan struct{}]bool{}},
+		workers:  workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
+		stopping: make(chan struct{}),
 	}
 	if s.lease == 0 {
 		s.lease = DefaultLeaseDuration
@@ -151,6 +186,13 @@ func New(cfg Config) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	if s.messageBytes == 0 {
+		s.messageBytes = maxMessageBytes
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	s.audit = newAuditLog(cfg.Audit, s.log)
 	if s.newID == nil {
 		s.newID = func() string { return strings.ToLower(rand.Text()[:12]) }
 	}
@@ -160,14 +202,22 @@ func New(cfg Config) (*Server, error) {
 // Serve answers on l, which it closes, until ctx ends, and then stops gracefully: calls under way finish, streams end
 // with UNAVAILABLE, leases stay with their workers. It returns nil after a graceful stop.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	transport := insecure.NewCredentials()
+	if s.tls != nil {
+		transport = credentials.NewTLS(s.tls)
+	}
 	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessageBytes),
+		grpc.Creds(transport),
+		grpc.ConnectionTimeout(handshakePatience),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
+		grpc.MaxRecvMsgSize(s.messageBytes),
 		grpc.MaxSendMsgSize(maxMessageBytes),
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(s.logUnary, s.recoverUnary(), checkUnary),
-		grpc.ChainStreamInterceptor(s.logStream, s.recoverStream(), checkStream),
+		grpc.ChainUnaryInterceptor(s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
+		grpc.ChainStreamInterceptor(s.logStream, s.recoverStream(), s.admitStream, checkStream),
 	)
 	surmisev1.RegisterJobServiceServer(server, s)
 	surmisev1.RegisterPlausibilityServiceServer(server, s)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/video/synth"
@@ -383,7 +384,7 @@ func TestUp(t *testing.T) {
 		t.Fatal(shown)
 	}
 	cancelled := strings.TrimSpace(out)
-	client, err := connect(up.address)
+	client, err := connect(dial.Options{Address: up.address})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -601,7 +602,7 @@ func TestWatchSaysWhyAJobWaits(t *testing.T) {
 		served <- coordinatorcmd.Run(ctx, coordinatorcmd.Options{Listen: "127.0.0.1:0", DataDir: dir, LeaseDuration: time.Minute,
 			Logger: slog.New(slog.DiscardHandler), Serving: func(a net.Addr) { listening <- a }})
 	}()
-	client, err := connect((<-listening).String())
+	client, err := connect(dial.Options{Address: (<-listening).String()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,12 +13,12 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
+	"github.com/surmise-ml/surmise/cmd/dial"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -29,17 +29,24 @@ type jobsClient struct {
 	address string
 }
 
-func addCoordinatorFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("coordinator", coordinatorcmd.DefaultListen, "address of the coordinator (host:port)")
+func addCoordinatorFlag(cmd *cobra.Command) *dial.Options {
+	var to dial.Options
+	cmd.Flags().StringVar(&to.Address, "coordinator", coordinatorcmd.DefaultListen, "address of the coordinator (host:port)")
+	to.Flags(cmd.Flags())
+	return &to
 }
 
 // connect does not wait: an address where nobody answers shows with the first call.
-func connect(address string) (*jobsClient, error) {
-	conn, err := grpc.NewClient(address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+func connect(to dial.Options) (*jobsClient, error) {
+	options, err := to.DialOptions()
+	if err != nil {
+		return nil, badInput(err)
+	}
+	address := to.Address
+	conn, err := grpc.NewClient(address, append(options,
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			return explain(address, invoke(ctx, method, req, reply, cc, opts...))
-		}))
+		}))...)
 	if err != nil {
 		return nil, badInput(fmt.Errorf("--coordinator %q: %w", address, err))
 	}
@@ -65,12 +72,12 @@ func jobName(arg string) string {
 }
 
 // completeJobNames offers the coordinator's newest jobs to the shell.
-func completeJobNames(address *string) cobra.CompletionFunc {
+func completeJobNames(to *dial.Options) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		if len(args) > 0 {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		client, err := connect(*address)
+		client, err := connect(*to)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/plausibility"
@@ -126,7 +127,7 @@ func demo(ctx context.Context, o demoOptions, out, show io.Writer) (err error) {
 	var client *jobsClient
 	select {
 	case a := <-address:
-		if client, err = connect(a.String()); err != nil {
+		if client, err = connect(dial.Options{Address: a.String()}); err != nil {
 			return err
 		}
 		defer client.Close()

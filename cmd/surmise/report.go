@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/plausibility/heat"
@@ -90,8 +91,8 @@ coordinator; its model's training curves are found by themselves. Controls are t
 }
 
 // scoresOfJob finds the score file of a job, and the folder of the run that trained its model; "" if no job did.
-func scoresOfJob(ctx context.Context, address, name string, scores *string) (run string, err error) {
-	client, err := connect(address)
+func scoresOfJob(ctx context.Context, to dial.Options, name string, scores *string) (run string, err error) {
+	client, err := connect(to)
 	if err != nil {
 		return "", err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/video/synth"
@@ -115,7 +116,7 @@ func checkReportsAndRanks(t *testing.T, to string, made synth.Summary, trained, 
 	}
 
 	// The same through the coordinator.
-	client, err := connect(strings.TrimPrefix(to, "--coordinator="))
+	client, err := connect(dial.Options{Address: strings.TrimPrefix(to, "--coordinator=")})
 	if err != nil {
 		t.Fatal(err)
 	}

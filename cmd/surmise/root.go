@@ -106,7 +106,7 @@ Results go to standard output, logs and progress to standard error.`,
 			root.AddCommand(c)
 		}
 	}
-	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()))
+	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()), newTokenCommand())
 	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newCancelCommand())
 	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand(),
 		newImportCommand(), newExportCommand(), newEmbedCommand())
@@ -156,7 +156,8 @@ func exitCode(err error) int {
 	}
 	if st, ok := grpcStatus(err); ok {
 		switch st.Code() {
-		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.OutOfRange, codes.FailedPrecondition:
+		case codes.InvalidArgument, codes.NotFound, codes.AlreadyExists, codes.OutOfRange, codes.FailedPrecondition,
+			codes.Unauthenticated, codes.PermissionDenied:
 			return exitUsage
 		}
 	}

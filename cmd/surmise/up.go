@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
 )
@@ -32,7 +33,8 @@ either is started again. A second signal kills.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.listen, "listen", coordinatorcmd.DefaultListen, "address to listen on (host:port); only loopback is safe without a firewall")
+	flags.StringVar(&o.listen, "listen", coordinatorcmd.DefaultListen, "address to listen on (host:port), of this machine alone; to open a coordinator to others, run 'surmise coordinator'")
+	flags.BoolVar(&o.insecureListen, "insecure-listen", false, "listen beyond this machine all the same, without protection: whoever reaches the port may run jobs")
 	flags.StringVar(&o.dataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	flags.StringArrayVar(&o.dataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.DurationVar(&o.lease, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
@@ -42,8 +44,11 @@ either is started again. A second signal kills.`,
 }
 
 type upOptions struct {
-	listen    string
-	dataDir   string
+	listen  string
+	dataDir string
+
+	insecureListen bool
+
 	dataRoots []string
 	lease     time.Duration
 	cache     workercmd.CacheOptions
@@ -65,7 +70,8 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
 			Listen: o.listen, DataDir: o.dataDir, LeaseDuration: o.lease, Logger: logger,
-			Serving: func(a net.Addr) { address <- a },
+			Security: coordinatorcmd.SecurityOptions{InsecureListen: o.insecureListen},
+			Serving:  func(a net.Addr) { address <- a },
 		})
 		stopWorker(err) // without a coordinator there is nothing to work for
 		return err
@@ -76,7 +82,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		case a := <-address:
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
-				Coordinator: local(a), DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
+				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
 				MetricsAddr: o.metricsAddr, MetricsServing: o.metricsServing,
 			})
 		case <-workerCtx.Done():

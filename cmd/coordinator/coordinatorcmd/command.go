@@ -17,7 +17,7 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
-// DefaultListen is loopback: anyone who reaches the port may run jobs.
+// DefaultListen is loopback: without TLS and tokens anyone who reaches the port may run jobs.
 const DefaultListen = "127.0.0.1:7433"
 
 // Options says where a coordinator listens and keeps its files.
@@ -26,6 +26,7 @@ type Options struct {
 	DataDir       string        // jobs.db and artifacts/ lie in it; required
 	LeaseDuration time.Duration // 0: coordinator.DefaultLeaseDuration
 	Logger        *slog.Logger  // nil: slog.Default()
+	Security      SecurityOptions
 	// Serving, if set, is called with the address once connections are accepted.
 	Serving func(net.Addr)
 }
@@ -41,18 +42,27 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.DataDir == "" {
 		return errors.New("the coordinator needs a data folder")
 	}
+	if err := o.Security.complete(); err != nil {
+		return err
+	}
 	store, err := queue.OpenSQLite(ctx, filepath.Join(o.DataDir, "jobs.db"), time.Now)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	server, err := coordinator.New(coordinator.Config{
+	cfg := coordinator.Config{
 		Store:         store,
 		ArtifactDir:   filepath.Join(o.DataDir, "artifacts"),
 		LeaseDuration: o.LeaseDuration,
 		Logger:        o.Logger,
 		Comparer:      Comparer{},
-	})
+	}
+	closeAudit, err := o.Security.secure(&cfg, o.Logger)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, closeAudit()) }()
+	server, err := coordinator.New(cfg)
 	if err != nil {
 		return err
 	}
@@ -61,8 +71,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("listening on %s: %w", o.Listen, err)
 	}
-	if tcp, ok := listener.Addr().(*net.TCPAddr); ok && !tcp.IP.IsLoopback() {
-		o.Logger.Warn("listening beyond this machine without authentication: anyone who reaches the port may run jobs", "address", tcp.String())
+	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // nothing has been answered yet
+		return errors.Join(err, listener.Close())
 	}
 	if o.Serving != nil {
 		o.Serving(listener.Addr())
@@ -79,7 +89,10 @@ func Command() *cobra.Command {
 		Long: `Take jobs over gRPC and give them to the workers that attach.
 
 Jobs are kept in DATA-DIR/jobs.db, artifacts in DATA-DIR/artifacts, which workers on other machines must see under the
-same path.`,
+same path.
+
+Without more only this machine may call. --tls-cert, --tls-key and --tokens or --client-ca open it to a network;
+docs/guides/security.md has the commands.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -89,8 +102,9 @@ same path.`,
 			return Run(cmd.Context(), o)
 		},
 	}
-	cmd.Flags().StringVar(&o.Listen, "listen", DefaultListen, "address to listen on (host:port); only loopback is safe without a firewall")
+	cmd.Flags().StringVar(&o.Listen, "listen", DefaultListen, "address to listen on (host:port); beyond loopback only with TLS, and tokens or client certificates")
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
+	o.Security.Flags(cmd.Flags())
 	return cmd
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/worker"
@@ -25,7 +26,7 @@ import (
 
 // Options says whom a worker works for and what it may read.
 type Options struct {
-	Coordinator string        // host:port; required
+	Coordinator dial.Options  // required
 	Name        string        // unique among workers; "": one that DataDir keeps from run to run
 	DataRoots   []string      // the only folders below which jobs may name files; empty: any
 	DataDir     string        // the worker's own files; required unless Name is set
@@ -60,6 +61,12 @@ func Run(ctx context.Context, o Options) error {
 		defer func() { _ = release() }() // the lock goes with the process in any case
 		o.Name = name
 	}
+	dialOptions, err := o.Coordinator.DialOptions()
+	if flag := (*dial.FlagError)(nil); errors.As(err, &flag) {
+		return &FlagError{flag.Flag, flag.Value, flag.Err}
+	} else if err != nil {
+		return err
+	}
 	decoders, done, err := OpenDecoders(o.Cache)
 	if err != nil {
 		return err
@@ -83,7 +90,8 @@ func Run(ctx context.Context, o Options) error {
 		runner = m.Watch(runner)
 	}
 	return worker.Run(ctx, worker.Config{
-		Coordinator: o.Coordinator,
+		Coordinator: o.Coordinator.Address,
+		DialOptions: dialOptions,
 		Name:        o.Name,
 		Threads:     threads,
 		Precisions:  precisions(),
@@ -180,7 +188,8 @@ coordinator's artifact folder under the same paths.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.Coordinator, "coordinator", "127.0.0.1:7433", "address of the coordinator (host:port)")
+	flags.StringVar(&o.Coordinator.Address, "coordinator", "127.0.0.1:7433", "address of the coordinator (host:port)")
+	o.Coordinator.Flags(flags)
 	flags.StringVar(&o.Name, "name", "", "name among workers (default one that the data folder keeps)")
 	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder, or beginning of a URI, below which jobs may name videos; repeat for more (default any)")
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/surmise-ml/surmise/coordinator/auth"
+)
+
+func newTokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "token",
+		Short: "Make, list and revoke the bearer tokens of a coordinator",
+		Long: `Make, list and revoke bearer tokens in the file that 'surmise coordinator --tokens FILE' reads. The file holds no
+token, only hashes; a running coordinator sees every change with its next call.
+
+Roles:
+  viewer     reads everything
+  submitter  reads everything, submits jobs, and cancels those of its owner
+  worker     attaches and works, and does nothing else
+  admin      everything`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(newTokenCreateCommand(time.Now), newTokenListCommand(time.Now), newTokenRevokeCommand(time.Now))
+	return cmd
+}
+
+// addTokensFlag names the file.
+func addTokensFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("file", "tokens.json", "the coordinator's tokens file")
+}
+
+func newTokenCreateCommand(now func() time.Time) *cobra.Command {
+	var role, owner string
+	var expires time.Duration
+	cmd := &cobra.Command{
+		Use:   "create --role ROLE --owner NAME",
+		Short: "Make a token and print it, this once",
+		Long: `Make a token and print it, this once: nothing can show it again. Keep it in a file that only its user can read, for
+--token-file, or in SURMISE_TOKEN.`,
+		Args: cobra.NoArgs,
+	}
+	file := addTokensFlag(cmd)
+	cmd.Flags().StringVar(&role, "role", "", "viewer, submitter, worker or admin")
+	cmd.Flags().StringVar(&owner, "owner", "", "whose token it is, and whose its jobs will be")
+	cmd.Flags().DurationVar(&expires, "expires", 720*time.Hour, "how long it is good for")
+	_ = cmd.MarkFlagRequired("role") // the flags are there
+	_ = cmd.MarkFlagRequired("owner")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		created := now()
+		secret, token, err := auth.NewToken(auth.Role(role), owner, created, created.Add(expires))
+		if err != nil {
+			return badInput(err)
+		}
+		if err := auth.AddToken(*file, token); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "token %s of %s, %s, until %s\n", token.ID, token.Owner, token.Role, token.Expires.Format(time.RFC3339))
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), secret)
+		return err
+	}
+	return cmd
+}
+
+func newTokenListCommand(now func() time.Time) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the tokens, without what is secret",
+		Args:  cobra.NoArgs,
+	}
+	file := addTokensFlag(cmd)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		tokens, err := auth.ReadTokens(*file)
+		if err != nil {
+			return badInput(err)
+		}
+		if asJSON {
+			encoder := json.NewEncoder(cmd.OutOrStdout())
+			for _, t := range tokens {
+				if err := encoder.Encode(map[string]any{"id": t.ID, "role": t.Role, "owner": t.Owner, "state": t.State(now()), "created": t.Created, "expires": t.Expires}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		table := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+		fmt.Fprintln(table, "ID\tROLE\tOWNER\tSTATE\tEXPIRES")
+		for _, t := range tokens {
+			fmt.Fprintln(table, strings.Join([]string{t.ID, string(t.Role), t.Owner, t.State(now()), t.Expires.Format(time.RFC3339)}, "\t"))
+		}
+		return table.Flush()
+	}
+	return cmd
+}
+
+func newTokenRevokeCommand(now func() time.Time) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "revoke ID",
+		Short: "Refuse a token from now on",
+		Args:  cobra.ExactArgs(1),
+	}
+	file := addTokensFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return auth.RevokeToken(*file, args[0], now())
+	}
+	return cmd
+}
