@@ -206,7 +206,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.tls != nil {
 		transport = credentials.NewTLS(s.tls)
 	}
+	codec := newRequestCodec()
 	server := grpc.NewServer(
+		grpc.ForceServerCodecV2(codec),
 		grpc.Creds(transport),
 		grpc.ConnectionTimeout(handshakePatience),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -216,8 +218,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
-		grpc.ChainStreamInterceptor(s.logStream, s.recoverStream(), s.admitStream, checkStream),
+		grpc.ChainUnaryInterceptor(codec.readUnary, s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
+		grpc.ChainStreamInterceptor(codec.readStream, s.logStream, s.recoverStream(), s.admitStream, checkStream),
 	)
 	surmisev1.RegisterJobServiceServer(server, s)
 	surmisev1.RegisterPlausibilityServiceServer(server, s)

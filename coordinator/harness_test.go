@@ -79,7 +79,7 @@ func (c *clock) advance(d time.Duration) {
 
 // server is a coordinator on loopback, and clients of it.
 type server struct {
-	t       *testing.T
+	t       testing.TB
 	ctx     context.Context // of calls
 	clock   *clock
 	dir     string
@@ -93,7 +93,7 @@ type server struct {
 }
 
 // start starts a coordinator on an empty store; change may alter its configuration.
-func start(t *testing.T, change func(*coordinator.Config)) *server {
+func start(t testing.TB, change func(*coordinator.Config)) *server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
@@ -209,7 +209,7 @@ func (s *server) watch(name string, after int64, until surmisev1.JobEventType) [
 
 // worker is a worker's side of the stream.
 type worker struct {
-	t      *testing.T
+	t      testing.TB
 	name   string
 	stream grpc.BidiStreamingClient[surmisev1.AttachRequest, surmisev1.AttachResponse]
 	cut    context.CancelFunc
@@ -325,7 +325,7 @@ func hear[M any](w *worker, get func(*surmisev1.AttachResponse) *M) *M {
 }
 
 // publish makes a file below a lease's folder.
-func publish(t *testing.T, l *surmisev1.Lease, name string) string {
+func publish(t testing.TB, l *surmisev1.Lease, name string) string {
 	t.Helper()
 	path := filepath.Join(l.ArtifactDir, name)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
