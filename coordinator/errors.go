@@ -13,22 +13,40 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 )
 
-// badRequest is INVALID_ARGUMENT with a google.rpc.BadRequest that names each field at fault.
+// fieldReasons are the reasons of violations that a program may want to tell from others; those of other fields have
+// reasonField.
+var fieldReasons = map[string]string{
+	"page_token": "PAGE_TOKEN_INVALID",
+	"filter":     "FILTER_INVALID",
+	"state":      "FILTER_INVALID",
+	"order_by":   "ORDER_INVALID",
+	"(message)":  "MESSAGE_INVALID",
+}
+
+const reasonField = "FIELD_INVALID"
+
+// badRequest is INVALID_ARGUMENT with a google.rpc.BadRequest that names each field at fault, and the reason of the
+// first as google.rpc.ErrorInfo.
 func badRequest(errs ...jobspec.FieldError) error {
 	details := &errdetails.BadRequest{}
 	for _, e := range errs {
+		reason := fieldReasons[e.Field]
+		if reason == "" {
+			reason = reasonField
+		}
 		details.FieldViolations = append(details.FieldViolations,
-			&errdetails.BadRequest_FieldViolation{Field: e.Field, Description: e.Problem})
+			&errdetails.BadRequest_FieldViolation{Field: e.Field, Description: e.Problem, Reason: reason})
 	}
-	st := status.New(codes.InvalidArgument, jobspec.Errors(errs).Error())
-	if detailed, err := st.WithDetails(details); err == nil {
-		st = detailed
+	reason := reasonField
+	if len(errs) > 0 {
+		reason = details.FieldViolations[0].Reason
 	}
-	return st.Err()
+	return auth.Refusal(codes.InvalidArgument, reason, jobspec.Errors(errs).Error(), details)
 }
 
 // statusOf turns the errors of this package's inner parts into statuses. A store that fails is UNAVAILABLE: nothing was

@@ -536,3 +536,15 @@ func TestMutualTLS(t *testing.T) {
 		t.Errorf("on a connection that stands: %v", err)
 	}
 }
+// Faults of a request have reasons of their own where programs may want to tell them apart.
+func TestReasonsOfBadRequests(t *testing.T) {
+	s := start(t, nil)
+	for reason, req := range map[string]*surmisev1.ListJobsRequest{
+		"PAGE_TOKEN_INVALID": {PageToken: "nonsense"},
+		"FILTER_INVALID":     {State: 99},
+		"FIELD_INVALID":      {PageSize: -1},
+	} {
+		_, err := s.jobs.ListJobs(s.ctx, req)
+		withReason(t, reason, err, codes.InvalidArgument, reason)
+	}
+}

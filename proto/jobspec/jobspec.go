@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -53,10 +54,45 @@ func Complete(spec *surmisev1.JobSpec) (*surmisev1.JobSpec, error) {
 	case *surmisev1.JobSpec_Rank:
 		errs = completeRank(kind.Rank)
 	}
+	errs = append(errs, secretsInURIs("", spec.ProtoReflect())...)
 	if errs != nil {
 		return nil, errs
 	}
 	return spec, nil
+}
+
+// secretsInURIs faults every text that is a URI with a password: a job is stored, listed and logged. The fault does not
+// show it.
+func secretsInURIs(path string, m protoreflect.Message) Errors {
+	var errs Errors
+	check := func(field string, v protoreflect.Value) {
+		u, err := url.Parse(v.String())
+		if err == nil && u.Scheme != "" && u.User != nil {
+			errs = append(errs, FieldError{field, "must not hold a user name or password: a worker finds them in its environment"})
+		}
+	}
+	fields := m.Descriptor().Fields()
+	for i := range fields.Len() {
+		field := fields.Get(i)
+		name := path + string(field.Name())
+		switch {
+		case !m.Has(field) || field.IsMap():
+		case field.IsList():
+			for j := range m.Get(field).List().Len() {
+				element, at := m.Get(field).List().Get(j), fmt.Sprintf("%s[%d]", name, j)
+				if field.Message() != nil {
+					errs = append(errs, secretsInURIs(at+".", element.Message())...)
+				} else if field.Kind() == protoreflect.StringKind {
+					check(at, element)
+				}
+			}
+		case field.Message() != nil:
+			errs = append(errs, secretsInURIs(name+".", m.Get(field).Message())...)
+		case field.Kind() == protoreflect.StringKind:
+			check(name, m.Get(field))
+		}
+	}
+	return errs
 }
 
 // Validate holds a message against the rules written in its .proto file. An error is an Errors unless a rule itself is

@@ -149,6 +149,9 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"score":{"pairs":"p.csv","model":"m","window":8,"contexts":[8]}}`, "score.contexts[0]", "got 8"},
 		{`{"train":{"data":["d"],"model":{"target":"sound"}}}`, "train.model.target", "got sound"},
 		{`{"train":{"data":["d"],"eval":{}}}`, "train.eval.pairs", "1 character"},
+		{`{"train":{"data":["d","https://alice:hunter2@host/x.mp4"]}}`, "train.data[1]", "must not hold a user name"},
+		{`{"score":{"pairs":"s3://key@bucket/p.csv","model":"m"}}`, "score.pairs", "must not hold a user name"},
+		{`{"rank":{"model":"m","sets":[{"context":"http://u:p@h/","make":"speed"}]}}`, "rank.sets[0].context", "must not hold a user name"},
 		{`{"rank":{"model":"m"}}`, "rank.sets", "at least 1 item(s), got 0"},
 		{`{"rank":{"model":"m","sets":[{"context":"a"}]}}`, "rank.sets[0]", "two candidates, or make"},
 		{`{"rank":{"model":"m","sets":[{"context":"a","candidates":["b"]}]}}`, "rank.sets[0]", "two candidates, or make"},
@@ -166,6 +169,9 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		}
 		if strings.Contains(err.Error(), "0x") {
 			t.Errorf("%s: %v tells an address in memory", c.spec, err)
+		}
+		if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %v tells a password", c.spec, err)
 		}
 		if errs[0].Field != c.field || !strings.Contains(errs[0].Problem, c.says) {
 			t.Errorf("%s: got %v, want %s saying %q", c.spec, errs, c.field, c.says)
