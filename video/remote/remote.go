@@ -2,7 +2,7 @@
 //
 // s3:// and gs:// go through gocloud.dev/blob and find their credentials as the SDKs of these stores do; http:// and
 // https:// are plain requests. Objects are hostile: their size is bounded before and while they are read, and a web
-// server may not send the reader to another host.
+// server may not send the reader to another host. So are URIs: rules.go says which may be fetched.
 package remote
 
 import (
@@ -35,7 +35,8 @@ type Options struct {
 	MaxObject  int64 // of one; default a quarter of MaxBytes
 	MaxListing int   // names below one prefix; default 1,048,576
 	Timeout    time.Duration
-	Client     *http.Client // default one that follows no redirection to another host
+	Rules      Rules        // what may be fetched
+	Client     *http.Client // default one that holds to Rules and follows no redirection to another host
 }
 
 func (o Options) withDefaults() Options {
@@ -52,7 +53,7 @@ func (o Options) withDefaults() Options {
 		o.Timeout = 15 * time.Minute
 	}
 	if o.Client == nil {
-		o.Client = &http.Client{CheckRedirect: sameHost}
+		o.Client = o.Rules.client()
 	}
 	return o
 }
@@ -81,6 +82,9 @@ type Store struct {
 
 // Open makes a Store of a folder, which is made if missing.
 func Open(dir string, o Options) (*Store, error) {
+	if err := o.Rules.Check(); err != nil {
+		return nil, fmt.Errorf("what may be fetched: %w", err)
+	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the folder of remote videos: %w", err)
 	}
@@ -100,30 +104,30 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// parse takes a URI apart.
-func parse(uri string) (*url.URL, error) {
+// parse takes a URI apart and refuses what may not be fetched.
+func (s *Store) parse(uri string) (*url.URL, error) {
 	u, err := url.Parse(uri)
 	switch {
 	case err != nil:
-		return nil, err
-	case !slices.Contains([]string{"s3", "gs", "http", "https"}, u.Scheme):
-		return nil, fmt.Errorf("%q: scheme %q, want s3, gs, http or https", uri, u.Scheme)
-	case u.Host == "":
-		return nil, fmt.Errorf("%q: no host or bucket", uri)
+		return nil, fmt.Errorf("a URI cannot be read: %w", withoutURL(err))
+	case !slices.Contains(Schemes, u.Scheme):
+		return nil, fmt.Errorf("%q: scheme %q, want s3, gs, http or https", shown(u), u.Scheme)
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("%q: no host or bucket", shown(u))
 	case u.User != nil:
-		return nil, fmt.Errorf("%q: holds a user name; credentials come from the environment", u.Redacted())
+		return nil, fmt.Errorf("%q: holds a user name; credentials come from the environment", shown(u))
 	}
-	return u, nil
+	return u, s.o.Rules.permit(u)
 }
 
 // List returns the URIs of the objects below one that ends in "/", sorted.
 func (s *Store) List(ctx context.Context, uri string) ([]string, error) {
-	u, err := parse(uri)
+	u, err := s.parse(uri)
 	if err != nil {
 		return nil, err
 	}
 	if u.Scheme == "http" || u.Scheme == "https" {
-		return nil, fmt.Errorf("%q: a web server lists no folders; name an index or the videos", uri)
+		return nil, fmt.Errorf("%q: a web server lists no folders; name an index or the videos", shown(u))
 	}
 	bucket, err := s.bucket(ctx, u)
 	if err != nil {
@@ -138,10 +142,10 @@ func (s *Store) List(ctx context.Context, uri string) ([]string, error) {
 			return names, nil
 		}
 		if err != nil {
-			return nil, fmt.Errorf("listing %q: %w", uri, notFound(err))
+			return nil, fmt.Errorf("listing %q: %w", shown(u), notFound(err))
 		}
 		if len(names) == s.o.MaxListing {
-			return nil, fmt.Errorf("listing %q: more than %d objects", uri, s.o.MaxListing)
+			return nil, fmt.Errorf("listing %q: more than %d objects", shown(u), s.o.MaxListing)
 		}
 		names = append(names, (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: "/" + object.Key, RawQuery: u.RawQuery}).String())
 	}
@@ -173,7 +177,7 @@ func notFound(err error) error {
 // Fetch returns a file with the object's bytes. It stays until release is called. The error is fs.ErrNotExist for an
 // object that is not there, or may not be read.
 func (s *Store) Fetch(ctx context.Context, uri string) (string, func(), error) {
-	u, err := parse(uri)
+	u, err := s.parse(uri)
 	if err != nil {
 		return "", nil, err
 	}
@@ -217,7 +221,7 @@ func (s *Store) Fetch(ctx context.Context, uri string) (string, func(), error) {
 	}()
 	if err := s.download(ctx, u, uri, file); err != nil {
 		release()
-		return "", nil, fmt.Errorf("fetching %q: %w", u.Redacted(), err)
+		return "", nil, fmt.Errorf("fetching %q: %w", shown(u), err)
 	}
 	return file, release, nil
 }
@@ -309,7 +313,7 @@ func (s *Store) open(ctx context.Context, u *url.URL, uri string) (io.ReadCloser
 	}
 	response, err := s.o.Client.Do(request)
 	if err != nil {
-		return nil, 0, time.Time{}, err
+		return nil, 0, time.Time{}, withoutURL(err)
 	}
 	if response.StatusCode != http.StatusOK {
 		_ = response.Body.Close()

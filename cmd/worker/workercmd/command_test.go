@@ -2,6 +2,7 @@ package workercmd
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/surmise-ml/surmise/trainer/cpu"
@@ -15,5 +16,25 @@ func TestPrecisions(t *testing.T) {
 	}
 	if got := precisions(); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestFetchFlags(t *testing.T) {
+	for _, c := range []struct {
+		o    FetchOptions
+		want string
+	}{
+		{FetchOptions{Schemes: []string{"ftp"}}, `--fetch-scheme "ftp"`},
+		{FetchOptions{Hosts: []string{"http://x"}}, `--fetch-host "http://x"`},
+		{FetchOptions{Networks: []string{"10.0.0.1"}}, `--fetch-network "10.0.0.1"`},
+		{FetchOptions{Networks: []string{"169.254.0.0/16"}}, `--fetch-network "169.254.0.0/16"`},
+	} {
+		if _, err := c.o.rules(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: got %v, want %s", c.o, err, c.want)
+		}
+	}
+	r, err := FetchOptions{Schemes: []string{"https"}, Hosts: []string{"*.example.org"}, Networks: []string{"10.1.2.3/16"}}.rules()
+	if err != nil || len(r.Networks) != 1 || r.Networks[0].String() != "10.1.0.0/16" || r.Hosts[0] != "*.example.org" || r.Schemes[0] != "https" {
+		t.Errorf("got %v, %v", r, err)
 	}
 }

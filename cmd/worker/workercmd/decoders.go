@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -20,17 +21,59 @@ const noCache = "none"
 type CacheOptions struct {
 	Dir string // "": the user's cache folder; "none": nowhere
 	MiB int    // of decoded frames; 0: video.DefaultClipsBytes; negative: none
+
+	Fetch FetchOptions
+}
+
+// FetchOptions says what may be fetched from elsewhere; the zero value is all of the internet, and nothing private.
+type FetchOptions struct {
+	Schemes  []string // as remote.Rules
+	Hosts    []string
+	Networks []string // CIDR
+}
+
+// rules are what the flags mean.
+func (o FetchOptions) rules() (remote.Rules, error) {
+	r := remote.Rules{Schemes: o.Schemes, Hosts: o.Hosts}
+	for _, text := range o.Networks {
+		network, err := netip.ParsePrefix(text)
+		if err == nil {
+			err = remote.Rules{Networks: []netip.Prefix{network}}.Check()
+		}
+		if err != nil {
+			return r, &FlagError{"fetch-network", text, err}
+		}
+		r.Networks = append(r.Networks, network.Masked())
+	}
+	for _, scheme := range o.Schemes {
+		if err := (remote.Rules{Schemes: []string{scheme}}).Check(); err != nil {
+			return r, &FlagError{"fetch-scheme", scheme, err}
+		}
+	}
+	for _, host := range o.Hosts {
+		if err := (remote.Rules{Hosts: []string{host}}).Check(); err != nil {
+			return r, &FlagError{"fetch-host", host, err}
+		}
+	}
+	return r, nil
 }
 
 // Flags adds --cache-dir and --cache-mib to a command that decodes videos.
 func (o *CacheOptions) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Dir, "cache-dir", "", `folder that keeps what is known of videos between runs; "none" keeps nothing (default the user's cache folder)`)
 	flags.IntVar(&o.MiB, "cache-mib", 0, fmt.Sprintf("decoded frames that --cache-dir keeps, in MiB; negative keeps none (default %d)", video.DefaultClipsBytes>>20))
+	flags.StringArrayVar(&o.Fetch.Schemes, "fetch-scheme", nil, "scheme of URIs that may be fetched: s3, gs, http or https; repeat for more (default all)")
+	flags.StringArrayVar(&o.Fetch.Hosts, "fetch-host", nil, "host or bucket that may be fetched from, or *.DOMAIN; repeat for more (default any)")
+	flags.StringArrayVar(&o.Fetch.Networks, "fetch-network", nil, "private network that may be fetched from, such as 10.1.0.0/16; repeat for more (default none)")
 }
 
 // OpenDecoders makes the decoders of a command, with what earlier runs kept. done ends them.
 func OpenDecoders(cache CacheOptions) (decoders *video.Pool, done func(), err error) {
 	o := video.PoolOptions{}
+	rules, err := cache.Fetch.rules()
+	if err != nil {
+		return nil, nil, err
+	}
 	dir := cache.Dir
 	if dir == "" {
 		if base, err := os.UserCacheDir(); err == nil { // else there is no home: a service
@@ -48,7 +91,7 @@ func OpenDecoders(cache CacheOptions) (decoders *video.Pool, done func(), err er
 	}
 	var store *remote.Store
 	if o.Verdicts != nil {
-		if store, err = remote.Open(filepath.Join(dir, "remote"), remote.Options{}); err != nil {
+		if store, err = remote.Open(filepath.Join(dir, "remote"), remote.Options{Rules: rules}); err != nil {
 			return nil, nil, errors.Join(&FlagError{"cache-dir", cache.Dir, err}, closeCaches(o.Verdicts, o.Clips))
 		}
 		o.Remote = store
