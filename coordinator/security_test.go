@@ -536,6 +536,7 @@ func TestMutualTLS(t *testing.T) {
 		t.Errorf("on a connection that stands: %v", err)
 	}
 }
+
 // Faults of a request have reasons of their own where programs may want to tell them apart.
 func TestReasonsOfBadRequests(t *testing.T) {
 	s := start(t, nil)
