@@ -16,9 +16,16 @@ import (
 //	filtered_max  min over contexts, then max
 //	peak          max over time of the tubelet values (Scores.Peak)
 //	peak_avg      mean over windows of each window's largest tubelet
+//	peak_after_parting  largest tubelet from the one on in which the video parts from that it is paired with
+//	at_parting          mean of the tubelets, at most PartingTubelets, from that one on
 //
-// avg, max and the peaks take the mean over contexts, or the one context that
-// Context names. The context is part of the question, fixed beforehand: the
+// Up to where they part the two videos of a pair look the same and surprise alike: if that is where they surprise most,
+// peak ties. The last two look at what differs. Where that begins is found by looking at the pixels of
+// both videos (Video.Divergence), not at labels: exchange the two, and it is the same. They are statistics of pairs,
+// and say less of a single video, which has no other to part from. A video that parts from none counts whole.
+//
+// avg, max and the plain peaks take the mean over contexts, or the one context that
+// Context names; those of the parting are of Scores.Curve, which is a mean over contexts. The context is part of the question, fixed beforehand: the
 // published headline numbers take the best one on the evaluation data itself,
 // which is an oracle.
 type Aggregation struct {
@@ -28,7 +35,8 @@ type Aggregation struct {
 
 // Aggregations lists every aggregation over all contexts.
 func Aggregations() []Aggregation {
-	return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "filtered_avg"}, {Name: "filtered_max"}, {Name: "peak"}, {Name: "peak_avg"}}
+	return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "filtered_avg"}, {Name: "filtered_max"}, {Name: "peak"}, {Name: "peak_avg"},
+		{Name: "peak_after_parting"}, {Name: "at_parting"}}
 }
 
 // DefaultAggregation is what a spec is judged by unless asked otherwise: the peak
@@ -55,10 +63,13 @@ func ParseAggregation(text string) (Aggregation, error) {
 		a.Context = c
 	}
 	if _, ok := reductions[name]; !ok {
-		return a, fmt.Errorf("aggregation: %q, want one of avg, max, filtered_avg, filtered_max, peak, peak_avg", text)
+		return a, fmt.Errorf("aggregation: %q, want one of avg, max, filtered_avg, filtered_max, peak, peak_avg, peak_after_parting, at_parting", text)
 	}
 	if a.Context != 0 && reductions[name].filtered {
 		return a, fmt.Errorf("aggregation %q: filtered takes the minimum over contexts, so it takes no context", text)
+	}
+	if a.Context != 0 && reductions[name].parting > 0 {
+		return a, fmt.Errorf("aggregation %q: the surprise of a tubelet is a mean over contexts, so it takes no context", text)
 	}
 	return a, nil
 }
@@ -79,7 +90,13 @@ func (a *Aggregation) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-type reduction struct{ peak, filtered, max bool }
+type reduction struct {
+	peak, filtered, max bool
+	parting             int // tubelets from the parting on; 0: the statistic is one of windows
+}
+
+// PartingTubelets is how many tubelets at_parting looks at: an event may fall on the border of two.
+const PartingTubelets = 2
 
 var reductions = map[string]reduction{
 	"avg":          {},
@@ -88,27 +105,38 @@ var reductions = map[string]reduction{
 	"filtered_max": {filtered: true, max: true},
 	"peak":         {peak: true, max: true},
 	"peak_avg":     {peak: true},
+
+	"peak_after_parting": {parting: math.MaxInt, max: true},
+	"at_parting":         {parting: PartingTubelets},
 }
 
-// Videos returns one surprise per video, [N].
-func (s *Set) Videos(spec Spec, a Aggregation) ([]float64, error) {
+// Videos returns one surprise per video of f, whose set s is, [N].
+func (s *Set) Videos(f *File, a Aggregation) ([]float64, error) {
 	r, ok := reductions[a.Name]
 	if !ok {
 		return nil, fmt.Errorf("aggregation: unknown name %q", a.Name)
 	}
 	row := -1
 	if a.Context != 0 {
-		for i, c := range spec.Contexts {
+		for i, c := range f.Spec.Contexts {
 			if c == a.Context {
 				row = i
 			}
 		}
 		if row < 0 {
-			return nil, fmt.Errorf("aggregation %s: context %d was not scored, only %v frames", a, a.Context, spec.Contexts)
+			return nil, fmt.Errorf("aggregation %s: context %d was not scored, only %v frames", a, a.Context, f.Spec.Contexts)
 		}
 	}
 	out := make([]float64, len(s.Scores))
 	for i := range s.Scores {
+		if r.parting > 0 {
+			parted := f.Videos[i].fromParting(s.Scores[i].Curve)
+			if len(parted) == 0 {
+				return nil, fmt.Errorf("aggregation %s: video %s has no curve", a, f.Videos[i].Path)
+			}
+			out[i] = r.reduce([][]float64{parted[:min(r.parting, len(parted))]})
+			continue
+		}
 		values := s.Scores[i].Surprise
 		if r.peak {
 			values = s.Scores[i].Peak
@@ -119,6 +147,21 @@ func (s *Set) Videos(spec Spec, a Aggregation) ([]float64, error) {
 		out[i] = r.reduce(values)
 	}
 	return out, nil
+}
+
+// fromParting is the part of a video's curve from the tubelet on that holds the first frame in which it differs from the
+// video it is paired with; all of it if there is none.
+func (v *Video) fromParting(curve []float64) []float64 {
+	if v.Divergence == nil {
+		return curve
+	}
+	parting := 0
+	for t, start := range v.TubeletStart {
+		if start <= v.Divergence.Second {
+			parting = t
+		}
+	}
+	return curve[parting:]
 }
 
 // reduce takes values [C,W] to one number.
