@@ -57,6 +57,9 @@ func statistics() []statistic {
 			of(fmt.Sprintf("peak of %d at parting, top %d", horizon, k), func(m heat.Map, parting int) float64 {
 				return slices.Max(curve(m, k)[parting:min(m.Tubelets, parting+horizon)])
 			})
+			of(fmt.Sprintf("mean of %d at parting, top %d", horizon, k), func(m heat.Map, parting int) float64 {
+				return mean(curve(m, k)[parting:min(m.Tubelets, parting+horizon)])
+			})
 		}
 	}
 	// Token by token: where one video surprises more than the other does at the same place and time.
@@ -93,6 +96,9 @@ func statistics() []statistic {
 		for _, horizon := range []int{1, 2, 3} {
 			group(fmt.Sprintf("mean of %d at parting, top %d", horizon, k), func(m heat.Map, parting int) float64 {
 				return mean(curve(m, k)[parting:min(m.Tubelets, parting+horizon)])
+			})
+			group(fmt.Sprintf("peak of %d at parting, top %d", horizon, k), func(m heat.Map, parting int) float64 {
+				return slices.Max(curve(m, k)[parting:min(m.Tubelets, parting+horizon)])
 			})
 		}
 	}

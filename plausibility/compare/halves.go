@@ -70,7 +70,7 @@ type Choice struct {
 func Statistics(s Spec) []Aggregation {
 	if len(s.Contexts) <= 1 { // filtered takes a minimum over one
 		return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "peak"}, {Name: "peak_avg"},
-			{Name: "peak_after_parting"}, {Name: "at_parting"}}
+			{Name: "peak_after_parting"}, {Name: "peak_at_parting"}}
 	}
 	all := Aggregations()
 	for _, name := range []string{"avg", "max", "peak", "peak_avg"} {

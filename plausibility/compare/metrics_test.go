@@ -210,29 +210,32 @@ func TestAggregations(t *testing.T) {
 func TestAggregationsOfTheParting(t *testing.T) {
 	parting := &Place{Frame: 5, Second: 0.25}
 	video := func(d *Place) Video {
-		return Video{Path: "v.avi", TubeletStart: []float64{0.1, 0.2, 0.3, 0.4}, Divergence: d}
+		return Video{Path: "v.avi", TubeletStart: []float64{0.1, 0.2, 0.3, 0.4, 0.5}, Divergence: d}
 	}
 	f := &File{Spec: Spec{Window: 8}, Videos: []Video{video(parting), video(parting), video(nil), video(&Place{Second: 0.9}), video(&Place{Second: 0.05})}}
-	possible, impossible := []float64{5, 1, 2, 2}, []float64{5, 1, 4, 2}
+	possible, impossible := []float64{5, 1, 2, 2, 6}, []float64{5, 1, 4, 2, 1}
 	set := &Set{}
 	for _, curve := range [][]float64{possible, impossible, impossible, impossible, impossible} {
 		set.Scores = append(set.Scores, Scores{Peak: [][]float64{{5}}, Curve: curve})
 	}
 	for name, want := range map[string][]float64{
 		"peak":               {5, 5, 5, 5, 5},
-		"peak_after_parting": {2, 4, 5, 2, 5},     // never parts: all; parts after the last tubelet: the last; before the first: all
-		"at_parting":         {1.5, 2.5, 3, 2, 3}, // of two tubelets
+		"peak_after_parting": {6, 4, 5, 1, 5}, // never parts: all; parts after the last tubelet: the last; before the first: all
+		"peak_at_parting":    {2, 4, 5, 1, 5}, // not the 6 of later
 	} {
 		got, err := set.Videos(f, Aggregation{Name: name})
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s = %v (%v), want %v", name, got, err, want)
 		}
 	}
+	if at, peak := (Aggregation{Name: "peak_at_parting"}), (Aggregation{Name: "peak"}); !at.OfPairs() || peak.OfPairs() {
+		t.Error("which statistics are of pairs")
+	}
 	set.Scores[4].Curve, f.Videos[4].TubeletStart = nil, nil
-	if _, err := set.Videos(f, Aggregation{Name: "at_parting"}); err == nil || !strings.Contains(err.Error(), "v.avi") {
+	if _, err := set.Videos(f, Aggregation{Name: "peak_at_parting"}); err == nil || !strings.Contains(err.Error(), "v.avi") {
 		t.Errorf("a video without a curve: %v", err)
 	}
-	if _, err := ParseAggregation("at_parting@2"); err == nil {
+	if _, err := ParseAggregation("peak_at_parting@2"); err == nil {
 		t.Error("a context of what has none was accepted")
 	}
 }

@@ -344,6 +344,9 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 	for i, v := range f.Videos {
 		labels[i] = v.Label
 	}
+	if o.Aggregation.OfPairs() {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("%s looks at where a video parts from the one it is paired with: its figures of single videos are of videos that come with another", o.Aggregation))
+	}
 	halves := split2(groups, o.Seed)
 	var percentiles [][]float64 // [columns][N]
 	for i, c := range columns {
