@@ -216,7 +216,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
+		grpc.ChainUnaryInterceptor(tellTime, s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
 		grpc.ChainStreamInterceptor(s.logStream, s.recoverStream(), s.admitStream, checkStream),
 	)
 	surmisev1.RegisterJobServiceServer(server, s)
