@@ -86,6 +86,7 @@ type Config struct {
 	Clock         Clock         // nil: the system's
 	Logger        *slog.Logger  // nil: slog.Default()
 	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
+	Observer      Observer      // nil: nobody is told what happens
 	NewID         func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
 
 	TLS    *tls.Config         // nil: plaintext, for loopback
@@ -123,6 +124,7 @@ type Server struct {
 	clock       Clock
 	log         *slog.Logger
 	comparer    Comparer
+	observer    Observer
 	newID       func() string
 
 	tls          *tls.Config
@@ -164,6 +166,7 @@ func New(cfg Config) (*Server, error) {
 		clock:       cfg.Clock,
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
+		observer:    cfg.Observer,
 		newID:       cfg.NewID,
 
 		tls:          cfg.TLS,
@@ -193,6 +196,9 @@ func New(cfg Config) (*Server, error) {
 		s.now = time.Now
 	}
 	s.audit = newAuditLog(cfg.Audit, s.log)
+	if s.observer == nil {
+		s.observer = unobserved{}
+	}
 	if s.newID == nil {
 		s.newID = func() string { return strings.ToLower(rand.Text()[:12]) }
 	}

@@ -36,6 +36,8 @@ var jobEventTypes = map[queue.LogType]surmisev1.JobEventType{
 // WatchJob implements JobService. Events come from the store's log, so a watcher costs nothing between them and can
 // resume anywhere.
 func (s *Server) WatchJob(req *surmisev1.WatchJobRequest, stream grpc.ServerStreamingServer[surmisev1.WatchJobResponse]) error {
+	s.observer.Watching(1)
+	defer s.observer.Watching(-1)
 	ctx := stream.Context()
 	id := strings.TrimPrefix(req.Name, jobPrefix)
 	news, forget := s.watchers.add(id) // before the first read, so that nothing falls between

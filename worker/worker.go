@@ -62,6 +62,7 @@ type Config struct {
 	Grace  time.Duration // how long a stopping worker waits for the coordinator to settle its last word; 0: 10 s
 	Clock  Clock         // nil: the system's
 	Logger *slog.Logger  // nil: slog.Default()
+	Linked func(bool)    // told when the coordinator has welcomed the worker, and when it is away; nil: nobody is told
 
 	// Backoff bounds the jittered wait before attaching again; 0: 200 ms to 5 s.
 	MinBackoff, MaxBackoff time.Duration
@@ -91,6 +92,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
+	}
+	if c.Linked == nil {
+		c.Linked = func(bool) {}
 	}
 	return c, nil
 }
@@ -226,6 +230,7 @@ func (w *worker) handle(now time.Time, e event) error {
 		if e.stream == w.stream { // not one that was given up
 			w.logMessage(e.message)
 			w.protocol.received(now, e.message)
+			w.cfg.Linked(w.protocol.link == attached)
 			if m := e.message.GetCheckpointRecorded(); m != nil && w.reports != nil {
 				w.reports.note(m)
 			}
@@ -234,6 +239,7 @@ func (w *worker) handle(now time.Time, e event) error {
 		if e.stream == w.stream {
 			w.stream = nil
 			w.protocol.closed()
+			w.cfg.Linked(false)
 		}
 	case refused:
 		return e.err
@@ -256,12 +262,14 @@ func (w *worker) carryOut(ctx context.Context, e effects) (exit bool) {
 		w.log.Warn("giving up the stream to the coordinator", "cause", e.redial)
 		w.stream.abandon(e.redial)
 		w.stream = nil
+		w.cfg.Linked(false)
 	}
 	for _, m := range e.send {
 		if !w.stream.send(m) {
 			w.stream.abandon(errors.New("the coordinator does not read"))
 			w.stream = nil
 			w.protocol.closed()
+			w.cfg.Linked(false)
 			break
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/surmise/doctor"
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/trainer"
@@ -27,6 +28,7 @@ const askPatience = 10 * time.Second
 func newDoctorCommand() *cobra.Command {
 	var asJSON bool
 	o := doctor.Options{TempDir: os.TempDir()}
+	var to dial.Options
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check this machine, and say what to do",
@@ -35,7 +37,7 @@ whether a coordinator answers and its clock agrees. Each line is ok, warn (it wo
 and what is not ok says what to do. Exits with 1 when something fails.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checks := doctor.Examine(cmd.Context(), o, machineProbes())
+			checks := doctor.Examine(cmd.Context(), o, machineProbes(to))
 			write := doctor.WriteTable
 			if asJSON {
 				write = doctor.WriteJSON
@@ -52,10 +54,11 @@ and what is not ok says what to do. Exits with 1 when something fails.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON per check")
 	cmd.Flags().StringVar(&o.Server, "server", "", "address of a coordinator to ask (host:port; default none)")
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
+	to.Flags(cmd.Flags())
 	return cmd
 }
 
-func machineProbes() doctor.Probes {
+func machineProbes(to dial.Options) doctor.Probes {
 	return doctor.Probes{
 		Root:       os.DirFS("/"),
 		Features:   kernel.Features,
@@ -72,8 +75,11 @@ func machineProbes() doctor.Probes {
 		Synced:  doctor.Synced,
 		Command: runBriefly,
 		Decode:  decodeClip,
-		Ask:     askCoordinator,
-		Now:     time.Now,
+		Ask: func(ctx context.Context, server string) (doctor.Answer, error) {
+			to.Address = server
+			return askCoordinator(ctx, to)
+		},
+		Now: time.Now,
 	}
 }
 
@@ -103,8 +109,8 @@ func decodeClip(ctx context.Context) (frames int, err error) {
 	return verdict.Frames, nil
 }
 
-func askCoordinator(ctx context.Context, server string) (doctor.Answer, error) {
-	client, err := connect(server)
+func askCoordinator(ctx context.Context, to dial.Options) (doctor.Answer, error) {
+	client, err := connect(to)
 	if err != nil {
 		return doctor.Answer{}, err
 	}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
+	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
@@ -38,7 +39,7 @@ either is started again. A second signal kills.`,
 	flags.StringVar(&o.dataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	flags.StringArrayVar(&o.dataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.DurationVar(&o.lease, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
-	workercmd.MetricsFlag(flags, &o.metricsAddr)
+	daemon.MetricsFlag(flags, &o.metricsAddr)
 	o.cache.Flags(flags)
 	return cmd
 }
@@ -65,13 +66,25 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	defer stopWorker(nil)
 
 	logger := slog.Default() // of this command, for both
+	var monitor *daemon.Monitor
+	if o.metricsAddr != "" {
+		monitor = daemon.NewMonitor(coordinatorcmd.Service, workercmd.Service)
+		at, done, err := monitor.Serve(ctx, o.metricsAddr, logger)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if o.metricsServing != nil {
+			o.metricsServing(at)
+		}
+	}
 	address := make(chan net.Addr, 1)
 	var both errgroup.Group
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
 			Listen: o.listen, DataDir: o.dataDir, LeaseDuration: o.lease, Logger: logger,
 			Security: coordinatorcmd.SecurityOptions{InsecureListen: o.insecureListen},
-			Serving:  func(a net.Addr) { address <- a },
+			Serving:  func(a net.Addr) { address <- a }, Monitor: monitor,
 		})
 		stopWorker(err) // without a coordinator there is nothing to work for
 		return err
@@ -83,7 +96,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
 				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
-				MetricsAddr: o.metricsAddr, MetricsServing: o.metricsServing,
+				Monitor: monitor,
 			})
 		case <-workerCtx.Done():
 			return nil
