@@ -30,6 +30,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/surmise-ml/surmise/coordinator/auth"
+	"github.com/surmise-ml/surmise/coordinator/joblog"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
@@ -115,6 +116,7 @@ const (
 // Server is a coordinator.
 type Server struct {
 	surmisev1.UnimplementedJobServiceServer
+	surmisev1.UnimplementedLogServiceServer
 	surmisev1.UnimplementedPlausibilityServiceServer
 	surmisev1.UnimplementedWorkerServiceServer
 
@@ -134,6 +136,9 @@ type Server struct {
 	messageBytes int
 	openJobs     int // of one owner; 0: any number
 	now          func() time.Time
+
+	logs        *joblog.Store
+	logWatchers watchers
 
 	watchers watchers
 	workers  workers
@@ -176,9 +181,11 @@ func New(cfg Config) (*Server, error) {
 		openJobs:     cfg.Limits.OpenJobs,
 		now:          cfg.Now,
 
-		watchers: watchers{byJob: map[string]map[chan struct{}]bool{}},
-		workers:  workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
-		stopping: make(chan struct{}),
+		logs:        joblog.New(filepath.Join(artifactDir, "jobs"), 0),
+		logWatchers: watchers{byJob: map[string]map[chan struct{}]bool{}},
+		watchers:    watchers{byJob: map[string]map[chan struct{}]bool{}},
+		workers:     workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
+		stopping:    make(chan struct{}),
 	}
 	if s.lease == 0 {
 		s.lease = DefaultLeaseDuration
@@ -226,6 +233,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.ChainStreamInterceptor(s.logStream, s.recoverStream(), s.admitStream, checkStream),
 	)
 	surmisev1.RegisterJobServiceServer(server, s)
+	surmisev1.RegisterLogServiceServer(server, s)
 	surmisev1.RegisterPlausibilityServiceServer(server, s)
 	surmisev1.RegisterWorkerServiceServer(server, s)
 	healthServer := health.NewServer()
