@@ -18,7 +18,7 @@ import (
 )
 
 func newUpCommand() *cobra.Command {
-	var o upOptions
+	o := upOptions{takeDefault: true}
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a coordinator and a worker in one process",
@@ -53,6 +53,8 @@ type upOptions struct {
 	dataRoots []string
 	lease     time.Duration
 	cache     workercmd.CacheOptions
+
+	takeDefault bool // see workercmd.Options
 
 	metricsAddr    string
 	metricsServing func(net.Addr) // nil: nobody wants to know
@@ -96,7 +98,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
 				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
-				Monitor: monitor,
+				Monitor: monitor, TakeDefault: o.takeDefault,
 			})
 		case <-workerCtx.Done():
 			return nil

@@ -20,6 +20,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/worker"
+	"github.com/surmise-ml/surmise/worker/joblog"
 	"github.com/surmise-ml/surmise/worker/metrics"
 )
 
@@ -35,6 +36,10 @@ type Options struct {
 	Logger      *slog.Logger  // nil: slog.Default()
 
 	Monitor *daemon.Monitor // shows how the worker is; nil: nobody looks
+
+	// TakeDefault makes the worker's logger slog's default, so that what decoders and the trainer log while a job runs is
+	// kept with the job. It is for processes whose main work is the worker, and that have set slog's default before.
+	TakeDefault bool
 }
 
 // Service is the worker's name in a monitor.
@@ -44,6 +49,13 @@ const Service = "worker"
 func Run(ctx context.Context, o Options) error {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	book := joblog.New()
+	o.Logger = slog.New(book.Handler(o.Logger.Handler()))
+	if o.TakeDefault {
+		before := slog.Default()
+		slog.SetDefault(o.Logger)
+		defer slog.SetDefault(before)
 	}
 	roots, err := dataRoots(o.DataRoots)
 	if err != nil {
@@ -95,6 +107,7 @@ func Run(ctx context.Context, o Options) error {
 		Grace:       o.Grace,
 		Logger:      o.Logger,
 		Linked:      linked,
+		JobLog:      book,
 	})
 }
 
@@ -166,7 +179,7 @@ func Version(linked string) string {
 
 // Command is "worker". It stops in order when its context ends.
 func Command(version string) *cobra.Command {
-	o := Options{Version: version}
+	o := Options{Version: version, TakeDefault: true}
 	var metricsAddr string
 	cmd := &cobra.Command{
 		Use:   "worker --coordinator ADDRESS",
