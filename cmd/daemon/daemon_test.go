@@ -30,9 +30,15 @@ func TestReadiness(t *testing.T) {
 	if code, said := get(t, h, "/readyz"); code != http.StatusServiceUnavailable || said != "coordinator: starting\nworker: starting\n" {
 		t.Errorf("at the start: %d %q", code, said)
 	}
+	select {
+	case <-m.Started():
+		t.Error("started without its services")
+	default:
+	}
 	m.ReadyWhen("coordinator", func(context.Context) error { return nil })
 	away := errors.New("not attached")
 	m.ReadyWhen("worker", func(context.Context) error { return away })
+	<-m.Started()
 	if code, said := get(t, h, "/readyz"); code != http.StatusServiceUnavailable || said != "worker: not attached\n" {
 		t.Errorf("while one is away: %d %q", code, said)
 	}

@@ -46,6 +46,7 @@ const readyPatience = 2 * time.Second
 // Safe for concurrent use.
 type Monitor struct {
 	registry *prometheus.Registry
+	started  chan struct{} // closed when no service is starting any more
 
 	mu    sync.Mutex
 	ready map[string]func(context.Context) error // by service; nil: it is starting. Guarded by mu.
@@ -53,7 +54,7 @@ type Monitor struct {
 
 // NewMonitor makes the monitor of the services named. None is ready before it says how it is.
 func NewMonitor(services ...string) *Monitor {
-	m := &Monitor{registry: prometheus.NewRegistry(), ready: map[string]func(context.Context) error{}}
+	m := &Monitor{registry: prometheus.NewRegistry(), started: make(chan struct{}), ready: map[string]func(context.Context) error{}}
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, s := range services {
 		m.ready[s] = nil
@@ -64,11 +65,20 @@ func NewMonitor(services ...string) *Monitor {
 // Registerer takes the metrics of a service.
 func (m *Monitor) Registerer() prometheus.Registerer { return m.registry }
 
-// ReadyWhen says how a service is asked whether it is ready.
+// Started is closed when every service has said how it is asked, and has made its metrics before.
+func (m *Monitor) Started() <-chan struct{} { return m.started }
+
+// ReadyWhen says how a service is asked whether it is ready. A service calls it once.
 func (m *Monitor) ReadyWhen(service string, check func(context.Context) error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ready[service] = check
+	for _, check := range m.ready {
+		if check == nil {
+			return
+		}
+	}
+	close(m.started)
 }
 
 // Handler answers under the paths above.

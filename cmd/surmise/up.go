@@ -68,6 +68,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	defer stopWorker(nil)
 
 	logger := slog.Default() // of this command, for both
+	var both errgroup.Group
 	var monitor *daemon.Monitor
 	if o.metricsAddr != "" {
 		monitor = daemon.NewMonitor(coordinatorcmd.Service, workercmd.Service)
@@ -77,11 +78,17 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		}
 		defer done()
 		if o.metricsServing != nil {
-			o.metricsServing(at)
+			both.Go(func() error {
+				select {
+				case <-monitor.Started():
+					o.metricsServing(at)
+				case <-workerCtx.Done():
+				}
+				return nil
+			})
 		}
 	}
 	address := make(chan net.Addr, 1)
-	var both errgroup.Group
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
 			Listen: o.listen, DataDir: o.dataDir, LeaseDuration: o.lease, Logger: logger,
