@@ -47,6 +47,7 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 		return 0, err
 	}
 	for _, job := range expired {
+		s.observer.LeaseLost(LossExpired)
 		effects := queue.Effects{Log: queue.LogRequeued}
 		if job.State.Ended() {
 			effects.Log = queue.LogEnded

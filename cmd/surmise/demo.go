@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
@@ -61,7 +62,7 @@ twin, print what the scores show, and write a report. A few minutes on two cores
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("log-level") { // the progress lines say what the services would
-				logger, err := newLogger(cmd.ErrOrStderr(), "warn", "text")
+				logger, err := daemon.Logging{Level: "warn", Format: "text"}.Logger(cmd.ErrOrStderr())
 				if err != nil {
 					return err
 				}

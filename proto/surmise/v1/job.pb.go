@@ -269,7 +269,9 @@ type JobSpec struct {
 	//	*JobSpec_Train
 	//	*JobSpec_Score
 	//	*JobSpec_Rank
-	Kind          isJobSpec_Kind `protobuf_oneof:"kind"`
+	Kind isJobSpec_Kind `protobuf_oneof:"kind"`
+	// W3C trace context of the submission; empty when it was not traced. Set by the coordinator.
+	Traceparent   string `protobuf:"bytes,30,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +338,13 @@ func (x *JobSpec) GetRank() *RankSpec {
 		}
 	}
 	return nil
+}
+
+func (x *JobSpec) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type isJobSpec_Kind interface {
@@ -2381,11 +2390,12 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x0flast_checkpoint\x18\f \x01(\v2\x16.surmise.v1.CheckpointR\x0elastCheckpoint\x12*\n" +
 	"\x06result\x18\r \x01(\v2\x12.surmise.v1.ResultR\x06result\x12!\n" +
 	"\fdisplay_name\x18\x0e \x01(\tR\vdisplayName\x12\x1a\n" +
-	"\brevision\x18\x0f \x01(\x03R\brevision\"\xa2\x01\n" +
+	"\brevision\x18\x0f \x01(\x03R\brevision\"\xc4\x01\n" +
 	"\aJobSpec\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
-	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rankB\r\n" +
+	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rank\x12 \n" +
+	"\vtraceparent\x18\x1e \x01(\tR\vtraceparentB\r\n" +
 	"\x04kind\x12\x05\xbaH\x02\b\x01\"\x98\x05\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
