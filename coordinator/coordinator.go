@@ -51,6 +51,8 @@ type Store interface {
 	ExpireDue(context.Context) (expired []queue.Job, next time.Duration, err error)
 	// Events returns the events of a job after a revision, oldest first.
 	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
+	// Listen tells of what other coordinators do to the same jobs, until ctx ends; it returns nil then.
+	Listen(ctx context.Context, changed func(queue.Change)) error
 	Close() error
 }
 
@@ -182,6 +184,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	dispatchCtx, stopDispatch := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { s.dispatch(dispatchCtx) })
+	running.Go(func() { s.listen(dispatchCtx) })
 	running.Go(func() {
 		<-dispatchCtx.Done()
 		healthServer.Shutdown()

@@ -171,3 +171,17 @@ func (w *watchers) notify(id string) {
 		}
 	}
 }
+
+// notifyAll is notify for every job.
+func (w *watchers) notifyAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, channels := range w.byJob {
+		for c := range channels {
+			select {
+			case c <- struct{}{}:
+			default:
+			}
+		}
+	}
+}

@@ -34,6 +34,7 @@ either is started again. A second signal kills.`,
 	flags := cmd.Flags()
 	flags.StringVar(&o.listen, "listen", coordinatorcmd.DefaultListen, "address to listen on (host:port); only loopback is safe without a firewall")
 	flags.StringVar(&o.dataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
+	coordinatorcmd.StoreFlag(flags, &o.store)
 	flags.StringArrayVar(&o.dataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.DurationVar(&o.lease, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
 	workercmd.MetricsFlag(flags, &o.metricsAddr)
@@ -44,6 +45,7 @@ either is started again. A second signal kills.`,
 type upOptions struct {
 	listen    string
 	dataDir   string
+	store     string
 	dataRoots []string
 	lease     time.Duration
 	cache     workercmd.CacheOptions
@@ -64,7 +66,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	var both errgroup.Group
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
-			Listen: o.listen, DataDir: o.dataDir, LeaseDuration: o.lease, Logger: logger,
+			Listen: o.listen, DataDir: o.dataDir, Store: o.store, LeaseDuration: o.lease, Logger: logger,
 			Serving: func(a net.Addr) { address <- a },
 		})
 		stopWorker(err) // without a coordinator there is nothing to work for

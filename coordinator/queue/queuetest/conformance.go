@@ -50,6 +50,7 @@ func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coo
 		"every field survives reopening":             reopened,
 		"the log is append only and complete":        eventLog,
 		"pages are newest first":                     listing,
+		"text holds what a worker may say":           anyText,
 		"many workers at once never share a job":     concurrent,
 		"a cancelled context stops before it stores": cancelled,
 	} {
@@ -299,6 +300,19 @@ func listing(t *testing.T, s *suite) {
 	}
 	if all, err := s.List(t.Context(), queue.Filter{Limit: 100}); err != nil || len(all) != 5 {
 		t.Errorf("all: %d, %v", len(all), err)
+	}
+}
+
+func anyText(t *testing.T, s *suite) {
+	job, _, err := s.Submit(t.Context(), queue.Submission{ID: "a", DisplayName: "é\x00'; DROP TABLE jobs; --", Spec: json.RawMessage(`{"x":"\u0000"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.same(t, job)
+	s.lease(t, "w")
+	s.same(t, s.apply(t, "a", queue.Fail{Epoch: 1, Reason: "no file a\x00b: \"é\"\n"}))
+	if _, err := s.Events(t.Context(), "a", 0, 100); err != nil {
+		t.Error(err)
 	}
 }
 
