@@ -155,6 +155,9 @@ func (s *Server) heartbeat(stream attachStream, h *surmisev1.Heartbeat) error {
 	if err != nil || !ok {
 		return err
 	}
+	if h.Progress != nil && job.Sweep != "" && job.State == queue.Running {
+		s.judge(stream.Context(), job, h.Progress)
+	}
 	err = stream.Send(&surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Renewed{Renewed: &surmisev1.LeaseRenewed{
 		Lease: h.Lease, Sequence: h.Sequence, Duration: durationpb.New(s.lease)}}})
 	if err == nil && job.State == queue.Cancelling {

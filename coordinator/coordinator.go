@@ -1,5 +1,7 @@
 // Package coordinator takes jobs over gRPC, keeps them in a store, and gives them to the workers that attach.
 //
+// A sweep is many jobs: sweeps.go takes it, package sweep makes its children.
+//
 // A job passes through: jobs.go (submit, check, store) → dispatch.go (lease to a free worker) → attach.go (what the
 // worker says, each word stored before it is answered) → watch.go (the events that watchers see). What may happen to a
 // job, and when, is decided in package queue alone.
@@ -27,6 +29,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/surmise-ml/surmise/coordinator/queue"
+	"github.com/surmise-ml/surmise/coordinator/sweep"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -53,6 +56,7 @@ type Store interface {
 	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
 	// Listen tells of what other coordinators do to the same jobs, until ctx ends; it returns nil then.
 	Listen(ctx context.Context, changed func(queue.Change)) error
+	SweepStore
 	Close() error
 }
 
@@ -101,6 +105,7 @@ const (
 type Server struct {
 	surmisev1.UnimplementedJobServiceServer
 	surmisev1.UnimplementedPlausibilityServiceServer
+	surmisev1.UnimplementedSweepServiceServer
 	surmisev1.UnimplementedWorkerServiceServer
 
 	store       Store
@@ -113,6 +118,7 @@ type Server struct {
 
 	watchers watchers
 	workers  workers
+	sweeps   sweeps
 	stopping chan struct{}  // closed when Serve stops: ends every stream
 	streams  sync.WaitGroup // goroutines that a stream's handler could not wait for
 }
@@ -142,6 +148,7 @@ func New(cfg Config) (*Server, error) {
 		newID:       cfg.NewID,
 		watchers:    watchers{byJob: map[string]map[chan struct{}]bool{}},
 		workers:     workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
+		sweeps:      sweeps{rules: map[string]sweep.Rules{}, rungs: map[string]int{}},
 		stopping:    make(chan struct{}),
 	}
 	if s.lease == 0 {
@@ -173,6 +180,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	)
 	surmisev1.RegisterJobServiceServer(server, s)
 	surmisev1.RegisterPlausibilityServiceServer(server, s)
+	surmisev1.RegisterSweepServiceServer(server, s)
 	surmisev1.RegisterWorkerServiceServer(server, s)
 	healthServer := health.NewServer()
 	healthv1.RegisterHealthServer(server, healthServer)

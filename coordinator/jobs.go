@@ -166,6 +166,9 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	if effects.StopWorker {
 		s.workers.send(job.Worker, cancelMessage(job))
 	}
+	if job.Sweep != "" && !job.State.Held() {
+		s.sweeps.forget(job.ID)
+	}
 	if effects.Log != "" && effects.Log != queue.LogProgress {
 		s.log.Info("job "+strings.ToLower(string(effects.Log)), "job", jobPrefix+job.ID, "state", string(job.State),
 			"epoch", job.Epoch, "worker", job.Worker, "reason", job.Reason)
@@ -280,6 +283,9 @@ func message(job queue.Job) (*surmisev1.Job, error) {
 		Worker:      job.Worker,
 		CreateTime:  timestamppb.New(job.Created),
 		Revision:    job.Revision,
+	}
+	if job.Sweep != "" {
+		m.Sweep = sweepPrefix + job.Sweep
 	}
 	if !job.Started.IsZero() {
 		m.StartTime = timestamppb.New(job.Started)

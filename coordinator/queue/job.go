@@ -48,6 +48,10 @@ type Job struct {
 
 	Created, Started, Ended time.Time // zero when not yet
 	Revision                int64     // events logged so far
+
+	Sweep       string          `json:",omitempty"` // id of the sweep it is a child of; "" for none
+	SweepIndex  int             `json:",omitempty"` // its place among the children, from 0
+	SweepValues json.RawMessage `json:",omitempty"` // what the sweep's parameters are in it; nil for no sweep
 }
 
 // Checkpoint is a published checkpoint.
@@ -97,8 +101,8 @@ type (
 	}
 	// Expire takes the job from a worker whose lease has run out.
 	Expire struct{}
-	// Cancel asks for the job to stop.
-	Cancel struct{}
+	// Cancel asks for the job to stop. Reason says why; "" when somebody asked for it, which needs no reason.
+	Cancel struct{ Reason string }
 )
 
 func (Lease) event()        {}
@@ -201,7 +205,7 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 			j.Progress = e.Progress
 		}
 		if j.State == Cancelling {
-			return j.end(Cancelled, "cancelled", now)
+			return j.end(Cancelled, j.cancelReason(), now)
 		}
 		j.start(now)
 		j.Result = e.Result
@@ -216,7 +220,7 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 		}
 		switch {
 		case j.State == Cancelling:
-			return j.end(Cancelled, "cancelled", now)
+			return j.end(Cancelled, j.cancelReason(), now)
 		case e.Infrastructure:
 			return j.lose(e.Reason, now)
 		default:
@@ -231,7 +235,7 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 			return j, Effects{}, err
 		}
 		if j.State == Cancelling {
-			return j.end(Cancelled, "cancelled", now)
+			return j.end(Cancelled, j.cancelReason(), now)
 		}
 		return j.requeue("handed back: " + e.Reason)
 
@@ -240,16 +244,16 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 			return j, Effects{}, ErrNotDue
 		}
 		if j.State == Cancelling {
-			return j.end(Cancelled, "cancelled", now)
+			return j.end(Cancelled, j.cancelReason(), now)
 		}
 		return j.lose(fmt.Sprintf("worker %s was lost", j.Worker), now)
 
 	case Cancel:
 		switch j.State {
 		case Queued:
-			return j.end(Cancelled, "cancelled", now)
+			return j.end(Cancelled, orElse(e.Reason, cancelled), now)
 		case Leased, Running:
-			j.State, j.Reason = Cancelling, "cancel requested"
+			j.State, j.Reason = Cancelling, orElse(e.Reason, cancelRequested)
 			return j, Effects{Log: LogCancelRequested, StopWorker: true}, nil
 		case Cancelling:
 			return j, Effects{StopWorker: true}, nil // the word may have been lost
@@ -286,6 +290,27 @@ func (j *Job) start(now time.Time) Effects {
 	}
 	j.State = Running
 	return Effects{Log: LogStarted}
+}
+
+// What the reason says of a job that somebody cancelled, while its worker has not confirmed it, and then.
+const (
+	cancelRequested = "cancel requested"
+	cancelled       = "cancelled"
+)
+
+// cancelReason is the reason of a job that was CANCELLING and now ends.
+func (j Job) cancelReason() string {
+	if j.Reason == cancelRequested {
+		return cancelled
+	}
+	return j.Reason
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
 }
 
 func (j Job) lose(reason string, now time.Time) (Job, Effects, error) {

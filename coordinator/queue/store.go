@@ -28,6 +28,13 @@ type Submission struct {
 	Spec        json.RawMessage
 }
 
+// child is the place of a new job in a sweep; the zero child is in none.
+type child struct {
+	sweep  string
+	index  int
+	values json.RawMessage
+}
+
 // Filter chooses jobs to list, newest first.
 type Filter struct {
 	State  State // "" for all
@@ -108,24 +115,16 @@ func (s *Store) Listen(ctx context.Context, changed func(Change)) error {
 // unchanged and created is false.
 func (s *Store) Submit(ctx context.Context, sub Submission) (job Job, created bool, err error) {
 	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
-		job = Job{ID: sub.ID, RequestID: sub.RequestID, DisplayName: printable(sub.DisplayName), Spec: sub.Spec, State: Queued, Created: now}
-		row := tx.QueryRowContext(ctx, `
-			INSERT INTO jobs (id, request_id, display_name, spec, state, reason, epoch, worker, losses,
-				checkpoint_step, checkpoint_path, created, revision)
-			VALUES ($1, $2, $3, $4, $5, '', 0, '', 0, 0, '', $6, 0)
-			ON CONFLICT (request_id) DO NOTHING RETURNING sequence`,
-			job.ID, sql.NullString{String: job.RequestID, Valid: job.RequestID != ""}, job.DisplayName, string(job.Spec),
-			job.State, now.UnixMicro())
-		err := row.Scan(&job.Sequence)
-		if errors.Is(err, sql.ErrNoRows) {
-			job, err = scanJob(tx.QueryRowContext(ctx, selectJobs+"WHERE request_id = $1", sub.RequestID))
-			return err
-		}
+		statements, err := prepareInsert(ctx, tx)
 		if err != nil {
 			return err
 		}
-		created = true
-		return save(ctx, tx, &job, LogSubmitted, now)
+		defer statements.close()
+		job, created, err = statements.insert(ctx, sub, child{}, now)
+		if err == nil && !created {
+			job, err = scanJob(tx.QueryRowContext(ctx, selectJobs+"WHERE request_id = $1", sub.RequestID))
+		}
+		return err
 	})
 	if err != nil {
 		return Job{}, false, fmt.Errorf("storing the job: %w", err)
@@ -147,7 +146,7 @@ func (s *Store) Get(ctx context.Context, id string) (Job, error) {
 
 // List returns the jobs that the filter chooses, newest first.
 func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
-	jobs, err := queryJobs(ctx, s.read, `WHERE ($1 = '' OR state = $1) AND (sequence < $2 OR $2 = 0) ORDER BY sequence DESC LIMIT $3`,
+	jobs, err := queryJobs(ctx, s.read, selectJobs+`WHERE ($1 = '' OR state = $1) AND (sequence < $2 OR $2 = 0) ORDER BY sequence DESC LIMIT $3`,
 		f.State, f.Before, f.Limit)
 	if err != nil {
 		return nil, fmt.Errorf("listing jobs: %w", err)
@@ -190,7 +189,7 @@ func (s *Store) LeaseNext(ctx context.Context, worker string, lease time.Duratio
 
 // HeldBy returns the jobs that a worker holds.
 func (s *Store) HeldBy(ctx context.Context, worker string) ([]Job, error) {
-	jobs, err := queryJobs(ctx, s.read, `WHERE lease_until IS NOT NULL AND worker = $1 ORDER BY sequence`, worker)
+	jobs, err := queryJobs(ctx, s.read, selectJobs+`WHERE lease_until IS NOT NULL AND worker = $1 ORDER BY sequence`, worker)
 	if err != nil {
 		return nil, fmt.Errorf("listing the jobs of worker %s: %w", worker, err)
 	}
@@ -221,7 +220,7 @@ func (s *Store) Apply(ctx context.Context, id string, e Event) (job Job, effects
 // runs out: negative when there is none.
 func (s *Store) ExpireDue(ctx context.Context) (expired []Job, next time.Duration, err error) {
 	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
-		due, err := queryJobs(ctx, tx, `WHERE lease_until <= $1 ORDER BY sequence`+s.dialect.forLease, now.UnixMicro())
+		due, err := queryJobs(ctx, tx, selectJobs+`WHERE lease_until <= $1 ORDER BY sequence`+s.dialect.forLease, now.UnixMicro())
 		if err != nil {
 			return err
 		}
@@ -338,27 +337,85 @@ func save(ctx context.Context, tx *sql.Tx, j *Job, typ LogType, now time.Time) e
 	if err != nil || typ == "" {
 		return err
 	}
-	logged := *j
-	logged.Spec = nil
-	snapshot, err := json.Marshal(logged)
+	snapshot, err := logged(*j)
 	if err != nil {
 		return err
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO events (job_id, revision, time, type, job) VALUES ($1, $2, $3, $4, $5)`,
-		j.ID, j.Revision, now.UnixMicro(), typ, string(snapshot))
+	_, err = tx.ExecContext(ctx, insertEvent, j.ID, j.Revision, now.UnixMicro(), typ, snapshot)
 	return err
 }
 
-const selectJobs = `
-	SELECT sequence, id, request_id, display_name, spec, state, reason, epoch, worker, lease_until, losses, progress,
-		checkpoint_step, checkpoint_path, checkpoint_time, result, created, started, ended, revision
-	FROM jobs `
+// logged is a job as the event log keeps it.
+func logged(j Job) (string, error) {
+	j.Spec = nil
+	snapshot, err := json.Marshal(j)
+	return string(snapshot), err
+}
 
-// queryJobs reads all jobs that where chooses.
+const (
+	insertJob = `
+		INSERT INTO jobs (id, request_id, display_name, spec, state, reason, epoch, worker, losses,
+			checkpoint_step, checkpoint_path, created, revision, sweep_id, sweep_index, sweep_values)
+		VALUES ($1, $2, $3, $4, $5, '', 0, '', 0, 0, '', $6, 1, $7, $8, $9)
+		ON CONFLICT (request_id) DO NOTHING RETURNING sequence`
+	insertEvent = `INSERT INTO events (job_id, revision, time, type, job) VALUES ($1, $2, $3, $4, $5)`
+)
+
+// inserter holds the statements that store new jobs in a transaction.
+type inserter struct{ job, event *sql.Stmt }
+
+func prepareInsert(ctx context.Context, tx *sql.Tx) (in inserter, err error) {
+	if in.job, err = tx.PrepareContext(ctx, insertJob); err != nil {
+		return in, err
+	}
+	if in.event, err = tx.PrepareContext(ctx, insertEvent); err != nil {
+		return in, errors.Join(err, in.job.Close())
+	}
+	return in, nil
+}
+
+// close gives the statements up; the end of the transaction would as well.
+func (in inserter) close() {
+	_ = in.job.Close()
+	_ = in.event.Close()
+}
+
+// insert stores a queued job with its first event; created is false, and nothing is stored, when its request id is taken.
+func (in inserter) insert(ctx context.Context, sub Submission, c child, now time.Time) (job Job, created bool, err error) {
+	job = Job{
+		ID: sub.ID, RequestID: sub.RequestID, DisplayName: printable(sub.DisplayName), Spec: sub.Spec, State: Queued, Created: now,
+		Revision: 1, Sweep: c.sweep, SweepIndex: c.index, SweepValues: c.values,
+	}
+	err = in.job.QueryRowContext(ctx, job.ID, optional(job.RequestID), job.DisplayName, string(job.Spec), job.State, now.UnixMicro(),
+		optional(c.sweep), c.index, text(c.values)).Scan(&job.Sequence)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Job{}, false, nil
+	}
+	if err != nil {
+		return Job{}, false, err
+	}
+	snapshot, err := logged(job)
+	if err != nil {
+		return Job{}, false, err
+	}
+	_, err = in.event.ExecContext(ctx, job.ID, job.Revision, now.UnixMicro(), LogSubmitted, snapshot)
+	return job, err == nil, err
+}
+
+const (
+	jobColumns = ` state, reason, epoch, worker, lease_until, losses, progress,
+		checkpoint_step, checkpoint_path, checkpoint_time, result, created, started, ended, revision,
+		sweep_id, sweep_index, sweep_values FROM jobs `
+	selectJobs = `SELECT sequence, id, request_id, display_name, spec,` + jobColumns
+	// withoutSpec is for where many jobs are read and none is run.
+	withoutSpec = `SELECT sequence, id, request_id, display_name, '',` + jobColumns
+)
+
+// queryJobs reads all jobs that a query answers, which begins with selectJobs or withoutSpec.
 func queryJobs(ctx context.Context, db interface {
 	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-}, where string, args ...any) ([]Job, error) {
-	rows, err := db.QueryContext(ctx, selectJobs+where, args...)
+}, query string, args ...any) ([]Job, error) {
+	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -378,17 +435,21 @@ func scanJob(row interface{ Scan(...any) error }) (Job, error) {
 	var j Job
 	var request sql.NullString
 	var spec string
-	var progress, result sql.NullString
+	var progress, result, sweep, values sql.NullString
 	var lease, checkpoint, created, started, ended sql.NullInt64
 	err := row.Scan(&j.Sequence, &j.ID, &request, &j.DisplayName, &spec, &j.State, &j.Reason, &j.Epoch, &j.Worker, &lease,
-		&j.Losses, &progress, &j.Checkpoint.Step, &j.Checkpoint.Path, &checkpoint, &result, &created, &started, &ended, &j.Revision)
+		&j.Losses, &progress, &j.Checkpoint.Step, &j.Checkpoint.Path, &checkpoint, &result, &created, &started, &ended, &j.Revision,
+		&sweep, &j.SweepIndex, &values)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Job{}, ErrNotFound
 	}
 	if err != nil {
 		return Job{}, err
 	}
-	j.RequestID, j.Spec = request.String, json.RawMessage(spec)
+	j.RequestID, j.Sweep, j.SweepValues = request.String, sweep.String, raw(values)
+	if spec != "" {
+		j.Spec = json.RawMessage(spec)
+	}
 	j.Progress, j.Result = raw(progress), raw(result)
 	j.LeaseUntil, j.Checkpoint.Time = instant(lease), instant(checkpoint)
 	j.Created, j.Started, j.Ended = instant(created), instant(started), instant(ended)
@@ -411,6 +472,8 @@ func instant(n sql.NullInt64) time.Time {
 	}
 	return time.UnixMicro(n.Int64).UTC()
 }
+
+func optional(s string) sql.NullString { return sql.NullString{String: s, Valid: s != ""} }
 
 func text(m json.RawMessage) sql.NullString {
 	return sql.NullString{String: string(m), Valid: m != nil}

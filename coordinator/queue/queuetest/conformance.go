@@ -51,6 +51,9 @@ func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coo
 		"the log is append only and complete":        eventLog,
 		"pages are newest first":                     listing,
 		"text holds what a worker may say":           anyText,
+		"a sweep is stored whole or not at all":      sweepSubmitted,
+		"a sweep is cancelled as a whole":            sweepCancelled,
+		"a child comes to a rung once":               sweepRungs,
 		"many workers at once never share a job":     concurrent,
 		"a cancelled context stops before it stores": cancelled,
 	} {

@@ -122,7 +122,9 @@ type Job struct {
 	// Free text the submitter gave.
 	DisplayName string `protobuf:"bytes,14,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Number of the newest event of this job; pass it to WatchJob to hear only what comes after.
-	Revision      int64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
+	// "sweeps/{id}" of the sweep that the job is a child of; empty when it is none.
+	Sweep         string `protobuf:"bytes,16,opt,name=sweep,proto3" json:"sweep,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +262,13 @@ func (x *Job) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Job) GetSweep() string {
+	if x != nil {
+		return x.Sweep
+	}
+	return ""
 }
 
 type JobSpec struct {
@@ -2362,7 +2371,7 @@ var File_surmise_v1_job_proto protoreflect.FileDescriptor
 const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\x14surmise/v1/job.proto\x12\n" +
-	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x04\n" +
+	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfe\x04\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04spec\x18\x02 \x01(\v2\x13.surmise.v1.JobSpecR\x04spec\x12*\n" +
@@ -2381,7 +2390,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x0flast_checkpoint\x18\f \x01(\v2\x16.surmise.v1.CheckpointR\x0elastCheckpoint\x12*\n" +
 	"\x06result\x18\r \x01(\v2\x12.surmise.v1.ResultR\x06result\x12!\n" +
 	"\fdisplay_name\x18\x0e \x01(\tR\vdisplayName\x12\x1a\n" +
-	"\brevision\x18\x0f \x01(\x03R\brevision\"\xa2\x01\n" +
+	"\brevision\x18\x0f \x01(\x03R\brevision\x12\x14\n" +
+	"\x05sweep\x18\x10 \x01(\tR\x05sweep\"\xa2\x01\n" +
 	"\aJobSpec\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
