@@ -151,11 +151,11 @@ func (s *Store) CancelSweep(ctx context.Context, id, reason string) (moved []Mov
 		if _, err := scanSweep(tx.QueryRowContext(ctx, selectSweeps+"WHERE id = $1"+s.dialect.forUpdate, id)); err != nil {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE sweeps SET cancelled = $1 WHERE id = $2 AND cancelled IS NULL`, now.UnixMicro(), id); err != nil {
+		jobs, err := queryJobs(ctx, tx, withoutSpec+`WHERE sweep_id = $1 AND ended IS NULL ORDER BY sequence`+s.dialect.forUpdate, id)
+		if err != nil || len(jobs) == 0 {
 			return err
 		}
-		jobs, err := queryJobs(ctx, tx, withoutSpec+`WHERE sweep_id = $1 AND ended IS NULL ORDER BY sequence`+s.dialect.forUpdate, id)
-		if err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE sweeps SET cancelled = $1 WHERE id = $2 AND cancelled IS NULL`, now.UnixMicro(), id); err != nil {
 			return err
 		}
 		for _, job := range jobs {

@@ -754,7 +754,7 @@ type Sweep struct {
 	// What was submitted, with every default of the sweep filled in.
 	Request    *SubmitSweepRequest    `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When CancelSweep was first called; absent if it was not.
+	// When CancelSweep was first called while a child had not ended; absent if it was not.
 	CancelTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=cancel_time,json=cancelTime,proto3" json:"cancel_time,omitempty"`
 	// How many children there are, and how many of them in each state; keys are names of JobState.
 	Children        int32            `protobuf:"varint,6,opt,name=children,proto3" json:"children,omitempty"`
