@@ -42,16 +42,21 @@ type Store interface {
 	Get(ctx context.Context, id string) (queue.Job, error)
 	// List returns jobs, newest first.
 	List(context.Context, queue.Filter) ([]queue.Job, error)
-	// Position is the place in the queue, from 1, of the queued job with this sequence.
-	Position(ctx context.Context, sequence int64) (int, error)
-	// LeaseNext leases the first job of the queue; ok is false when there is none.
-	LeaseNext(ctx context.Context, worker string, lease time.Duration) (job queue.Job, ok bool, err error)
+	// Place says where a queued job stands.
+	Place(context.Context, queue.Job) (queue.Place, error)
+	// Pace is how long recent jobs took on average, 0 for not known, and how many are held by workers now.
+	Pace(context.Context) (mean time.Duration, held int, err error)
+	// Lease gives each of these free workers the job that it serves next; those for which there is none are left out.
+	Lease(ctx context.Context, workers []queue.Worker, lease time.Duration) ([]queue.Job, error)
+	// Preempt makes jobs that these workers hold give way to queued ones of higher priority.
+	Preempt(ctx context.Context, workers []queue.Worker) ([]queue.Moved, error)
 	// HeldBy returns the jobs that a worker holds.
 	HeldBy(ctx context.Context, worker string) ([]queue.Job, error)
 	// Apply moves a job on by an event.
 	Apply(ctx context.Context, id string, e queue.Event) (queue.Job, queue.Effects, error)
-	// ExpireDue takes back the leases that have run out and says how long until the next one does; negative: none.
-	ExpireDue(context.Context) (expired []queue.Job, next time.Duration, err error)
+	// ExpireDue takes back the leases, and stops the jobs whose deadlines, have run out, and says how long until there is
+	// something to do again; negative: nothing.
+	ExpireDue(context.Context) (moved []queue.Moved, next time.Duration, err error)
 	// Events returns the events of a job after a revision, oldest first.
 	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
 	// Listen tells of what other coordinators do to the same jobs, until ctx ends; it returns nil then.
@@ -88,7 +93,9 @@ type Config struct {
 	Clock         Clock         // nil: the system's
 	Logger        *slog.Logger  // nil: slog.Default()
 	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
-	NewID         func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
+	// Owner says whose the jobs of a call are; nil: what the request says.
+	Owner func(context.Context) string
+	NewID func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
 }
 
 // DefaultLeaseDuration is long against a garbage collection or a slow disk, short against losing a worker's time.
@@ -115,6 +122,7 @@ type Server struct {
 	log         *slog.Logger
 	comparer    Comparer
 	newID       func() string
+	owner       func(context.Context) string // nil: what the request says
 
 	watchers watchers
 	workers  workers
@@ -146,6 +154,7 @@ func New(cfg Config) (*Server, error) {
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
 		newID:       cfg.NewID,
+		owner:       cfg.Owner,
 		watchers:    watchers{byJob: map[string]map[chan struct{}]bool{}},
 		workers:     workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
 		sweeps:      sweeps{rules: map[string]sweep.Rules{}, rungs: map[string]int{}},

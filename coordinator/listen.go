@@ -40,7 +40,7 @@ func (s *Server) heard(ctx context.Context, c queue.Change) {
 			s.log.Warn("hearing of a cancelled job", "job", jobPrefix+c.Job, "error", err)
 			return
 		}
-		if job.State == queue.Cancelling {
+		if job.Stop != "" {
 			s.workers.send(job.Worker, cancelMessage(job))
 		}
 	}

@@ -61,11 +61,15 @@ func (s *Server) SubmitSweep(ctx context.Context, req *surmisev1.SubmitSweepRequ
 		return &surmisev1.Sweep{Request: req, Children: int32(len(children))}, nil
 	}
 
+	scheduling, err := s.scheduling(ctx, req.Scheduling)
+	if err != nil {
+		return nil, statusOf(err)
+	}
 	text, err := protojson.Marshal(req)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "writing the sweep: %v", err)
 	}
-	submission := queue.SweepSubmission{ID: s.newID(), RequestID: req.RequestId, Request: text}
+	submission := queue.SweepSubmission{ID: s.newID(), RequestID: req.RequestId, Request: text, Scheduling: scheduling}
 	for i, c := range children {
 		if err := ctx.Err(); err != nil {
 			return nil, statusOf(err)

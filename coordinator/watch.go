@@ -31,6 +31,7 @@ var jobEventTypes = map[queue.LogType]surmisev1.JobEventType{
 	queue.LogRequeued:        surmisev1.JobEventType_JOB_REQUEUED,
 	queue.LogCancelRequested: surmisev1.JobEventType_JOB_CANCEL_REQUESTED,
 	queue.LogEnded:           surmisev1.JobEventType_JOB_ENDED,
+	queue.LogPreempted:       surmisev1.JobEventType_JOB_PREEMPTED,
 }
 
 // WatchJob implements JobService. Events come from the store's log, so a watcher costs nothing between them and can

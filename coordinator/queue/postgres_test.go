@@ -80,14 +80,14 @@ func TestPostgresTellsOtherCoordinatorsWhatChanged(t *testing.T) {
 	if got := next(); got != (queue.Change{Job: "a", Offer: true}) {
 		t.Errorf("after a submission: %+v", got)
 	}
-	job, _, err := stores[0].LeaseNext(t.Context(), "w", time.Minute)
-	if err != nil {
-		t.Fatal(err)
+	leased, err := stores[0].Lease(t.Context(), []queue.Worker{{Name: "w"}}, time.Minute)
+	if err != nil || len(leased) != 1 {
+		t.Fatal(leased, err)
 	}
 	if got := next(); got != (queue.Change{Job: "a"}) {
 		t.Errorf("after a lease: %+v", got)
 	}
-	if off := time.Since(job.LeaseUntil.Add(-time.Minute)); off.Abs() > time.Hour {
+	if off := time.Since(leased[0].LeaseUntil.Add(-time.Minute)); off.Abs() > time.Hour {
 		t.Errorf("the lease of a server on this machine is %v away from its clock", off)
 	}
 	if _, _, err := stores[0].Apply(t.Context(), "a", queue.Cancel{}); err != nil {

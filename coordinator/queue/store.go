@@ -26,6 +26,7 @@ type Submission struct {
 	RequestID   string // "" for none
 	DisplayName string
 	Spec        json.RawMessage
+	Scheduling  Scheduling
 }
 
 // child is the place of a new job in a sweep; the zero child is in none.
@@ -154,39 +155,6 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
 	return jobs, nil
 }
 
-// Position returns the place in the queue, from 1, of the queued job with this sequence.
-func (s *Store) Position(ctx context.Context, sequence int64) (int, error) {
-	var n int
-	err := s.read.QueryRowContext(ctx, `SELECT count(*) FROM jobs WHERE state = $1 AND sequence <= $2`, Queued, sequence).Scan(&n)
-	if err != nil {
-		return 0, fmt.Errorf("reading the place in the queue: %w", err)
-	}
-	return n, nil
-}
-
-// LeaseNext leases the first job of the queue to the worker; ok is false when the queue is empty.
-func (s *Store) LeaseNext(ctx context.Context, worker string, lease time.Duration) (job Job, ok bool, err error) {
-	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
-		job, err = scanJob(tx.QueryRowContext(ctx, selectJobs+"WHERE state = $1 ORDER BY sequence LIMIT 1"+s.dialect.forLease, Queued))
-		if errors.Is(err, ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		ok = true
-		job, _, err = applyTo(ctx, tx, job, Lease{Worker: worker, For: lease}, now)
-		return err
-	})
-	if err != nil {
-		return Job{}, false, fmt.Errorf("leasing the next job: %w", err)
-	}
-	if ok {
-		s.tell(Change{Job: job.ID})
-	}
-	return job, ok, nil
-}
-
 // HeldBy returns the jobs that a worker holds.
 func (s *Store) HeldBy(ctx context.Context, worker string) ([]Job, error) {
 	jobs, err := queryJobs(ctx, s.read, selectJobs+`WHERE lease_until IS NOT NULL AND worker = $1 ORDER BY sequence`, worker)
@@ -216,38 +184,52 @@ func (s *Store) Apply(ctx context.Context, id string, e Event) (job Job, effects
 	return job, effects, nil
 }
 
-// ExpireDue takes back every lease that has run out and returns the jobs concerned, and how long until the next lease
-// runs out: negative when there is none.
-func (s *Store) ExpireDue(ctx context.Context) (expired []Job, next time.Duration, err error) {
+// ExpireDue takes back every lease that has run out and fails or stops every job whose deadline has passed. It returns the
+// jobs concerned, and how long until there is something to do again: a lease or deadline that runs out, or a job that has
+// waited long enough after a lost attempt; negative when there is nothing.
+func (s *Store) ExpireDue(ctx context.Context) (moved []Moved, next time.Duration, err error) {
 	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
-		due, err := queryJobs(ctx, tx, selectJobs+`WHERE lease_until <= $1 ORDER BY sequence`+s.dialect.forLease, now.UnixMicro())
-		if err != nil {
-			return err
-		}
-		for _, job := range due {
-			job, _, err = applyTo(ctx, tx, job, Expire{}, now)
+		for _, due := range []struct {
+			where string
+			event Event
+		}{
+			{`WHERE lease_until <= $1 ORDER BY sequence`, Expire{}},
+			{`WHERE deadline <= $1 AND deadline IS NOT NULL AND ended IS NULL AND state <> 'CANCELLING' ORDER BY sequence`, Deadline{}},
+		} {
+			jobs, err := queryJobs(ctx, tx, withoutSpec+due.where+s.dialect.forLease, now.UnixMicro())
 			if err != nil {
 				return err
 			}
-			expired = append(expired, job)
+			for _, job := range jobs {
+				after, effects, err := applyTo(ctx, tx, job, due.event, now)
+				if err != nil {
+					return err
+				}
+				moved = append(moved, Moved{after, effects})
+			}
 		}
 		var first sql.NullInt64
-		if err := tx.QueryRowContext(ctx, `SELECT min(lease_until) FROM jobs WHERE lease_until IS NOT NULL`).Scan(&first); err != nil {
+		err := tx.QueryRowContext(ctx, `
+			SELECT min(due) FROM (
+				SELECT min(lease_until) AS due FROM jobs WHERE lease_until IS NOT NULL
+				UNION ALL SELECT min(deadline) FROM jobs WHERE deadline IS NOT NULL AND ended IS NULL AND state <> 'CANCELLING'
+				UNION ALL SELECT min(not_before) FROM jobs WHERE not_before IS NOT NULL AND not_before > $1) AS times`, now.UnixMicro()).Scan(&first)
+		if err != nil {
 			return err
 		}
 		next = -1
 		if first.Valid {
-			next = time.UnixMicro(first.Int64).Sub(now)
+			next = max(0, time.UnixMicro(first.Int64).Sub(now))
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("taking back leases: %w", err)
 	}
-	for _, job := range expired {
-		s.tell(Change{Job: job.ID, Offer: job.State == Queued})
+	for _, m := range moved {
+		s.tell(Change{Job: m.Job.ID, Offer: m.Effects.Offer, Stop: m.Effects.StopWorker})
 	}
-	return expired, next, nil
+	return moved, next, nil
 }
 
 // Events returns up to limit events of a job after a revision, oldest first.
@@ -329,11 +311,11 @@ func save(ctx context.Context, tx *sql.Tx, j *Job, typ LogType, now time.Time) e
 	_, err := tx.ExecContext(ctx, `
 		UPDATE jobs SET state = $1, reason = $2, epoch = $3, worker = $4, lease_until = $5, losses = $6, progress = $7,
 			checkpoint_step = $8, checkpoint_path = $9, checkpoint_time = $10, result = $11, started = $12, ended = $13,
-			revision = $14
-		WHERE id = $15`,
+			revision = $14, not_before = $15, stop = $16
+		WHERE id = $17`,
 		j.State, j.Reason, j.Epoch, j.Worker, micros(j.LeaseUntil), j.Losses, text(j.Progress),
 		j.Checkpoint.Step, j.Checkpoint.Path, micros(j.Checkpoint.Time), text(j.Result), micros(j.Started), micros(j.Ended),
-		j.Revision, j.ID)
+		j.Revision, micros(j.NotBefore), j.Stop, j.ID)
 	if err != nil || typ == "" {
 		return err
 	}
@@ -355,8 +337,8 @@ func logged(j Job) (string, error) {
 const (
 	insertJob = `
 		INSERT INTO jobs (id, request_id, display_name, spec, state, reason, epoch, worker, losses,
-			checkpoint_step, checkpoint_path, created, revision, sweep_id, sweep_index, sweep_values)
-		VALUES ($1, $2, $3, $4, $5, '', 0, '', 0, 0, '', $6, 1, $7, $8, $9)
+			checkpoint_step, checkpoint_path, created, revision, sweep_id, sweep_index, sweep_values, owner, priority, needs, class, deadline)
+		VALUES ($1, $2, $3, $4, $5, '', 0, '', 0, 0, '', $6, 1, $7, $8, $9, $10, $11, $12, $13, $14)
 		ON CONFLICT (request_id) DO NOTHING RETURNING sequence`
 	insertEvent = `INSERT INTO events (job_id, revision, time, type, job) VALUES ($1, $2, $3, $4, $5)`
 )
@@ -382,12 +364,18 @@ func (in inserter) close() {
 
 // insert stores a queued job with its first event; created is false, and nothing is stored, when its request id is taken.
 func (in inserter) insert(ctx context.Context, sub Submission, c child, now time.Time) (job Job, created bool, err error) {
+	sub.Scheduling = sub.Scheduling.Normal()
+	needs, err := sub.Scheduling.Needs.text()
+	if err != nil {
+		return Job{}, false, err
+	}
 	job = Job{
 		ID: sub.ID, RequestID: sub.RequestID, DisplayName: printable(sub.DisplayName), Spec: sub.Spec, State: Queued, Created: now,
-		Revision: 1, Sweep: c.sweep, SweepIndex: c.index, SweepValues: c.values,
+		Scheduling: sub.Scheduling, Revision: 1, Sweep: c.sweep, SweepIndex: c.index, SweepValues: c.values,
 	}
 	err = in.job.QueryRowContext(ctx, job.ID, optional(job.RequestID), job.DisplayName, string(job.Spec), job.State, now.UnixMicro(),
-		optional(c.sweep), c.index, text(c.values)).Scan(&job.Sequence)
+		optional(c.sweep), c.index, text(c.values), job.Owner, job.Priority, needs, className(job.Owner, job.Priority, needs),
+		micros(job.Deadline)).Scan(&job.Sequence)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Job{}, false, nil
 	}
@@ -405,7 +393,7 @@ func (in inserter) insert(ctx context.Context, sub Submission, c child, now time
 const (
 	jobColumns = ` state, reason, epoch, worker, lease_until, losses, progress,
 		checkpoint_step, checkpoint_path, checkpoint_time, result, created, started, ended, revision,
-		sweep_id, sweep_index, sweep_values FROM jobs `
+		sweep_id, sweep_index, sweep_values, owner, priority, needs, not_before, deadline, stop FROM jobs `
 	selectJobs = `SELECT sequence, id, request_id, display_name, spec,` + jobColumns
 	// withoutSpec is for where many jobs are read and none is run.
 	withoutSpec = `SELECT sequence, id, request_id, display_name, '',` + jobColumns
@@ -436,10 +424,11 @@ func scanJob(row interface{ Scan(...any) error }) (Job, error) {
 	var request sql.NullString
 	var spec string
 	var progress, result, sweep, values sql.NullString
-	var lease, checkpoint, created, started, ended sql.NullInt64
+	var lease, checkpoint, created, started, ended, notBefore, deadline sql.NullInt64
+	var needs string
 	err := row.Scan(&j.Sequence, &j.ID, &request, &j.DisplayName, &spec, &j.State, &j.Reason, &j.Epoch, &j.Worker, &lease,
 		&j.Losses, &progress, &j.Checkpoint.Step, &j.Checkpoint.Path, &checkpoint, &result, &created, &started, &ended, &j.Revision,
-		&sweep, &j.SweepIndex, &values)
+		&sweep, &j.SweepIndex, &values, &j.Owner, &j.Priority, &needs, &notBefore, &deadline, &j.Stop)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Job{}, ErrNotFound
 	}
@@ -452,6 +441,10 @@ func scanJob(row interface{ Scan(...any) error }) (Job, error) {
 	}
 	j.Progress, j.Result = raw(progress), raw(result)
 	j.LeaseUntil, j.Checkpoint.Time = instant(lease), instant(checkpoint)
+	j.NotBefore, j.Deadline = instant(notBefore), instant(deadline)
+	if j.Needs, err = parseNeeds(needs); err != nil {
+		return Job{}, fmt.Errorf("needs of job %s: %w", j.ID, err)
+	}
 	j.Created, j.Started, j.Ended = instant(created), instant(started), instant(ended)
 	return j, nil
 }

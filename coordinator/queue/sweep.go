@@ -28,6 +28,8 @@ type SweepSubmission struct {
 	RequestID string // "" for none
 	Request   json.RawMessage
 	Children  []ChildSubmission
+
+	Scheduling Scheduling // of every child
 }
 
 // ChildSubmission is a new child; its place in the sweep is its place in the list.
@@ -61,7 +63,7 @@ func (s *Store) SubmitSweep(ctx context.Context, sub SweepSubmission) (sweep Swe
 		}
 		defer statements.close()
 		for i, c := range sub.Children {
-			_, _, err := statements.insert(ctx, Submission{ID: c.ID, DisplayName: c.DisplayName, Spec: c.Spec},
+			_, _, err := statements.insert(ctx, Submission{ID: c.ID, DisplayName: c.DisplayName, Spec: c.Spec, Scheduling: sub.Scheduling},
 				child{sweep: sub.ID, index: i, values: c.Values}, now)
 			if err != nil {
 				return fmt.Errorf("child %d: %w", i, err)

@@ -166,7 +166,9 @@ type SubmitSweepRequest struct {
 	// Check the request and answer the sweep it would make, without a name, storing nothing.
 	ValidateOnly bool `protobuf:"varint,12,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Free text kept with the sweep, and, with a number, with its children.
-	DisplayName   string `protobuf:"bytes,13,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	DisplayName string `protobuf:"bytes,13,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// When every child is served, and by whom.
+	Scheduling    *Scheduling `protobuf:"bytes,14,opt,name=scheduling,proto3" json:"scheduling,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -303,6 +305,13 @@ func (x *SubmitSweepRequest) GetDisplayName() string {
 		return x.DisplayName
 	}
 	return ""
+}
+
+func (x *SubmitSweepRequest) GetScheduling() *Scheduling {
+	if x != nil {
+		return x.Scheduling
+	}
+	return nil
 }
 
 type isSubmitSweepRequest_Spec interface {
@@ -1240,7 +1249,7 @@ var File_surmise_v1_sweep_service_proto protoreflect.FileDescriptor
 const file_surmise_v1_sweep_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1esurmise/v1/sweep_service.proto\x12\n" +
-	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14surmise/v1/job.proto\"\x82\x05\n" +
+	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14surmise/v1/job.proto\"\xba\x05\n" +
 	"\x12SubmitSweepRequest\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
@@ -1260,7 +1269,10 @@ const file_surmise_v1_sweep_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\v \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x012\x12^[A-Za-z0-9_.:-]*$R\trequestId\x12#\n" +
 	"\rvalidate_only\x18\f \x01(\bR\fvalidateOnly\x12+\n" +
-	"\fdisplay_name\x18\r \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayNameB\r\n" +
+	"\fdisplay_name\x18\r \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x126\n" +
+	"\n" +
+	"scheduling\x18\x0e \x01(\v2\x16.surmise.v1.SchedulingR\n" +
+	"schedulingB\r\n" +
 	"\x04spec\x12\x05\xbaH\x02\b\x01\"\xc4\x02\n" +
 	"\x0eSweepParameter\x12\x1e\n" +
 	"\x04path\x18\x01 \x01(\tB\n" +
@@ -1390,9 +1402,10 @@ var file_surmise_v1_sweep_service_proto_goTypes = []any{
 	(*TrainSpec)(nil),             // 18: surmise.v1.TrainSpec
 	(*ScoreSpec)(nil),             // 19: surmise.v1.ScoreSpec
 	(*RankSpec)(nil),              // 20: surmise.v1.RankSpec
-	(*structpb.ListValue)(nil),    // 21: google.protobuf.ListValue
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(JobState)(0),                 // 23: surmise.v1.JobState
+	(*Scheduling)(nil),            // 21: surmise.v1.Scheduling
+	(*structpb.ListValue)(nil),    // 22: google.protobuf.ListValue
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(JobState)(0),                 // 24: surmise.v1.JobState
 }
 var file_surmise_v1_sweep_service_proto_depIdxs = []int32{
 	18, // 0: surmise.v1.SubmitSweepRequest.train:type_name -> surmise.v1.TrainSpec
@@ -1402,36 +1415,37 @@ var file_surmise_v1_sweep_service_proto_depIdxs = []int32{
 	6,  // 4: surmise.v1.SubmitSweepRequest.metric:type_name -> surmise.v1.SweepMetric
 	7,  // 5: surmise.v1.SubmitSweepRequest.halving:type_name -> surmise.v1.Halving
 	8,  // 6: surmise.v1.SubmitSweepRequest.collapse:type_name -> surmise.v1.CollapseRule
-	21, // 7: surmise.v1.SweepParameter.grid:type_name -> google.protobuf.ListValue
-	21, // 8: surmise.v1.SweepParameter.choice:type_name -> google.protobuf.ListValue
-	4,  // 9: surmise.v1.SweepParameter.uniform:type_name -> surmise.v1.Range
-	4,  // 10: surmise.v1.SweepParameter.log_uniform:type_name -> surmise.v1.Range
-	5,  // 11: surmise.v1.SweepParameter.integer:type_name -> surmise.v1.IntegerRange
-	0,  // 12: surmise.v1.SweepMetric.goal:type_name -> surmise.v1.Goal
-	1,  // 13: surmise.v1.Sweep.state:type_name -> surmise.v1.SweepState
-	2,  // 14: surmise.v1.Sweep.request:type_name -> surmise.v1.SubmitSweepRequest
-	22, // 15: surmise.v1.Sweep.create_time:type_name -> google.protobuf.Timestamp
-	22, // 16: surmise.v1.Sweep.cancel_time:type_name -> google.protobuf.Timestamp
-	16, // 17: surmise.v1.Sweep.children_by_state:type_name -> surmise.v1.Sweep.ChildrenByStateEntry
-	10, // 18: surmise.v1.Sweep.best:type_name -> surmise.v1.SweepChild
-	17, // 19: surmise.v1.SweepChild.values:type_name -> surmise.v1.SweepChild.ValuesEntry
-	23, // 20: surmise.v1.SweepChild.state:type_name -> surmise.v1.JobState
-	9,  // 21: surmise.v1.GetSweepResponse.sweep:type_name -> surmise.v1.Sweep
-	10, // 22: surmise.v1.GetSweepResponse.children:type_name -> surmise.v1.SweepChild
-	9,  // 23: surmise.v1.ListSweepsResponse.sweeps:type_name -> surmise.v1.Sweep
-	2,  // 24: surmise.v1.SweepService.SubmitSweep:input_type -> surmise.v1.SubmitSweepRequest
-	11, // 25: surmise.v1.SweepService.GetSweep:input_type -> surmise.v1.GetSweepRequest
-	13, // 26: surmise.v1.SweepService.ListSweeps:input_type -> surmise.v1.ListSweepsRequest
-	15, // 27: surmise.v1.SweepService.CancelSweep:input_type -> surmise.v1.CancelSweepRequest
-	9,  // 28: surmise.v1.SweepService.SubmitSweep:output_type -> surmise.v1.Sweep
-	12, // 29: surmise.v1.SweepService.GetSweep:output_type -> surmise.v1.GetSweepResponse
-	14, // 30: surmise.v1.SweepService.ListSweeps:output_type -> surmise.v1.ListSweepsResponse
-	9,  // 31: surmise.v1.SweepService.CancelSweep:output_type -> surmise.v1.Sweep
-	28, // [28:32] is the sub-list for method output_type
-	24, // [24:28] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	21, // 7: surmise.v1.SubmitSweepRequest.scheduling:type_name -> surmise.v1.Scheduling
+	22, // 8: surmise.v1.SweepParameter.grid:type_name -> google.protobuf.ListValue
+	22, // 9: surmise.v1.SweepParameter.choice:type_name -> google.protobuf.ListValue
+	4,  // 10: surmise.v1.SweepParameter.uniform:type_name -> surmise.v1.Range
+	4,  // 11: surmise.v1.SweepParameter.log_uniform:type_name -> surmise.v1.Range
+	5,  // 12: surmise.v1.SweepParameter.integer:type_name -> surmise.v1.IntegerRange
+	0,  // 13: surmise.v1.SweepMetric.goal:type_name -> surmise.v1.Goal
+	1,  // 14: surmise.v1.Sweep.state:type_name -> surmise.v1.SweepState
+	2,  // 15: surmise.v1.Sweep.request:type_name -> surmise.v1.SubmitSweepRequest
+	23, // 16: surmise.v1.Sweep.create_time:type_name -> google.protobuf.Timestamp
+	23, // 17: surmise.v1.Sweep.cancel_time:type_name -> google.protobuf.Timestamp
+	16, // 18: surmise.v1.Sweep.children_by_state:type_name -> surmise.v1.Sweep.ChildrenByStateEntry
+	10, // 19: surmise.v1.Sweep.best:type_name -> surmise.v1.SweepChild
+	17, // 20: surmise.v1.SweepChild.values:type_name -> surmise.v1.SweepChild.ValuesEntry
+	24, // 21: surmise.v1.SweepChild.state:type_name -> surmise.v1.JobState
+	9,  // 22: surmise.v1.GetSweepResponse.sweep:type_name -> surmise.v1.Sweep
+	10, // 23: surmise.v1.GetSweepResponse.children:type_name -> surmise.v1.SweepChild
+	9,  // 24: surmise.v1.ListSweepsResponse.sweeps:type_name -> surmise.v1.Sweep
+	2,  // 25: surmise.v1.SweepService.SubmitSweep:input_type -> surmise.v1.SubmitSweepRequest
+	11, // 26: surmise.v1.SweepService.GetSweep:input_type -> surmise.v1.GetSweepRequest
+	13, // 27: surmise.v1.SweepService.ListSweeps:input_type -> surmise.v1.ListSweepsRequest
+	15, // 28: surmise.v1.SweepService.CancelSweep:input_type -> surmise.v1.CancelSweepRequest
+	9,  // 29: surmise.v1.SweepService.SubmitSweep:output_type -> surmise.v1.Sweep
+	12, // 30: surmise.v1.SweepService.GetSweep:output_type -> surmise.v1.GetSweepResponse
+	14, // 31: surmise.v1.SweepService.ListSweeps:output_type -> surmise.v1.ListSweepsResponse
+	9,  // 32: surmise.v1.SweepService.CancelSweep:output_type -> surmise.v1.Sweep
+	29, // [29:33] is the sub-list for method output_type
+	25, // [25:29] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_sweep_service_proto_init() }
