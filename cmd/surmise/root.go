@@ -107,7 +107,7 @@ Results go to standard output, logs and progress to standard error.`,
 		}
 	}
 	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()), newTokenCommand())
-	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newCancelCommand())
+	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newCancelCommand(), newSweepCommand())
 	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand(),
 		newImportCommand(), newExportCommand(), newEmbedCommand())
 	root.AddCommand(newVersionCommand())
