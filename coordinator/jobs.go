@@ -62,10 +62,11 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 		return nil, status.Errorf(codes.Internal, "writing the specification: %v", err)
 	}
 	job, created, err := s.store.Submit(ctx, queue.Submission{
-		ID: s.newID(), RequestID: req.RequestId, DisplayName: req.DisplayName, Spec: text, Scheduling: scheduling,
+		ID: s.newID(), RequestID: requestID(ctx, req.RequestId), DisplayName: req.DisplayName, Spec: text,
+		Scheduling: scheduling, MaxOpen: s.openJobs,
 	})
 	if err != nil {
-		return nil, statusOf(err)
+		return nil, submitStatus(err)
 	}
 	if created {
 		s.changed(job, queue.Effects{Log: queue.LogSubmitted, Offer: true})
@@ -166,7 +167,15 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 
 // CancelJob implements JobService.
 func (s *Server) CancelJob(ctx context.Context, req *surmisev1.CancelJobRequest) (*surmisev1.Job, error) {
-	job, effects, err := s.store.Apply(ctx, strings.TrimPrefix(req.Name, jobPrefix), queue.Cancel{})
+	id := strings.TrimPrefix(req.Name, jobPrefix)
+	asked, err := s.store.Get(ctx, id)
+	if err != nil {
+		return nil, jobStatus(req.Name, err)
+	}
+	if err := mayChange(ctx, req.Name, asked.Owner); err != nil {
+		return nil, err
+	}
+	job, effects, err := s.store.Apply(ctx, id, queue.Cancel{})
 	if errors.Is(err, queue.ErrEnded) {
 		return nil, status.Errorf(codes.FailedPrecondition, "job %s has ended: it is %s", req.Name, job.State)
 	}

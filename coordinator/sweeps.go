@@ -69,7 +69,7 @@ func (s *Server) SubmitSweep(ctx context.Context, req *surmisev1.SubmitSweepRequ
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "writing the sweep: %v", err)
 	}
-	submission := queue.SweepSubmission{ID: s.newID(), RequestID: req.RequestId, Request: text, Scheduling: scheduling}
+	submission := queue.SweepSubmission{ID: s.newID(), RequestID: requestID(ctx, req.RequestId), Request: text, Scheduling: scheduling, MaxOpen: s.openJobs}
 	for i, c := range children {
 		if err := ctx.Err(); err != nil {
 			return nil, statusOf(err)
@@ -94,7 +94,7 @@ func (s *Server) SubmitSweep(ctx context.Context, req *surmisev1.SubmitSweepRequ
 	}
 	stored, created, err := s.store.SubmitSweep(ctx, submission)
 	if err != nil {
-		return nil, statusOf(err)
+		return nil, submitStatus(err)
 	}
 	if created {
 		s.workers.wakeDispatch() // nobody can watch a child whose name was never told
@@ -211,6 +211,15 @@ func (s *Server) ListSweeps(ctx context.Context, req *surmisev1.ListSweepsReques
 // CancelSweep implements SweepService.
 func (s *Server) CancelSweep(ctx context.Context, req *surmisev1.CancelSweepRequest) (*surmisev1.Sweep, error) {
 	id := strings.TrimPrefix(req.Name, sweepPrefix)
+	first, err := s.store.Children(ctx, id, 0, 1) // all have one owner
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	if len(first) > 0 {
+		if err := mayChange(ctx, req.Name, first[0].Owner); err != nil {
+			return nil, err
+		}
+	}
 	moved, err := s.store.CancelSweep(ctx, id, "its sweep was cancelled")
 	if err != nil {
 		return nil, sweepStatus(req.Name, err)

@@ -27,6 +27,7 @@ type Submission struct {
 	DisplayName string
 	Spec        json.RawMessage
 	Scheduling  Scheduling
+	MaxOpen     int // jobs of its owner that may be open once it is stored; 0: any number
 }
 
 // child is the place of a new job in a sweep; the zero child is in none.
@@ -124,6 +125,9 @@ func (s *Store) Submit(ctx context.Context, sub Submission) (job Job, created bo
 		job, created, err = statements.insert(ctx, sub, child{}, now)
 		if err == nil && !created {
 			job, err = scanJob(tx.QueryRowContext(ctx, selectJobs+"WHERE request_id = $1", sub.RequestID))
+		}
+		if err == nil && created {
+			err = checkOpen(ctx, tx, job.Owner, sub.MaxOpen)
 		}
 		return err
 	})

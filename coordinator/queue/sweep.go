@@ -30,6 +30,7 @@ type SweepSubmission struct {
 	Children  []ChildSubmission
 
 	Scheduling Scheduling // of every child
+	MaxOpen    int        // as in Submission
 }
 
 // ChildSubmission is a new child; its place in the sweep is its place in the list.
@@ -69,7 +70,7 @@ func (s *Store) SubmitSweep(ctx context.Context, sub SweepSubmission) (sweep Swe
 				return fmt.Errorf("child %d: %w", i, err)
 			}
 		}
-		return nil
+		return checkOpen(ctx, tx, sub.Scheduling.Normal().Owner, sub.MaxOpen)
 	})
 	if err != nil {
 		return Sweep{}, false, fmt.Errorf("storing the sweep: %w", err)

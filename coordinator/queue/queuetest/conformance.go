@@ -55,6 +55,7 @@ func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coo
 		"a sweep is cancelled as a whole":            sweepCancelled,
 		"a child comes to a rung once":               sweepRungs,
 		"higher priority is served first":            priorities,
+		"an owner has so many open jobs":             openJobs,
 		"owners take turns":                          fairness,
 		"a worker is given what it can serve":        needs,
 		"several workers are served at once":         batch,
