@@ -45,7 +45,7 @@ func (s *Server) Attach(stream attachStream) error {
 		}
 	})
 
-	w := newSession("") // nobody's until hello
+	w := newSession(queue.Worker{}) // nobody's until hello
 	for {
 		select {
 		case m := <-in:
@@ -54,7 +54,8 @@ func (s *Server) Attach(stream attachStream) error {
 				if hello == nil {
 					return badRequest(jobspec.FieldError{Field: "message", Problem: "the first one must be hello"})
 				}
-				w = newSession(hello.Name)
+				w = newSession(queue.Worker{
+					Name: hello.Name, GPUs: int(hello.Gpus), Memory: hello.Memory, DataRoots: hello.DataRoots, Labels: hello.Labels})
 				w.working = len(hello.Held) > 0
 				s.workers.attach(w)
 				defer s.workers.detach(w)
@@ -161,9 +162,12 @@ func (s *Server) heartbeat(stream attachStream, h *surmisev1.Heartbeat) error {
 		return err
 	}
 	s.keepLog(h)
+	if h.Progress != nil && job.Sweep != "" && job.State == queue.Running {
+		s.judge(stream.Context(), job, h.Progress)
+	}
 	err = stream.Send(&surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Renewed{Renewed: &surmisev1.LeaseRenewed{
 		Lease: h.Lease, Sequence: h.Sequence, Duration: durationpb.New(s.lease)}}})
-	if err == nil && job.State == queue.Cancelling {
+	if err == nil && (job.State == queue.Cancelling || job.Stop != "") {
 		err = stream.Send(cancelMessage(job)) // again: the first one may have been lost with a stream
 	}
 	return err

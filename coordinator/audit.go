@@ -37,7 +37,7 @@ type auditRecord struct {
 	Code   string `json:"code,omitempty"`   // of the status
 	Reason string `json:"reason,omitempty"` // of its ErrorInfo
 
-	Job    string `json:"job,omitempty"`
+	Job    string `json:"job,omitempty"`   // or "sweeps/{id}"
 	Event  string `json:"event,omitempty"` // of a job, as in WatchJob; of a worker "ATTACHED"; of the log "RESUMED"
 	State  string `json:"state,omitempty"` // after it
 	Epoch  int64  `json:"epoch,omitempty"`
@@ -88,7 +88,7 @@ func (a *auditLog) write(r auditRecord) error {
 	return err
 }
 
-var validJobName = regexp.MustCompile(`^jobs/[a-z0-9-]{1,63}$`)
+var validJobName = regexp.MustCompile(`^(jobs|sweeps)/[a-z0-9-]{1,63}$`)
 
 // call records a call and what came of it.
 func (a *auditLog) call(now time.Time, caller auth.Identity, peer net.Addr, method, job string, err error) {

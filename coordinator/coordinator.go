@@ -1,5 +1,7 @@
 // Package coordinator takes jobs over gRPC, keeps them in a store, and gives them to the workers that attach.
 //
+// A sweep is many jobs: sweeps.go takes it, package sweep makes its children.
+//
 // A job passes through: jobs.go (submit, check, store) → dispatch.go (lease to a free worker) → attach.go (what the
 // worker says, each word stored before it is answered) → watch.go (the events that watchers see). What may happen to a
 // job, and when, is decided in package queue alone.
@@ -32,6 +34,7 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/joblog"
 	"github.com/surmise-ml/surmise/coordinator/queue"
+	"github.com/surmise-ml/surmise/coordinator/sweep"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -44,18 +47,26 @@ type Store interface {
 	Get(ctx context.Context, id string) (queue.Job, error)
 	// List returns jobs, newest first.
 	List(context.Context, queue.Filter) ([]queue.Job, error)
-	// Position is the place in the queue, from 1, of the queued job with this sequence.
-	Position(ctx context.Context, sequence int64) (int, error)
-	// LeaseNext leases the first job of the queue; ok is false when there is none.
-	LeaseNext(ctx context.Context, worker string, lease time.Duration) (job queue.Job, ok bool, err error)
+	// Place says where a queued job stands.
+	Place(context.Context, queue.Job) (queue.Place, error)
+	// Pace is how long recent jobs took on average, 0 for not known, and how many are held by workers now.
+	Pace(context.Context) (mean time.Duration, held int, err error)
+	// Lease gives each of these free workers the job that it serves next; those for which there is none are left out.
+	Lease(ctx context.Context, workers []queue.Worker, lease time.Duration) ([]queue.Job, error)
+	// Preempt makes jobs that these workers hold give way to queued ones of higher priority.
+	Preempt(ctx context.Context, workers []queue.Worker) ([]queue.Moved, error)
 	// HeldBy returns the jobs that a worker holds.
 	HeldBy(ctx context.Context, worker string) ([]queue.Job, error)
 	// Apply moves a job on by an event.
 	Apply(ctx context.Context, id string, e queue.Event) (queue.Job, queue.Effects, error)
-	// ExpireDue takes back the leases that have run out and says how long until the next one does; negative: none.
-	ExpireDue(context.Context) (expired []queue.Job, next time.Duration, err error)
+	// ExpireDue takes back the leases, and stops the jobs whose deadlines, have run out, and says how long until there is
+	// something to do again; negative: nothing.
+	ExpireDue(context.Context) (moved []queue.Moved, next time.Duration, err error)
 	// Events returns the events of a job after a revision, oldest first.
 	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
+	// Listen tells of what other coordinators do to the same jobs, until ctx ends; it returns nil then.
+	Listen(ctx context.Context, changed func(queue.Change)) error
+	SweepStore
 	Close() error
 }
 
@@ -87,8 +98,10 @@ type Config struct {
 	Clock         Clock         // nil: the system's
 	Logger        *slog.Logger  // nil: slog.Default()
 	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
-	Observer      Observer      // nil: nobody is told what happens
-	NewID         func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
+	// Owner says whose the jobs of a call are; nil: the caller's, or without Auth what the request says.
+	Owner    func(context.Context) string
+	Observer Observer      // nil: nobody is told what happens
+	NewID    func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
 
 	TLS    *tls.Config         // nil: plaintext, for loopback
 	Auth   *auth.Authenticator // nil: everyone is auth.Anonymous and may do everything
@@ -118,6 +131,7 @@ type Server struct {
 	surmisev1.UnimplementedJobServiceServer
 	surmisev1.UnimplementedLogServiceServer
 	surmisev1.UnimplementedPlausibilityServiceServer
+	surmisev1.UnimplementedSweepServiceServer
 	surmisev1.UnimplementedWorkerServiceServer
 
 	store       Store
@@ -128,6 +142,7 @@ type Server struct {
 	comparer    Comparer
 	observer    Observer
 	newID       func() string
+	owner       func(context.Context) string // nil: what the request says
 
 	tls          *tls.Config
 	auth         *auth.Authenticator
@@ -142,6 +157,7 @@ type Server struct {
 
 	watchers watchers
 	workers  workers
+	sweeps   sweeps
 	stopping chan struct{}  // closed when Serve stops: ends every stream
 	streams  sync.WaitGroup // goroutines that a stream's handler could not wait for
 }
@@ -181,10 +197,12 @@ func New(cfg Config) (*Server, error) {
 		openJobs:     cfg.Limits.OpenJobs,
 		now:          cfg.Now,
 
+		owner:       cfg.Owner,
 		logs:        joblog.New(filepath.Join(artifactDir, "jobs"), 0),
 		logWatchers: watchers{byJob: map[string]map[chan struct{}]bool{}},
 		watchers:    watchers{byJob: map[string]map[chan struct{}]bool{}},
 		workers:     workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
+		sweeps:      sweeps{rules: map[string]sweep.Rules{}, rungs: map[string]int{}},
 		stopping:    make(chan struct{}),
 	}
 	if s.lease == 0 {
@@ -195,6 +213,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if s.log == nil {
 		s.log = slog.Default()
+	}
+	if s.owner == nil && s.auth != nil {
+		s.owner = func(ctx context.Context) string { return auth.FromContext(ctx).Owner }
 	}
 	if s.messageBytes == 0 {
 		s.messageBytes = maxMessageBytes
@@ -237,6 +258,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	surmisev1.RegisterJobServiceServer(server, s)
 	surmisev1.RegisterLogServiceServer(server, s)
 	surmisev1.RegisterPlausibilityServiceServer(server, s)
+	surmisev1.RegisterSweepServiceServer(server, s)
 	surmisev1.RegisterWorkerServiceServer(server, s)
 	healthServer := health.NewServer()
 	healthv1.RegisterHealthServer(server, healthServer)
@@ -248,6 +270,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	dispatchCtx, stopDispatch := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { s.dispatch(dispatchCtx) })
+	running.Go(func() { s.listen(dispatchCtx) })
 	running.Go(func() {
 		<-dispatchCtx.Done()
 		healthServer.Shutdown()

@@ -299,11 +299,11 @@ func TestASubmitToAnIdleWorkerWaitsForNobody(t *testing.T) {
 // slowStore lets a test stand between the dispatcher's choice of a worker and the lease.
 type slowStore struct {
 	coordinator.Store
-	leasing chan struct{} // holds a token while or after LeaseNext is under way
-	goOn    chan struct{} // closed: LeaseNext waits no more
+	leasing chan struct{} // holds a token while or after Lease is under way
+	goOn    chan struct{} // closed: Lease waits no more
 }
 
-func (f slowStore) LeaseNext(ctx context.Context, worker string, lease time.Duration) (queue.Job, bool, error) {
+func (f slowStore) Lease(ctx context.Context, workers []queue.Worker, lease time.Duration) ([]queue.Job, error) {
 	select {
 	case f.leasing <- struct{}{}:
 	default:
@@ -312,7 +312,7 @@ func (f slowStore) LeaseNext(ctx context.Context, worker string, lease time.Dura
 	case <-f.goOn:
 	case <-ctx.Done():
 	}
-	return f.Store.LeaseNext(ctx, worker, lease)
+	return f.Store.Lease(ctx, workers, lease)
 }
 
 func TestASubmitWhileTheDispatcherLeasesWaitsForNobody(t *testing.T) {
@@ -374,6 +374,7 @@ func TestJobThatLosesItsWorkersIsGivenUp(t *testing.T) {
 	job := s.submit(train())
 	w := s.attach("w")
 	for i := range queue.MaxLosses {
+		s.clock.advance(queue.Backoff(i)) // nothing is leased before
 		w.ready()
 		l := w.lease()
 		w.failed(l.Lease, "out of memory", surmisev1.Blame_BLAME_INFRASTRUCTURE)

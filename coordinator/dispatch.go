@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,37 +41,52 @@ func (s *Server) dispatch(ctx context.Context) {
 	}
 }
 
-// dispatchAll does all that can be done now and returns how long until a lease is due; negative: none is.
+// dispatchBatch is how many workers are given jobs in one transaction.
+const dispatchBatch = 256
+
+// dispatchAll does all that can be done now and returns how long until there is something to do again; negative: nothing.
 func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error) {
-	expired, next, err := s.store.ExpireDue(ctx)
+	moved, next, err := s.store.ExpireDue(ctx)
 	if err != nil {
 		return 0, err
 	}
-	for _, job := range expired {
-		s.observer.LeaseLost(LossExpired)
-		effects := queue.Effects{Log: queue.LogRequeued}
-		if job.State.Ended() {
-			effects.Log = queue.LogEnded
+	for _, m := range moved {
+		if m.Effects.Log == queue.LogRequeued || m.Effects.Log == queue.LogEnded {
+			s.observer.LeaseLost(LossExpired)
 		}
-		s.changed(job, effects)
+		s.changed(m.Job, m.Effects)
 	}
-	for ctx.Err() == nil {
-		worker := s.workers.firstFree()
-		if worker == nil {
-			break
+	for free := range slices.Chunk(s.workers.allFree(), dispatchBatch) {
+		offers := make([]queue.Worker, len(free))
+		byName := map[string]*session{}
+		for i, w := range free {
+			offers[i], byName[w.name] = w.offer, w
 		}
-		job, ok, err := s.store.LeaseNext(ctx, worker.name, s.lease)
-		if err != nil || !ok {
+		jobs, err := s.store.Lease(ctx, offers, s.lease)
+		if err != nil {
 			return next, err
 		}
-		s.workers.busy(worker)
-		s.changed(job, queue.Effects{Log: queue.LogLeased})
-		if err := s.give(ctx, worker, job); err != nil {
-			return 0, err
+		var first error // every job is given, or its lease is lost until it runs out
+		for _, job := range jobs {
+			worker := byName[job.Worker]
+			s.workers.busy(worker)
+			s.changed(job, queue.Effects{Log: queue.LogLeased})
+			if err := s.give(ctx, worker, job); err != nil && first == nil {
+				first = err
+			}
+			if next < 0 || next > s.lease {
+				next = s.lease
+			}
 		}
-		if next < 0 || next > s.lease {
-			next = s.lease
+		if first != nil {
+			return 0, first
 		}
+	}
+	if moved, err = s.store.Preempt(ctx, s.workers.busyOffers()); err != nil {
+		return next, err
+	}
+	for _, m := range moved {
+		s.changed(m.Job, m.Effects)
 	}
 	return next, nil
 }
@@ -138,11 +154,12 @@ func (s *Server) Drain(worker, reason string) error {
 
 // session is one attached worker. Its handler owns the stream; others reach it through out.
 type session struct {
-	name string
-	out  chan *surmisev1.AttachResponse
-	gone chan struct{} // closed when the handler must return, or has
-	once sync.Once
-	why  error // set before gone is closed
+	name  string
+	offer queue.Worker // what it announced
+	out   chan *surmisev1.AttachResponse
+	gone  chan struct{} // closed when the handler must return, or has
+	once  sync.Once
+	why   error // set before gone is closed
 
 	working bool // has a job; guarded by workers.mu
 }
@@ -150,8 +167,8 @@ type session struct {
 // outgoing messages that a worker has not taken: a handful at most in good order.
 const outgoing = 64
 
-func newSession(name string) *session {
-	return &session{name: name, out: make(chan *surmisev1.AttachResponse, outgoing), gone: make(chan struct{})}
+func newSession(offer queue.Worker) *session {
+	return &session{name: offer.Name, offer: offer, out: make(chan *surmisev1.AttachResponse, outgoing), gone: make(chan struct{})}
 }
 
 // end makes the handler return why. Only the first call counts.
@@ -226,14 +243,31 @@ func (ws *workers) ready(w *session) {
 	ws.wakeDispatch()
 }
 
-// firstFree is the worker that has waited longest; nil when there is none.
-func (ws *workers) firstFree() *session {
+// allFree are the workers that asked for a job, longest waiting first.
+func (ws *workers) allFree() []*session {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	if len(ws.free) == 0 {
-		return nil
+	return slices.Clone(ws.free)
+}
+
+// count tells how many workers are attached, and how many of those asked for a job.
+func (ws *workers) count() (attached, idle int) {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	return len(ws.byName), len(ws.free)
+}
+
+// busyOffers are the workers that have a job, or are about to ask for one.
+func (ws *workers) busyOffers() []queue.Worker {
+	ws.mu.Lock()
+	defer ws.mu.Unlock()
+	var offers []queue.Worker
+	for _, w := range ws.byName {
+		if w.working {
+			offers = append(offers, w.offer)
+		}
 	}
-	return ws.free[0]
+	return offers
 }
 
 // busy notes that the worker has a job.
@@ -252,6 +286,7 @@ func (ws *workers) putBack(w *session) {
 	if ws.byName[w.name] == w {
 		ws.free = append([]*session{w}, ws.free...)
 	}
+	ws.wakeDispatch() // there may be another job for it
 }
 
 // send queues a message to a worker by name; false when it is not attached.
@@ -262,17 +297,32 @@ func (ws *workers) send(name string, m *surmisev1.AttachResponse) bool {
 	return w != nil && w.send(m)
 }
 
-// count tells how many workers are attached, and how many of those have no job: a worker that has just attached, or is
-// about to be given a job, counts as idle, though it is not free.
-func (ws *workers) count() (attached, idle int) {
+// crew is who could serve a job.
+type crew struct {
+	attached int
+	able     int    // of those, have what it needs
+	idle     int    // of those, have no job: also one that has just attached, or is about to be given one, though it is not free
+	lacks    string // with nobody able: what one of the attached lacks
+}
+
+// crew counts the workers for a job with these needs.
+func (ws *workers) crew(needs queue.Needs) crew {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
+	c := crew{attached: len(ws.byName)}
 	for _, w := range ws.byName {
+		if lacks := w.offer.Lacks(needs); lacks != "" {
+			if c.lacks == "" || lacks < c.lacks { // the same whatever the order of the map
+				c.lacks = lacks
+			}
+			continue
+		}
+		c.able++
 		if !w.working {
-			idle++
+			c.idle++
 		}
 	}
-	return len(ws.byName), idle
+	return c
 }
 
 func (ws *workers) removeFree(w *session) {

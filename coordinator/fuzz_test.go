@@ -269,6 +269,12 @@ func seeds(input protoreflect.FullName, name string) []proto.Message {
 		return []proto.Message{&surmisev1.CompareScoresRequest{Names: []string{name}}}
 	case "surmise.v1.RankContinuationsRequest":
 		return []proto.Message{&surmisev1.RankContinuationsRequest{Spec: &surmisev1.RankSpec{Model: "m", Sets: []*surmisev1.RankSet{{Context: "a.mp4", Make: "speed"}}}}}
+	case "surmise.v1.SubmitSweepRequest":
+		return []proto.Message{&surmisev1.SubmitSweepRequest{
+			Spec:    &surmisev1.SubmitSweepRequest_Train{Train: train().GetTrain()},
+			Samples: 2, Seeds: []uint64{1, 2}, Halving: &surmisev1.Halving{}, Collapse: &surmisev1.CollapseRule{}, Metric: &surmisev1.SweepMetric{},
+			Parameters: []*surmisev1.SweepParameter{{Path: "train.steps"}, {Path: "train.optimizer.learning_rate"}},
+		}}
 	case "surmise.v1.AttachRequest":
 		say := func(m *surmisev1.AttachRequest) proto.Message { return m }
 		return []proto.Message{

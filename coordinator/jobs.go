@@ -9,11 +9,13 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/surmise-ml/surmise/coordinator/queue"
@@ -51,15 +53,20 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 		return &surmisev1.Job{Spec: spec, State: surmisev1.JobState_QUEUED, DisplayName: req.DisplayName}, nil
 	}
 
+	scheduling, err := s.scheduling(ctx, req.Scheduling)
+	if err != nil {
+		return nil, statusOf(err)
+	}
 	text, err := protojson.Marshal(spec)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "writing the specification: %v", err)
 	}
 	job, created, err := s.store.Submit(ctx, queue.Submission{
-		ID: s.newID(), RequestID: req.RequestId, DisplayName: req.DisplayName, Spec: text,
+		ID: s.newID(), RequestID: requestID(ctx, req.RequestId), DisplayName: req.DisplayName, Spec: text,
+		Scheduling: scheduling, MaxOpen: s.openJobs,
 	})
 	if err != nil {
-		return nil, statusOf(err)
+		return nil, submitStatus(err)
 	}
 	if created {
 		s.changed(job, queue.Effects{Log: queue.LogSubmitted, Offer: true})
@@ -68,7 +75,8 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 	if err != nil {
 		return nil, err
 	}
-	if !created && (!proto.Equal(answer.Spec, spec) || answer.DisplayName != req.DisplayName) {
+	if !created && (!proto.Equal(answer.Spec, spec) || answer.DisplayName != req.DisplayName ||
+		!proto.Equal(answer.Scheduling, schedulingMessage(scheduling))) {
 		return nil, status.Errorf(codes.AlreadyExists, "request_id %q was used for %s, which is another job", req.RequestId, answer.Name)
 	}
 	return answer, nil
@@ -99,7 +107,8 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 		}
 	}
 
-	attached, idle := s.workers.count() // before the jobs are read; see describe
+	workers := map[string]crew{} // by what they must have; counted before the jobs are read, see describe
+	workers[""] = s.workers.crew(queue.Needs{})
 	more := filter
 	more.Limit++ // one beyond the page tells whether there is a next one
 	jobs, err := s.store.List(ctx, more)
@@ -111,9 +120,13 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 		jobs = jobs[:filter.Limit]
 		response.NextPageToken = pageToken(jobs[len(jobs)-1].Sequence, filter.State)
 	}
-	// From the oldest on: between queued jobs of one page no other is queued, so one count serves the page.
+	mean, held, err := s.store.Pace(ctx)
+	if err != nil {
+		return nil, statusOf(err)
+	}
+	// From the oldest on: between queued jobs of one page no other is queued, so one count for each priority serves the page.
+	places := map[int]queue.Place{}
 	response.Jobs = make([]*surmisev1.Job, len(jobs))
-	position := 0
 	size := 0
 	for i := len(jobs) - 1; i >= 0; i-- {
 		job, err := message(jobs[i])
@@ -121,12 +134,22 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 			return nil, err
 		}
 		if jobs[i].State == queue.Queued {
-			if position++; position == 1 {
-				if position, err = s.store.Position(ctx, jobs[i].Sequence); err != nil {
+			place, ok := places[jobs[i].Priority]
+			if !ok {
+				if place, err = s.store.Place(ctx, jobs[i]); err != nil {
 					return nil, statusOf(err)
 				}
+				places[jobs[i].Priority] = place
 			}
-			explainWait(job, position, attached, idle)
+			needs := fmt.Sprint(jobs[i].Needs)
+			if jobs[i].Needs.None() {
+				needs = ""
+			}
+			if _, ok := workers[needs]; !ok {
+				workers[needs] = s.workers.crew(jobs[i].Needs)
+			}
+			explainWait(job, jobs[i], place.Position(jobs[i].Owner), workers[needs], mean, held)
+			place.Pass(jobs[i].Owner)
 		}
 		response.Jobs[i] = job
 	}
@@ -144,7 +167,15 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 
 // CancelJob implements JobService.
 func (s *Server) CancelJob(ctx context.Context, req *surmisev1.CancelJobRequest) (*surmisev1.Job, error) {
-	job, effects, err := s.store.Apply(ctx, strings.TrimPrefix(req.Name, jobPrefix), queue.Cancel{})
+	id := strings.TrimPrefix(req.Name, jobPrefix)
+	asked, err := s.store.Get(ctx, id)
+	if err != nil {
+		return nil, jobStatus(req.Name, err)
+	}
+	if err := mayChange(ctx, req.Name, asked.Owner); err != nil {
+		return nil, err
+	}
+	job, effects, err := s.store.Apply(ctx, id, queue.Cancel{})
 	if errors.Is(err, queue.ErrEnded) {
 		return nil, status.Errorf(codes.FailedPrecondition, "job %s has ended: it is %s", req.Name, job.State)
 	}
@@ -167,6 +198,9 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	}
 	if effects.StopWorker {
 		s.workers.send(job.Worker, cancelMessage(job))
+	}
+	if job.Sweep != "" && !job.State.Held() {
+		s.sweeps.forget(job.ID)
 	}
 	if effects.Log != "" && effects.Log != queue.LogProgress {
 		s.log.Info("job "+strings.ToLower(string(effects.Log)), "job", jobPrefix+job.ID, "state", string(job.State),
@@ -234,41 +268,95 @@ func (s *Server) describe(ctx context.Context, job queue.Job) (*surmisev1.Job, e
 	}
 	if job.State == queue.Queued {
 		// Workers first: one that is idle may be given this very job before its place is read, and then counts for it.
-		attached, idle := s.workers.count()
-		position, err := s.store.Position(ctx, job.Sequence)
+		workers := s.workers.crew(job.Needs)
+		place, err := s.store.Place(ctx, job)
 		if err != nil {
 			return nil, statusOf(err)
 		}
-		if position == 0 { // leased since it was read
-			position, attached, idle = 1, 1, 1
+		mean, held, err := s.store.Pace(ctx)
+		if err != nil {
+			return nil, statusOf(err)
 		}
-		explainWait(m, position, attached, idle)
+		if place.Owners[job.Owner].Queued == 0 { // leased since it was read
+			place, workers = queue.Place{}, crew{attached: 1, able: 1, idle: 1}
+		}
+		explainWait(m, job, place.Position(job.Owner), workers, mean, held)
 	}
 	return m, nil
 }
 
-// explainWait says where a queued job stands and what it waits for.
-func explainWait(m *surmisev1.Job, position, attached, idle int) {
+// explainWait says where a queued job stands, what it waits for and how long that may take: jobs took mean on average, 0
+// for not known, and held of them are under way.
+func explainWait(m *surmisev1.Job, job queue.Job, position int, workers crew, mean time.Duration, held int) {
 	m.QueuePosition = int32(position)
 	var wait string
 	switch {
-	case attached == 0:
+	case !job.NotBefore.IsZero():
+		wait = fmt.Sprintf("waiting until %s, after %d lost attempts", job.NotBefore.Format(time.RFC3339), job.Losses)
+	case workers.attached == 0:
 		wait = "waiting: no worker is attached"
-	case idle >= position:
+	case workers.able == 0 && workers.attached == 1:
+		wait = "waiting: the only worker lacks " + workers.lacks
+	case workers.able == 0:
+		wait = fmt.Sprintf("waiting: none of %d workers has what it needs; one lacks %s", workers.attached, workers.lacks)
+	case workers.idle >= position:
 		wait = "waiting: about to be leased"
-	case attached == 1 && idle == 0:
+	case workers.able == 1 && workers.idle == 0:
 		wait = "waiting for the only worker, which is busy"
-	case attached == 1:
+	case workers.able == 1:
 		wait = "waiting for the only worker"
-	case idle == 0:
-		wait = fmt.Sprintf("waiting for one of %d workers, which are all busy", attached)
+	case workers.idle == 0:
+		wait = fmt.Sprintf("waiting for one of %d workers, which are all busy", workers.able)
 	default:
-		wait = fmt.Sprintf("waiting for one of %d workers", attached)
+		wait = fmt.Sprintf("waiting for one of %d workers", workers.able)
+	}
+	if workers.able > 0 && workers.able < workers.attached {
+		wait += fmt.Sprintf(" (of %d attached, %d lack what it needs)", workers.attached, workers.attached-workers.able)
 	}
 	if m.Reason != "" {
 		wait = m.Reason + "; " + wait
 	}
 	m.Reason = wait
+	if ahead := position - workers.idle; mean > 0 && workers.able > 0 {
+		// Workers of other coordinators are known by the jobs they hold.
+		m.WaitEstimate = durationpb.New(max(0, mean*time.Duration(max(0, ahead))/time.Duration(max(workers.able, held))))
+	}
+}
+
+// scheduling is what a request asks for, as the queue takes it.
+func (s *Server) scheduling(ctx context.Context, m *surmisev1.Scheduling) (queue.Scheduling, error) {
+	sched := queue.Scheduling{
+		Owner: m.GetOwner(), Priority: int(m.GetPriority()),
+		Needs: queue.Needs{
+			GPUs: int(m.GetNeeds().GetGpus()), Memory: m.GetNeeds().GetMemory(),
+			DataRoots: m.GetNeeds().GetDataRoots(), Labels: m.GetNeeds().GetLabels(),
+		},
+	}
+	if s.owner != nil {
+		sched.Owner = s.owner(ctx)
+	}
+	if d := m.GetDeadline(); d != nil {
+		if err := d.CheckValid(); err != nil {
+			return sched, jobspec.Errors{{Field: "scheduling.deadline", Problem: err.Error()}}
+		}
+		sched.Deadline = d.AsTime().Truncate(time.Microsecond)
+	}
+	return sched.Normal(), nil
+}
+
+// schedulingMessage is nil for a job that is served in its turn by any worker.
+func schedulingMessage(sched queue.Scheduling) *surmisev1.Scheduling {
+	if sched.Owner == "" && sched.Priority == 0 && sched.Needs.None() && sched.Deadline.IsZero() {
+		return nil
+	}
+	m := &surmisev1.Scheduling{Owner: sched.Owner, Priority: int32(sched.Priority)}
+	if n := sched.Needs; !n.None() {
+		m.Needs = &surmisev1.Needs{Gpus: int32(n.GPUs), Memory: n.Memory, DataRoots: n.DataRoots, Labels: n.Labels}
+	}
+	if !sched.Deadline.IsZero() {
+		m.Deadline = timestamppb.New(sched.Deadline)
+	}
+	return m
 }
 
 // message is what the store knows of a job.
@@ -282,6 +370,10 @@ func message(job queue.Job) (*surmisev1.Job, error) {
 		Worker:      job.Worker,
 		CreateTime:  timestamppb.New(job.Created),
 		Revision:    job.Revision,
+		Scheduling:  schedulingMessage(job.Scheduling),
+	}
+	if job.Sweep != "" {
+		m.Sweep = sweepPrefix + job.Sweep
 	}
 	if !job.Started.IsZero() {
 		m.StartTime = timestamppb.New(job.Started)

@@ -551,3 +551,61 @@ func TestReasonsOfBadRequests(t *testing.T) {
 		withReason(t, reason, err, codes.InvalidArgument, reason)
 	}
 }
+
+// A submitter changes its own jobs alone, and has so many of them.
+func TestOwners(t *testing.T) {
+	s, secrets, _, _, _ := secure(t, func(c *coordinator.Config) {
+		c.Limits.OpenJobs = 2
+	})
+	submitter, admin := as(s.ctx, secrets[auth.Submitter]), as(s.ctx, secrets[auth.Admin])
+	submit := func(ctx context.Context, id string) *surmisev1.Job {
+		t.Helper()
+		req := train()
+		req.RequestId = id
+		job, err := s.jobs.SubmitJob(ctx, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return job
+	}
+	own, foreign := submit(submitter, "r"), submit(admin, "r")
+	if own.Scheduling.GetOwner() != "submitter" || foreign.Scheduling.GetOwner() != "admin" || own.Name == foreign.Name {
+		t.Errorf("%s of %q and %s of %q: one request id of two owners is two", own.Name, own.Scheduling.GetOwner(), foreign.Name, foreign.Scheduling.GetOwner())
+	}
+	if again := submit(submitter, "r"); again.Name != own.Name {
+		t.Errorf("the same request again: %s, want %s", again.Name, own.Name)
+	}
+	_, err := s.jobs.CancelJob(submitter, &surmisev1.CancelJobRequest{Name: foreign.Name})
+	withReason(t, "cancelling another's job", err, codes.PermissionDenied, coordinator.ReasonNotOwner)
+	_, err = s.jobs.CancelJob(submitter, &surmisev1.CancelJobRequest{Name: "jobs/none"})
+	wantCode(t, err, codes.NotFound)
+
+	second := submit(submitter, "r2")
+	_, err = s.jobs.SubmitJob(submitter, train())
+	withReason(t, "a third open job", err, codes.ResourceExhausted, coordinator.ReasonOpenJobs)
+	for _, ctx := range []context.Context{submitter, admin} {
+		name := own.Name
+		if ctx == admin {
+			name = second.Name
+		}
+		if job, err := s.jobs.CancelJob(ctx, &surmisev1.CancelJobRequest{Name: name}); err != nil || job.State != surmisev1.JobState_CANCELLED {
+			t.Errorf("cancelling %s: %v, %v", name, job, err)
+		}
+	}
+
+	sweeps := surmisev1.NewSweepServiceClient(s.conn)
+	sweep := &surmisev1.SubmitSweepRequest{Spec: &surmisev1.SubmitSweepRequest_Train{Train: train().GetTrain()}, Seeds: []uint64{1, 2}, RequestId: "r"}
+	theirs, err := sweeps.SubmitSweep(admin, &surmisev1.SubmitSweepRequest{Spec: sweep.Spec, Seeds: []uint64{1}, RequestId: "r"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := sweeps.SubmitSweep(submitter, sweep)
+	if err != nil {
+		t.Fatalf("%v, %v", ours, err)
+	}
+	_, err = sweeps.CancelSweep(submitter, &surmisev1.CancelSweepRequest{Name: theirs.Name})
+	withReason(t, "cancelling another's sweep", err, codes.PermissionDenied, coordinator.ReasonNotOwner)
+	if got, err := sweeps.CancelSweep(submitter, &surmisev1.CancelSweepRequest{Name: ours.Name}); err != nil || got.State != surmisev1.SweepState_SWEEP_CANCELLED {
+		t.Errorf("%v, %v", got, err)
+	}
+}

@@ -31,6 +31,7 @@ var jobEventTypes = map[queue.LogType]surmisev1.JobEventType{
 	queue.LogRequeued:        surmisev1.JobEventType_JOB_REQUEUED,
 	queue.LogCancelRequested: surmisev1.JobEventType_JOB_CANCEL_REQUESTED,
 	queue.LogEnded:           surmisev1.JobEventType_JOB_ENDED,
+	queue.LogPreempted:       surmisev1.JobEventType_JOB_PREEMPTED,
 }
 
 // WatchJob implements JobService. Events come from the store's log, so a watcher costs nothing between them and can
@@ -177,6 +178,20 @@ func (w *watchers) notify(id string) {
 		select {
 		case c <- struct{}{}:
 		default:
+		}
+	}
+}
+
+// notifyAll is notify for every job.
+func (w *watchers) notifyAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, channels := range w.byJob {
+		for c := range channels {
+			select {
+			case c <- struct{}{}:
+			default:
+			}
 		}
 	}
 }

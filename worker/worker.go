@@ -71,10 +71,12 @@ type Clock interface {
 type Config struct {
 	Coordinator string            // address, host:port; required
 	Name        string            // unique among workers; required
-	Labels      map[string]string // for people
+	Labels      map[string]string // jobs may ask for them
+	GPUs        int               // jobs may ask for so many
+	Memory      int64             // bytes that jobs may ask for; 0: not said
 	Threads     int               // CPU threads it may use, for people; 0: not said
 	Precisions  []string          // such as "fp32", for people
-	DataRoots   []string          // folders it reads videos from, for people; the Runner enforces them
+	DataRoots   []string          // folders it reads videos from, which jobs may ask for; the Runner enforces them
 	Version     string            // for people
 
 	Runner Runner        // required
@@ -204,6 +206,8 @@ func hello(cfg Config) *surmisev1.Hello {
 	return &surmisev1.Hello{
 		Name:       cfg.Name,
 		Labels:     cfg.Labels,
+		Gpus:       int32(cfg.GPUs),
+		Memory:     cfg.Memory,
 		Threads:    int32(cfg.Threads),
 		Precisions: cfg.Precisions,
 		DataRoots:  cfg.DataRoots,

@@ -62,9 +62,24 @@ func writeJob(w io.Writer, job *surmisev1.Job, now time.Time) error {
 	}
 	if job.QueuePosition > 0 {
 		line("place in queue", "%d", job.QueuePosition)
+		if wait := job.GetWaitEstimate(); wait != nil {
+			line("expected wait", "%s", age(wait.AsDuration()))
+		}
 	}
 	if job.Worker != "" {
 		line("worker", "%s", job.Worker)
+	}
+	if job.Sweep != "" {
+		line("sweep", "%s", job.Sweep)
+	}
+	if sched := job.Scheduling; sched != nil {
+		line("priority", "%d", sched.GetPriority())
+		if sched.GetOwner() != "" {
+			line("owner", "%s", sched.GetOwner())
+		}
+		if d := sched.GetDeadline(); d != nil {
+			line("deadline", "%s", d.AsTime().Format(time.RFC3339))
+		}
 	}
 	line("attempts", "%d", job.Epoch)
 	if p := job.Progress; p != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -18,29 +19,37 @@ const maxJobFileBytes = 4 << 20
 // readJobFile reads a SubmitJobRequest in protojson from a file, or from in when path is "-". A field that is not in the
 // API is refused by name.
 func readJobFile(path string, in io.Reader) (*surmisev1.SubmitJobRequest, error) {
+	request := &surmisev1.SubmitJobRequest{}
+	if err := readRequest("job file", path, in, request); err != nil {
+		return nil, err
+	}
+	return request, nil
+}
+
+// readRequest reads a request as readJobFile does; what says which kind of file it is.
+func readRequest(what, path string, in io.Reader, request proto.Message) error {
 	name := path
 	if path == "-" {
 		name = "standard input"
 	} else {
 		f, err := os.Open(path)
 		if err != nil {
-			return nil, badInput(fmt.Errorf("job file: %w", err))
+			return badInput(fmt.Errorf("%s: %w", what, err))
 		}
 		defer f.Close()
 		in = f
 	}
 	text, err := io.ReadAll(io.LimitReader(in, maxJobFileBytes+1))
 	if err != nil {
-		return nil, fmt.Errorf("job file %s: %w", name, err)
+		return fmt.Errorf("%s %s: %w", what, name, err)
 	}
 	if len(text) > maxJobFileBytes {
-		return nil, badInput(fmt.Errorf("job file %s: larger than %d bytes", name, maxJobFileBytes))
+		return badInput(fmt.Errorf("%s %s: larger than %d bytes", what, name, maxJobFileBytes))
 	}
-	request := &surmisev1.SubmitJobRequest{}
 	if err := protojson.Unmarshal(text, request); err != nil {
-		return nil, badInput(fmt.Errorf("job file %s: %s", name, plainProto(err)))
+		return badInput(fmt.Errorf("%s %s: %s", what, name, plainProto(err)))
 	}
-	return request, nil
+	return nil
 }
 
 // plainProto takes protojson's prefix off, whose white space varies on purpose.

@@ -22,6 +22,7 @@ type submitOptions struct {
 	precision    string
 
 	requestID, displayName string
+	priority               int32
 	validateOnly           bool
 	wait, watch, json      bool
 }
@@ -51,6 +52,7 @@ them; paths given as flags are made absolute here.`,
 	flags.StringVar(&o.precision, "precision", "", "auto, fp32 or bf16, with --train or --score (default auto)")
 	flags.StringVar(&o.requestID, "request-id", "", "submitting again with the same id and content answers the same job")
 	flags.StringVar(&o.displayName, "display-name", "", "free text kept with the job")
+	flags.Int32Var(&o.priority, "priority", 0, "-1000 to 1000: higher is served first, and makes running jobs of lower priority give way")
 	flags.BoolVar(&o.validateOnly, "validate-only", false, "check the job and print it with its defaults, submitting nothing")
 	flags.BoolVar(&o.wait, "wait", false, "wait for the end; exit with 3 when the job fails or is cancelled")
 	flags.BoolVar(&o.watch, "watch", false, "as --wait, showing progress")
@@ -117,6 +119,12 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 	}
 	if o.displayName != "" {
 		request.DisplayName = o.displayName
+	}
+	if o.priority != 0 {
+		if request.Scheduling == nil {
+			request.Scheduling = &surmisev1.Scheduling{}
+		}
+		request.Scheduling.Priority = o.priority
 	}
 	request.ValidateOnly = request.ValidateOnly || o.validateOnly
 	return request, nil

@@ -37,6 +37,7 @@ either is started again. A second signal kills.`,
 	flags.StringVar(&o.listen, "listen", coordinatorcmd.DefaultListen, "address to listen on (host:port), of this machine alone; to open a coordinator to others, run 'surmise coordinator'")
 	flags.BoolVar(&o.insecureListen, "insecure-listen", false, "listen beyond this machine all the same, without protection: whoever reaches the port may run jobs")
 	flags.StringVar(&o.dataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
+	coordinatorcmd.StoreFlag(flags, &o.store)
 	flags.StringArrayVar(&o.dataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.DurationVar(&o.lease, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
 	daemon.MetricsFlag(flags, &o.metricsAddr)
@@ -47,6 +48,7 @@ either is started again. A second signal kills.`,
 type upOptions struct {
 	listen  string
 	dataDir string
+	store   string
 
 	insecureListen bool
 
@@ -91,7 +93,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	address := make(chan net.Addr, 1)
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
-			Listen: o.listen, DataDir: o.dataDir, LeaseDuration: o.lease, Logger: logger,
+			Listen: o.listen, DataDir: o.dataDir, Store: o.store, LeaseDuration: o.lease, Logger: logger,
 			Security: coordinatorcmd.SecurityOptions{InsecureListen: o.insecureListen},
 			Serving:  func(a net.Addr) { address <- a }, Monitor: monitor,
 		})

@@ -6,7 +6,7 @@ import (
 )
 
 // Counts returns how many jobs are in each state; states without a job are absent.
-func (s *SQLite) Counts(ctx context.Context) (map[State]int, error) {
+func (s *Store) Counts(ctx context.Context) (map[State]int, error) {
 	rows, err := s.read.QueryContext(ctx, `SELECT state, count(*) FROM jobs GROUP BY state`)
 	if err != nil {
 		return nil, fmt.Errorf("counting jobs: %w", err)

@@ -33,6 +33,7 @@ type Job struct {
 	RequestID   string // "" when the submitter gave none
 	DisplayName string
 	Spec        json.RawMessage `json:",omitempty"`
+	Scheduling
 
 	State  State
 	Reason string // why it was queued again, cancelled or failed
@@ -41,6 +42,8 @@ type Job struct {
 	Worker     string    // holder of the lease; "" when none
 	LeaseUntil time.Time // zero when none
 	Losses     int       // attempts lost to infrastructure since the last new checkpoint
+	NotBefore  time.Time `json:",omitzero"`  // QUEUED: not leased before; zero: at once
+	Stop       StopCause `json:",omitempty"` // why its worker was asked to stop; "" when it was not
 
 	Progress   json.RawMessage `json:",omitempty"` // nil before the newest attempt's first report
 	Checkpoint Checkpoint      // newest; Path "" when none
@@ -48,7 +51,20 @@ type Job struct {
 
 	Created, Started, Ended time.Time // zero when not yet
 	Revision                int64     // events logged so far
+
+	Sweep       string          `json:",omitempty"` // id of the sweep it is a child of; "" for none
+	SweepIndex  int             `json:",omitempty"` // its place among the children, from 0
+	SweepValues json.RawMessage `json:",omitempty"` // what the sweep's parameters are in it; nil for no sweep
 }
+
+// StopCause is why a worker was asked to stop before the end.
+type StopCause string
+
+const (
+	StopCancel   StopCause = "CANCEL"   // the job ends as CANCELLED
+	StopDeadline StopCause = "DEADLINE" // the job ends as FAILED
+	StopPreempt  StopCause = "PREEMPT"  // the job is queued again
+)
 
 // Checkpoint is a published checkpoint.
 type Checkpoint struct {
@@ -97,8 +113,12 @@ type (
 	}
 	// Expire takes the job from a worker whose lease has run out.
 	Expire struct{}
-	// Cancel asks for the job to stop.
-	Cancel struct{}
+	// Cancel asks for the job to stop. Reason says why; "" when somebody asked for it, which needs no reason.
+	Cancel struct{ Reason string }
+	// Deadline fails a job whose deadline has passed.
+	Deadline struct{}
+	// Preempt asks for a held job to give its worker up and wait again; it is not charged to the job.
+	Preempt struct{ Reason string }
 )
 
 func (Lease) event()        {}
@@ -109,6 +129,8 @@ func (Fail) event()         {}
 func (HandBack) event()     {}
 func (Expire) event()       {}
 func (Cancel) event()       {}
+func (Deadline) event()     {}
+func (Preempt) event()      {}
 
 // LogType says what an entry of the event log records.
 type LogType string
@@ -121,6 +143,7 @@ const (
 	LogCheckpointed    LogType = "CHECKPOINTED"
 	LogRequeued        LogType = "REQUEUED"
 	LogCancelRequested LogType = "CANCEL_REQUESTED"
+	LogPreempted       LogType = "PREEMPTED"
 	LogEnded           LogType = "ENDED"
 )
 
@@ -136,8 +159,8 @@ var (
 	ErrStale = errors.New("stale lease")
 	// ErrEnded: the job is over, and not by being cancelled. Nothing changed.
 	ErrEnded = errors.New("job has ended")
-	// ErrNotDue: the lease has not run out. Nothing changed.
-	ErrNotDue = errors.New("lease has not run out")
+	// ErrNotDue: the lease has not run out, or the deadline not passed. Nothing changed.
+	ErrNotDue = errors.New("lease or deadline has not run out")
 	// ErrNotQueued: only a queued job can be leased. Nothing changed.
 	ErrNotQueued = errors.New("job is not queued")
 )
@@ -155,6 +178,7 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 			return j, Effects{}, fmt.Errorf("%w: it is %s", ErrNotQueued, j.State)
 		}
 		j.State, j.Reason, j.Progress = Leased, "", nil // progress is the newest attempt's
+		j.Stop, j.NotBefore = "", time.Time{}
 		j.Epoch++
 		j.Worker, j.LeaseUntil = e.Worker, now.Add(e.For)
 		return j, Effects{Log: LogLeased}, nil
@@ -201,10 +225,10 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 			j.Progress = e.Progress
 		}
 		if j.State == Cancelling {
-			return j.end(Cancelled, "cancelled", now)
+			return j.stopped(now)
 		}
 		j.start(now)
-		j.Result = e.Result
+		j.Result, j.Stop = e.Result, "" // it finished before it could give way
 		return j.end(Succeeded, "", now)
 
 	case Fail:
@@ -216,7 +240,7 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 		}
 		switch {
 		case j.State == Cancelling:
-			return j.end(Cancelled, "cancelled", now)
+			return j.stopped(now)
 		case e.Infrastructure:
 			return j.lose(e.Reason, now)
 		default:
@@ -231,7 +255,10 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 			return j, Effects{}, err
 		}
 		if j.State == Cancelling {
-			return j.end(Cancelled, "cancelled", now)
+			return j.stopped(now)
+		}
+		if j.Stop == StopPreempt {
+			return j.requeue(j.Reason)
 		}
 		return j.requeue("handed back: " + e.Reason)
 
@@ -240,16 +267,16 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 			return j, Effects{}, ErrNotDue
 		}
 		if j.State == Cancelling {
-			return j.end(Cancelled, "cancelled", now)
+			return j.stopped(now)
 		}
 		return j.lose(fmt.Sprintf("worker %s was lost", j.Worker), now)
 
 	case Cancel:
 		switch j.State {
 		case Queued:
-			return j.end(Cancelled, "cancelled", now)
+			return j.end(Cancelled, orElse(e.Reason, cancelled), now)
 		case Leased, Running:
-			j.State, j.Reason = Cancelling, "cancel requested"
+			j.State, j.Stop, j.Reason = Cancelling, StopCancel, orElse(e.Reason, cancelRequested)
 			return j, Effects{Log: LogCancelRequested, StopWorker: true}, nil
 		case Cancelling:
 			return j, Effects{StopWorker: true}, nil // the word may have been lost
@@ -258,6 +285,27 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 		default:
 			return j, Effects{}, fmt.Errorf("%w: it is %s", ErrEnded, j.State)
 		}
+
+	case Deadline:
+		if j.Deadline.IsZero() || now.Before(j.Deadline) || j.State.Ended() || j.State == Cancelling {
+			return j, Effects{}, ErrNotDue
+		}
+		reason := fmt.Sprintf("DEADLINE: not finished by %s", j.Deadline.UTC().Format(time.RFC3339))
+		if j.State == Queued {
+			return j.end(Failed, reason, now)
+		}
+		j.State, j.Stop, j.Reason = Cancelling, StopDeadline, reason
+		return j, Effects{Log: LogCancelRequested, StopWorker: true}, nil
+
+	case Preempt:
+		if !j.State.Held() || j.State == Cancelling {
+			return j, Effects{}, fmt.Errorf("%w: the job is %s", ErrStale, j.State)
+		}
+		if j.Stop == StopPreempt {
+			return j, Effects{StopWorker: true}, nil // the word may have been lost
+		}
+		j.Stop, j.Reason = StopPreempt, "preempted: "+e.Reason
+		return j, Effects{Log: LogPreempted, StopWorker: true}, nil
 	}
 	panic(fmt.Sprintf("queue: unknown event %T", e)) // Event is sealed
 }
@@ -288,22 +336,53 @@ func (j *Job) start(now time.Time) Effects {
 	return Effects{Log: LogStarted}
 }
 
+// What the reason says of a job that somebody cancelled, while its worker has not confirmed it, and then.
+const (
+	cancelRequested = "cancel requested"
+	cancelled       = "cancelled"
+)
+
+// stopped ends a job that was CANCELLING.
+func (j Job) stopped(now time.Time) (Job, Effects, error) {
+	switch {
+	case j.Stop == StopDeadline:
+		return j.end(Failed, j.Reason, now)
+	case j.Reason == cancelRequested:
+		return j.end(Cancelled, cancelled, now)
+	default:
+		return j.end(Cancelled, j.Reason, now)
+	}
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
 func (j Job) lose(reason string, now time.Time) (Job, Effects, error) {
+	if j.Stop == StopPreempt {
+		return j.requeue(j.Reason) // it was to stop anyway
+	}
 	j.Losses++
 	if j.Losses >= MaxLosses {
 		return j.end(Failed, fmt.Sprintf("given up after %d lost attempts without a new checkpoint; the last: %s", j.Losses, reason), now)
+	}
+	if wait := Backoff(j.Losses); wait > 0 {
+		j.NotBefore = now.Add(wait)
 	}
 	return j.requeue(reason)
 }
 
 func (j Job) requeue(reason string) (Job, Effects, error) {
-	j.State, j.Reason = Queued, reason
+	j.State, j.Reason, j.Stop = Queued, reason, ""
 	j.Worker, j.LeaseUntil = "", time.Time{}
 	return j, Effects{Log: LogRequeued, Offer: true}, nil
 }
 
 func (j Job) end(s State, reason string, now time.Time) (Job, Effects, error) {
 	j.State, j.Reason, j.Ended = s, reason, now
-	j.Worker, j.LeaseUntil = "", time.Time{}
+	j.Worker, j.LeaseUntil, j.NotBefore = "", time.Time{}, time.Time{}
 	return j, Effects{Log: LogEnded}, nil
 }

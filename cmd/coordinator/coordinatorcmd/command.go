@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/coordinator"
@@ -26,6 +27,7 @@ const DefaultListen = "127.0.0.1:7433"
 type Options struct {
 	Listen        string        // host:port; "" for DefaultListen, port 0 for any free one
 	DataDir       string        // jobs.db and artifacts/ lie in it; required
+	Store         string        // where jobs are kept, as queue.Open takes it; "": DataDir/jobs.db
 	LeaseDuration time.Duration // 0: coordinator.DefaultLeaseDuration
 	Logger        *slog.Logger  // nil: slog.Default()
 	Security      SecurityOptions
@@ -51,7 +53,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := o.Security.complete(); err != nil {
 		return err
 	}
-	store, err := queue.OpenSQLite(ctx, filepath.Join(o.DataDir, "jobs.db"), time.Now)
+	if o.Store == "" {
+		o.Store = filepath.Join(o.DataDir, "jobs.db")
+	}
+	store, err := queue.Open(ctx, o.Store, time.Now)
 	if err != nil {
 		return err
 	}
@@ -113,6 +118,10 @@ func Command() *cobra.Command {
 Jobs are kept in DATA-DIR/jobs.db, artifacts in DATA-DIR/artifacts, which workers on other machines must see under the
 same path.
 
+With --store postgres://USER@HOST/DATABASE jobs are kept in PostgreSQL, and several coordinators may share them: a worker
+or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts. The password comes from
+PGPASSWORD or ~/.pgpass rather than the command line, where others could read it.
+
 Without more only this machine may call. --tls-cert, --tls-key and --tokens or --client-ca open it to a network;
 docs/guides/security.md has the commands.`,
 		Args:          cobra.NoArgs,
@@ -135,8 +144,14 @@ docs/guides/security.md has the commands.`,
 	}
 	cmd.Flags().StringVar(&o.Listen, "listen", DefaultListen, "address to listen on (host:port); beyond loopback only with TLS, and tokens or client certificates")
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
+	StoreFlag(cmd.Flags(), &o.Store)
 	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
 	o.Security.Flags(cmd.Flags())
 	daemon.MetricsFlag(cmd.Flags(), &metricsAddr)
 	return cmd
+}
+
+// StoreFlag is the flag that says where jobs are kept.
+func StoreFlag(flags *pflag.FlagSet, store *string) {
+	flags.StringVar(store, "store", "", "where jobs are kept: a path for SQLite, or postgres://USER@HOST/DATABASE (default DATA-DIR/jobs.db)")
 }

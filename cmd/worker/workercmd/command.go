@@ -30,6 +30,7 @@ type Options struct {
 	Name        string        // unique among workers; "": one that DataDir keeps from run to run
 	DataRoots   []string      // the only folders below which jobs may name files; empty: any
 	DataDir     string        // the worker's own files; required unless Name is set
+	Offer       Offer         // what jobs may ask for
 	Cache       CacheOptions  // what is kept of videos
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
@@ -49,6 +50,9 @@ const Service = "worker"
 func Run(ctx context.Context, o Options) error {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if err := o.Offer.check(); err != nil {
+		return err
 	}
 	book := joblog.New()
 	o.Logger = slog.New(book.Handler(o.Logger.Handler()))
@@ -99,6 +103,9 @@ func Run(ctx context.Context, o Options) error {
 		Coordinator: o.Coordinator.Address,
 		DialOptions: dialOptions,
 		Name:        o.Name,
+		Labels:      o.Offer.Labels,
+		GPUs:        o.Offer.GPUs,
+		Memory:      o.Offer.Memory,
 		Threads:     threads,
 		Precisions:  precisions(),
 		DataRoots:   roots,
@@ -211,6 +218,7 @@ coordinator's artifact folder under the same paths.`,
 	flags.StringVar(&o.Name, "name", "", "name among workers (default one that the data folder keeps)")
 	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder, or beginning of a URI, below which jobs may name videos; repeat for more (default any)")
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
+	o.Offer.Flags(flags)
 	o.Cache.Flags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")

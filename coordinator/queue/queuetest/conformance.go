@@ -50,6 +50,19 @@ func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coo
 		"every field survives reopening":             reopened,
 		"the log is append only and complete":        eventLog,
 		"pages are newest first":                     listing,
+		"text holds what a worker may say":           anyText,
+		"a sweep is stored whole or not at all":      sweepSubmitted,
+		"a sweep is cancelled as a whole":            sweepCancelled,
+		"a child comes to a rung once":               sweepRungs,
+		"higher priority is served first":            priorities,
+		"an owner has so many open jobs":             openJobs,
+		"owners take turns":                          fairness,
+		"a worker is given what it can serve":        needs,
+		"several workers are served at once":         batch,
+		"a lost job waits before it is tried again":  backoff,
+		"a job fails at its deadline":                deadlines,
+		"lower priority gives way":                   preemption,
+		"how long jobs take":                         pace,
 		"many workers at once never share a job":     concurrent,
 		"a cancelled context stops before it stores": cancelled,
 	} {
@@ -81,11 +94,24 @@ func (s *suite) submit(t *testing.T, id string) queue.Job {
 
 func (s *suite) lease(t *testing.T, worker string) queue.Job {
 	t.Helper()
-	job, ok, err := s.LeaseNext(t.Context(), worker, lease)
-	if err != nil || !ok {
-		t.Fatalf("leasing to %s: %v, %v", worker, ok, err)
+	job, ok := s.tryLease(t, queue.Worker{Name: worker})
+	if !ok {
+		t.Fatalf("no job for %s", worker)
 	}
 	return job
+}
+
+// tryLease leases the job that a worker serves next; ok is false when there is none.
+func (s *suite) tryLease(t *testing.T, w queue.Worker) (job queue.Job, ok bool) {
+	t.Helper()
+	jobs, err := s.Lease(t.Context(), []queue.Worker{w}, lease)
+	if err != nil || len(jobs) > 1 {
+		t.Fatalf("leasing to %s: %+v, %v", w.Name, jobs, err)
+	}
+	if len(jobs) == 0 {
+		return queue.Job{}, false
+	}
+	return jobs[0], true
 }
 
 func (s *suite) apply(t *testing.T, id string, e queue.Event) queue.Job {
@@ -135,16 +161,16 @@ func notFound(t *testing.T, s *suite) {
 	if _, _, err := s.Apply(t.Context(), "none", queue.Cancel{}); !errors.Is(err, queue.ErrNotFound) {
 		t.Errorf("Apply: %v", err)
 	}
-	if _, ok, err := s.LeaseNext(t.Context(), "w", lease); ok || err != nil {
-		t.Errorf("leased from an empty queue: %v, %v", ok, err)
+	if _, ok := s.tryLease(t, queue.Worker{Name: "w"}); ok {
+		t.Error("leased from an empty queue")
 	}
 }
 
 func leasing(t *testing.T, s *suite) {
 	a, b := s.submit(t, "a"), s.submit(t, "b")
 	for want, job := range map[int]queue.Job{1: a, 2: b} {
-		if got, err := s.Position(t.Context(), job.Sequence); err != nil || got != want {
-			t.Errorf("%s is at %d, %v; want %d", job.ID, got, err, want)
+		if got, err := s.Place(t.Context(), job); err != nil || got.Position("") != want {
+			t.Errorf("%s is at %+v, %v; want %d", job.ID, got, err, want)
 		}
 	}
 	first := s.lease(t, "w")
@@ -155,8 +181,8 @@ func leasing(t *testing.T, s *suite) {
 	if second := s.lease(t, "x"); second.ID != "b" {
 		t.Errorf("leased %s second", second.ID)
 	}
-	if _, ok, err := s.LeaseNext(t.Context(), "y", lease); ok || err != nil {
-		t.Errorf("leased a third of two jobs: %v", err)
+	if _, ok := s.tryLease(t, queue.Worker{Name: "y"}); ok {
+		t.Error("leased a third of two jobs")
 	}
 	held, err := s.HeldBy(t.Context(), "w")
 	if err != nil || len(held) != 1 || held[0].ID != "a" {
@@ -189,10 +215,12 @@ func expiry(t *testing.T, s *suite) {
 	}
 	s.clock.advance(20 * time.Second)
 	expired, next, err := s.ExpireDue(t.Context())
-	if err != nil || len(expired) != 1 || expired[0].ID != "a" || expired[0].State != queue.Queued || next != 10*time.Second {
+	if err != nil || len(expired) != 1 || expired[0].Job.ID != "a" || expired[0].Job.State != queue.Queued || !expired[0].Effects.Offer || next != 10*time.Second {
 		t.Fatalf("when a is due: %+v, next %v, %v", expired, next, err)
 	}
-	s.same(t, expired[0])
+	if got, err := s.Get(t.Context(), "a"); err != nil || got.State != queue.Queued || got.Losses != 1 {
+		t.Errorf("read back %+v, %v", got, err)
+	}
 
 	s.apply(t, "b", queue.Heartbeat{Epoch: 1, For: lease})
 	if _, next, err := s.ExpireDue(t.Context()); next != lease || err != nil {
@@ -302,6 +330,19 @@ func listing(t *testing.T, s *suite) {
 	}
 }
 
+func anyText(t *testing.T, s *suite) {
+	job, _, err := s.Submit(t.Context(), queue.Submission{ID: "a", DisplayName: "é\x00'; DROP TABLE jobs; --", Spec: json.RawMessage(`{"x":"\u0000"}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.same(t, job)
+	s.lease(t, "w")
+	s.same(t, s.apply(t, "a", queue.Fail{Epoch: 1, Reason: "no file a\x00b: \"é\"\n"}))
+	if _, err := s.Events(t.Context(), "a", 0, 100); err != nil {
+		t.Error(err)
+	}
+}
+
 func concurrent(t *testing.T, s *suite) {
 	const jobs, workers = 24, 6
 	for i := range jobs {
@@ -320,13 +361,14 @@ func concurrent(t *testing.T, s *suite) {
 	for w := range workers {
 		wg.Go(func() {
 			for {
-				job, ok, err := stores[w%2].LeaseNext(t.Context(), fmt.Sprint("w", w), lease)
+				jobs, err := stores[w%2].Lease(t.Context(), []queue.Worker{{Name: fmt.Sprint("w", w)}}, lease)
 				if err != nil {
 					t.Error(err)
 				}
-				if !ok {
+				if len(jobs) == 0 {
 					return
 				}
+				job := jobs[0]
 				mu.Lock()
 				leased[job.ID]++
 				mu.Unlock()

@@ -122,7 +122,14 @@ type Job struct {
 	// Free text the submitter gave.
 	DisplayName string `protobuf:"bytes,14,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Number of the newest event of this job; pass it to WatchJob to hear only what comes after.
-	Revision      int64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
+	// "sweeps/{id}" of the sweep that the job is a child of; empty when it is none.
+	Sweep string `protobuf:"bytes,16,opt,name=sweep,proto3" json:"sweep,omitempty"`
+	// When it is served, and by whom.
+	Scheduling *Scheduling `protobuf:"bytes,17,opt,name=scheduling,proto3" json:"scheduling,omitempty"`
+	// How long until it is leased, guessed from how long the jobs that ended last took; absent unless the state is QUEUED
+	// and there is something to guess from.
+	WaitEstimate  *durationpb.Duration `protobuf:"bytes,18,opt,name=wait_estimate,json=waitEstimate,proto3" json:"wait_estimate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +269,175 @@ func (x *Job) GetRevision() int64 {
 	return 0
 }
 
+func (x *Job) GetSweep() string {
+	if x != nil {
+		return x.Sweep
+	}
+	return ""
+}
+
+func (x *Job) GetScheduling() *Scheduling {
+	if x != nil {
+		return x.Scheduling
+	}
+	return nil
+}
+
+func (x *Job) GetWaitEstimate() *durationpb.Duration {
+	if x != nil {
+		return x.WaitEstimate
+	}
+	return nil
+}
+
+// Scheduling says when a job is served, and by whom. Jobs of higher priority are served first. Owners whose jobs have the
+// same priority take turns: the one with the fewest jobs under way is served next, and of its jobs the oldest.
+type Scheduling struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who shares fairly with others; default empty, which is one owner like any other. A coordinator that knows its callers
+	// sets it.
+	Owner string `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	// Higher first; default 0. A queued job of higher priority that finds no free worker makes a job of lower priority give
+	// way: it takes a checkpoint, is queued again and goes on from there later, which is not charged to it.
+	Priority int32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
+	// What a worker must have; default nothing.
+	Needs *Needs `protobuf:"bytes,3,opt,name=needs,proto3" json:"needs,omitempty"`
+	// When the job fails if it has not ended by then, with a reason that begins with "DEADLINE"; default never.
+	Deadline      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Scheduling) Reset() {
+	*x = Scheduling{}
+	mi := &file_surmise_v1_job_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Scheduling) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Scheduling) ProtoMessage() {}
+
+func (x *Scheduling) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Scheduling.ProtoReflect.Descriptor instead.
+func (*Scheduling) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Scheduling) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Scheduling) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+func (x *Scheduling) GetNeeds() *Needs {
+	if x != nil {
+		return x.Needs
+	}
+	return nil
+}
+
+func (x *Scheduling) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+// Needs is what a worker must have announced when it attached.
+type Needs struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Gpus  int32                  `protobuf:"varint,1,opt,name=gpus,proto3" json:"gpus,omitempty"`
+	// Bytes.
+	Memory int64 `protobuf:"varint,2,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Folders that it must read videos from; a worker that announces none reads any.
+	DataRoots []string `protobuf:"bytes,3,rep,name=data_roots,json=dataRoots,proto3" json:"data_roots,omitempty"`
+	// Labels that it must have, with these values.
+	Labels        map[string]string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Needs) Reset() {
+	*x = Needs{}
+	mi := &file_surmise_v1_job_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Needs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Needs) ProtoMessage() {}
+
+func (x *Needs) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Needs.ProtoReflect.Descriptor instead.
+func (*Needs) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Needs) GetGpus() int32 {
+	if x != nil {
+		return x.Gpus
+	}
+	return 0
+}
+
+func (x *Needs) GetMemory() int64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
+}
+
+func (x *Needs) GetDataRoots() []string {
+	if x != nil {
+		return x.DataRoots
+	}
+	return nil
+}
+
+func (x *Needs) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
 type JobSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Kind:
@@ -278,7 +454,7 @@ type JobSpec struct {
 
 func (x *JobSpec) Reset() {
 	*x = JobSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[1]
+	mi := &file_surmise_v1_job_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -290,7 +466,7 @@ func (x *JobSpec) String() string {
 func (*JobSpec) ProtoMessage() {}
 
 func (x *JobSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[1]
+	mi := &file_surmise_v1_job_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -303,7 +479,7 @@ func (x *JobSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobSpec.ProtoReflect.Descriptor instead.
 func (*JobSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{1}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *JobSpec) GetKind() isJobSpec_Kind {
@@ -411,7 +587,7 @@ type TrainSpec struct {
 
 func (x *TrainSpec) Reset() {
 	*x = TrainSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[2]
+	mi := &file_surmise_v1_job_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +599,7 @@ func (x *TrainSpec) String() string {
 func (*TrainSpec) ProtoMessage() {}
 
 func (x *TrainSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[2]
+	mi := &file_surmise_v1_job_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +612,7 @@ func (x *TrainSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrainSpec.ProtoReflect.Descriptor instead.
 func (*TrainSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{2}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TrainSpec) GetData() []string {
@@ -560,7 +736,7 @@ type EvalSpec struct {
 
 func (x *EvalSpec) Reset() {
 	*x = EvalSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[3]
+	mi := &file_surmise_v1_job_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +748,7 @@ func (x *EvalSpec) String() string {
 func (*EvalSpec) ProtoMessage() {}
 
 func (x *EvalSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[3]
+	mi := &file_surmise_v1_job_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +761,7 @@ func (x *EvalSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvalSpec.ProtoReflect.Descriptor instead.
 func (*EvalSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{3}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EvalSpec) GetPairs() string {
@@ -643,7 +819,7 @@ type ModelSpec struct {
 
 func (x *ModelSpec) Reset() {
 	*x = ModelSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[4]
+	mi := &file_surmise_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +831,7 @@ func (x *ModelSpec) String() string {
 func (*ModelSpec) ProtoMessage() {}
 
 func (x *ModelSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[4]
+	mi := &file_surmise_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +844,7 @@ func (x *ModelSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelSpec.ProtoReflect.Descriptor instead.
 func (*ModelSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{4}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ModelSpec) GetObjective() string {
@@ -780,7 +956,7 @@ type MaskSpec struct {
 
 func (x *MaskSpec) Reset() {
 	*x = MaskSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	mi := &file_surmise_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -792,7 +968,7 @@ func (x *MaskSpec) String() string {
 func (*MaskSpec) ProtoMessage() {}
 
 func (x *MaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	mi := &file_surmise_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -805,7 +981,7 @@ func (x *MaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskSpec.ProtoReflect.Descriptor instead.
 func (*MaskSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MaskSpec) GetKind() string {
@@ -854,7 +1030,7 @@ type MaskBlocks struct {
 
 func (x *MaskBlocks) Reset() {
 	*x = MaskBlocks{}
-	mi := &file_surmise_v1_job_proto_msgTypes[6]
+	mi := &file_surmise_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1042,7 @@ func (x *MaskBlocks) String() string {
 func (*MaskBlocks) ProtoMessage() {}
 
 func (x *MaskBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[6]
+	mi := &file_surmise_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1055,7 @@ func (x *MaskBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskBlocks.ProtoReflect.Descriptor instead.
 func (*MaskBlocks) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MaskBlocks) GetCount() int32 {
@@ -955,7 +1131,7 @@ type SamplingSpec struct {
 
 func (x *SamplingSpec) Reset() {
 	*x = SamplingSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[7]
+	mi := &file_surmise_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1143,7 @@ func (x *SamplingSpec) String() string {
 func (*SamplingSpec) ProtoMessage() {}
 
 func (x *SamplingSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[7]
+	mi := &file_surmise_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1156,7 @@ func (x *SamplingSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SamplingSpec.ProtoReflect.Descriptor instead.
 func (*SamplingSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SamplingSpec) GetFrameStep() int32 {
@@ -1124,7 +1300,7 @@ type OptimizerSpec struct {
 
 func (x *OptimizerSpec) Reset() {
 	*x = OptimizerSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[8]
+	mi := &file_surmise_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1312,7 @@ func (x *OptimizerSpec) String() string {
 func (*OptimizerSpec) ProtoMessage() {}
 
 func (x *OptimizerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[8]
+	mi := &file_surmise_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1325,7 @@ func (x *OptimizerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OptimizerSpec.ProtoReflect.Descriptor instead.
 func (*OptimizerSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *OptimizerSpec) GetLearningRate() float64 {
@@ -1283,7 +1459,7 @@ type ScoreSpec struct {
 
 func (x *ScoreSpec) Reset() {
 	*x = ScoreSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[9]
+	mi := &file_surmise_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1471,7 @@ func (x *ScoreSpec) String() string {
 func (*ScoreSpec) ProtoMessage() {}
 
 func (x *ScoreSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[9]
+	mi := &file_surmise_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1484,7 @@ func (x *ScoreSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreSpec.ProtoReflect.Descriptor instead.
 func (*ScoreSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ScoreSpec) GetPairs() string {
@@ -1482,7 +1658,7 @@ type RankSpec struct {
 
 func (x *RankSpec) Reset() {
 	*x = RankSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	mi := &file_surmise_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1670,7 @@ func (x *RankSpec) String() string {
 func (*RankSpec) ProtoMessage() {}
 
 func (x *RankSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	mi := &file_surmise_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1683,7 @@ func (x *RankSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankSpec.ProtoReflect.Descriptor instead.
 func (*RankSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RankSpec) GetModel() string {
@@ -1597,7 +1773,7 @@ type RankSet struct {
 
 func (x *RankSet) Reset() {
 	*x = RankSet{}
-	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	mi := &file_surmise_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1785,7 @@ func (x *RankSet) String() string {
 func (*RankSet) ProtoMessage() {}
 
 func (x *RankSet) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	mi := &file_surmise_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1798,7 @@ func (x *RankSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankSet.ProtoReflect.Descriptor instead.
 func (*RankSet) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RankSet) GetContext() string {
@@ -1656,7 +1832,7 @@ type Rankings struct {
 
 func (x *Rankings) Reset() {
 	*x = Rankings{}
-	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	mi := &file_surmise_v1_job_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1844,7 @@ func (x *Rankings) String() string {
 func (*Rankings) ProtoMessage() {}
 
 func (x *Rankings) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	mi := &file_surmise_v1_job_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1857,7 @@ func (x *Rankings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rankings.ProtoReflect.Descriptor instead.
 func (*Rankings) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Rankings) GetRankings() []*Ranking {
@@ -1707,7 +1883,7 @@ type Ranking struct {
 
 func (x *Ranking) Reset() {
 	*x = Ranking{}
-	mi := &file_surmise_v1_job_proto_msgTypes[13]
+	mi := &file_surmise_v1_job_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1719,7 +1895,7 @@ func (x *Ranking) String() string {
 func (*Ranking) ProtoMessage() {}
 
 func (x *Ranking) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[13]
+	mi := &file_surmise_v1_job_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1732,7 +1908,7 @@ func (x *Ranking) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ranking.ProtoReflect.Descriptor instead.
 func (*Ranking) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{13}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ranking) GetContext() string {
@@ -1791,7 +1967,7 @@ type RankedFuture struct {
 
 func (x *RankedFuture) Reset() {
 	*x = RankedFuture{}
-	mi := &file_surmise_v1_job_proto_msgTypes[14]
+	mi := &file_surmise_v1_job_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1803,7 +1979,7 @@ func (x *RankedFuture) String() string {
 func (*RankedFuture) ProtoMessage() {}
 
 func (x *RankedFuture) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[14]
+	mi := &file_surmise_v1_job_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1816,7 +1992,7 @@ func (x *RankedFuture) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankedFuture.ProtoReflect.Descriptor instead.
 func (*RankedFuture) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{14}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RankedFuture) GetName() string {
@@ -1906,7 +2082,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_surmise_v1_job_proto_msgTypes[15]
+	mi := &file_surmise_v1_job_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2094,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[15]
+	mi := &file_surmise_v1_job_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2107,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{15}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Progress) GetPhase() string {
@@ -2082,7 +2258,7 @@ type Evaluation struct {
 
 func (x *Evaluation) Reset() {
 	*x = Evaluation{}
-	mi := &file_surmise_v1_job_proto_msgTypes[16]
+	mi := &file_surmise_v1_job_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2270,7 @@ func (x *Evaluation) String() string {
 func (*Evaluation) ProtoMessage() {}
 
 func (x *Evaluation) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[16]
+	mi := &file_surmise_v1_job_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2283,7 @@ func (x *Evaluation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evaluation.ProtoReflect.Descriptor instead.
 func (*Evaluation) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{16}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Evaluation) GetStep() int32 {
@@ -2188,7 +2364,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_surmise_v1_job_proto_msgTypes[17]
+	mi := &file_surmise_v1_job_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2200,7 +2376,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[17]
+	mi := &file_surmise_v1_job_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2213,7 +2389,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{17}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Checkpoint) GetStep() int32 {
@@ -2249,7 +2425,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_surmise_v1_job_proto_msgTypes[18]
+	mi := &file_surmise_v1_job_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2437,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[18]
+	mi := &file_surmise_v1_job_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2450,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{18}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Result) GetArtifacts() []*Artifact {
@@ -2310,7 +2486,7 @@ type Artifact struct {
 
 func (x *Artifact) Reset() {
 	*x = Artifact{}
-	mi := &file_surmise_v1_job_proto_msgTypes[19]
+	mi := &file_surmise_v1_job_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2322,7 +2498,7 @@ func (x *Artifact) String() string {
 func (*Artifact) ProtoMessage() {}
 
 func (x *Artifact) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[19]
+	mi := &file_surmise_v1_job_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2335,7 +2511,7 @@ func (x *Artifact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Artifact.ProtoReflect.Descriptor instead.
 func (*Artifact) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{19}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Artifact) GetName() string {
@@ -2371,7 +2547,7 @@ var File_surmise_v1_job_proto protoreflect.FileDescriptor
 const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\x14surmise/v1/job.proto\x12\n" +
-	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x04\n" +
+	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf6\x05\n" +
 	"\x03Job\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
 	"\x04spec\x18\x02 \x01(\v2\x13.surmise.v1.JobSpecR\x04spec\x12*\n" +
@@ -2390,7 +2566,28 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x0flast_checkpoint\x18\f \x01(\v2\x16.surmise.v1.CheckpointR\x0elastCheckpoint\x12*\n" +
 	"\x06result\x18\r \x01(\v2\x12.surmise.v1.ResultR\x06result\x12!\n" +
 	"\fdisplay_name\x18\x0e \x01(\tR\vdisplayName\x12\x1a\n" +
-	"\brevision\x18\x0f \x01(\x03R\brevision\"\xc4\x01\n" +
+	"\brevision\x18\x0f \x01(\x03R\brevision\x12\x14\n" +
+	"\x05sweep\x18\x10 \x01(\tR\x05sweep\x126\n" +
+	"\n" +
+	"scheduling\x18\x11 \x01(\v2\x16.surmise.v1.SchedulingR\n" +
+	"scheduling\x12>\n" +
+	"\rwait_estimate\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\fwaitEstimate\"\xd4\x01\n" +
+	"\n" +
+	"Scheduling\x124\n" +
+	"\x05owner\x18\x01 \x01(\tB\x1e\xbaH\x1br\x19\x18\x80\x012\x14^[A-Za-z0-9_.@:/-]*$R\x05owner\x12/\n" +
+	"\bpriority\x18\x02 \x01(\x05B\x13\xbaH\x10\x1a\x0e\x18\xe8\a(\x98\xf8\xff\xff\xff\xff\xff\xff\xff\x01R\bpriority\x12'\n" +
+	"\x05needs\x18\x03 \x01(\v2\x11.surmise.v1.NeedsR\x05needs\x126\n" +
+	"\bdeadline\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\"\x85\x02\n" +
+	"\x05Needs\x12\x1e\n" +
+	"\x04gpus\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\x04gpus\x12\x1f\n" +
+	"\x06memory\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06memory\x120\n" +
+	"\n" +
+	"data_roots\x18\x03 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\x10\"\ar\x05\x10\x01\x18\x80\x04R\tdataRoots\x12N\n" +
+	"\x06labels\x18\x04 \x03(\v2\x1d.surmise.v1.Needs.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x01\n" +
 	"\aJobSpec\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
@@ -2674,64 +2871,72 @@ func file_surmise_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_surmise_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_surmise_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_surmise_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_surmise_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: surmise.v1.JobState
 	(*Job)(nil),                   // 1: surmise.v1.Job
-	(*JobSpec)(nil),               // 2: surmise.v1.JobSpec
-	(*TrainSpec)(nil),             // 3: surmise.v1.TrainSpec
-	(*EvalSpec)(nil),              // 4: surmise.v1.EvalSpec
-	(*ModelSpec)(nil),             // 5: surmise.v1.ModelSpec
-	(*MaskSpec)(nil),              // 6: surmise.v1.MaskSpec
-	(*MaskBlocks)(nil),            // 7: surmise.v1.MaskBlocks
-	(*SamplingSpec)(nil),          // 8: surmise.v1.SamplingSpec
-	(*OptimizerSpec)(nil),         // 9: surmise.v1.OptimizerSpec
-	(*ScoreSpec)(nil),             // 10: surmise.v1.ScoreSpec
-	(*RankSpec)(nil),              // 11: surmise.v1.RankSpec
-	(*RankSet)(nil),               // 12: surmise.v1.RankSet
-	(*Rankings)(nil),              // 13: surmise.v1.Rankings
-	(*Ranking)(nil),               // 14: surmise.v1.Ranking
-	(*RankedFuture)(nil),          // 15: surmise.v1.RankedFuture
-	(*Progress)(nil),              // 16: surmise.v1.Progress
-	(*Evaluation)(nil),            // 17: surmise.v1.Evaluation
-	(*Checkpoint)(nil),            // 18: surmise.v1.Checkpoint
-	(*Result)(nil),                // 19: surmise.v1.Result
-	(*Artifact)(nil),              // 20: surmise.v1.Artifact
-	nil,                           // 21: surmise.v1.Result.MetricsEntry
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*Scheduling)(nil),            // 2: surmise.v1.Scheduling
+	(*Needs)(nil),                 // 3: surmise.v1.Needs
+	(*JobSpec)(nil),               // 4: surmise.v1.JobSpec
+	(*TrainSpec)(nil),             // 5: surmise.v1.TrainSpec
+	(*EvalSpec)(nil),              // 6: surmise.v1.EvalSpec
+	(*ModelSpec)(nil),             // 7: surmise.v1.ModelSpec
+	(*MaskSpec)(nil),              // 8: surmise.v1.MaskSpec
+	(*MaskBlocks)(nil),            // 9: surmise.v1.MaskBlocks
+	(*SamplingSpec)(nil),          // 10: surmise.v1.SamplingSpec
+	(*OptimizerSpec)(nil),         // 11: surmise.v1.OptimizerSpec
+	(*ScoreSpec)(nil),             // 12: surmise.v1.ScoreSpec
+	(*RankSpec)(nil),              // 13: surmise.v1.RankSpec
+	(*RankSet)(nil),               // 14: surmise.v1.RankSet
+	(*Rankings)(nil),              // 15: surmise.v1.Rankings
+	(*Ranking)(nil),               // 16: surmise.v1.Ranking
+	(*RankedFuture)(nil),          // 17: surmise.v1.RankedFuture
+	(*Progress)(nil),              // 18: surmise.v1.Progress
+	(*Evaluation)(nil),            // 19: surmise.v1.Evaluation
+	(*Checkpoint)(nil),            // 20: surmise.v1.Checkpoint
+	(*Result)(nil),                // 21: surmise.v1.Result
+	(*Artifact)(nil),              // 22: surmise.v1.Artifact
+	nil,                           // 23: surmise.v1.Needs.LabelsEntry
+	nil,                           // 24: surmise.v1.Result.MetricsEntry
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
 }
 var file_surmise_v1_job_proto_depIdxs = []int32{
-	2,  // 0: surmise.v1.Job.spec:type_name -> surmise.v1.JobSpec
+	4,  // 0: surmise.v1.Job.spec:type_name -> surmise.v1.JobSpec
 	0,  // 1: surmise.v1.Job.state:type_name -> surmise.v1.JobState
-	16, // 2: surmise.v1.Job.progress:type_name -> surmise.v1.Progress
-	22, // 3: surmise.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	22, // 4: surmise.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	22, // 5: surmise.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	18, // 6: surmise.v1.Job.last_checkpoint:type_name -> surmise.v1.Checkpoint
-	19, // 7: surmise.v1.Job.result:type_name -> surmise.v1.Result
-	3,  // 8: surmise.v1.JobSpec.train:type_name -> surmise.v1.TrainSpec
-	10, // 9: surmise.v1.JobSpec.score:type_name -> surmise.v1.ScoreSpec
-	11, // 10: surmise.v1.JobSpec.rank:type_name -> surmise.v1.RankSpec
-	5,  // 11: surmise.v1.TrainSpec.model:type_name -> surmise.v1.ModelSpec
-	6,  // 12: surmise.v1.TrainSpec.mask:type_name -> surmise.v1.MaskSpec
-	8,  // 13: surmise.v1.TrainSpec.sampling:type_name -> surmise.v1.SamplingSpec
-	9,  // 14: surmise.v1.TrainSpec.optimizer:type_name -> surmise.v1.OptimizerSpec
-	4,  // 15: surmise.v1.TrainSpec.eval:type_name -> surmise.v1.EvalSpec
-	7,  // 16: surmise.v1.MaskSpec.blocks:type_name -> surmise.v1.MaskBlocks
-	12, // 17: surmise.v1.RankSpec.sets:type_name -> surmise.v1.RankSet
-	14, // 18: surmise.v1.Rankings.rankings:type_name -> surmise.v1.Ranking
-	15, // 19: surmise.v1.Ranking.futures:type_name -> surmise.v1.RankedFuture
-	23, // 20: surmise.v1.Progress.eta:type_name -> google.protobuf.Duration
-	17, // 21: surmise.v1.Progress.evaluation:type_name -> surmise.v1.Evaluation
-	22, // 22: surmise.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
-	20, // 23: surmise.v1.Result.artifacts:type_name -> surmise.v1.Artifact
-	21, // 24: surmise.v1.Result.metrics:type_name -> surmise.v1.Result.MetricsEntry
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	18, // 2: surmise.v1.Job.progress:type_name -> surmise.v1.Progress
+	25, // 3: surmise.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	25, // 4: surmise.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	25, // 5: surmise.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	20, // 6: surmise.v1.Job.last_checkpoint:type_name -> surmise.v1.Checkpoint
+	21, // 7: surmise.v1.Job.result:type_name -> surmise.v1.Result
+	2,  // 8: surmise.v1.Job.scheduling:type_name -> surmise.v1.Scheduling
+	26, // 9: surmise.v1.Job.wait_estimate:type_name -> google.protobuf.Duration
+	3,  // 10: surmise.v1.Scheduling.needs:type_name -> surmise.v1.Needs
+	25, // 11: surmise.v1.Scheduling.deadline:type_name -> google.protobuf.Timestamp
+	23, // 12: surmise.v1.Needs.labels:type_name -> surmise.v1.Needs.LabelsEntry
+	5,  // 13: surmise.v1.JobSpec.train:type_name -> surmise.v1.TrainSpec
+	12, // 14: surmise.v1.JobSpec.score:type_name -> surmise.v1.ScoreSpec
+	13, // 15: surmise.v1.JobSpec.rank:type_name -> surmise.v1.RankSpec
+	7,  // 16: surmise.v1.TrainSpec.model:type_name -> surmise.v1.ModelSpec
+	8,  // 17: surmise.v1.TrainSpec.mask:type_name -> surmise.v1.MaskSpec
+	10, // 18: surmise.v1.TrainSpec.sampling:type_name -> surmise.v1.SamplingSpec
+	11, // 19: surmise.v1.TrainSpec.optimizer:type_name -> surmise.v1.OptimizerSpec
+	6,  // 20: surmise.v1.TrainSpec.eval:type_name -> surmise.v1.EvalSpec
+	9,  // 21: surmise.v1.MaskSpec.blocks:type_name -> surmise.v1.MaskBlocks
+	14, // 22: surmise.v1.RankSpec.sets:type_name -> surmise.v1.RankSet
+	16, // 23: surmise.v1.Rankings.rankings:type_name -> surmise.v1.Ranking
+	17, // 24: surmise.v1.Ranking.futures:type_name -> surmise.v1.RankedFuture
+	26, // 25: surmise.v1.Progress.eta:type_name -> google.protobuf.Duration
+	19, // 26: surmise.v1.Progress.evaluation:type_name -> surmise.v1.Evaluation
+	25, // 27: surmise.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
+	22, // 28: surmise.v1.Result.artifacts:type_name -> surmise.v1.Artifact
+	24, // 29: surmise.v1.Result.metrics:type_name -> surmise.v1.Result.MetricsEntry
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_job_proto_init() }
@@ -2739,22 +2944,22 @@ func file_surmise_v1_job_proto_init() {
 	if File_surmise_v1_job_proto != nil {
 		return
 	}
-	file_surmise_v1_job_proto_msgTypes[1].OneofWrappers = []any{
+	file_surmise_v1_job_proto_msgTypes[3].OneofWrappers = []any{
 		(*JobSpec_Train)(nil),
 		(*JobSpec_Score)(nil),
 		(*JobSpec_Rank)(nil),
 	}
-	file_surmise_v1_job_proto_msgTypes[7].OneofWrappers = []any{}
-	file_surmise_v1_job_proto_msgTypes[8].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[9].OneofWrappers = []any{}
-	file_surmise_v1_job_proto_msgTypes[14].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[10].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[11].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[16].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_surmise_v1_job_proto_rawDesc), len(file_surmise_v1_job_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

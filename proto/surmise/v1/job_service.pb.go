@@ -38,6 +38,8 @@ const (
 	JobEventType_JOB_CANCEL_REQUESTED JobEventType = 7
 	// Reached SUCCEEDED, FAILED or CANCELLED: the last event.
 	JobEventType_JOB_ENDED JobEventType = 8
+	// Asked to give its worker up to a job of higher priority.
+	JobEventType_JOB_PREEMPTED JobEventType = 9
 )
 
 // Enum value maps for JobEventType.
@@ -52,6 +54,7 @@ var (
 		6: "JOB_REQUEUED",
 		7: "JOB_CANCEL_REQUESTED",
 		8: "JOB_ENDED",
+		9: "JOB_PREEMPTED",
 	}
 	JobEventType_value = map[string]int32{
 		"JOB_EVENT_TYPE_UNSPECIFIED": 0,
@@ -63,6 +66,7 @@ var (
 		"JOB_REQUEUED":               6,
 		"JOB_CANCEL_REQUESTED":       7,
 		"JOB_ENDED":                  8,
+		"JOB_PREEMPTED":              9,
 	}
 )
 
@@ -108,7 +112,9 @@ type SubmitJobRequest struct {
 	// Check the request and answer the job it would make, without a name, storing nothing.
 	ValidateOnly bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Free text kept with the job.
-	DisplayName   string `protobuf:"bytes,5,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	DisplayName string `protobuf:"bytes,5,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// When the job is served, and by whom; default in its turn, by any worker.
+	Scheduling    *Scheduling `protobuf:"bytes,7,opt,name=scheduling,proto3" json:"scheduling,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +202,13 @@ func (x *SubmitJobRequest) GetDisplayName() string {
 		return x.DisplayName
 	}
 	return ""
+}
+
+func (x *SubmitJobRequest) GetScheduling() *Scheduling {
+	if x != nil {
+		return x.Scheduling
+	}
+	return nil
 }
 
 type isSubmitJobRequest_Spec interface {
@@ -556,7 +569,7 @@ var File_surmise_v1_job_service_proto protoreflect.FileDescriptor
 const file_surmise_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1csurmise/v1/job_service.proto\x12\n" +
-	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14surmise/v1/job.proto\"\xba\x02\n" +
+	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14surmise/v1/job.proto\"\xf2\x02\n" +
 	"\x10SubmitJobRequest\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
@@ -564,7 +577,10 @@ const file_surmise_v1_job_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x012\x12^[A-Za-z0-9_.:-]*$R\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\x12+\n" +
-	"\fdisplay_name\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vdisplayNameB\r\n" +
+	"\fdisplay_name\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vdisplayName\x126\n" +
+	"\n" +
+	"scheduling\x18\a \x01(\v2\x16.surmise.v1.SchedulingR\n" +
+	"schedulingB\r\n" +
 	"\x04spec\x12\x05\xbaH\x02\b\x01\"B\n" +
 	"\rGetJobRequest\x121\n" +
 	"\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^jobs/[a-z0-9-]{1,63}$R\x04name\"\x99\x01\n" +
@@ -586,7 +602,7 @@ const file_surmise_v1_job_service_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12,\n" +
 	"\x04type\x18\x03 \x01(\x0e2\x18.surmise.v1.JobEventTypeR\x04type\x12!\n" +
-	"\x03job\x18\x04 \x01(\v2\x0f.surmise.v1.JobR\x03job*\xc5\x01\n" +
+	"\x03job\x18\x04 \x01(\v2\x0f.surmise.v1.JobR\x03job*\xd8\x01\n" +
 	"\fJobEventType\x12\x1e\n" +
 	"\x1aJOB_EVENT_TYPE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rJOB_SUBMITTED\x10\x01\x12\x0e\n" +
@@ -597,7 +613,8 @@ const file_surmise_v1_job_service_proto_rawDesc = "" +
 	"\x10JOB_CHECKPOINTED\x10\x05\x12\x10\n" +
 	"\fJOB_REQUEUED\x10\x06\x12\x18\n" +
 	"\x14JOB_CANCEL_REQUESTED\x10\a\x12\r\n" +
-	"\tJOB_ENDED\x10\b2\xca\x02\n" +
+	"\tJOB_ENDED\x10\b\x12\x11\n" +
+	"\rJOB_PREEMPTED\x10\t2\xca\x02\n" +
 	"\n" +
 	"JobService\x12:\n" +
 	"\tSubmitJob\x12\x1c.surmise.v1.SubmitJobRequest\x1a\x0f.surmise.v1.Job\x124\n" +
@@ -632,34 +649,36 @@ var file_surmise_v1_job_service_proto_goTypes = []any{
 	(*TrainSpec)(nil),             // 8: surmise.v1.TrainSpec
 	(*ScoreSpec)(nil),             // 9: surmise.v1.ScoreSpec
 	(*RankSpec)(nil),              // 10: surmise.v1.RankSpec
-	(JobState)(0),                 // 11: surmise.v1.JobState
-	(*Job)(nil),                   // 12: surmise.v1.Job
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Scheduling)(nil),            // 11: surmise.v1.Scheduling
+	(JobState)(0),                 // 12: surmise.v1.JobState
+	(*Job)(nil),                   // 13: surmise.v1.Job
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_surmise_v1_job_service_proto_depIdxs = []int32{
 	8,  // 0: surmise.v1.SubmitJobRequest.train:type_name -> surmise.v1.TrainSpec
 	9,  // 1: surmise.v1.SubmitJobRequest.score:type_name -> surmise.v1.ScoreSpec
 	10, // 2: surmise.v1.SubmitJobRequest.rank:type_name -> surmise.v1.RankSpec
-	11, // 3: surmise.v1.ListJobsRequest.state:type_name -> surmise.v1.JobState
-	12, // 4: surmise.v1.ListJobsResponse.jobs:type_name -> surmise.v1.Job
-	13, // 5: surmise.v1.WatchJobResponse.time:type_name -> google.protobuf.Timestamp
-	0,  // 6: surmise.v1.WatchJobResponse.type:type_name -> surmise.v1.JobEventType
-	12, // 7: surmise.v1.WatchJobResponse.job:type_name -> surmise.v1.Job
-	1,  // 8: surmise.v1.JobService.SubmitJob:input_type -> surmise.v1.SubmitJobRequest
-	2,  // 9: surmise.v1.JobService.GetJob:input_type -> surmise.v1.GetJobRequest
-	3,  // 10: surmise.v1.JobService.ListJobs:input_type -> surmise.v1.ListJobsRequest
-	5,  // 11: surmise.v1.JobService.CancelJob:input_type -> surmise.v1.CancelJobRequest
-	6,  // 12: surmise.v1.JobService.WatchJob:input_type -> surmise.v1.WatchJobRequest
-	12, // 13: surmise.v1.JobService.SubmitJob:output_type -> surmise.v1.Job
-	12, // 14: surmise.v1.JobService.GetJob:output_type -> surmise.v1.Job
-	4,  // 15: surmise.v1.JobService.ListJobs:output_type -> surmise.v1.ListJobsResponse
-	12, // 16: surmise.v1.JobService.CancelJob:output_type -> surmise.v1.Job
-	7,  // 17: surmise.v1.JobService.WatchJob:output_type -> surmise.v1.WatchJobResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	11, // 3: surmise.v1.SubmitJobRequest.scheduling:type_name -> surmise.v1.Scheduling
+	12, // 4: surmise.v1.ListJobsRequest.state:type_name -> surmise.v1.JobState
+	13, // 5: surmise.v1.ListJobsResponse.jobs:type_name -> surmise.v1.Job
+	14, // 6: surmise.v1.WatchJobResponse.time:type_name -> google.protobuf.Timestamp
+	0,  // 7: surmise.v1.WatchJobResponse.type:type_name -> surmise.v1.JobEventType
+	13, // 8: surmise.v1.WatchJobResponse.job:type_name -> surmise.v1.Job
+	1,  // 9: surmise.v1.JobService.SubmitJob:input_type -> surmise.v1.SubmitJobRequest
+	2,  // 10: surmise.v1.JobService.GetJob:input_type -> surmise.v1.GetJobRequest
+	3,  // 11: surmise.v1.JobService.ListJobs:input_type -> surmise.v1.ListJobsRequest
+	5,  // 12: surmise.v1.JobService.CancelJob:input_type -> surmise.v1.CancelJobRequest
+	6,  // 13: surmise.v1.JobService.WatchJob:input_type -> surmise.v1.WatchJobRequest
+	13, // 14: surmise.v1.JobService.SubmitJob:output_type -> surmise.v1.Job
+	13, // 15: surmise.v1.JobService.GetJob:output_type -> surmise.v1.Job
+	4,  // 16: surmise.v1.JobService.ListJobs:output_type -> surmise.v1.ListJobsResponse
+	13, // 17: surmise.v1.JobService.CancelJob:output_type -> surmise.v1.Job
+	7,  // 18: surmise.v1.JobService.WatchJob:output_type -> surmise.v1.WatchJobResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_job_service_proto_init() }

@@ -431,7 +431,10 @@ type Hello struct {
 	DataRoots []string `protobuf:"bytes,5,rep,name=data_roots,json=dataRoots,proto3" json:"data_roots,omitempty"`
 	Version   string   `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	// Leases that it still works on, after a stream that broke. Each is answered with renewed or revoked.
-	Held          []*LeaseRef `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`
+	Held []*LeaseRef `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`
+	Gpus int32       `protobuf:"varint,8,opt,name=gpus,proto3" json:"gpus,omitempty"`
+	// Bytes that jobs may use; 0 for not known, which meets no need for memory.
+	Memory        int64 `protobuf:"varint,9,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -513,6 +516,20 @@ func (x *Hello) GetHeld() []*LeaseRef {
 		return x.Held
 	}
 	return nil
+}
+
+func (x *Hello) GetGpus() int32 {
+	if x != nil {
+		return x.Gpus
+	}
+	return 0
+}
+
+func (x *Hello) GetMemory() int64 {
+	if x != nil {
+		return x.Memory
+	}
+	return 0
 }
 
 // LeaseRef names one lease.
@@ -859,7 +876,7 @@ func (x *Failed) GetBlame() Blame {
 }
 
 // HandedBack: the worker stops this attempt because it was cancelled or drained, or stops itself. The job is cancelled
-// if that was asked, and otherwise queued again, uncharged. Answered with settled.
+// if that was asked, failed if its deadline has passed, and otherwise queued again, uncharged. Answered with settled.
 type HandedBack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lease         *LeaseRef              `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
@@ -1173,7 +1190,8 @@ func (x *LeaseRevoked) GetReason() string {
 	return ""
 }
 
-// Cancel: stop, then send handed_back.
+// Cancel: take a checkpoint if there is something to keep, stop, then send handed_back. The job was cancelled, or its
+// deadline has passed, or it gives way to another.
 type Cancel struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lease         *LeaseRef              `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
@@ -1396,7 +1414,7 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\x05drain\x18\x06 \x01(\v2\x11.surmise.v1.DrainH\x00R\x05drain\x12/\n" +
 	"\asettled\x18\a \x01(\v2\x13.surmise.v1.SettledH\x00R\asettled\x12Q\n" +
 	"\x13checkpoint_recorded\x18\b \x01(\v2\x1e.surmise.v1.CheckpointRecordedH\x00R\x12checkpointRecordedB\t\n" +
-	"\amessage\"\x95\x03\n" +
+	"\amessage\"\xd6\x03\n" +
 	"\x05Hello\x12=\n" +
 	"\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$R\x04name\x12?\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.surmise.v1.Hello.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\x06labels\x12%\n" +
@@ -1407,7 +1425,10 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
 	"data_roots\x18\x05 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\tdataRoots\x12\"\n" +
 	"\aversion\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\aversion\x122\n" +
-	"\x04held\x18\a \x03(\v2\x14.surmise.v1.LeaseRefB\b\xbaH\x05\x92\x01\x02\x10@R\x04held\x1a9\n" +
+	"\x04held\x18\a \x03(\v2\x14.surmise.v1.LeaseRefB\b\xbaH\x05\x92\x01\x02\x10@R\x04held\x12\x1e\n" +
+	"\x04gpus\x18\b \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\x04gpus\x12\x1f\n" +
+	"\x06memory\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06memory\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Z\n" +

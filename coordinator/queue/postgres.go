@@ -1,0 +1,64 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+// postgresConnections is how many connections one coordinator opens at most, beside the one that listens.
+const postgresConnections = 16
+
+// OpenPostgres opens the store in a PostgreSQL database, postgres://USER:PASSWORD@HOST/DATABASE, making or migrating its
+// tables as needed. Any number of coordinators may use one database. Leases are measured by now; nil is the clock of the
+// database, which is the one that all coordinators share. Errors never show the password.
+func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*Store, error) {
+	config, err := pgx.ParseConfig(address)
+	if err != nil {
+		return nil, fmt.Errorf("opening the job store: %w", err) // pgx takes the password out
+	}
+	name := fmt.Sprintf("%s on %s", config.Database, config.Host)
+	db := stdlib.OpenDB(*config)
+	db.SetMaxOpenConns(postgresConnections)
+	db.SetMaxIdleConns(postgresConnections)
+	s := &Store{write: db, read: db, now: now, dialect: dialect{
+		forUpdate: " FOR UPDATE",
+		forLease:  " FOR UPDATE SKIP LOCKED",
+		clock:     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+	}}
+	// Coordinators that start together migrate one after the other.
+	locker, err := lock.NewPostgresSessionLocker()
+	if err == nil {
+		err = s.migrate(ctx, goose.DialectPostgres, "postgres", goose.WithSessionLocker(locker))
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", name, err), db.Close())
+	}
+	s.changes = newChanges(config, db)
+	return s, nil
+}
+
+// Open opens the store that address names: a postgres:// or postgresql:// URL, or else the path of an SQLite file. now is
+// the clock of SQLite; PostgreSQL has its own.
+func Open(ctx context.Context, address string, now func() time.Time) (*Store, error) {
+	scheme, _, isURL := strings.Cut(address, "://")
+	switch {
+	case !isURL:
+		return OpenSQLite(ctx, address, now)
+	case scheme == "postgres" || scheme == "postgresql":
+		return OpenPostgres(ctx, address, nil)
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, fmt.Errorf("job store: want postgres://… or the path of an SQLite file, got a URL with scheme %q", scheme)
+	}
+	return nil, fmt.Errorf("job store %s: want postgres://… or the path of an SQLite file", u.Redacted())
+}

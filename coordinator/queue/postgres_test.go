@@ -1,0 +1,124 @@
+package queue_test
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/queue"
+	"github.com/surmise-ml/surmise/coordinator/queue/queuetest"
+)
+
+func TestPostgresConforms(t *testing.T) {
+	server := queuetest.StartPostgres(t, false)
+	var mu sync.Mutex
+	databases := map[string]string{} // by test, so that a second open finds the same jobs
+	queuetest.Conformance(t, func(t *testing.T, now func() time.Time) coordinator.Store {
+		mu.Lock()
+		defer mu.Unlock()
+		if databases[t.Name()] == "" {
+			databases[t.Name()] = server.Database(t)
+		}
+		store, err := queue.OpenPostgres(t.Context(), databases[t.Name()], now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store
+	})
+}
+
+// heard listens on a store and returns what it hears, and what stops it.
+func heard(t *testing.T, store *queue.Store) (<-chan queue.Change, func()) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	changes := make(chan queue.Change, 100)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- store.Listen(ctx, func(c queue.Change) { changes <- c })
+		close(changes)
+	}()
+	if c := <-changes; c != (queue.Change{}) {
+		t.Fatalf("began with %+v", c)
+	}
+	return changes, sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Listen: %v", err)
+		}
+	})
+}
+
+func TestPostgresTellsOtherCoordinatorsWhatChanged(t *testing.T) {
+	address := queuetest.StartPostgres(t, false).Database(t)
+	var stores [2]*queue.Store
+	for i := range stores {
+		var err error
+		if stores[i], err = queue.OpenPostgres(t.Context(), address, nil); err != nil {
+			t.Fatal(err)
+		}
+		defer stores[i].Close()
+	}
+	mine, stopMine := heard(t, stores[0])
+	theirs, stopTheirs := heard(t, stores[1])
+	defer stopTheirs()
+
+	next := func() queue.Change {
+		for c := range theirs {
+			if c != (queue.Change{}) {
+				return c
+			}
+		}
+		t.Fatal("nothing was heard")
+		return queue.Change{}
+	}
+	if _, _, err := stores[0].Submit(t.Context(), queue.Submission{ID: "a", Spec: []byte(`{}`)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(); got != (queue.Change{Job: "a", Offer: true}) {
+		t.Errorf("after a submission: %+v", got)
+	}
+	leased, err := stores[0].Lease(t.Context(), []queue.Worker{{Name: "w"}}, time.Minute)
+	if err != nil || len(leased) != 1 {
+		t.Fatal(leased, err)
+	}
+	if got := next(); got != (queue.Change{Job: "a"}) {
+		t.Errorf("after a lease: %+v", got)
+	}
+	if off := time.Since(leased[0].LeaseUntil.Add(-time.Minute)); off.Abs() > time.Hour {
+		t.Errorf("the lease of a server on this machine is %v away from its clock", off)
+	}
+	if _, _, err := stores[0].Apply(t.Context(), "a", queue.Cancel{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(); got != (queue.Change{Job: "a", Stop: true}) {
+		t.Errorf("after a cancellation: %+v", got)
+	}
+	stopMine()
+	for c := range mine {
+		if c != (queue.Change{}) {
+			t.Errorf("told of its own change %+v", c)
+		}
+	}
+}
+
+func TestOpenNamesWhatIsWrong(t *testing.T) {
+	for address, want := range map[string]string{
+		"mysql://u:secret@host/db":                                       "mysql://u:xxxxx@host/db",
+		"postgres://u:secret@host:99999999/db":                           "invalid port",
+		"postgres://u:secret@localhost/db?host=/nonexistent&port=1":      "/nonexistent",
+		"postgres://u:secret@localhost:1/db?sslmode=disable&host=/none/": "/none/",
+	} {
+		store, err := queue.Open(t.Context(), address, time.Now)
+		if err == nil {
+			store.Close()
+			t.Errorf("%s opened", address)
+			continue
+		}
+		if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v; want %q in it, and no password", address, err, want)
+		}
+	}
+}

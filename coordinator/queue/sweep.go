@@ -1,0 +1,233 @@
+package queue
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// ErrNoSweep: no sweep has this id.
+var ErrNoSweep = errors.New("no such sweep")
+
+// Sweep is a set of jobs that were submitted together. Request is the coordinator's: the queue keeps it unread.
+type Sweep struct {
+	ID        string
+	Sequence  int64  // order of submission, from 1
+	RequestID string // "" when the submitter gave none
+	Request   json.RawMessage
+	Created   time.Time
+	Cancelled time.Time // zero when it was not
+}
+
+// SweepSubmission is a new sweep.
+type SweepSubmission struct {
+	ID        string // unique; the caller draws it
+	RequestID string // "" for none
+	Request   json.RawMessage
+	Children  []ChildSubmission
+
+	Scheduling Scheduling // of every child
+	MaxOpen    int        // as in Submission
+}
+
+// ChildSubmission is a new child; its place in the sweep is its place in the list.
+type ChildSubmission struct {
+	ID          string
+	DisplayName string
+	Spec        json.RawMessage
+	Values      json.RawMessage // what the sweep's parameters are in it
+}
+
+// SubmitSweep stores a sweep and its children, or nothing. When a sweep with the same RequestID exists, that one is
+// returned unchanged and created is false.
+func (s *Store) SubmitSweep(ctx context.Context, sub SweepSubmission) (sweep Sweep, created bool, err error) {
+	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+		sweep = Sweep{ID: sub.ID, RequestID: sub.RequestID, Request: sub.Request, Created: now}
+		err := tx.QueryRowContext(ctx, `
+			INSERT INTO sweeps (id, request_id, request, created) VALUES ($1, $2, $3, $4)
+			ON CONFLICT (request_id) DO NOTHING RETURNING sequence`,
+			sweep.ID, optional(sweep.RequestID), string(sweep.Request), now.UnixMicro()).Scan(&sweep.Sequence)
+		if errors.Is(err, sql.ErrNoRows) {
+			sweep, err = scanSweep(tx.QueryRowContext(ctx, selectSweeps+"WHERE request_id = $1", sub.RequestID))
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		created = true
+		statements, err := prepareInsert(ctx, tx)
+		if err != nil {
+			return err
+		}
+		defer statements.close()
+		for i, c := range sub.Children {
+			_, _, err := statements.insert(ctx, Submission{ID: c.ID, DisplayName: c.DisplayName, Spec: c.Spec, Scheduling: sub.Scheduling},
+				child{sweep: sub.ID, index: i, values: c.Values}, now)
+			if err != nil {
+				return fmt.Errorf("child %d: %w", i, err)
+			}
+		}
+		return checkOpen(ctx, tx, sub.Scheduling.Normal().Owner, sub.MaxOpen)
+	})
+	if err != nil {
+		return Sweep{}, false, fmt.Errorf("storing the sweep: %w", err)
+	}
+	if created && len(sub.Children) > 0 {
+		s.tell(Change{Job: sub.Children[0].ID, Offer: true}) // one is enough to wake the others
+	}
+	return sweep, created, nil
+}
+
+// GetSweep returns a sweep, or ErrNoSweep.
+func (s *Store) GetSweep(ctx context.Context, id string) (Sweep, error) {
+	sweep, err := scanSweep(s.read.QueryRowContext(ctx, selectSweeps+"WHERE id = $1", id))
+	if err != nil {
+		return Sweep{}, fmt.Errorf("reading sweep %s: %w", id, err)
+	}
+	return sweep, nil
+}
+
+// ListSweeps returns up to limit sweeps, newest first, of those with a sequence below before; 0: of all.
+func (s *Store) ListSweeps(ctx context.Context, before int64, limit int) (sweeps []Sweep, err error) {
+	rows, err := s.read.QueryContext(ctx, selectSweeps+"WHERE sequence < $1 OR $1 = 0 ORDER BY sequence DESC LIMIT $2", before, limit)
+	if err != nil {
+		return nil, fmt.Errorf("listing sweeps: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		sweep, err := scanSweep(rows)
+		if err != nil {
+			return nil, fmt.Errorf("listing sweeps: %w", err)
+		}
+		sweeps = append(sweeps, sweep)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("listing sweeps: %w", err)
+	}
+	return sweeps, nil
+}
+
+// Children returns up to limit children of a sweep, from the one with index first on, without their specifications.
+func (s *Store) Children(ctx context.Context, sweep string, first, limit int) ([]Job, error) {
+	jobs, err := queryJobs(ctx, s.read, withoutSpec+`WHERE sweep_id = $1 AND sweep_index >= $2 ORDER BY sweep_index LIMIT $3`, sweep, first, limit)
+	if err != nil {
+		return nil, fmt.Errorf("reading the children of sweep %s: %w", sweep, err)
+	}
+	return jobs, nil
+}
+
+// CountChildren says how many children of a sweep are in each state.
+func (s *Store) CountChildren(ctx context.Context, sweep string) (map[State]int, error) {
+	rows, err := s.read.QueryContext(ctx, `SELECT state, count(*) FROM jobs WHERE sweep_id = $1 GROUP BY state`, sweep)
+	if err != nil {
+		return nil, fmt.Errorf("counting the children of sweep %s: %w", sweep, err)
+	}
+	defer rows.Close()
+	counts := map[State]int{}
+	for rows.Next() {
+		var state State
+		var n int
+		if err := rows.Scan(&state, &n); err != nil {
+			return nil, fmt.Errorf("counting the children of sweep %s: %w", sweep, err)
+		}
+		counts[state] = n
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("counting the children of sweep %s: %w", sweep, err)
+	}
+	return counts, nil
+}
+
+// Moved is a job that an event moved on, and what must follow.
+type Moved struct {
+	Job     Job // without its Spec
+	Effects Effects
+}
+
+// CancelSweep cancels every child of a sweep that has not ended, all or none, and returns those that this changed. The
+// errors include ErrNoSweep.
+func (s *Store) CancelSweep(ctx context.Context, id, reason string) (moved []Moved, err error) {
+	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+		if _, err := scanSweep(tx.QueryRowContext(ctx, selectSweeps+"WHERE id = $1"+s.dialect.forUpdate, id)); err != nil {
+			return err
+		}
+		jobs, err := queryJobs(ctx, tx, withoutSpec+`WHERE sweep_id = $1 AND ended IS NULL ORDER BY sequence`+s.dialect.forUpdate, id)
+		if err != nil || len(jobs) == 0 {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, `UPDATE sweeps SET cancelled = $1 WHERE id = $2 AND cancelled IS NULL`, now.UnixMicro(), id); err != nil {
+			return err
+		}
+		for _, job := range jobs {
+			after, effects, err := applyTo(ctx, tx, job, Cancel{Reason: reason}, now)
+			if err != nil {
+				return fmt.Errorf("job %s: %w", job.ID, err)
+			}
+			moved = append(moved, Moved{after, effects})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cancelling sweep %s: %w", id, err)
+	}
+	for _, m := range moved {
+		s.tell(Change{Job: m.Job.ID, Stop: m.Effects.StopWorker})
+	}
+	return moved, nil
+}
+
+// ReachRung records what a child of a sweep reported at a rung of successive halving, and returns the values of all
+// children that have come to it. A child counts once: first is false, and nothing changes, when it was there before.
+func (s *Store) ReachRung(ctx context.Context, job Job, rung int, value float64) (values []float64, first bool, err error) {
+	err = s.update(ctx, func(tx *sql.Tx, _ time.Time) error {
+		result, err := tx.ExecContext(ctx, `
+			INSERT INTO rungs (sweep_id, rung, job_id, value) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`, job.Sweep, rung, job.ID, value)
+		if err != nil {
+			return err
+		}
+		n, err := result.RowsAffected()
+		if err != nil {
+			return err
+		}
+		first = n == 1
+		rows, err := tx.QueryContext(ctx, `SELECT value FROM rungs WHERE sweep_id = $1 AND rung = $2`, job.Sweep, rung)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var v float64
+			if err := rows.Scan(&v); err != nil {
+				return err
+			}
+			values = append(values, v)
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, false, fmt.Errorf("recording rung %d of job %s: %w", rung, job.ID, err)
+	}
+	return values, first, nil
+}
+
+const selectSweeps = `SELECT sequence, id, request_id, request, created, cancelled FROM sweeps `
+
+func scanSweep(row interface{ Scan(...any) error }) (Sweep, error) {
+	var s Sweep
+	var request sql.NullString
+	var text string
+	var created, cancelled sql.NullInt64
+	err := row.Scan(&s.Sequence, &s.ID, &request, &text, &created, &cancelled)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Sweep{}, ErrNoSweep
+	}
+	if err != nil {
+		return Sweep{}, err
+	}
+	s.RequestID, s.Request = request.String, json.RawMessage(text)
+	s.Created, s.Cancelled = instant(created), instant(cancelled)
+	return s, nil
+}
