@@ -21,6 +21,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -88,7 +90,9 @@ type Config struct {
 	Logger        *slog.Logger  // nil: slog.Default()
 	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
 	Observer      Observer      // nil: nobody is told what happens
-	NewID         func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
+
+	TracerProvider trace.TracerProvider // of the spans of jobs; nil: OpenTelemetry's global one
+	NewID          func() string        // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
 
 	TLS    *tls.Config         // nil: plaintext, for loopback
 	Auth   *auth.Authenticator // nil: everyone is auth.Anonymous and may do everything
@@ -127,6 +131,8 @@ type Server struct {
 	log         *slog.Logger
 	comparer    Comparer
 	observer    Observer
+	traces      trace.TracerProvider
+	tracer      trace.Tracer
 	newID       func() string
 
 	tls          *tls.Config
@@ -172,6 +178,7 @@ func New(cfg Config) (*Server, error) {
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
 		observer:    cfg.Observer,
+		traces:      cfg.TracerProvider,
 		newID:       cfg.NewID,
 
 		tls:          cfg.TLS,
@@ -203,6 +210,10 @@ func New(cfg Config) (*Server, error) {
 		s.now = time.Now
 	}
 	s.audit = newAuditLog(cfg.Audit, s.log)
+	if s.traces == nil {
+		s.traces = otel.GetTracerProvider()
+	}
+	s.tracer = s.traces.Tracer(tracerName)
 	if s.observer == nil {
 		s.observer = unobserved{}
 	}
@@ -229,6 +240,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.StatsHandler(traceCalls(s.traces)),
 		grpc.ChainUnaryInterceptor(tellTime, s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
 		grpc.ChainStreamInterceptor(s.logStream, s.recoverStream(), s.admitStream, checkStream),
 	)

@@ -51,6 +51,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 		return &surmisev1.Job{Spec: spec, State: surmisev1.JobState_QUEUED, DisplayName: req.DisplayName}, nil
 	}
 
+	spec.Traceparent = traceparent(ctx)
 	text, err := protojson.Marshal(spec)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "writing the specification: %v", err)
@@ -68,6 +69,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 	if err != nil {
 		return nil, err
 	}
+	spec.Traceparent = answer.GetSpec().GetTraceparent() // a job asked for again is the same in another trace
 	if !created && (!proto.Equal(answer.Spec, spec) || answer.DisplayName != req.DisplayName) {
 		return nil, status.Errorf(codes.AlreadyExists, "request_id %q was used for %s, which is another job", req.RequestId, answer.Name)
 	}
