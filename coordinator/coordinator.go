@@ -23,6 +23,8 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -103,6 +105,8 @@ type Config struct {
 	Observer Observer      // nil: nobody is told what happens
 	NewID    func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
 
+	TracerProvider trace.TracerProvider // of the spans of jobs; nil: OpenTelemetry's global one
+
 	TLS    *tls.Config         // nil: plaintext, for loopback
 	Auth   *auth.Authenticator // nil: everyone is auth.Anonymous and may do everything
 	Limits Limits
@@ -141,6 +145,8 @@ type Server struct {
 	log         *slog.Logger
 	comparer    Comparer
 	observer    Observer
+	traces      trace.TracerProvider
+	tracer      trace.Tracer
 	newID       func() string
 	owner       func(context.Context) string // nil: what the request says
 
@@ -188,6 +194,7 @@ func New(cfg Config) (*Server, error) {
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
 		observer:    cfg.Observer,
+		traces:      cfg.TracerProvider,
 		newID:       cfg.NewID,
 
 		tls:          cfg.TLS,
@@ -224,6 +231,10 @@ func New(cfg Config) (*Server, error) {
 		s.now = time.Now
 	}
 	s.audit = newAuditLog(cfg.Audit, s.log)
+	if s.traces == nil {
+		s.traces = otel.GetTracerProvider()
+	}
+	s.tracer = s.traces.Tracer(tracerName)
 	if s.observer == nil {
 		s.observer = unobserved{}
 	}
@@ -252,6 +263,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.StatsHandler(traceCalls(s.traces)),
 		grpc.ChainUnaryInterceptor(tellTime, codec.readUnary, s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
 		grpc.ChainStreamInterceptor(codec.readStream, s.logStream, s.recoverStream(), s.admitStream, checkStream),
 	)

@@ -133,6 +133,7 @@ func (s *Server) leaseMessage(ctx context.Context, job queue.Job) (*surmisev1.At
 		ArtifactDir: s.attemptDir(job),
 		ResumeFrom:  checkpointMessage(job),
 		ModelPath:   modelPath,
+		Traceparent: s.traceDispatch(ctx, job, spec),
 	}}}, nil
 }
 

@@ -57,6 +57,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 	if err != nil {
 		return nil, statusOf(err)
 	}
+	spec.Traceparent = traceparent(ctx)
 	text, err := protojson.Marshal(spec)
 	if err != nil {
 		return nil, status.Errorf(codes.Internal, "writing the specification: %v", err)
@@ -75,6 +76,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 	if err != nil {
 		return nil, err
 	}
+	spec.Traceparent = answer.GetSpec().GetTraceparent() // a job asked for again is the same in another trace
 	if !created && (!proto.Equal(answer.Spec, spec) || answer.DisplayName != req.DisplayName ||
 		!proto.Equal(answer.Scheduling, schedulingMessage(scheduling))) {
 		return nil, status.Errorf(codes.AlreadyExists, "request_id %q was used for %s, which is another job", req.RequestId, answer.Name)

@@ -23,6 +23,7 @@ type Assignment struct {
 	ArtifactDir string                // absolute; this attempt's own, which the runner makes
 	ResumeFrom  *surmisev1.Checkpoint // newest of the attempts before; nil when there is none
 	ModelPath   string                // scoring and ranking: where the model lies
+	Traceparent string                // W3C trace context of the dispatch; "" when the job is not traced
 }
 
 // Reports are what an attempt says while it runs. Calls return at once.
@@ -351,7 +352,7 @@ func (w *worker) hangUp() {
 func (w *worker) startAttempt(ctx context.Context, l *surmisev1.Lease) {
 	a := Assignment{
 		Job: l.GetLease().GetJob(), Epoch: l.GetLease().GetEpoch(), Spec: l.GetSpec(),
-		ArtifactDir: l.GetArtifactDir(), ResumeFrom: l.GetResumeFrom(), ModelPath: l.GetModelPath(),
+		ArtifactDir: l.GetArtifactDir(), ResumeFrom: l.GetResumeFrom(), ModelPath: l.GetModelPath(), Traceparent: l.GetTraceparent(),
 	}
 	ctx, w.stop = context.WithCancelCause(ctx)
 	w.reports = newReports(w)

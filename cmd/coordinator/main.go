@@ -15,7 +15,12 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := daemon.Alone(coordinatorcmd.Command()).ExecuteContext(ctx); err != nil {
+	stopTracing, err := daemon.StartTracing(ctx)
+	if err == nil {
+		err = daemon.Alone(coordinatorcmd.Command()).ExecuteContext(ctx)
+		stopTracing()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		stop()
 		os.Exit(1)

@@ -47,6 +47,12 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		begun = true
 		return nil
 	}
+	stopTracing, err := daemon.StartTracing(ctx)
+	if err != nil {
+		fmt.Fprintf(errOut, "Error: %s\n", err)
+		return exitUsage
+	}
+	defer stopTracing()
 	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK

@@ -19,7 +19,12 @@ func main() {
 	video.ServeIfAsked()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal kills
-	if err := daemon.Alone(workercmd.Command(workercmd.Version(version))).ExecuteContext(ctx); err != nil {
+	stopTracing, err := daemon.StartTracing(ctx)
+	if err == nil {
+		err = daemon.Alone(workercmd.Command(workercmd.Version(version))).ExecuteContext(ctx)
+		stopTracing()
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		os.Exit(1)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel"
 
 	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/dial"
@@ -22,6 +23,7 @@ import (
 	"github.com/surmise-ml/surmise/worker"
 	"github.com/surmise-ml/surmise/worker/joblog"
 	"github.com/surmise-ml/surmise/worker/metrics"
+	"github.com/surmise-ml/surmise/worker/tracing"
 )
 
 // Options says whom a worker works for and what it may read.
@@ -89,6 +91,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer done()
 	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders}
+	runner = tracing.Watch(runner, tracing.Options{Provider: otel.GetTracerProvider(), Stretch: tracing.DefaultStretch})
 	var linked func(bool)
 	if o.Monitor != nil {
 		m, err := metrics.New(decoders, o.Monitor.Registerer())
