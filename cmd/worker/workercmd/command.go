@@ -23,6 +23,7 @@ import (
 	"github.com/surmise-ml/surmise/worker"
 	"github.com/surmise-ml/surmise/worker/joblog"
 	"github.com/surmise-ml/surmise/worker/metrics"
+	"github.com/surmise-ml/surmise/worker/mlflow"
 	"github.com/surmise-ml/surmise/worker/tracing"
 )
 
@@ -39,6 +40,8 @@ type Options struct {
 	Logger      *slog.Logger  // nil: slog.Default()
 
 	Monitor *daemon.Monitor // shows how the worker is; nil: nobody looks
+
+	MLflowURL string // tracking server that is told of jobs; "": none
 
 	// TakeDefault makes the worker's logger slog's default, so that what decoders and the trainer log while a job runs is
 	// kept with the job. It is for processes whose main work is the worker, and that have set slog's default before.
@@ -91,6 +94,14 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer done()
 	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders}
+	if o.MLflowURL != "" {
+		tracker, err := mlflow.New(mlflow.Options{URL: o.MLflowURL, Experiment: os.Getenv("MLFLOW_EXPERIMENT_NAME"), Token: os.Getenv("MLFLOW_TRACKING_TOKEN"),
+			User: os.Getenv("MLFLOW_TRACKING_USERNAME"), Password: os.Getenv("MLFLOW_TRACKING_PASSWORD"), Logger: o.Logger})
+		if err != nil {
+			return &FlagError{"mlflow-url", "…", err}
+		}
+		runner = tracker.Watch(runner)
+	}
 	runner = tracing.Watch(runner, tracing.Options{Provider: otel.GetTracerProvider(), Stretch: tracing.DefaultStretch})
 	var linked func(bool)
 	if o.Monitor != nil {
@@ -224,6 +235,7 @@ coordinator's artifact folder under the same paths.`,
 	o.Offer.Flags(flags)
 	o.Cache.Flags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)
+	flags.StringVar(&o.MLflowURL, "mlflow-url", "", "address of an MLflow tracking server that is told of jobs (default none); MLFLOW_EXPERIMENT_NAME and MLFLOW_TRACKING_TOKEN are heeded")
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
 }
