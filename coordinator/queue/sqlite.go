@@ -41,5 +41,6 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
 	}
 	s.read.SetMaxOpenConns(sqliteReaders)
+	s.together = newTogether(write, now)
 	return s, nil
 }
