@@ -107,6 +107,12 @@ func (t *together) commit(changes []*pendingChange, errs []error) error {
 		if errs[i] = c.ctx.Err(); errs[i] != nil {
 			continue
 		}
+		if len(changes) == 1 { // the transaction is its savepoint
+			if err := c.apply(tx, t.now().UTC().Truncate(time.Microsecond)); err != nil {
+				return err
+			}
+			break
+		}
 		if _, err := tx.ExecContext(ctx, "SAVEPOINT change"); err != nil {
 			return err
 		}
