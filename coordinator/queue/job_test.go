@@ -141,10 +141,14 @@ func TestANewCheckpointForgivesLosses(t *testing.T) {
 	}
 }
 
+// deadline is that of the job whose life is drawn.
+var deadline = t0.Add(3 * time.Minute)
+
 // oracle is the job's life told otherwise: what happened is remembered, and the state follows from it.
 type oracle struct {
 	leases   []*grant
 	cancel   bool        // asked for
+	late     bool        // stopped for its deadline
 	end      queue.State // "" until then
 	charged  int         // since the last gain
 	lastStep int
@@ -156,6 +160,8 @@ type grant struct {
 	until    time.Time
 	reported bool
 	over     bool
+
+	preempted bool
 }
 
 func (o *oracle) current() *grant {
@@ -183,10 +189,13 @@ func (o *oracle) state() queue.State {
 
 // close ends the current lease; charge says whether the loss counts.
 func (o *oracle) close(charge bool) {
-	o.current().over = true
-	if o.cancel {
+	g := o.current()
+	g.over = true
+	if o.late {
+		o.end = queue.Failed
+	} else if o.cancel {
 		o.end = queue.Cancelled
-	} else if charge {
+	} else if charge && !g.preempted {
 		if o.charged++; o.charged >= queue.MaxLosses {
 			o.end = queue.Failed
 		}
@@ -263,13 +272,27 @@ func (o *oracle) apply(e queue.Event, now time.Time) error {
 			o.end = queue.Cancelled
 		}
 		o.cancel = true
+	case queue.Deadline:
+		switch {
+		case now.Before(deadline) || o.end != "" || o.cancel:
+			return queue.ErrNotDue
+		case o.state() == queue.Queued:
+			o.end = queue.Failed
+		default:
+			o.cancel, o.late = true, true
+		}
+	case queue.Preempt:
+		if o.state() != queue.Leased && o.state() != queue.Running {
+			return queue.ErrStale
+		}
+		o.current().preempted = true
 	}
 	return nil
 }
 
 func TestApplyAgreesWithTheOracle(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		job := queue.Job{ID: "j", State: queue.Queued, Created: t0}
+		job := queue.Job{ID: "j", State: queue.Queued, Created: t0, Scheduling: queue.Scheduling{Deadline: deadline}}
 		o := &oracle{}
 		now := t0
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
@@ -314,7 +337,7 @@ func TestApplyAgreesWithTheOracle(t *testing.T) {
 func drawEvent(t *rapid.T, newest int64) queue.Event {
 	epoch := rapid.Int64Range(max(newest-2, 1), newest+1).Draw(t, "epoch")
 	text := rapid.SampledFrom([]string{"a", "b"})
-	switch rapid.IntRange(0, 12).Draw(t, "kind") {
+	switch rapid.IntRange(0, 14).Draw(t, "kind") {
 	case 0, 1, 2, 3:
 		return queue.Lease{Worker: text.Draw(t, "worker"), For: lease}
 	case 4, 5:
@@ -329,6 +352,10 @@ func drawEvent(t *rapid.T, newest int64) queue.Event {
 		return queue.HandBack{Epoch: epoch}
 	case 11:
 		return queue.Expire{}
+	case 12:
+		return queue.Deadline{}
+	case 13:
+		return queue.Preempt{Reason: "r"}
 	default:
 		return queue.Cancel{}
 	}

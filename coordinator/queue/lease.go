@@ -30,7 +30,7 @@ var leaseHead = selectJobs + `WHERE ` + fmt.Sprintf(readyHead, "$1", "$2")
 // fewest jobs held, then the one submitted first, of those whose needs it meets. Workers for which there is none are left
 // out.
 func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration) (jobs []Job, err error) {
-	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
 		classes, err := readClasses(ctx, tx, now)
 		if err != nil || len(classes) == 0 {
 			return err
@@ -103,9 +103,12 @@ func readClasses(ctx context.Context, tx *sql.Tx, now time.Time) (classes []clas
 	return classes, rows.Err()
 }
 
+// heldByClass reads an index that holds no other jobs.
+const heldByClass = `SELECT class, count(*) FROM jobs WHERE lease_until IS NOT NULL GROUP BY class`
+
 // readHeld counts the jobs that workers hold, by owner as escaped in classes.
 func readHeld(ctx context.Context, tx *sql.Tx) (map[string]int, error) {
-	rows, err := tx.QueryContext(ctx, `SELECT class, count(*) FROM jobs WHERE lease_until IS NOT NULL GROUP BY class`)
+	rows, err := tx.QueryContext(ctx, heldByClass)
 	if err != nil {
 		return nil, err
 	}
@@ -185,6 +188,8 @@ func (s *Store) Pace(ctx context.Context) (mean time.Duration, held int, err err
 	return time.Duration(micros.Float64) * time.Microsecond, held, nil
 }
 
+const allHeld = `WHERE lease_until IS NOT NULL ORDER BY +sequence`
+
 // Preempt makes jobs that these attached workers hold give way to queued jobs of higher priority that wait for them, and
 // returns those that do. Their workers must be told.
 func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, err error) {
@@ -198,7 +203,7 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 	if !first.Valid || !lowest.Valid || first.String >= classPrefix(int(lowest.Int64)) {
 		return nil, nil // the usual case, at the cost of two looks into indexes
 	}
-	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
 		waiting, err := readClasses(ctx, tx, now)
 		if err != nil {
 			return err
@@ -211,7 +216,7 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 				return err
 			}
 		}
-		held, err := queryJobs(ctx, tx, withoutSpec+`WHERE lease_until IS NOT NULL ORDER BY sequence`+s.dialect.forLease)
+		held, err := queryJobs(ctx, tx, withoutSpec+allHeld+s.dialect.forLease)
 		if err != nil {
 			return err
 		}

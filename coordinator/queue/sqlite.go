@@ -27,7 +27,8 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store %s: %w", path, err)
 	}
-	dsn := (&url.URL{Scheme: "file", Path: path, RawQuery: "_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_txlock=immediate"}).String()
+	// temp_store 2: what undoes one change of several lies in memory.
+	dsn := (&url.URL{Scheme: "file", Path: path, RawQuery: "_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=temp_store(2)&_txlock=immediate"}).String()
 	write, err := sql.Open("sqlite", dsn)
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store %s: %w", path, err)
@@ -41,5 +42,6 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
 	}
 	s.read.SetMaxOpenConns(sqliteReaders)
+	s.together = newTogether(write, now)
 	return s, nil
 }

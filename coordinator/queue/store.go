@@ -67,7 +67,8 @@ type Store struct {
 	write, read *sql.DB
 	now         func() time.Time // nil: the database's clock
 	dialect     dialect
-	changes     *changes // tells other coordinators; nil: there are none
+	changes     *changes  // tells other coordinators; nil: there are none
+	together    *together // gathers changes; nil: each has a transaction of its own
 }
 
 // dialect is where the databases differ.
@@ -116,7 +117,7 @@ func (s *Store) Listen(ctx context.Context, changed func(Change)) error {
 // Submit stores a new job at the end of the queue. When a job with the same RequestID exists, that job is returned
 // unchanged and created is false.
 func (s *Store) Submit(ctx context.Context, sub Submission) (job Job, created bool, err error) {
-	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
 		statements, err := prepareInsert(ctx, tx)
 		if err != nil {
 			return err
@@ -159,9 +160,11 @@ func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
 	return jobs, nil
 }
 
+const heldByWorker = `WHERE lease_until IS NOT NULL AND worker = $1 ORDER BY +sequence`
+
 // HeldBy returns the jobs that a worker holds.
 func (s *Store) HeldBy(ctx context.Context, worker string) ([]Job, error) {
-	jobs, err := queryJobs(ctx, s.read, selectJobs+`WHERE lease_until IS NOT NULL AND worker = $1 ORDER BY sequence`, worker)
+	jobs, err := queryJobs(ctx, s.read, selectJobs+heldByWorker, worker)
 	if err != nil {
 		return nil, fmt.Errorf("listing the jobs of worker %s: %w", worker, err)
 	}
@@ -171,7 +174,7 @@ func (s *Store) HeldBy(ctx context.Context, worker string) ([]Job, error) {
 // Apply moves a job on by an event, as the function Apply does, and stores what comes out. The errors are that
 // function's, and ErrNotFound.
 func (s *Store) Apply(ctx context.Context, id string, e Event) (job Job, effects Effects, err error) {
-	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
 		job, err = scanJob(tx.QueryRowContext(ctx, selectJobs+"WHERE id = $1"+s.dialect.forUpdate, id))
 		if err != nil {
 			return err
@@ -188,17 +191,28 @@ func (s *Store) Apply(ctx context.Context, id string, e Event) (job Job, effects
 	return job, effects, nil
 }
 
+// What ExpireDue looks for. +sequence keeps SQLite from passing over all jobs in their order.
+const (
+	dueLeases    = `WHERE lease_until IS NOT NULL AND lease_until <= $1 ORDER BY +sequence`
+	dueDeadlines = `WHERE deadline <= $1 AND deadline IS NOT NULL AND ended IS NULL AND state <> 'CANCELLING' ORDER BY +sequence`
+	nextDue      = `
+		SELECT min(due) FROM (
+			SELECT min(lease_until) AS due FROM jobs WHERE lease_until IS NOT NULL
+			UNION ALL SELECT min(deadline) FROM jobs WHERE deadline IS NOT NULL AND ended IS NULL AND state <> 'CANCELLING'
+			UNION ALL SELECT min(not_before) FROM jobs WHERE not_before IS NOT NULL AND not_before > $1) AS times`
+)
+
 // ExpireDue takes back every lease that has run out and fails or stops every job whose deadline has passed. It returns the
 // jobs concerned, and how long until there is something to do again: a lease or deadline that runs out, or a job that has
 // waited long enough after a lost attempt; negative when there is nothing.
 func (s *Store) ExpireDue(ctx context.Context) (moved []Moved, next time.Duration, err error) {
-	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
 		for _, due := range []struct {
 			where string
 			event Event
 		}{
-			{`WHERE lease_until <= $1 ORDER BY sequence`, Expire{}},
-			{`WHERE deadline <= $1 AND deadline IS NOT NULL AND ended IS NULL AND state <> 'CANCELLING' ORDER BY sequence`, Deadline{}},
+			{dueLeases, Expire{}},
+			{dueDeadlines, Deadline{}},
 		} {
 			jobs, err := queryJobs(ctx, tx, withoutSpec+due.where+s.dialect.forLease, now.UnixMicro())
 			if err != nil {
@@ -213,11 +227,7 @@ func (s *Store) ExpireDue(ctx context.Context) (moved []Moved, next time.Duratio
 			}
 		}
 		var first sql.NullInt64
-		err := tx.QueryRowContext(ctx, `
-			SELECT min(due) FROM (
-				SELECT min(lease_until) AS due FROM jobs WHERE lease_until IS NOT NULL
-				UNION ALL SELECT min(deadline) FROM jobs WHERE deadline IS NOT NULL AND ended IS NULL AND state <> 'CANCELLING'
-				UNION ALL SELECT min(not_before) FROM jobs WHERE not_before IS NOT NULL AND not_before > $1) AS times`, now.UnixMicro()).Scan(&first)
+		err := tx.QueryRowContext(ctx, nextDue, now.UnixMicro()).Scan(&first)
 		if err != nil {
 			return err
 		}
@@ -265,7 +275,10 @@ func (s *Store) Events(ctx context.Context, id string, after int64, limit int) (
 }
 
 // update runs f in a transaction that is on disk when update returns nil. Times are cut to what the store keeps.
-func (s *Store) update(ctx context.Context, f func(*sql.Tx, time.Time) error) error {
+func (s *Store) update(ctx context.Context, f func(context.Context, *sql.Tx, time.Time) error) error {
+	if s.together != nil {
+		return s.together.update(ctx, f)
+	}
 	tx, err := s.write.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -281,7 +294,7 @@ func (s *Store) update(ctx context.Context, f func(*sql.Tx, time.Time) error) er
 		}
 		now = time.UnixMicro(micros).UTC()
 	}
-	if err := f(tx, now); err != nil {
+	if err := f(ctx, tx, now); err != nil {
 		return err
 	}
 	return tx.Commit()

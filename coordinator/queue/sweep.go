@@ -44,7 +44,7 @@ type ChildSubmission struct {
 // SubmitSweep stores a sweep and its children, or nothing. When a sweep with the same RequestID exists, that one is
 // returned unchanged and created is false.
 func (s *Store) SubmitSweep(ctx context.Context, sub SweepSubmission) (sweep Sweep, created bool, err error) {
-	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
 		sweep = Sweep{ID: sub.ID, RequestID: sub.RequestID, Request: sub.Request, Created: now}
 		err := tx.QueryRowContext(ctx, `
 			INSERT INTO sweeps (id, request_id, request, created) VALUES ($1, $2, $3, $4)
@@ -150,11 +150,11 @@ type Moved struct {
 // CancelSweep cancels every child of a sweep that has not ended, all or none, and returns those that this changed. The
 // errors include ErrNoSweep.
 func (s *Store) CancelSweep(ctx context.Context, id, reason string) (moved []Moved, err error) {
-	err = s.update(ctx, func(tx *sql.Tx, now time.Time) error {
+	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
 		if _, err := scanSweep(tx.QueryRowContext(ctx, selectSweeps+"WHERE id = $1"+s.dialect.forUpdate, id)); err != nil {
 			return err
 		}
-		jobs, err := queryJobs(ctx, tx, withoutSpec+`WHERE sweep_id = $1 AND ended IS NULL ORDER BY sequence`+s.dialect.forUpdate, id)
+		jobs, err := queryJobs(ctx, tx, withoutSpec+`WHERE sweep_id = $1 AND ended IS NULL ORDER BY +sequence`+s.dialect.forUpdate, id)
 		if err != nil || len(jobs) == 0 {
 			return err
 		}
@@ -182,7 +182,7 @@ func (s *Store) CancelSweep(ctx context.Context, id, reason string) (moved []Mov
 // ReachRung records what a child of a sweep reported at a rung of successive halving, and returns the values of all
 // children that have come to it. A child counts once: first is false, and nothing changes, when it was there before.
 func (s *Store) ReachRung(ctx context.Context, job Job, rung int, value float64) (values []float64, first bool, err error) {
-	err = s.update(ctx, func(tx *sql.Tx, _ time.Time) error {
+	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, _ time.Time) error {
 		result, err := tx.ExecContext(ctx, `
 			INSERT INTO rungs (sweep_id, rung, job_id, value) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`, job.Sweep, rung, job.ID, value)
 		if err != nil {

@@ -1,0 +1,40 @@
+package queue
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What runs for every lease must look into indexes, however many jobs wait.
+func TestLeasingReadsIndexes(t *testing.T) {
+	s, err := OpenSQLite(t.Context(), filepath.Join(t.TempDir(), "jobs.db"), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for name, query := range map[string]string{
+		"classes": scanClasses, "head": leaseHead, "held": heldByClass, "due": nextDue, "leases": withoutSpec + dueLeases, "deadlines": withoutSpec + dueDeadlines,
+		"worker": withoutSpec + heldByWorker, "all held": withoutSpec + allHeld,
+	} {
+		rows, err := s.read.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, 1, 2)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for rows.Next() {
+			var id, parent, unused int
+			var step string
+			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
+				t.Fatal(err)
+			}
+			t.Log(name, step)
+			if strings.Contains(step, "jobs") && !strings.Contains(step, "INDEX") || strings.Contains(step, "SCAN jobs") && !strings.Contains(name, "held") {
+				t.Errorf("%s: %s", name, step)
+			}
+		}
+		if err := rows.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
