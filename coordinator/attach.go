@@ -120,6 +120,9 @@ func (s *Server) welcome(stream attachStream, w *session, hello *surmisev1.Hello
 		if err != nil && !errors.Is(err, queue.ErrStale) {
 			return statusOf(err)
 		}
+		if err == nil {
+			s.observer.LeaseLost(LossReattached)
+		}
 		s.changed(job, effects)
 	}
 	return nil
@@ -158,6 +161,7 @@ func (s *Server) heartbeat(stream attachStream, h *surmisev1.Heartbeat) error {
 	if err != nil || !ok {
 		return err
 	}
+	s.keepLog(h)
 	if h.Progress != nil && job.Sweep != "" && job.State == queue.Running {
 		s.judge(stream.Context(), job, h.Progress)
 	}
@@ -233,11 +237,15 @@ func (s *Server) apply(stream attachStream, lease *surmisev1.LeaseRef, e queue.E
 	job, effects, err := s.store.Apply(stream.Context(), strings.TrimPrefix(lease.Job, jobPrefix), e)
 	switch {
 	case errors.Is(err, queue.ErrStale) || errors.Is(err, queue.ErrNotFound):
+		s.observer.Stale()
 		s.log.Warn("stale worker", "job", lease.Job, "epoch", lease.Epoch, "event", fmt.Sprintf("%T", e), "error", err)
 		return job, false, stream.Send(&surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Revoked{
 			Revoked: &surmisev1.LeaseRevoked{Lease: lease, Reason: err.Error()}}})
 	case err != nil:
 		return job, false, statusOf(err)
+	}
+	if loss, lost := lossOf(e); lost && effects.Log != "" { // not a word repeated
+		s.observer.LeaseLost(loss)
 	}
 	s.changed(job, effects)
 	return job, true, nil

@@ -32,6 +32,7 @@ import (
 	"google.golang.org/grpc/reflection"
 
 	"github.com/surmise-ml/surmise/coordinator/auth"
+	"github.com/surmise-ml/surmise/coordinator/joblog"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	"github.com/surmise-ml/surmise/coordinator/sweep"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -97,6 +98,7 @@ type Config struct {
 	Clock         Clock         // nil: the system's
 	Logger        *slog.Logger  // nil: slog.Default()
 	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
+	Observer      Observer      // nil: nobody is told what happens
 	// Owner says whose the jobs of a call are; nil: the caller's, or without Auth what the request says.
 	Owner func(context.Context) string
 	NewID func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
@@ -127,6 +129,7 @@ const (
 // Server is a coordinator.
 type Server struct {
 	surmisev1.UnimplementedJobServiceServer
+	surmisev1.UnimplementedLogServiceServer
 	surmisev1.UnimplementedPlausibilityServiceServer
 	surmisev1.UnimplementedSweepServiceServer
 	surmisev1.UnimplementedWorkerServiceServer
@@ -137,6 +140,7 @@ type Server struct {
 	clock       Clock
 	log         *slog.Logger
 	comparer    Comparer
+	observer    Observer
 	newID       func() string
 	owner       func(context.Context) string // nil: what the request says
 
@@ -147,6 +151,9 @@ type Server struct {
 	messageBytes int
 	openJobs     int // of one owner; 0: any number
 	now          func() time.Time
+
+	logs        *joblog.Store
+	logWatchers watchers
 
 	watchers watchers
 	workers  workers
@@ -180,6 +187,7 @@ func New(cfg Config) (*Server, error) {
 		clock:       cfg.Clock,
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
+		observer:    cfg.Observer,
 		newID:       cfg.NewID,
 
 		tls:          cfg.TLS,
@@ -189,11 +197,13 @@ func New(cfg Config) (*Server, error) {
 		openJobs:     cfg.Limits.OpenJobs,
 		now:          cfg.Now,
 
-		owner:    cfg.Owner,
-		watchers: watchers{byJob: map[string]map[chan struct{}]bool{}},
-		workers:  workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
-		sweeps:   sweeps{rules: map[string]sweep.Rules{}, rungs: map[string]int{}},
-		stopping: make(chan struct{}),
+		owner:       cfg.Owner,
+		logs:        joblog.New(filepath.Join(artifactDir, "jobs"), 0),
+		logWatchers: watchers{byJob: map[string]map[chan struct{}]bool{}},
+		watchers:    watchers{byJob: map[string]map[chan struct{}]bool{}},
+		workers:     workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)},
+		sweeps:      sweeps{rules: map[string]sweep.Rules{}, rungs: map[string]int{}},
+		stopping:    make(chan struct{}),
 	}
 	if s.lease == 0 {
 		s.lease = DefaultLeaseDuration
@@ -214,6 +224,9 @@ func New(cfg Config) (*Server, error) {
 		s.now = time.Now
 	}
 	s.audit = newAuditLog(cfg.Audit, s.log)
+	if s.observer == nil {
+		s.observer = unobserved{}
+	}
 	if s.newID == nil {
 		s.newID = func() string { return strings.ToLower(rand.Text()[:12]) }
 	}
@@ -239,10 +252,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		grpc.WaitForHandlers(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(codec.readUnary, s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
+		grpc.ChainUnaryInterceptor(tellTime, codec.readUnary, s.logUnary, s.recoverUnary(), s.admitUnary, checkUnary),
 		grpc.ChainStreamInterceptor(codec.readStream, s.logStream, s.recoverStream(), s.admitStream, checkStream),
 	)
 	surmisev1.RegisterJobServiceServer(server, s)
+	surmisev1.RegisterLogServiceServer(server, s)
 	surmisev1.RegisterPlausibilityServiceServer(server, s)
 	surmisev1.RegisterSweepServiceServer(server, s)
 	surmisev1.RegisterWorkerServiceServer(server, s)

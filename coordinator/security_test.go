@@ -229,7 +229,9 @@ func TestStreamEndsWithItsToken(t *testing.T) {
 	withReason(t, "the worker", w.ended(), codes.Unauthenticated, auth.ReasonTokenExpired)
 	_, err = s.jobs.GetJob(as(s.ctx, secrets[auth.Viewer]), &surmisev1.GetJobRequest{Name: job.Name})
 	withReason(t, "a call", err, codes.Unauthenticated, auth.ReasonTokenExpired)
-	watch.CloseSend()
+	if err := watch.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestRates(t *testing.T) {

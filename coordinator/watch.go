@@ -37,6 +37,8 @@ var jobEventTypes = map[queue.LogType]surmisev1.JobEventType{
 // WatchJob implements JobService. Events come from the store's log, so a watcher costs nothing between them and can
 // resume anywhere.
 func (s *Server) WatchJob(req *surmisev1.WatchJobRequest, stream grpc.ServerStreamingServer[surmisev1.WatchJobResponse]) error {
+	s.observer.Watching(1)
+	defer s.observer.Watching(-1)
 	ctx := stream.Context()
 	id := strings.TrimPrefix(req.Name, jobPrefix)
 	news, forget := s.watchers.add(id) // before the first read, so that nothing falls between
@@ -50,7 +52,7 @@ func (s *Server) WatchJob(req *surmisev1.WatchJobRequest, stream grpc.ServerStre
 		return status.Errorf(codes.OutOfRange, "after_revision %d: %s is at revision %d", req.AfterRevision, req.Name, job.Revision)
 	}
 
-	send, failed := s.sender(stream)
+	send, failed := sender(s, stream)
 	defer close(send)
 	for after := req.AfterRevision; ; {
 		entries, err := s.store.Events(ctx, id, after, watchBatch)
@@ -62,7 +64,7 @@ func (s *Server) WatchJob(req *surmisev1.WatchJobRequest, stream grpc.ServerStre
 			if err != nil {
 				return err
 			}
-			if err := s.sendOrDrop(ctx, send, failed, response); err != nil {
+			if err := sendOrDrop(ctx, s, send, failed, response, noEvent, watchAgain); err != nil {
 				return err
 			}
 			after, job = entry.Revision, entry.Job
@@ -72,22 +74,28 @@ func (s *Server) WatchJob(req *surmisev1.WatchJobRequest, stream grpc.ServerStre
 		}
 		if job.State.Ended() {
 			// The sender has taken the last event; it must be through with it.
-			return s.sendOrDrop(ctx, send, failed, nil)
+			return sendOrDrop(ctx, s, send, failed, nil, noEvent, watchAgain)
 		}
 		select {
 		case <-news:
 		case <-ctx.Done():
 			return statusOf(ctx.Err())
 		case <-s.stopping:
-			return status.Error(codes.Unavailable, "the coordinator stops; watch again from the last revision")
+			return status.Error(codes.Unavailable, "the coordinator stops; "+watchAgain)
 		}
 	}
 }
 
+// What a watcher that took nothing is told.
+const (
+	noEvent    = "no event"
+	watchAgain = "watch again from the last revision"
+)
+
 // sender sends what comes on the channel until it is closed: a Send that waits for the watcher can only be given up by
 // leaving the handler, so the handler must not be the one that waits. nil is only waited for, not sent.
-func (s *Server) sender(stream grpc.ServerStreamingServer[surmisev1.WatchJobResponse]) (chan<- *surmisev1.WatchJobResponse, <-chan error) {
-	send := make(chan *surmisev1.WatchJobResponse)
+func sender[M any](s *Server, stream grpc.ServerStreamingServer[M]) (chan<- *M, <-chan error) {
+	send := make(chan *M)
 	failed := make(chan error, 1)
 	s.streams.Go(func() {
 		for response := range send {
@@ -103,7 +111,8 @@ func (s *Server) sender(stream grpc.ServerStreamingServer[surmisev1.WatchJobResp
 	return send, failed
 }
 
-func (s *Server) sendOrDrop(ctx context.Context, send chan<- *surmisev1.WatchJobResponse, failed <-chan error, response *surmisev1.WatchJobResponse) error {
+// sendOrDrop hands a response to the sender, or gives up a watcher that takes nothing, and says how to go on.
+func sendOrDrop[M any](ctx context.Context, s *Server, send chan<- *M, failed <-chan error, response *M, nothing, again string) error {
 	select {
 	case send <- response:
 		return nil
@@ -117,9 +126,9 @@ func (s *Server) sendOrDrop(ctx context.Context, send chan<- *surmisev1.WatchJob
 	case <-ctx.Done():
 		return statusOf(ctx.Err())
 	case <-s.stopping:
-		return status.Error(codes.Unavailable, "the coordinator stops; watch again from the last revision")
+		return status.Error(codes.Unavailable, "the coordinator stops; "+again)
 	case <-s.clock.After(watchPatience):
-		return status.Errorf(codes.ResourceExhausted, "took no event for %v; watch again from the last revision", watchPatience)
+		return status.Errorf(codes.ResourceExhausted, "took %s for %v; %s", nothing, watchPatience, again)
 	}
 }
 

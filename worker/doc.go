@@ -6,6 +6,7 @@
 //	jobs.go      the Runner that does the work: prepares the attempt's folder, names the artifacts
 //	train.go     TrainSpec -> trainer.Config, field by field
 //	score.go     ScoreSpec -> plausibility.Config, field by field
+//	progress.go  which reports of progress are worth a line of the log
 //	blame.go     whether an attempt's error is the job's fault or the machine's
 //
 // Who may work on a job is decided by leases. A lease is counted from the moment its heartbeat was sent, on this

@@ -31,6 +31,8 @@ const (
 	minBeat = 20 * time.Millisecond
 	// endSequence stands for the message that ends an attempt among the heartbeats.
 	endSequence = math.MaxInt64
+	// beatLogBytes bounds the log lines of one heartbeat, by their text. With progressEvery it bounds their rate.
+	beatLogBytes = 64 << 10
 	// maxReasonBytes is the limit of Failed.reason and HandedBack.reason.
 	maxReasonBytes = 16384
 )
@@ -82,6 +84,10 @@ type attempt struct {
 	sent     map[int64]time.Time // heartbeats that are not answered yet, by sequence; the end under endSequence
 	beat     time.Time           // when the newest heartbeat was sent; zero: none on this stream
 
+	log     []*surmisev1.LogLine // not known to be kept by the coordinator
+	logSent int64                // number of the newest line sent on this stream
+	logIn   map[int64]int64      // by heartbeat that is not answered yet: number of the newest line sent by then
+
 	progress       *surmisev1.Progress      // newest, not sent yet
 	checkpoint     *surmisev1.Checkpoint    // newest, not recorded yet
 	checkpointSent bool                     // on this stream
@@ -105,6 +111,7 @@ func (p *protocol) opened(now time.Time) {
 	if a := p.attempt; a != nil {
 		a.confirmed, a.beat, a.checkpointSent, a.outcomeSent = false, time.Time{}, false, false
 		a.sent = map[int64]time.Time{0: now}
+		a.logSent, a.logIn = 0, map[int64]int64{}
 	}
 }
 
@@ -187,6 +194,7 @@ func (p *protocol) leased(now time.Time, l *surmisev1.Lease) {
 		until:     now.Add(l.GetDuration().AsDuration()), // exact from the first renewal on, moments later
 		confirmed: true,
 		sent:      map[int64]time.Time{},
+		logIn:     map[int64]int64{},
 	}
 	if p.draining { // it crossed our wish to stop
 		p.finished(now, handedBack(l.GetLease(), ErrDrained))
@@ -201,6 +209,16 @@ func (a *attempt) renewed(m *surmisev1.LeaseRenewed) {
 	at, ok := a.sent[m.GetSequence()]
 	if !ok {
 		return
+	}
+	if kept, ok := a.logIn[m.GetSequence()]; ok {
+		for len(a.log) > 0 && a.log[0].Number <= kept {
+			a.log = a.log[1:]
+		}
+	}
+	for sequence := range a.logIn {
+		if sequence <= m.GetSequence() {
+			delete(a.logIn, sequence)
+		}
 	}
 	if d := m.GetDuration().AsDuration(); d > 0 {
 		a.duration = d
@@ -235,6 +253,26 @@ func (p *protocol) stopAttempt(cause error) {
 func (p *protocol) progressed(progress *surmisev1.Progress) {
 	if p.attempt != nil {
 		p.attempt.progress = progress
+	}
+}
+
+// wantsLog is how many bytes of log lines the protocol takes now: those of one heartbeat that are not kept yet.
+func (p *protocol) wantsLog() int {
+	a := p.attempt
+	if a == nil || a.outcome != nil || a.revoked {
+		return 0
+	}
+	room := beatLogBytes
+	for _, l := range a.log {
+		room -= len(l.Text)
+	}
+	return max(0, room)
+}
+
+// logged: the attempt has logged lines, whose numbers follow those before.
+func (p *protocol) logged(lines []*surmisev1.LogLine) {
+	if p.attempt != nil {
+		p.attempt.log = append(p.attempt.log, lines...)
 	}
 }
 
@@ -304,10 +342,11 @@ func (p *protocol) say(now time.Time) []*surmisev1.AttachRequest {
 	}
 	if a.outcome != nil {
 		if !a.outcomeSent {
-			if last := a.progress; last != nil {
-				out = append(out, a.heartbeat(now)) // before the end, so that watchers see the last step too
-				a.progress = last                   // again on the next stream if this one breaks
+			last := a.progress
+			for a.progress != nil || a.unsentLog() {
+				out = append(out, a.heartbeat(now)) // before the end, so that watchers see the last step and line too
 			}
+			a.progress = last // again on the next stream if this one breaks
 			a.outcomeSent, a.sent[endSequence] = true, now
 			out = append(out, a.outcome)
 		}
@@ -324,16 +363,33 @@ func (a *attempt) heartbeat(now time.Time) *surmisev1.AttachRequest {
 	a.sent[a.sequence], a.beat = now, now
 	beat := &surmisev1.Heartbeat{Lease: a.lease, Sequence: a.sequence, Progress: a.progress}
 	a.progress = nil
+	room := beatLogBytes
+	for _, l := range a.log {
+		if l.Number <= a.logSent {
+			continue
+		}
+		if len(beat.Log) > 0 && len(l.Text) > room {
+			break
+		}
+		beat.Log, a.logSent = append(beat.Log, l), l.Number
+		room -= len(l.Text)
+	}
+	a.logIn[a.sequence] = a.logSent
 	return &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Heartbeat{Heartbeat: beat}}
 }
 
 // beatAt is when the next heartbeat is due: a third of the lease after the newest, or sooner with progress to report.
 func (a *attempt) beatAt() time.Time {
 	every := max(a.duration/3, minBeat)
-	if a.progress != nil {
+	if a.progress != nil || a.unsentLog() {
 		every = min(every, progressEvery)
 	}
 	return a.beat.Add(every)
+}
+
+// unsentLog reports whether there are lines that this stream has not carried.
+func (a *attempt) unsentLog() bool {
+	return len(a.log) > 0 && a.log[len(a.log)-1].Number > a.logSent
 }
 
 // stopAt is when the attempt must stop: a tenth of the lease before its end, to be out before another begins.

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -16,7 +17,7 @@ func TestProtocolInvariants(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Unix(0, 0)
 		p := protocol{hello: &surmisev1.Hello{Name: "w"}, grace: 10 * time.Second}
-		m := observer{t: t, revoked: map[int64]bool{}, until: map[int64]time.Time{}, sentAt: map[int64]time.Time{}}
+		m := observer{t: t, revoked: map[int64]bool{}, until: map[int64]time.Time{}, sentAt: map[int64]time.Time{}, linesAt: map[int64]int64{}}
 		epoch := int64(0)
 		ref := func() *surmisev1.LeaseRef { // of this attempt, or of one long gone
 			return &surmisev1.LeaseRef{Job: "jobs/a", Epoch: max(1, epoch-int64(rapid.IntRange(0, 1).Draw(t, "age")))}
@@ -24,7 +25,7 @@ func TestProtocolInvariants(t *testing.T) {
 		const duration = 30 * time.Second
 		for range rapid.IntRange(1, 60).Draw(t, "events") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 12000).Draw(t, "milliseconds")) * time.Millisecond)
-			switch rapid.IntRange(0, 13).Draw(t, "event") {
+			switch rapid.IntRange(0, 14).Draw(t, "event") {
 			case 0, 1:
 				if !m.open {
 					m.open, m.welcomed, m.asked, m.confirmed = true, false, false, false
@@ -85,6 +86,15 @@ func TestProtocolInvariants(t *testing.T) {
 					m.draining = true
 					p.drain()
 				}
+			case 14:
+				if m.running && p.wantsLog() > 0 {
+					var lines []*surmisev1.LogLine
+					for range rapid.IntRange(1, 20).Draw(t, "lines") {
+						m.logged++
+						lines = append(lines, &surmisev1.LogLine{Number: m.logged, Text: strings.Repeat("x", rapid.IntRange(0, 8192).Draw(t, "bytes"))})
+					}
+					p.logged(lines)
+				}
 			}
 			e := p.flush(now)
 			m.check(now, epoch, e)
@@ -112,6 +122,11 @@ type observer struct {
 	until            map[int64]time.Time // epoch -> when its lease ends at the earliest
 	sentAt           map[int64]time.Time // sequence -> when that heartbeat was sent, of the current lease
 	current          int64
+
+	logged  int64           // lines of the attempt so far
+	kept    int64           // of them, those that the coordinator said it has
+	carried int64           // newest line on this stream; 0: none
+	linesAt map[int64]int64 // sequence -> newest line on this stream by then
 }
 
 func (m *observer) lease(epoch int64) *surmisev1.LeaseRef {
@@ -126,12 +141,16 @@ func (m *observer) greeted(now time.Time, hello *surmisev1.Hello) {
 	}
 	clear(m.sentAt)
 	m.sentAt[0] = now
+	clear(m.linesAt)
+	m.carried = 0
 }
 
 func (m *observer) given(now time.Time, epoch int64, d time.Duration) {
 	m.current, m.confirmed, m.sequence = epoch, true, 0
 	m.until[epoch] = now.Add(d)
 	clear(m.sentAt)
+	clear(m.linesAt)
+	m.logged, m.kept, m.carried = 0, 0, 0
 }
 
 func (m *observer) renewed(r *surmisev1.LeaseRenewed, d time.Duration) {
@@ -139,8 +158,24 @@ func (m *observer) renewed(r *surmisev1.LeaseRenewed, d time.Duration) {
 		return
 	}
 	m.confirmed = true
+	m.kept = max(m.kept, m.linesAt[r.Sequence])
 	if at, ok := m.sentAt[r.Sequence]; ok && at.Add(d).After(m.until[m.current]) {
 		m.until[m.current] = at.Add(d)
+	}
+}
+
+// carry holds the lines of a heartbeat to their order: nothing is left out that the coordinator may not have.
+func (m *observer) carry(lines []*surmisev1.LogLine) {
+	bytes := 0
+	for i, l := range lines {
+		first := m.carried == 0 && l.Number <= m.kept+1
+		if !first && l.Number != m.carried+1 || l.Number > m.logged {
+			m.t.Fatalf("line %d after %d on this stream, with %d kept of %d", l.Number, m.carried, m.kept, m.logged)
+		}
+		m.carried = l.Number
+		if bytes += len(l.Text); i > 0 && bytes > beatLogBytes {
+			m.t.Fatalf("a heartbeat with %d bytes of log", bytes)
+		}
 	}
 }
 
@@ -178,18 +213,24 @@ func (m *observer) check(now time.Time, epoch int64, e effects) {
 			continue
 		case *surmisev1.AttachRequest_Heartbeat:
 			about = msg.Heartbeat.Lease
-			last := i+2 == len(e.send) && e.send[i+1].GetHeartbeat() == nil // with the last progress, before the end
+			// With the last progress and lines, before the end.
+			last := i+1 < len(e.send) && e.send[len(e.send)-1].GetHeartbeat() == nil
 			if !m.running && !last || msg.Heartbeat.Sequence <= m.sequence {
 				t.Fatalf("heartbeat %v after %d, running %v", msg, m.sequence, m.running)
 			}
 			m.sequence = msg.Heartbeat.Sequence
 			m.sentAt[m.sequence] = now
+			m.carry(msg.Heartbeat.Log)
+			m.linesAt[m.sequence] = m.carried
 		case *surmisev1.AttachRequest_Checkpoint:
 			about = msg.Checkpoint.Lease
 		case *surmisev1.AttachRequest_Done:
 			about = msg.Done.Lease
 			if m.running {
 				t.Fatal("done while running")
+			}
+			if m.kept < m.logged && m.carried < m.logged {
+				t.Fatalf("done after line %d of %d, %d kept", m.carried, m.logged, m.kept)
 			}
 		case *surmisev1.AttachRequest_HandedBack:
 			about = msg.HandedBack.Lease

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -42,6 +43,24 @@ type Runner interface {
 	Run(ctx context.Context, a Assignment, r Reports) (*surmisev1.Result, error)
 }
 
+// JobLog holds what is logged between Begin and End, numbered from 1; *joblog.Book is one.
+type JobLog interface {
+	Begin()
+	End()
+	// News holds a token when lines wait.
+	News() <-chan struct{}
+	// Take takes lines that wait, oldest first, of at most so many bytes of text, or one.
+	Take(bytes int) []*surmisev1.LogLine
+}
+
+// noLog holds nothing.
+type noLog struct{}
+
+func (noLog) Begin()                        {}
+func (noLog) End()                          {}
+func (noLog) News() <-chan struct{}         { return nil }
+func (noLog) Take(int) []*surmisev1.LogLine { return nil }
+
 // Clock tells the time and waits. Now must be monotonic, as time.Now is.
 type Clock interface {
 	Now() time.Time
@@ -64,6 +83,8 @@ type Config struct {
 	Grace  time.Duration // how long a stopping worker waits for the coordinator to settle its last word; 0: 10 s
 	Clock  Clock         // nil: the system's
 	Logger *slog.Logger  // nil: slog.Default()
+	JobLog JobLog        // what is logged about a job, for the coordinator to keep; nil: it keeps nothing
+	Linked func(bool)    // told when the coordinator has welcomed the worker, and when it is away; nil: nobody is told
 
 	// Backoff bounds the jittered wait before attaching again; 0: 200 ms to 5 s.
 	MinBackoff, MaxBackoff time.Duration
@@ -94,6 +115,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
+	if c.JobLog == nil {
+		c.JobLog = noLog{}
+	}
+	if c.Linked == nil {
+		c.Linked = func(bool) {}
+	}
 	return c, nil
 }
 
@@ -115,6 +142,8 @@ type worker struct {
 	stream  *stream                 // nil: none
 	stop    context.CancelCauseFunc // of the running attempt; nil: none
 	reports *reports                // of the running attempt
+	jobLog  *slog.Logger            // names the running attempt
+	shown   progressLog             // of the running attempt
 }
 
 // event is something that happened outside the loop.
@@ -190,6 +219,7 @@ func (w *worker) loop(ctx, inner context.Context) error {
 	stopping := ctx.Done()
 	for {
 		now := w.cfg.Clock.Now()
+		w.takeLog(w.protocol.wantsLog())
 		if w.carryOut(inner, w.protocol.flush(now)) {
 			w.hangUp()
 			return nil
@@ -208,6 +238,7 @@ func (w *worker) loop(ctx, inner context.Context) error {
 			}
 			w.protocol.drain()
 		case <-alarm:
+		case <-w.cfg.JobLog.News(): // taken above, as far as there is room
 		case e := <-w.events:
 			if err := w.handle(w.cfg.Clock.Now(), e); err != nil {
 				if w.stop != nil {
@@ -216,6 +247,13 @@ func (w *worker) loop(ctx, inner context.Context) error {
 				return err
 			}
 		}
+	}
+}
+
+// takeLog gives lines to the protocol, of so many bytes of text.
+func (w *worker) takeLog(bytes int) {
+	if bytes > 0 {
+		w.protocol.logged(w.cfg.JobLog.Take(bytes))
 	}
 }
 
@@ -230,6 +268,7 @@ func (w *worker) handle(now time.Time, e event) error {
 		if e.stream == w.stream { // not one that was given up
 			w.logMessage(e.message)
 			w.protocol.received(now, e.message)
+			w.cfg.Linked(w.protocol.link == attached)
 			if m := e.message.GetCheckpointRecorded(); m != nil && w.reports != nil {
 				w.reports.note(m)
 			}
@@ -238,17 +277,26 @@ func (w *worker) handle(now time.Time, e event) error {
 		if e.stream == w.stream {
 			w.stream = nil
 			w.protocol.closed()
+			w.cfg.Linked(false)
 		}
 	case refused:
 		return e.err
 	case attemptProgress:
+		if w.stop != nil { // not a word that crossed the end
+			w.shown.write(w.jobLog, now, e.progress)
+		}
 		w.protocol.progressed(e.progress)
 	case attemptCheckpoint:
+		if w.stop != nil {
+			w.jobLog.Info("checkpoint is on disk", "step", e.checkpoint.GetStep(), "path", e.checkpoint.GetPath())
+		}
 		w.protocol.checkpointed(e.checkpoint)
 	case attemptFinished:
 		w.stop(nil)
 		w.stop, w.reports = nil, nil
 		w.logEnd(e)
+		w.cfg.JobLog.End()
+		w.takeLog(math.MaxInt) // all of it, to be sent before the end
 		w.protocol.finished(now, e.outcome)
 	}
 	return nil
@@ -260,12 +308,14 @@ func (w *worker) carryOut(ctx context.Context, e effects) (exit bool) {
 		w.log.Warn("giving up the stream to the coordinator", "cause", e.redial)
 		w.stream.abandon(e.redial)
 		w.stream = nil
+		w.cfg.Linked(false)
 	}
 	for _, m := range e.send {
 		if !w.stream.send(m) {
 			w.stream.abandon(errors.New("the coordinator does not read"))
 			w.stream = nil
 			w.protocol.closed()
+			w.cfg.Linked(false)
 			break
 		}
 	}
@@ -306,7 +356,9 @@ func (w *worker) startAttempt(ctx context.Context, l *surmisev1.Lease) {
 	ctx, w.stop = context.WithCancelCause(ctx)
 	w.reports = newReports(w)
 	r := w.reports
-	w.log.Info("job begins", "job", a.Job, "epoch", a.Epoch, "resume_step", a.ResumeFrom.GetStep(), "artifacts", a.ArtifactDir)
+	w.cfg.JobLog.Begin()
+	w.jobLog, w.shown = w.log.With("job", a.Job, "epoch", a.Epoch), progressLog{}
+	w.jobLog.Info("job begins", "resume_step", a.ResumeFrom.GetStep(), "artifacts", a.ArtifactDir)
 	w.goroutines.Go(func() {
 		result, err := w.runSafely(ctx, a, r)
 		w.tell(attemptFinished{a, outcomeOf(ctx, l.GetLease(), result, err)})

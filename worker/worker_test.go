@@ -85,6 +85,12 @@ func (r boundRunner) Run(ctx context.Context, a Assignment, reports Reports) (*s
 // would stand still. The bubble fails when a goroutine is left behind.
 func inBubble(t *testing.T, runner runnerFunc, test func(b *bench)) {
 	t.Helper()
+	inBubbleWith(t, func(*Config) {}, runner, test)
+}
+
+// inBubbleWith is inBubble with a worker whose configuration is changed first.
+func inBubbleWith(t *testing.T, change func(*Config), runner runnerFunc, test func(b *bench)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &scripted{t: t, listener: bufconn.Listen(1 << 16), streams: make(chan *serverStream)}
 		server := grpc.NewServer()
@@ -96,7 +102,7 @@ func inBubble(t *testing.T, runner runnerFunc, test func(b *bench)) {
 		b := &bench{t: t, coordinator: c, stop: stop, ended: make(chan error, 1), log: &bytes.Buffer{},
 			goOn: make(chan struct{}), said: make(chan any, 1)}
 		go func() {
-			b.ended <- Run(ctx, Config{
+			cfg := Config{
 				Coordinator: "passthrough:///bubble",
 				Name:        "tester",
 				Runner:      boundRunner{b, runner},
@@ -104,7 +110,9 @@ func inBubble(t *testing.T, runner runnerFunc, test func(b *bench)) {
 				DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 					return c.listener.DialContext(ctx)
 				})},
-			})
+			}
+			change(&cfg)
+			b.ended <- Run(ctx, cfg)
 		}()
 		defer func() {
 			stop()

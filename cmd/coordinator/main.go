@@ -9,12 +9,13 @@ import (
 	"syscall"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
+	"github.com/surmise-ml/surmise/cmd/daemon"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := coordinatorcmd.Command().ExecuteContext(ctx); err != nil {
+	if err := daemon.Alone(coordinatorcmd.Command()).ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		stop()
 		os.Exit(1)

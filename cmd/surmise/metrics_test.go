@@ -15,7 +15,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/video/synth"
@@ -67,11 +69,42 @@ func TestMetricsOverHTTP(t *testing.T) {
 		}
 	}
 
+	client, err := connect(dial.Options{Address: strings.TrimPrefix(to, "--coordinator=")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	health, err := healthv1.NewHealthClient(client.conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: "surmise.v1.JobService"})
+	if err != nil || health.Status != healthv1.HealthCheckResponse_SERVING {
+		t.Errorf("health over gRPC: %v (%v)", health, err)
+	}
 	if n := value(t, scrape(t, url), `surmise_decoder_starts_total`); n != 0 {
 		t.Errorf("%g decoders started before there was a job", n)
 	}
 	train()
+	base := strings.TrimSuffix(url, "metrics")
+	for _, page := range []string{"healthz", "readyz"} {
+		if said := scrape(t, base+page); said != "ok\n" {
+			t.Errorf("%s: %q", page, said)
+		}
+	}
 	text := scrape(t, url)
+	for name, want := range map[string]float64{
+		`surmise_jobs{state="SUCCEEDED"}`:              1,
+		`surmise_jobs{state="QUEUED"}`:                 0,
+		`surmise_jobs_ended_total{state="SUCCEEDED"}`:  1,
+		`surmise_lease_losses_total{reason="expired"}`: 0,
+		`surmise_attempts_total{outcome="done"}`:       1,
+		`surmise_worker_attached`:                      1,
+		`surmise_training_steps`:                       3,
+	} {
+		if n := value(t, text, name); n != want {
+			t.Errorf("%s is %g, want %g", name, n, want)
+		}
+	}
+	if loss, rank := value(t, text, `surmise_training_loss{part="total"}`), value(t, text, "surmise_collapse_effective_rank"); loss <= 0 || rank < 1 {
+		t.Errorf("a loss of %g, an effective rank of %g", loss, rank)
+	}
 	if n := value(t, text, `surmise_decoder_restarts_total{reason="crashed"}`); n != 0 {
 		t.Errorf("%g decoders crashed, want none", n)
 	}
@@ -103,7 +136,7 @@ func TestMetricsOverHTTP(t *testing.T) {
 		t.Errorf("%g restarts and %g starts after %d decoders were killed", crashed, now, started)
 	}
 
-	if status, _ := get(t, strings.TrimSuffix(url, "metrics")); status != http.StatusNotFound {
+	if status, _ := get(t, base); status != http.StatusNotFound {
 		t.Errorf("status %d beside /metrics, want 404", status)
 	}
 	if code, _, shown := surmise(t, "", "worker", to, "--metrics-addr", strings.Split(url, "/")[2], "--data-dir", dir, "--cache-dir", "none"); code != exitUsage || !strings.Contains(shown, "--metrics-addr") {

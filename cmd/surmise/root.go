@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
+	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 )
@@ -61,7 +62,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 }
 
 func newRootCommand() *cobra.Command {
-	var level, format string
+	var logging daemon.Logging
 	root := &cobra.Command{
 		Use:   "surmise",
 		Short: "Train video predictors and measure how plausible a video is to them",
@@ -84,7 +85,7 @@ Results go to standard output, logs and progress to standard error.`,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			logger, err := newLogger(cmd.ErrOrStderr(), level, format)
+			logger, err := logging.Logger(cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -93,8 +94,7 @@ Results go to standard output, logs and progress to standard error.`,
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.PersistentFlags().StringVar(&level, "log-level", "info", "debug, info, warn or error")
-	root.PersistentFlags().StringVar(&format, "log-format", "text", "text or json")
+	logging.Flags(root.PersistentFlags())
 	root.AddGroup(
 		&cobra.Group{ID: "service", Title: "Services:"},
 		&cobra.Group{ID: "jobs", Title: "Jobs of a coordinator:"},
@@ -107,26 +107,11 @@ Results go to standard output, logs and progress to standard error.`,
 		}
 	}
 	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()), newTokenCommand())
-	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newCancelCommand(), newSweepCommand())
+	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newLogsCommand(), newCancelCommand(), newSweepCommand())
 	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand(),
-		newImportCommand(), newExportCommand(), newEmbedCommand())
+		newImportCommand(), newExportCommand(), newEmbedCommand(), newDoctorCommand())
 	root.AddCommand(newVersionCommand())
 	return root
-}
-
-func newLogger(w io.Writer, level, format string) (*slog.Logger, error) {
-	var l slog.Level
-	if err := l.UnmarshalText([]byte(level)); err != nil {
-		return nil, fmt.Errorf("--log-level %q: want debug, info, warn or error", level)
-	}
-	options := &slog.HandlerOptions{Level: l}
-	switch format {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
-	}
-	return nil, fmt.Errorf("--log-format %q: want text or json", format)
 }
 
 // inputError is the caller's to put right: exit code 2.
@@ -146,12 +131,13 @@ func exitCode(err error) int {
 	var fields jobspec.Errors
 	var job jobError
 	var flag *workercmd.FlagError
+	var address *daemon.AddressError
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &job):
 		return exitJob
-	case errors.As(err, &input), errors.As(err, &fields), errors.As(err, &flag):
+	case errors.As(err, &input), errors.As(err, &fields), errors.As(err, &flag), errors.As(err, &address):
 		return exitUsage
 	}
 	if st, ok := grpcStatus(err); ok {

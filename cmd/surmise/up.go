@@ -11,13 +11,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
+	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
 )
 
 func newUpCommand() *cobra.Command {
-	var o upOptions
+	o := upOptions{takeDefault: true}
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a coordinator and a worker in one process",
@@ -39,7 +40,7 @@ either is started again. A second signal kills.`,
 	coordinatorcmd.StoreFlag(flags, &o.store)
 	flags.StringArrayVar(&o.dataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.DurationVar(&o.lease, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
-	workercmd.MetricsFlag(flags, &o.metricsAddr)
+	daemon.MetricsFlag(flags, &o.metricsAddr)
 	o.cache.Flags(flags)
 	return cmd
 }
@@ -55,6 +56,8 @@ type upOptions struct {
 	lease     time.Duration
 	cache     workercmd.CacheOptions
 
+	takeDefault bool // see workercmd.Options
+
 	metricsAddr    string
 	metricsServing func(net.Addr) // nil: nobody wants to know
 }
@@ -67,13 +70,32 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	defer stopWorker(nil)
 
 	logger := slog.Default() // of this command, for both
-	address := make(chan net.Addr, 1)
 	var both errgroup.Group
+	var monitor *daemon.Monitor
+	if o.metricsAddr != "" {
+		monitor = daemon.NewMonitor(coordinatorcmd.Service, workercmd.Service)
+		at, done, err := monitor.Serve(ctx, o.metricsAddr, logger)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if o.metricsServing != nil {
+			both.Go(func() error {
+				select {
+				case <-monitor.Started():
+					o.metricsServing(at)
+				case <-workerCtx.Done():
+				}
+				return nil
+			})
+		}
+	}
+	address := make(chan net.Addr, 1)
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
 			Listen: o.listen, DataDir: o.dataDir, Store: o.store, LeaseDuration: o.lease, Logger: logger,
 			Security: coordinatorcmd.SecurityOptions{InsecureListen: o.insecureListen},
-			Serving:  func(a net.Addr) { address <- a },
+			Serving:  func(a net.Addr) { address <- a }, Monitor: monitor,
 		})
 		stopWorker(err) // without a coordinator there is nothing to work for
 		return err
@@ -85,7 +107,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
 				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
-				MetricsAddr: o.metricsAddr, MetricsServing: o.metricsServing,
+				Monitor: monitor, TakeDefault: o.takeDefault,
 			})
 		case <-workerCtx.Done():
 			return nil

@@ -3,6 +3,7 @@ package compare
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -16,11 +17,19 @@ import (
 //	filtered_max  min over contexts, then max
 //	peak          max over time of the tubelet values (Scores.Peak)
 //	peak_avg      mean over windows of each window's largest tubelet
+//	peak_after_parting  largest tubelet from the one on in which the video parts from that it is paired with
+//	peak_at_parting     largest of the first PartingTubelets tubelets from that one on
 //
-// avg, max and the peaks take the mean over contexts, or the one context that
-// Context names. The context is part of the question, fixed beforehand: the
-// published headline numbers take the best one on the evaluation data itself,
-// which is an oracle.
+// Up to where they part the two videos of a pair look the same and surprise alike: if that is where they surprise most,
+// peak ties. The last two look at what differs. Where that begins is found by looking at the pixels of
+// both videos (Video.Divergence), not at labels: exchange the two, and it is the same. They are statistics of pairs,
+// and say less of a single video, which has no other to part from. A video that parts from none counts whole.
+//
+// avg, max and the plain peaks take the mean over contexts, or the one context that
+// Context names; those of the parting are of Scores.Curve, which is a mean over
+// contexts. The context is part of the question, fixed beforehand: the published
+// headline numbers take the best one on the evaluation data itself, which is an
+// oracle.
 type Aggregation struct {
 	Name    string
 	Context int // frames; 0: all contexts
@@ -28,7 +37,8 @@ type Aggregation struct {
 
 // Aggregations lists every aggregation over all contexts.
 func Aggregations() []Aggregation {
-	return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "filtered_avg"}, {Name: "filtered_max"}, {Name: "peak"}, {Name: "peak_avg"}}
+	return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "filtered_avg"}, {Name: "filtered_max"}, {Name: "peak"}, {Name: "peak_avg"},
+		{Name: "peak_after_parting"}, {Name: "peak_at_parting"}}
 }
 
 // DefaultAggregation is what a spec is judged by unless asked otherwise: the peak
@@ -55,10 +65,13 @@ func ParseAggregation(text string) (Aggregation, error) {
 		a.Context = c
 	}
 	if _, ok := reductions[name]; !ok {
-		return a, fmt.Errorf("aggregation: %q, want one of avg, max, filtered_avg, filtered_max, peak, peak_avg", text)
+		return a, fmt.Errorf("aggregation: %q, want one of avg, max, filtered_avg, filtered_max, peak, peak_avg, peak_after_parting, peak_at_parting", text)
 	}
 	if a.Context != 0 && reductions[name].filtered {
 		return a, fmt.Errorf("aggregation %q: filtered takes the minimum over contexts, so it takes no context", text)
+	}
+	if a.Context != 0 && reductions[name].parting > 0 {
+		return a, fmt.Errorf("aggregation %q: the surprise of a tubelet is a mean over contexts, so it takes no context", text)
 	}
 	return a, nil
 }
@@ -79,7 +92,14 @@ func (a *Aggregation) UnmarshalText(text []byte) (err error) {
 	return err
 }
 
-type reduction struct{ peak, filtered, max bool }
+type reduction struct {
+	peak, filtered, max bool
+	parting             int // how many tubelets from the parting on, of which the largest counts; 0: windows are reduced
+}
+
+// PartingTubelets is how many tubelets peak_at_parting looks at. Where an event falls on the last frame of a tubelet, the
+// next one shows most of it; later ones add what the videos hold, not what happened (docs/experiments.md).
+const PartingTubelets = 2
 
 var reductions = map[string]reduction{
 	"avg":          {},
@@ -88,27 +108,38 @@ var reductions = map[string]reduction{
 	"filtered_max": {filtered: true, max: true},
 	"peak":         {peak: true, max: true},
 	"peak_avg":     {peak: true},
+
+	"peak_after_parting": {parting: math.MaxInt},
+	"peak_at_parting":    {parting: PartingTubelets},
 }
 
-// Videos returns one surprise per video, [N].
-func (s *Set) Videos(spec Spec, a Aggregation) ([]float64, error) {
+// Videos returns one surprise per video of f, whose set s is, [N].
+func (s *Set) Videos(f *File, a Aggregation) ([]float64, error) {
 	r, ok := reductions[a.Name]
 	if !ok {
 		return nil, fmt.Errorf("aggregation: unknown name %q", a.Name)
 	}
 	row := -1
 	if a.Context != 0 {
-		for i, c := range spec.Contexts {
+		for i, c := range f.Spec.Contexts {
 			if c == a.Context {
 				row = i
 			}
 		}
 		if row < 0 {
-			return nil, fmt.Errorf("aggregation %s: context %d was not scored, only %v frames", a, a.Context, spec.Contexts)
+			return nil, fmt.Errorf("aggregation %s: context %d was not scored, only %v frames", a, a.Context, f.Spec.Contexts)
 		}
 	}
 	out := make([]float64, len(s.Scores))
 	for i := range s.Scores {
+		if r.parting > 0 {
+			curve := f.Videos[i].fromParting(s.Scores[i].Curve, r.parting)
+			if len(curve) == 0 {
+				return nil, fmt.Errorf("aggregation %s: video %s has no curve", a, f.Videos[i].Path)
+			}
+			out[i] = slices.Max(curve)
+			continue
+		}
 		values := s.Scores[i].Surprise
 		if r.peak {
 			values = s.Scores[i].Peak
@@ -120,6 +151,25 @@ func (s *Set) Videos(spec Spec, a Aggregation) ([]float64, error) {
 	}
 	return out, nil
 }
+
+// fromParting is the part of a video's curve that begins with the tubelet in which it parts from the video it is paired
+// with, at most n tubelets; the whole curve if there is no such video.
+func (v *Video) fromParting(curve []float64, n int) []float64 {
+	if v.Divergence == nil {
+		return curve
+	}
+	parting := 0
+	for t, start := range v.TubeletStart {
+		if start <= v.Divergence.Second {
+			parting = t
+		}
+	}
+	curve = curve[parting:]
+	return curve[:min(n, len(curve))]
+}
+
+// OfPairs says whether a statistic of a video needs the one it is paired with.
+func (a Aggregation) OfPairs() bool { return reductions[a.Name].parting > 0 }
 
 // reduce takes values [C,W] to one number.
 func (r reduction) reduce(values [][]float64) float64 {

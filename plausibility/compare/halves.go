@@ -69,7 +69,8 @@ type Choice struct {
 // first, then of each context by itself.
 func Statistics(s Spec) []Aggregation {
 	if len(s.Contexts) <= 1 { // filtered takes a minimum over one
-		return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "peak"}, {Name: "peak_avg"}}
+		return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "peak"}, {Name: "peak_avg"},
+			{Name: "peak_after_parting"}, {Name: "peak_at_parting"}}
 	}
 	all := Aggregations()
 	for _, name := range []string{"avg", "max", "peak", "peak_avg"} {
@@ -91,7 +92,7 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 	if pairs[0] == 0 || pairs[1] == 0 {
 		return nil, nil
 	}
-	statistics := Statistics(c.spec)
+	statistics := Statistics(c.file.Spec)
 	wins := make([][]float64, len(statistics)) // [statistics][G], mean over seeds
 	for i, a := range statistics {
 		surprise, err := c.surprise(a)

@@ -95,8 +95,8 @@ func TestSelectionAndOracle(t *testing.T) {
 			if got := (s.Folds[0].HeldOut*float64(s.Folds[0].Pairs) + s.Folds[1].HeldOut*float64(s.Folds[1].Pairs)) / pairs; pairs != 40 || math.Abs(got-s.HeldOut.Value) > 1e-12 {
 				t.Errorf("the halves hold %g pairs and %g right, together %g", pairs, got, s.HeldOut.Value)
 			}
-			if s.Candidates != 14 {
-				t.Errorf("%d statistics, want 6 over all contexts and 4 of each of 2", s.Candidates)
+			if s.Candidates != 16 {
+				t.Errorf("%d statistics, want 8 over all contexts and 4 of each of 2", s.Candidates)
 			}
 		}
 	}

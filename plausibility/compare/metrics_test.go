@@ -3,6 +3,7 @@ package compare
 import (
 	"math"
 	"reflect"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -170,7 +171,7 @@ func TestPublishedRefuses(t *testing.T) {
 }
 
 func TestAggregations(t *testing.T) {
-	spec := Spec{Window: 8, Contexts: []int{2, 4}}
+	f := &File{Spec: Spec{Window: 8, Contexts: []int{2, 4}}}
 	set := &Set{Scores: []Scores{{
 		Surprise: [][]float64{{1, 5, 3}, {3, 1, 8}},
 		Peak:     [][]float64{{2, 6, 4}, {4, 2, 10}},
@@ -183,7 +184,7 @@ func TestAggregations(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := set.Videos(spec, a)
+		got, err := set.Videos(f, a)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,8 +200,43 @@ func TestAggregations(t *testing.T) {
 			t.Errorf("%q was accepted", text)
 		}
 	}
-	if _, err := set.Videos(spec, Aggregation{"avg", 6}); err == nil {
+	if _, err := set.Videos(f, Aggregation{"avg", 6}); err == nil {
 		t.Error("context 6 was not scored, but no error")
+	}
+}
+
+// Both videos of a pair begin with the same bounce, their largest surprise. From where they part, at 0.25 s, which lies
+// in the tubelet that begins at 0.2 s, the impossible one surprises more.
+func TestAggregationsOfTheParting(t *testing.T) {
+	parting := &Place{Frame: 5, Second: 0.25}
+	video := func(d *Place) Video {
+		return Video{Path: "v.avi", TubeletStart: []float64{0.1, 0.2, 0.3, 0.4, 0.5}, Divergence: d}
+	}
+	f := &File{Spec: Spec{Window: 8}, Videos: []Video{video(parting), video(parting), video(nil), video(&Place{Second: 0.9}), video(&Place{Second: 0.05})}}
+	possible, impossible := []float64{5, 1, 2, 2, 6}, []float64{5, 1, 4, 2, 1}
+	set := &Set{}
+	for _, curve := range [][]float64{possible, impossible, impossible, impossible, impossible} {
+		set.Scores = append(set.Scores, Scores{Peak: [][]float64{{5}}, Curve: curve})
+	}
+	for name, want := range map[string][]float64{
+		"peak":               {5, 5, 5, 5, 5},
+		"peak_after_parting": {6, 4, 5, 1, 5}, // never parts: all; parts after the last tubelet: the last; before the first: all
+		"peak_at_parting":    {2, 4, 5, 1, 5}, // not the 6 of later
+	} {
+		got, err := set.Videos(f, Aggregation{Name: name})
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s = %v (%v), want %v", name, got, err, want)
+		}
+	}
+	if at, peak := (Aggregation{Name: "peak_at_parting"}), (Aggregation{Name: "peak"}); !at.OfPairs() || peak.OfPairs() {
+		t.Error("which statistics are of pairs")
+	}
+	set.Scores[4].Curve, f.Videos[4].TubeletStart = nil, nil
+	if _, err := set.Videos(f, Aggregation{Name: "peak_at_parting"}); err == nil || !strings.Contains(err.Error(), "v.avi") {
+		t.Errorf("a video without a curve: %v", err)
+	}
+	if _, err := ParseAggregation("peak_at_parting@2"); err == nil {
+		t.Error("a context of what has none was accepted")
 	}
 }
 

@@ -132,7 +132,7 @@ func (f *File) Typical(a Aggregation, n int) ([]Margin, error) {
 	if !ok {
 		return nil, fmt.Errorf("score file has no set %q", ModelSet)
 	}
-	surprise, err := set.Videos(f.Spec, a)
+	surprise, err := set.Videos(f, a)
 	if err != nil {
 		return nil, err
 	}

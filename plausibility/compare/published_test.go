@@ -177,10 +177,10 @@ func TestGoldenAggregations(t *testing.T) {
 		}
 		set.Scores = append(set.Scores, s)
 	}
-	spec := Spec{Window: want.Frames, Contexts: want.Contexts}
+	file := &File{Spec: Spec{Window: want.Frames, Contexts: want.Contexts}}
 	check := func(a Aggregation, want []float64) {
 		t.Helper()
-		got, err := set.Videos(spec, a)
+		got, err := set.Videos(file, a)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -133,8 +133,8 @@ type Twin struct {
 // column is one model, or one twin: what tables are made of.
 type column struct {
 	name string
-	sets []*Set // one per seed
-	spec Spec
+	sets []*Set // one per seed, in the order of the file's videos
+	file *File  // whose spec and videos they share
 }
 
 // surprise is what an aggregation makes of every seed's videos, [seeds][N].
@@ -142,7 +142,7 @@ func (c *column) surprise(a Aggregation) ([][]float64, error) {
 	out := make([][]float64, len(c.sets))
 	for k, set := range c.sets {
 		var err error
-		if out[k], err = set.Videos(c.spec, a); err != nil {
+		if out[k], err = set.Videos(c.file, a); err != nil {
 			return nil, fmt.Errorf("%s: %w", c.name, err)
 		}
 	}
@@ -222,7 +222,7 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 	base := models[0].Files[0]
 	var columns, twins []column
 	for i, m := range models {
-		model, twin := column{name: names[i], spec: base.Spec}, column{name: names[i], spec: base.Spec}
+		model, twin := column{name: names[i], file: base}, column{name: names[i], file: base}
 		for _, f := range m.Files {
 			set, _ := f.Set(ModelSet)
 			model.sets = append(model.sets, aligned(base, f, set))
@@ -244,7 +244,7 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 		columns, twins = append(columns, twins...), nil
 		for _, f := range models[0].Files {
 			if set, ok := f.Set(CopySet); ok && len(models[0].Files) == 1 {
-				columns = append(columns, column{CopySet, []*Set{set}, f.Spec})
+				columns = append(columns, column{CopySet, []*Set{set}, f})
 			}
 		}
 	}
@@ -343,6 +343,9 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 	labels := make([]int, len(f.Videos))
 	for i, v := range f.Videos {
 		labels[i] = v.Label
+	}
+	if o.Aggregation.OfPairs() {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("%s looks at where a video parts from the one it is paired with: its figures of single videos are of videos that come with another", o.Aggregation))
 	}
 	halves := split2(groups, o.Seed)
 	var percentiles [][]float64 // [columns][N]

@@ -287,6 +287,39 @@ func TestTableTextAndJSON(t *testing.T) {
 	}
 }
 
+func TestTextOfWholeGroups(t *testing.T) {
+	text := func(f *File) string {
+		t.Helper()
+		table, err := Summarize(f, Options{Resamples: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := table.WriteText(&b); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	f := madeUp(1, 2, 1, "p")
+	for i, x := range []float64{1, 2, 5, 4.5, 3, 2.5, 1, 1.25} { // possible, impossible, …: 6.5 against 6, and 3.75 against 4
+		for c := range 2 {
+			f.Sets[0].Scores[i].Surprise[c] = []float64{x, x, x}
+		}
+	}
+	_, block, ok := strings.Cut(text(f), "Whole groups")
+	block, _, _ = strings.Cut(block, "Pooled over all")
+	if !ok || !strings.Contains(block, "\n  p         2  50.0 [") || !strings.Contains(block, "inconclusive, difference inconclusive") {
+		t.Errorf("one of two groups is right; the text says %s", block)
+	}
+	for i := range f.Videos { // each pair a group of its own
+		f.Videos[i].Group += f.Videos[i].Pair
+	}
+	f.Data = Digest(f.Videos)
+	if s := text(f); strings.Contains(s, "Whole groups") {
+		t.Errorf("a group is a pair, and the text says both: %s", s)
+	}
+}
+
 func TestTypicalIsTheMedian(t *testing.T) {
 	f := madeUp(1, 3, 1, "p")
 	for g, margin := range []float64{0.1, 0.2, 9, 0.3, 0.4, 0.5} { // pairs in file order

@@ -56,6 +56,7 @@ func (t *Table) WriteText(w io.Writer) error {
 	writeColumns(&b, lines)
 
 	last := t.Rows[len(t.Rows)-1]
+	t.writeGroups(&b)
 	b.WriteString("\nPooled over all:\n")
 	more := [][]string{{"", "groups, both against both", "AUROC, single videos", "AUPRC", "single videos right at 90 %", "best threshold (oracle)"}}
 	for c, name := range t.Columns {
@@ -151,6 +152,42 @@ func (t *Table) WriteVideos(w io.Writer) error {
 		return fmt.Errorf("writing videos: %w", err)
 	}
 	return nil
+}
+
+// writeGroups prints the share of whole groups, unless every group is one pair and the
+// table has said it.
+func (t *Table) writeGroups(b *strings.Builder) {
+	if all := t.Rows[len(t.Rows)-1]; all.Groups == all.Pairs {
+		return
+	}
+	b.WriteString("\nWhole groups: all impossible videos of a group together against all possible ones, which cancels what they share (%):\n")
+	header := []string{"", "groups"}
+	header = append(header, t.Columns...)
+	for range t.Columns[1:] {
+		header = append(header, "difference")
+	}
+	lines := [][]string{append(header, "verdict")}
+	for i, r := range t.Rows {
+		if r.Pooled && (i == 0 || !t.Rows[i-1].Pooled) {
+			lines = append(lines, nil)
+		}
+		line := []string{"  " + r.Name, fmt.Sprint(r.Groups)}
+		for _, c := range r.Cells {
+			line = append(line, inPercent(c.GroupAccuracy))
+		}
+		verdicts := []string{verdict(r.Cells[0].GroupAccuracy, 0.5, AboveChance, BelowChance)}
+		for _, d := range r.Differences {
+			line = append(line, fmt.Sprintf("%+.1f [%+.1f, %+.1f]", 100*d.GroupAccuracy.Value, 100*d.GroupAccuracy.Low, 100*d.GroupAccuracy.High))
+			switch v := verdict(d.GroupAccuracy, 0, Higher, Lower); v {
+			case Inconclusive:
+				verdicts = append(verdicts, "difference inconclusive")
+			default:
+				verdicts = append(verdicts, v+" than "+d.Column)
+			}
+		}
+		lines = append(lines, append(line, strings.Join(verdicts, ", ")))
+	}
+	writeColumns(b, lines)
 }
 
 func (t *Table) writeCalibrated(b *strings.Builder) {

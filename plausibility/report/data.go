@@ -85,7 +85,7 @@ func SaveVideosCSV(path string, f *compare.File, a compare.Aggregation) error {
 	var surprise [][]float64
 	for i := range f.Sets {
 		header = append(header, "surprise: "+f.Sets[i].Name)
-		s, err := f.Sets[i].Videos(f.Spec, a)
+		s, err := f.Sets[i].Videos(f, a)
 		if err != nil {
 			return fmt.Errorf("writing %s: %w", path, err)
 		}

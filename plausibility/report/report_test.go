@@ -342,7 +342,7 @@ func TestData(t *testing.T) {
 		t.Errorf("table.csv begins with %v", table[:3])
 	}
 	videos := lines("videos.csv")
-	surprise, err := page.File.Sets[0].Videos(page.File.Spec, page.Table.Aggregation)
+	surprise, err := page.File.Sets[0].Videos(page.File, page.Table.Aggregation)
 	if err != nil {
 		t.Fatal(err)
 	}

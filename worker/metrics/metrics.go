@@ -8,19 +8,29 @@
 //	                                         came from: decoded, disk, memory
 //	surmise_training_step_seconds            mean of the steps since the progress report before the last
 //	surmise_training_data_wait_ratio         share of that time in which training waited for clips
+//	surmise_training_clips_per_second        clips trained on
+//	surmise_training_steps                   optimiser steps done
+//	surmise_training_loss{part}              of the newest step: total, jepa (prediction), variance
+//	surmise_training_learning_rate
+//	surmise_training_grad_norm               before clipping
+//	surmise_collapse_effective_rank          collapse monitors of the target representations: effective rank, 1 to the
+//	surmise_collapse_feature_std             features; mean standard deviation of a feature over tokens; mean cosine
+//	surmise_collapse_cosine                  between tokens, near 1 when collapsed
+//	surmise_worker_busy                      1 while a job runs
+//	surmise_worker_attached                  1 while the coordinator is there
+//	surmise_attempts_total{outcome}          attempts ended: done, failed (through the job), infrastructure, stopped
 //
-// and Go's and the process's own.
+// What a training says is that of the last one that reported.
 package metrics
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel/attribute"
 	exporter "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
@@ -40,22 +50,21 @@ type Decoders interface {
 type Metrics struct {
 	decoders Decoders
 	provider *sdk.MeterProvider
-	handler  http.Handler
+	attempts metric.Int64Counter
+	busy     atomic.Int64
+	attached atomic.Int64 // 1 or 0
 
 	mu   sync.Mutex
 	last *surmisev1.Progress // guarded by mu; of the last training job that reported; nil before
 }
 
-// New makes the instruments. It must be closed.
-func New(decoders Decoders) (*Metrics, error) {
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+// New makes the instruments, which a scrape of registry reads. It must be closed.
+func New(decoders Decoders, registry prometheus.Registerer) (*Metrics, error) {
 	reader, err := exporter.New(exporter.WithRegisterer(registry), exporter.WithoutScopeInfo(), exporter.WithoutTargetInfo())
 	if err != nil {
 		return nil, fmt.Errorf("making the metrics: %w", err)
 	}
 	m := &Metrics{decoders: decoders, provider: sdk.NewMeterProvider(sdk.WithReader(reader))}
-	m.handler = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 	if err := m.register(m.provider.Meter("github.com/surmise-ml/surmise/worker/metrics")); err != nil {
 		return nil, fmt.Errorf("making the metrics: %w", err)
 	}
@@ -65,10 +74,24 @@ func New(decoders Decoders) (*Metrics, error) {
 // Close ends the measuring.
 func (m *Metrics) Close() error { return m.provider.Shutdown(context.Background()) }
 
-// Handler answers a scrape.
-func (m *Metrics) Handler() http.Handler { return m.handler }
+// Linked notes whether the coordinator is there.
+func (m *Metrics) Linked(attached bool) {
+	if attached {
+		m.attached.Store(1)
+	} else {
+		m.attached.Store(0)
+	}
+}
 
-// register makes the instruments, all read when a scrape asks.
+// Ready is nil while the coordinator is there: the worker takes jobs.
+func (m *Metrics) Ready(context.Context) error {
+	if m.attached.Load() == 0 {
+		return errors.New("not attached to a coordinator")
+	}
+	return nil
+}
+
+// register makes the instruments. All but the count of attempts are read when a scrape asks.
 func (m *Metrics) register(meter metric.Meter) (err error) {
 	counter := func(name, unit, about string) metric.Int64ObservableCounter {
 		c, failed := meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(about))
@@ -90,8 +113,26 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 	clips := counter("surmise.clips", "{clip}", "Clips cut for training and videos read for scoring, by where their frames came from.")
 	step := gauge("surmise.training.step", "s", "Mean time of a training step since the report before the last.")
 	wait := gauge("surmise.training.data_wait", "1", "Share of the time of these steps in which training waited for clips.")
+	rate := gauge("surmise.training.clips_per_second", "", "Clips trained on in a second.")
+	steps := gauge("surmise.training.steps", "", "Optimiser steps done.")
+	loss := gauge("surmise.training.loss", "", "Loss of the newest step, whole and in its parts.")
+	learning := gauge("surmise.training.learning_rate", "", "Learning rate of the newest step.")
+	norm := gauge("surmise.training.grad_norm", "", "Norm of the gradients before clipping.")
+	rank := gauge("surmise.collapse.effective_rank", "", "Effective rank of the target representations, 1 to the number of features.")
+	std := gauge("surmise.collapse.feature_std", "", "Mean standard deviation of a target feature over tokens.")
+	cosine := gauge("surmise.collapse.cosine", "", "Mean cosine between target tokens; near 1 when collapsed.")
+	busy := gauge("surmise.worker.busy", "", "1 while a job runs.")
+	attached := gauge("surmise.worker.attached", "", "1 while the coordinator is there.")
+	attempts, failed := meter.Int64Counter("surmise.attempts", metric.WithUnit("{attempt}"), metric.WithDescription("Attempts ended, by outcome."))
+	if failed != nil {
+		err = failed
+	}
 	if err != nil {
 		return err
+	}
+	m.attempts = attempts
+	for _, outcome := range []string{"done", "failed", "infrastructure", "stopped"} {
+		attempts.Add(context.Background(), 0, ended(outcome)) // 0, not absent
 	}
 	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		s := m.decoders.Stats()
@@ -109,15 +150,35 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 		for from, n := range map[string]int64{"decoded": s.ClipsDecoded, "disk": s.ClipsFromDisk, "memory": s.ClipsFromMemory} {
 			o.ObserveInt64(clips, n, metric.WithAttributes(attribute.String("frames", from)))
 		}
+		o.ObserveFloat64(busy, float64(m.busy.Load()))
+		o.ObserveFloat64(attached, float64(m.attached.Load()))
 		m.mu.Lock()
-		defer m.mu.Unlock()
-		if m.last != nil {
-			o.ObserveFloat64(step, m.last.GetStepSeconds())
-			o.ObserveFloat64(wait, m.last.GetDataWaitShare())
+		last := m.last
+		m.mu.Unlock()
+		if last == nil {
+			return nil
+		}
+		o.ObserveFloat64(step, last.GetStepSeconds())
+		o.ObserveFloat64(wait, last.GetDataWaitShare())
+		o.ObserveFloat64(rate, last.GetClipsPerSecond())
+		o.ObserveFloat64(steps, float64(last.GetStep()))
+		o.ObserveFloat64(learning, last.GetLearningRate())
+		o.ObserveFloat64(norm, last.GetGradNorm())
+		for part, v := range map[string]float64{"total": last.GetLoss(), "jepa": last.GetLossJepa(), "variance": last.GetLossVariance()} {
+			o.ObserveFloat64(loss, v, metric.WithAttributes(attribute.String("part", part)))
+		}
+		if last.GetEffectiveRank() > 0 { // pixels have no monitors
+			o.ObserveFloat64(rank, last.GetEffectiveRank())
+			o.ObserveFloat64(std, last.GetFeatureStd())
+			o.ObserveFloat64(cosine, last.GetCosine())
 		}
 		return nil
-	}, starts, restarts, verdicts, clips, step, wait)
+	}, starts, restarts, verdicts, clips, step, wait, rate, steps, loss, learning, norm, rank, std, cosine, busy, attached)
 	return err
+}
+
+func ended(outcome string) metric.MeasurementOption {
+	return metric.WithAttributes(attribute.String("outcome", outcome))
 }
 
 // Watch returns a Runner that runs jobs as r does and takes note of what they report.
@@ -129,7 +190,20 @@ type watched struct {
 }
 
 func (w watched) Run(ctx context.Context, a worker.Assignment, r worker.Reports) (*surmisev1.Result, error) {
-	return w.r.Run(ctx, a, noted{r, w.m})
+	w.m.busy.Add(1)
+	defer w.m.busy.Add(-1)
+	outcome := "failed" // a panic, too
+	defer func() { w.m.attempts.Add(context.Background(), 1, ended(outcome)) }()
+	result, err := w.r.Run(ctx, a, noted{r, w.m})
+	switch {
+	case err == nil:
+		outcome = "done"
+	case ctx.Err() != nil && (errors.Is(err, context.Cause(ctx)) || errors.Is(err, context.Canceled)):
+		outcome = "stopped"
+	case worker.IsInfrastructure(err):
+		outcome = "infrastructure"
+	}
+	return result, err
 }
 
 // noted are Reports that are taken note of on their way.

@@ -14,7 +14,9 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/metrics"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
@@ -31,7 +33,11 @@ type Options struct {
 	Security      SecurityOptions
 	// Serving, if set, is called with the address once connections are accepted.
 	Serving func(net.Addr)
+	Monitor *daemon.Monitor // shows how the coordinator is; nil: nobody looks
 }
+
+// Service is the coordinator's name in a monitor.
+const Service = "coordinator"
 
 // Run runs a coordinator until ctx ends, and stops it gracefully.
 func Run(ctx context.Context, o Options) (err error) {
@@ -55,12 +61,23 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	var observer coordinator.Observer
+	count := func(metrics.Workers) {}
+	if o.Monitor != nil {
+		m, err := metrics.New(store, o.Monitor.Registerer())
+		if err != nil {
+			return err
+		}
+		defer func() { _ = m.Close() }() // nothing is sent at its end
+		observer, count = m, m.Count
+	}
 	cfg := coordinator.Config{
 		Store:         store,
 		ArtifactDir:   filepath.Join(o.DataDir, "artifacts"),
 		LeaseDuration: o.LeaseDuration,
 		Logger:        o.Logger,
 		Comparer:      Comparer{},
+		Observer:      observer,
 	}
 	closeAudit, err := o.Security.secure(&cfg, o.Logger)
 	if err != nil {
@@ -70,6 +87,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	server, err := coordinator.New(cfg)
 	if err != nil {
 		return err
+	}
+	count(server)
+	if o.Monitor != nil {
+		o.Monitor.ReadyWhen(Service, server.Ready)
 	}
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", o.Listen)
@@ -88,6 +109,7 @@ func Run(ctx context.Context, o Options) (err error) {
 // Command is "coordinator". It stops gracefully when its context ends.
 func Command() *cobra.Command {
 	var o Options
+	var metricsAddr string
 	cmd := &cobra.Command{
 		Use:   "coordinator",
 		Short: "Take jobs over gRPC and give them to workers",
@@ -108,6 +130,15 @@ docs/guides/security.md has the commands.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Logger = slog.Default()
 			o.Serving = func(a net.Addr) { fmt.Fprintf(cmd.OutOrStdout(), "coordinator listens on %s\n", a) }
+			if metricsAddr == "" {
+				return Run(cmd.Context(), o)
+			}
+			o.Monitor = daemon.NewMonitor(Service)
+			_, done, err := o.Monitor.Serve(cmd.Context(), metricsAddr, o.Logger)
+			if err != nil {
+				return err
+			}
+			defer done()
 			return Run(cmd.Context(), o)
 		},
 	}
@@ -116,6 +147,7 @@ docs/guides/security.md has the commands.`,
 	StoreFlag(cmd.Flags(), &o.Store)
 	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
 	o.Security.Flags(cmd.Flags())
+	daemon.MetricsFlag(cmd.Flags(), &metricsAddr)
 	return cmd
 }
 

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -15,12 +14,13 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
+	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/worker"
+	"github.com/surmise-ml/surmise/worker/joblog"
 	"github.com/surmise-ml/surmise/worker/metrics"
 )
 
@@ -32,14 +32,19 @@ type Options struct {
 	DataDir     string        // the worker's own files; required unless Name is set
 	Offer       Offer         // what jobs may ask for
 	Cache       CacheOptions  // what is kept of videos
-	MetricsAddr string        // host:port where Prometheus may read metrics; "": nowhere
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
 	Logger      *slog.Logger  // nil: slog.Default()
 
-	// MetricsServing is called with the address, before the worker attaches; nil: nobody wants to know.
-	MetricsServing func(net.Addr)
+	Monitor *daemon.Monitor // shows how the worker is; nil: nobody looks
+
+	// TakeDefault makes the worker's logger slog's default, so that what decoders and the trainer log while a job runs is
+	// kept with the job. It is for processes whose main work is the worker, and that have set slog's default before.
+	TakeDefault bool
 }
+
+// Service is the worker's name in a monitor.
+const Service = "worker"
 
 // Run works until ctx ends, then hands back what it holds.
 func Run(ctx context.Context, o Options) error {
@@ -48,6 +53,13 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if err := o.Offer.check(); err != nil {
 		return err
+	}
+	book := joblog.New()
+	o.Logger = slog.New(book.Handler(o.Logger.Handler()))
+	if o.TakeDefault {
+		before := slog.Default()
+		slog.SetDefault(o.Logger)
+		defer slog.SetDefault(before)
 	}
 	roots, err := dataRoots(o.DataRoots)
 	if err != nil {
@@ -77,21 +89,15 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer done()
 	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders}
-	if o.MetricsAddr != "" {
-		m, err := metrics.New(decoders)
+	var linked func(bool)
+	if o.Monitor != nil {
+		m, err := metrics.New(decoders, o.Monitor.Registerer())
 		if err != nil {
 			return err
 		}
 		defer func() { _ = m.Close() }() // nothing is sent at its end
-		at, stop, err := serveMetrics(ctx, o.MetricsAddr, m, o.Logger)
-		if err != nil {
-			return err
-		}
-		defer stop()
-		if o.MetricsServing != nil {
-			o.MetricsServing(at)
-		}
-		runner = m.Watch(runner)
+		o.Monitor.ReadyWhen(Service, m.Ready)
+		runner, linked = m.Watch(runner), m.Linked
 	}
 	return worker.Run(ctx, worker.Config{
 		Coordinator: o.Coordinator.Address,
@@ -107,6 +113,8 @@ func Run(ctx context.Context, o Options) error {
 		Runner:      runner,
 		Grace:       o.Grace,
 		Logger:      o.Logger,
+		Linked:      linked,
+		JobLog:      book,
 	})
 }
 
@@ -178,7 +186,8 @@ func Version(linked string) string {
 
 // Command is "worker". It stops in order when its context ends.
 func Command(version string) *cobra.Command {
-	o := Options{Version: version}
+	o := Options{Version: version, TakeDefault: true}
+	var metricsAddr string
 	cmd := &cobra.Command{
 		Use:   "worker --coordinator ADDRESS",
 		Short: "Run the jobs of a coordinator",
@@ -191,6 +200,15 @@ coordinator's artifact folder under the same paths.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if metricsAddr == "" {
+				return Run(cmd.Context(), o)
+			}
+			o.Monitor = daemon.NewMonitor(Service)
+			_, done, err := o.Monitor.Serve(cmd.Context(), metricsAddr, slog.Default())
+			if err != nil {
+				return err
+			}
+			defer done()
 			return Run(cmd.Context(), o)
 		},
 	}
@@ -202,12 +220,7 @@ coordinator's artifact folder under the same paths.`,
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
 	o.Offer.Flags(flags)
 	o.Cache.Flags(flags)
-	MetricsFlag(flags, &o.MetricsAddr)
+	daemon.MetricsFlag(flags, &metricsAddr)
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
-}
-
-// MetricsFlag adds --metrics-addr to a command that runs a worker.
-func MetricsFlag(flags *pflag.FlagSet, address *string) {
-	flags.StringVar(address, "metrics-addr", "", "address (host:port) where Prometheus may read metrics, under /metrics, without a password (default nowhere)")
 }

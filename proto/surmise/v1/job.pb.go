@@ -445,7 +445,9 @@ type JobSpec struct {
 	//	*JobSpec_Train
 	//	*JobSpec_Score
 	//	*JobSpec_Rank
-	Kind          isJobSpec_Kind `protobuf_oneof:"kind"`
+	Kind isJobSpec_Kind `protobuf_oneof:"kind"`
+	// W3C trace context of the submission; empty when it was not traced. Set by the coordinator.
+	Traceparent   string `protobuf:"bytes,30,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -512,6 +514,13 @@ func (x *JobSpec) GetRank() *RankSpec {
 		}
 	}
 	return nil
+}
+
+func (x *JobSpec) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 type isJobSpec_Kind interface {
@@ -2578,11 +2587,12 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x06labels\x18\x04 \x03(\v2\x1d.surmise.v1.Needs.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc4\x01\n" +
 	"\aJobSpec\x12-\n" +
 	"\x05train\x18\x01 \x01(\v2\x15.surmise.v1.TrainSpecH\x00R\x05train\x12-\n" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
-	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rankB\r\n" +
+	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rank\x12 \n" +
+	"\vtraceparent\x18\x1e \x01(\tR\vtraceparentB\r\n" +
 	"\x04kind\x12\x05\xbaH\x02\b\x01\"\x98\x05\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +

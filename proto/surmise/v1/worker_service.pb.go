@@ -630,7 +630,10 @@ type Heartbeat struct {
 	// Chosen by the worker and repeated in renewed, so that it knows from which moment of its own clock the lease counts.
 	Sequence int64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// What is new since the heartbeat before; absent when nothing is. Each makes an event that watchers see.
-	Progress      *Progress `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	Progress *Progress `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	// What the attempt has logged and no renewed has answered yet, in order: lines that came before, by their number, are
+	// not kept again.
+	Log           []*LogLine `protobuf:"bytes,4,rep,name=log,proto3" json:"log,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -682,6 +685,13 @@ func (x *Heartbeat) GetSequence() int64 {
 func (x *Heartbeat) GetProgress() *Progress {
 	if x != nil {
 		return x.Progress
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetLog() []*LogLine {
+	if x != nil {
+		return x.Log
 	}
 	return nil
 }
@@ -978,7 +988,9 @@ type Lease struct {
 	// The newest checkpoint of the attempts before; absent when there is none.
 	ResumeFrom *Checkpoint `protobuf:"bytes,5,opt,name=resume_from,json=resumeFrom,proto3" json:"resume_from,omitempty"`
 	// Scoring and ranking: where the model lies, with "jobs/{id}" resolved.
-	ModelPath     string `protobuf:"bytes,6,opt,name=model_path,json=modelPath,proto3" json:"model_path,omitempty"`
+	ModelPath string `protobuf:"bytes,6,opt,name=model_path,json=modelPath,proto3" json:"model_path,omitempty"`
+	// W3C trace context of the dispatch, for the spans of the attempt; empty when the job is not traced.
+	Traceparent   string `protobuf:"bytes,7,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1051,6 +1063,13 @@ func (x *Lease) GetResumeFrom() *Checkpoint {
 func (x *Lease) GetModelPath() string {
 	if x != nil {
 		return x.ModelPath
+	}
+	return ""
+}
+
+func (x *Lease) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
 	}
 	return ""
 }
@@ -1373,7 +1392,7 @@ var File_surmise_v1_worker_service_proto protoreflect.FileDescriptor
 const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\n" +
 	"\x1fsurmise/v1/worker_service.proto\x12\n" +
-	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14surmise/v1/job.proto\"\x82\x03\n" +
+	"surmise.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x14surmise/v1/job.proto\x1a\x1csurmise/v1/log_service.proto\"\x82\x03\n" +
 	"\rAttachRequest\x12)\n" +
 	"\x05hello\x18\x01 \x01(\v2\x11.surmise.v1.HelloH\x00R\x05hello\x12)\n" +
 	"\x05ready\x18\x02 \x01(\v2\x11.surmise.v1.ReadyH\x00R\x05ready\x125\n" +
@@ -1416,11 +1435,12 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\bLeaseRef\x12/\n" +
 	"\x03job\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^jobs/[a-z0-9-]{1,63}$R\x03job\x12\x1d\n" +
 	"\x05epoch\x18\x02 \x01(\x03B\a\xbaH\x04\"\x02(\x01R\x05epoch\"\a\n" +
-	"\x05Ready\"\x8d\x01\n" +
+	"\x05Ready\"\xbf\x01\n" +
 	"\tHeartbeat\x122\n" +
 	"\x05lease\x18\x01 \x01(\v2\x14.surmise.v1.LeaseRefB\x06\xbaH\x03\xc8\x01\x01R\x05lease\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x120\n" +
-	"\bprogress\x18\x03 \x01(\v2\x14.surmise.v1.ProgressR\bprogress\"\x89\x01\n" +
+	"\bprogress\x18\x03 \x01(\v2\x14.surmise.v1.ProgressR\bprogress\x120\n" +
+	"\x03log\x18\x04 \x03(\v2\x13.surmise.v1.LogLineB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\x03log\"\x89\x01\n" +
 	"\x13CheckpointPublished\x122\n" +
 	"\x05lease\x18\x01 \x01(\v2\x14.surmise.v1.LeaseRefB\x06\xbaH\x03\xc8\x01\x01R\x05lease\x12>\n" +
 	"\n" +
@@ -1440,7 +1460,7 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\v2\x14.surmise.v1.LeaseRefB\x06\xbaH\x03\xc8\x01\x01R\x05lease\x12!\n" +
 	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01R\x06reason\"K\n" +
 	"\aWelcome\x12@\n" +
-	"\x0elease_duration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\x8e\x02\n" +
+	"\x0elease_duration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xb0\x02\n" +
 	"\x05Lease\x12*\n" +
 	"\x05lease\x18\x01 \x01(\v2\x14.surmise.v1.LeaseRefR\x05lease\x12'\n" +
 	"\x04spec\x18\x02 \x01(\v2\x13.surmise.v1.JobSpecR\x04spec\x125\n" +
@@ -1449,7 +1469,8 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\vresume_from\x18\x05 \x01(\v2\x16.surmise.v1.CheckpointR\n" +
 	"resumeFrom\x12\x1d\n" +
 	"\n" +
-	"model_path\x18\x06 \x01(\tR\tmodelPath\"\x8d\x01\n" +
+	"model_path\x18\x06 \x01(\tR\tmodelPath\x12 \n" +
+	"\vtraceparent\x18\a \x01(\tR\vtraceparent\"\x8d\x01\n" +
 	"\fLeaseRenewed\x12*\n" +
 	"\x05lease\x18\x01 \x01(\v2\x14.surmise.v1.LeaseRefR\x05lease\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x125\n" +
@@ -1510,11 +1531,12 @@ var file_surmise_v1_worker_service_proto_goTypes = []any{
 	(*CheckpointRecorded)(nil),  // 18: surmise.v1.CheckpointRecorded
 	nil,                         // 19: surmise.v1.Hello.LabelsEntry
 	(*Progress)(nil),            // 20: surmise.v1.Progress
-	(*Checkpoint)(nil),          // 21: surmise.v1.Checkpoint
-	(*Result)(nil),              // 22: surmise.v1.Result
-	(*durationpb.Duration)(nil), // 23: google.protobuf.Duration
-	(*JobSpec)(nil),             // 24: surmise.v1.JobSpec
-	(JobState)(0),               // 25: surmise.v1.JobState
+	(*LogLine)(nil),             // 21: surmise.v1.LogLine
+	(*Checkpoint)(nil),          // 22: surmise.v1.Checkpoint
+	(*Result)(nil),              // 23: surmise.v1.Result
+	(*durationpb.Duration)(nil), // 24: google.protobuf.Duration
+	(*JobSpec)(nil),             // 25: surmise.v1.JobSpec
+	(JobState)(0),               // 26: surmise.v1.JobState
 }
 var file_surmise_v1_worker_service_proto_depIdxs = []int32{
 	3,  // 0: surmise.v1.AttachRequest.hello:type_name -> surmise.v1.Hello
@@ -1536,33 +1558,34 @@ var file_surmise_v1_worker_service_proto_depIdxs = []int32{
 	4,  // 16: surmise.v1.Hello.held:type_name -> surmise.v1.LeaseRef
 	4,  // 17: surmise.v1.Heartbeat.lease:type_name -> surmise.v1.LeaseRef
 	20, // 18: surmise.v1.Heartbeat.progress:type_name -> surmise.v1.Progress
-	4,  // 19: surmise.v1.CheckpointPublished.lease:type_name -> surmise.v1.LeaseRef
-	21, // 20: surmise.v1.CheckpointPublished.checkpoint:type_name -> surmise.v1.Checkpoint
-	4,  // 21: surmise.v1.Done.lease:type_name -> surmise.v1.LeaseRef
-	22, // 22: surmise.v1.Done.result:type_name -> surmise.v1.Result
-	20, // 23: surmise.v1.Done.progress:type_name -> surmise.v1.Progress
-	4,  // 24: surmise.v1.Failed.lease:type_name -> surmise.v1.LeaseRef
-	0,  // 25: surmise.v1.Failed.blame:type_name -> surmise.v1.Blame
-	4,  // 26: surmise.v1.HandedBack.lease:type_name -> surmise.v1.LeaseRef
-	23, // 27: surmise.v1.Welcome.lease_duration:type_name -> google.protobuf.Duration
-	4,  // 28: surmise.v1.Lease.lease:type_name -> surmise.v1.LeaseRef
-	24, // 29: surmise.v1.Lease.spec:type_name -> surmise.v1.JobSpec
-	23, // 30: surmise.v1.Lease.duration:type_name -> google.protobuf.Duration
-	21, // 31: surmise.v1.Lease.resume_from:type_name -> surmise.v1.Checkpoint
-	4,  // 32: surmise.v1.LeaseRenewed.lease:type_name -> surmise.v1.LeaseRef
-	23, // 33: surmise.v1.LeaseRenewed.duration:type_name -> google.protobuf.Duration
-	4,  // 34: surmise.v1.LeaseRevoked.lease:type_name -> surmise.v1.LeaseRef
-	4,  // 35: surmise.v1.Cancel.lease:type_name -> surmise.v1.LeaseRef
-	4,  // 36: surmise.v1.Settled.lease:type_name -> surmise.v1.LeaseRef
-	25, // 37: surmise.v1.Settled.state:type_name -> surmise.v1.JobState
-	4,  // 38: surmise.v1.CheckpointRecorded.lease:type_name -> surmise.v1.LeaseRef
-	1,  // 39: surmise.v1.WorkerService.Attach:input_type -> surmise.v1.AttachRequest
-	2,  // 40: surmise.v1.WorkerService.Attach:output_type -> surmise.v1.AttachResponse
-	40, // [40:41] is the sub-list for method output_type
-	39, // [39:40] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	21, // 19: surmise.v1.Heartbeat.log:type_name -> surmise.v1.LogLine
+	4,  // 20: surmise.v1.CheckpointPublished.lease:type_name -> surmise.v1.LeaseRef
+	22, // 21: surmise.v1.CheckpointPublished.checkpoint:type_name -> surmise.v1.Checkpoint
+	4,  // 22: surmise.v1.Done.lease:type_name -> surmise.v1.LeaseRef
+	23, // 23: surmise.v1.Done.result:type_name -> surmise.v1.Result
+	20, // 24: surmise.v1.Done.progress:type_name -> surmise.v1.Progress
+	4,  // 25: surmise.v1.Failed.lease:type_name -> surmise.v1.LeaseRef
+	0,  // 26: surmise.v1.Failed.blame:type_name -> surmise.v1.Blame
+	4,  // 27: surmise.v1.HandedBack.lease:type_name -> surmise.v1.LeaseRef
+	24, // 28: surmise.v1.Welcome.lease_duration:type_name -> google.protobuf.Duration
+	4,  // 29: surmise.v1.Lease.lease:type_name -> surmise.v1.LeaseRef
+	25, // 30: surmise.v1.Lease.spec:type_name -> surmise.v1.JobSpec
+	24, // 31: surmise.v1.Lease.duration:type_name -> google.protobuf.Duration
+	22, // 32: surmise.v1.Lease.resume_from:type_name -> surmise.v1.Checkpoint
+	4,  // 33: surmise.v1.LeaseRenewed.lease:type_name -> surmise.v1.LeaseRef
+	24, // 34: surmise.v1.LeaseRenewed.duration:type_name -> google.protobuf.Duration
+	4,  // 35: surmise.v1.LeaseRevoked.lease:type_name -> surmise.v1.LeaseRef
+	4,  // 36: surmise.v1.Cancel.lease:type_name -> surmise.v1.LeaseRef
+	4,  // 37: surmise.v1.Settled.lease:type_name -> surmise.v1.LeaseRef
+	26, // 38: surmise.v1.Settled.state:type_name -> surmise.v1.JobState
+	4,  // 39: surmise.v1.CheckpointRecorded.lease:type_name -> surmise.v1.LeaseRef
+	1,  // 40: surmise.v1.WorkerService.Attach:input_type -> surmise.v1.AttachRequest
+	2,  // 41: surmise.v1.WorkerService.Attach:output_type -> surmise.v1.AttachResponse
+	41, // [41:42] is the sub-list for method output_type
+	40, // [40:41] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_worker_service_proto_init() }
@@ -1571,6 +1594,7 @@ func file_surmise_v1_worker_service_proto_init() {
 		return
 	}
 	file_surmise_v1_job_proto_init()
+	file_surmise_v1_log_service_proto_init()
 	file_surmise_v1_worker_service_proto_msgTypes[0].OneofWrappers = []any{
 		(*AttachRequest_Hello)(nil),
 		(*AttachRequest_Ready)(nil),

@@ -1,0 +1,94 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/surmise-ml/surmise/coordinator/queue"
+)
+
+// Observer is told what happens in a coordinator. Calls come from many goroutines at once and must not wait.
+type Observer interface {
+	// Submitted: a job was stored.
+	Submitted()
+	// Leased: a job was given to a worker. waited is the time since its submission, by the store's clock; negative when
+	// this is not its first lease.
+	Leased(waited time.Duration)
+	// LeaseLost: an attempt ended without a result, though the job goes on or was given up.
+	LeaseLost(Loss)
+	// Ended: a job reached its last state.
+	Ended(queue.Job)
+	// Stale: a worker spoke of a lease that is over.
+	Stale()
+	// Watching: a stream of events or of log lines began (+1) or ended (-1).
+	Watching(change int)
+}
+
+// Loss is how a lease was lost.
+type Loss string
+
+const (
+	LossExpired        Loss = "expired"        // it was not renewed in time
+	LossReattached     Loss = "reattached"     // its worker came back without it
+	LossInfrastructure Loss = "infrastructure" // its worker failed through no fault of the job's
+	LossHandedBack     Loss = "handed_back"    // its worker stops, or the job is cancelled
+)
+
+// Losses returns all of them.
+func Losses() []Loss {
+	return []Loss{LossExpired, LossReattached, LossInfrastructure, LossHandedBack}
+}
+
+// lossOf tells whether an event that a worker sent gives its lease up.
+func lossOf(e queue.Event) (Loss, bool) {
+	switch e := e.(type) {
+	case queue.Fail:
+		return LossInfrastructure, e.Infrastructure
+	case queue.HandBack:
+		return LossHandedBack, true
+	}
+	return "", false
+}
+
+// observe tells the observer what a stored change means.
+func (s *Server) observe(job queue.Job, log queue.LogType) {
+	switch log {
+	case queue.LogSubmitted:
+		s.observer.Submitted()
+	case queue.LogLeased:
+		waited := time.Duration(-1)
+		if job.Epoch == 1 {
+			waited = max(0, job.LeaseUntil.Add(-s.lease).Sub(job.Created))
+		}
+		s.observer.Leased(waited)
+	case queue.LogEnded:
+		s.observer.Ended(job)
+	}
+}
+
+type unobserved struct{}
+
+func (unobserved) Submitted()           {}
+func (unobserved) Leased(time.Duration) {}
+func (unobserved) LeaseLost(Loss)       {}
+func (unobserved) Ended(queue.Job)      {}
+func (unobserved) Stale()               {}
+func (unobserved) Watching(int)         {}
+
+// Workers tells how many workers are attached, and how many of those have no job.
+func (s *Server) Workers() (attached, idle int) {
+	c := s.workers.crew(queue.Needs{})
+	return c.attached, c.idle
+}
+
+// Ready is nil when jobs can be taken: the coordinator is not stopping, and its store answers.
+func (s *Server) Ready(ctx context.Context) error {
+	select {
+	case <-s.stopping:
+		return errors.New("stopping")
+	default:
+	}
+	_, err := s.store.List(ctx, queue.Filter{Limit: 1})
+	return err
+}
