@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,7 +52,8 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 		return 0, err
 	}
 	for _, m := range moved {
-		if m.Effects.Log == queue.LogRequeued || m.Effects.Log == queue.LogEnded {
+		// A deadline may also have passed, which loses no lease.
+		if m.Effects.Log == queue.LogRequeued || m.Effects.Log == queue.LogEnded && !strings.HasPrefix(m.Job.Reason, "DEADLINE") {
 			s.observer.LeaseLost(LossExpired)
 		}
 		s.changed(m.Job, m.Effects)

@@ -77,7 +77,10 @@ func (unobserved) Stale()               {}
 func (unobserved) Watching(int)         {}
 
 // Workers tells how many workers are attached, and how many of those have no job.
-func (s *Server) Workers() (attached, idle int) { return s.workers.count() }
+func (s *Server) Workers() (attached, idle int) {
+	c := s.workers.crew(queue.Needs{})
+	return c.attached, c.idle
+}
 
 // Ready is nil when jobs can be taken: the coordinator is not stopping, and its store answers.
 func (s *Server) Ready(ctx context.Context) error {
@@ -86,6 +89,6 @@ func (s *Server) Ready(ctx context.Context) error {
 		return errors.New("stopping")
 	default:
 	}
-	_, err := s.store.HeldBy(ctx, "") // the cheapest question
+	_, err := s.store.List(ctx, queue.Filter{Limit: 1})
 	return err
 }

@@ -39,7 +39,8 @@ var rules = map[string]Rule{
 	surmisev1.PlausibilityService_GetScores_FullMethodName:         read,
 	surmisev1.PlausibilityService_RankContinuations_FullMethodName: change, // submits a job
 
-	surmisev1.LogService_ReadJobLog_FullMethodName:    read,
+	surmisev1.LogService_ReadJobLog_FullMethodName: read,
+
 	surmisev1.SweepService_SubmitSweep_FullMethodName: change,
 	surmisev1.SweepService_CancelSweep_FullMethodName: change,
 	surmisev1.SweepService_GetSweep_FullMethodName:    read,
