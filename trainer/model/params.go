@@ -42,6 +42,18 @@ const (
 	TargetPrefix    = "target_encoder."
 )
 
+// TargetNetwork is the prefix of the network that gives the targets: TargetPrefix, or EncoderPrefix if the encoder is
+// frozen. Pixels come from no network; for them it is "".
+func (c Config) TargetNetwork() string {
+	switch {
+	case c.Target == Pixels:
+		return ""
+	case c.FrozenEncoder:
+		return EncoderPrefix
+	}
+	return TargetPrefix
+}
+
 // Params lists the tensors of encoder, predictor and target encoder, in that order.
 func (c Config) Params() []Param {
 	var out []Param
@@ -100,12 +112,12 @@ func (c Config) Params() []Param {
 	if c.Objective == NextTubelet {
 		linear("predictor.predictor_skip", c.Dim, c.TargetDim())
 	}
-	if c.Target == Representation {
+	if c.Target == Representation && !c.FrozenEncoder {
 		encoder(TargetPrefix)
 	}
-	for i := range out {
-		if strings.HasPrefix(out[i].Name, TargetPrefix) {
-			out[i].Trained, out[i].Decays = false, false // it follows the encoder by moving average
+	for i, p := range out {
+		if strings.HasPrefix(p.Name, TargetPrefix) || c.FrozenEncoder && strings.HasPrefix(p.Name, EncoderPrefix) {
+			out[i].Trained, out[i].Decays = false, false // a target encoder follows the encoder by moving average
 		}
 	}
 	return out

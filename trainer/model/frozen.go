@@ -1,0 +1,47 @@
+package model
+
+import (
+	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
+
+	"github.com/surmise-ml/surmise/trainer/graph"
+)
+
+// buildOnFeatures makes the forward pass of a training step on a frozen encoder. What the encoder gives of a whole clip
+// does not change from step to step, so it is an input: the targets, and for NextTubelet, where every tubelet is encoded
+// by itself, the context too. The graph then has no encoder.
+//
+// For Masked the encoder must not see the hidden tokens, and what it sees changes with every mask: the context is
+// encoded in the graph, without a gradient. Rows of the features would not do in its place: attention has mixed the
+// hidden tokens into every one of them.
+func buildOnFeatures(c Config, clips, groups int, dtype tensor.Dtype) (*builder, error) {
+	prefixes := []string{PredictorPrefix}
+	if c.Objective == Masked {
+		prefixes = append(prefixes, EncoderPrefix)
+	}
+	b, err := newBuilder(c, clips, groups, dtype, prefixes...)
+	if err != nil {
+		return nil, err
+	}
+	features := b.features()
+	b.Target = b.node(graph.Normalize(features, targetEps))
+	if c.Objective == Masked {
+		b.packMasked()
+		b.predictFrom(b.patches())
+	} else {
+		b.packNextTubelet()
+		b.predictNext(features)
+	}
+	return b, b.err
+}
+
+// features adds Features and returns it as rows [B·N,D]: a clip of one channel and N·D frames of one pixel, cut into
+// tubelets of D frames, is its tokens.
+func (b *builder) features() *G.Node {
+	n, d := b.Config.Tokens(), b.Config.Dim
+	b.Features = b.input("features", b.dtype, b.Clips, 1, n*d, 1, 1)
+	return b.node(graph.Patchify(b.Features, d, 1))
+}
+
+// FeatureValues is how many numbers an encoder gives of a clip: N·D.
+func (c Config) FeatureValues() int { return c.Tokens() * c.Dim }
