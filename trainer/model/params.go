@@ -140,12 +140,13 @@ func (c Config) Init(seed uint64) map[string][]float32 {
 	return out
 }
 
-// InitInto is Init into memory that there is: tensor returns that of a name.
+// InitInto is Init into memory that there is: tensor returns that of a name, or nil to leave it out.
 func (c Config) InitInto(seed uint64, tensor func(name string) []float32) {
 	t, h, w := c.Grid()
 	for _, p := range c.Params() {
 		x := tensor(p.Name)
 		switch {
+		case x == nil:
 		case strings.HasPrefix(p.Name, TargetPrefix):
 			copy(x, tensor(EncoderPrefix+strings.TrimPrefix(p.Name, TargetPrefix)))
 		case strings.HasSuffix(p.Name, "pos_embed"):

@@ -84,7 +84,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer done()
-	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders}
+	features, err := OpenFeatures(o.Cache)
+	if err != nil {
+		return err
+	}
+	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features}
 	var linked func(bool)
 	if o.Monitor != nil {
 		m, err := metrics.New(decoders, o.Monitor.Registerer())
@@ -212,6 +216,7 @@ coordinator's artifact folder under the same paths.`,
 	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder, or beginning of a URI, below which jobs may name videos; repeat for more (default any)")
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
 	o.Cache.Flags(flags)
+	o.Cache.TrainFlags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
