@@ -210,12 +210,16 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	}
 }
 
-// modelPath is where the model of a scoring or ranking job lies, with "jobs/{id}" resolved; "" for other jobs. A model
+// modelPath is where the model of a scoring or ranking job lies, or the frozen encoder of a training job, with "jobs/{id}"
+// resolved; "" for other jobs. A model
 // that is not there yet is a jobspec.Errors.
 func (s *Server) modelPath(ctx context.Context, spec *surmisev1.JobSpec) (string, error) {
 	name, field := spec.GetScore().GetModel(), "score.model"
 	if rank := spec.GetRank(); rank != nil {
 		name, field = rank.Model, "rank.model"
+	}
+	if train := spec.GetTrain(); train != nil {
+		name, field = train.GetEncoder().GetFrom(), "train.encoder.from"
 	}
 	if !strings.HasPrefix(name, jobPrefix) {
 		return name, nil

@@ -23,6 +23,8 @@ type Config struct {
 	Data  video.Spec   `json:"data"` // Size and Frames are the model's
 	Mask  masking.Spec `json:"mask"` // for objective masked; default V-JEPA's two mask groups
 
+	Encoder Encoder `json:"encoder,omitzero"` // frozen, for a model with FrozenEncoder
+
 	Steps   int    `json:"steps"`   // optimiser steps
 	Batch   int    `json:"batch"`   // clips per step
 	Seed    uint64 `json:"seed"`    // of weights, clips and masks
@@ -47,6 +49,12 @@ type Config struct {
 	LogEvery        int  `json:"log_every"`        // steps between progress reports
 	CheckpointEvery int  `json:"checkpoint_every"` // steps between checkpoints; 0: only at the end
 	Truncate        bool `json:"truncate"`         // cut masks to the batch minimum as published; drops late frames
+}
+
+// Encoder names a frozen encoder.
+type Encoder struct {
+	From   string `json:"from"`   // checkpoint folder or .safetensors file whose target encoder it is; may move
+	SHA256 string `json:"sha256"` // of the weights' file; filled in by Run, which refuses another one if it is given
 }
 
 // AdamW's constants are those of the published configurations.
@@ -96,6 +104,9 @@ func (c Config) Validate() error {
 	if c.Data.Size != c.Model.Size || c.Data.Frames != c.Model.Frames {
 		return fmt.Errorf("data gives clips of %d frames of %d px, the model takes %d frames of %d px",
 			c.Data.Frames, c.Data.Size, c.Model.Frames, c.Model.Size)
+	}
+	if err := c.validateEncoder(); err != nil {
+		return err
 	}
 	for _, f := range []struct {
 		name               string
@@ -193,6 +204,7 @@ type Hooks struct {
 	// valid until it returns, and to be left alone. An error ends the run.
 	Evaluate      func(ctx context.Context, step int, weights []checkpoint.Tensor) error
 	EvaluateEvery int              // 0: never
+	Features      *Features        // keeps what a frozen encoder gives of clips; nil: it is computed every time
 	Decoders      *video.Pool      // that read the videos; default the run's own
 	Now           func() time.Time // the clock that rates and ETA are measured with; default time.Now
 }
@@ -202,4 +214,5 @@ type Result struct {
 	Checkpoint string          // folder of the last checkpoint
 	Last       Progress        // figures of the last report
 	Verdicts   []video.Verdict // one for every file that was looked at
+	Encoded    int             // clips that a frozen encoder had to be run on
 }

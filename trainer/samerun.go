@@ -46,6 +46,7 @@ func sameRun(checkpointed json.RawMessage, trained cpu.Precision, cfg Config, re
 	for _, c := range []*Config{&old, &cfg} {
 		c.Threads, c.LogEvery, c.CheckpointEvery = 0, 0, 0
 		c.Data.Roots, c.Data.CacheMiB, c.Data.MaxUnusable = nil, 0, 0
+		c.Encoder.From = "" // its digest counts
 	}
 	a, err := flatten(old)
 	if err != nil {

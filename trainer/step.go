@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -17,6 +18,7 @@ type stepper struct {
 	model     *model.Training
 	m         graph.Machine
 	dataset   checkpoint.Dataset // what its clips are cut from
+	encoder   *frozenEncoder     // nil: the encoder is trained
 }
 
 // figures are what one step measures.
@@ -31,16 +33,14 @@ func newTraining(cfg Config, groups int) (*model.Training, error) {
 		Exponent: cfg.LossExponent, VarianceCoeff: cfg.VarianceCoeff, Beta1: beta1, Beta2: beta2, Eps: adamEps})
 }
 
-// step takes step number n, counted from 1, on clips [B,3,T,H,W] with their masks
-// (see model.Graph.Pack). A loss or gradient that is not finite is an error, and then
+// step takes step number n, counted from 1, on clips [B,3,T,H,W], or what a feed of a
+// frozen encoder gives in their place, with their masks (see model.Graph.Pack). A loss or gradient that is not finite is an error, and then
 // no weight has changed.
 func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figures, error) {
 	var f figures
-	input := s.m.Floats(s.model.Clip)
-	if len(clips) != len(input) {
-		return f, fmt.Errorf("step %d: clips of %d values, want %d", n, len(clips), len(input))
+	if err := s.input(n, clips); err != nil {
+		return f, fmt.Errorf("step %d: %w", n, err)
 	}
-	copy(input, clips)
 	if err := s.model.Pack(s.m, visible, hidden); err != nil {
 		return f, fmt.Errorf("step %d: %w", n, err)
 	}
@@ -52,6 +52,9 @@ func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figur
 	f.jepa = float64(s.m.Floats(s.model.LossJEPA)[0])
 	f.variance = float64(s.m.Floats(s.model.LossVariance)[0])
 	for i, norm := range s.model.Norms {
+		if norm == nil {
+			continue
+		}
 		f.norms[i] = math.Sqrt(float64(s.m.Floats(norm)[0]))
 	}
 	if what, value, finite := f.notFinite(); !finite {
@@ -67,6 +70,28 @@ func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figur
 		return f, fmt.Errorf("step %d: %w", n, err)
 	}
 	return f, nil
+}
+
+// input gives the machine the clips of step n.
+func (s *stepper) input(n int, clips []float32) error {
+	if s.encoder != nil {
+		return s.encoder.input(s.m, s.model, int64(n-1)*int64(s.cfg.Batch), clips)
+	}
+	input := s.m.Floats(s.model.Clip)
+	if len(clips) != len(input) {
+		return fmt.Errorf("clips of %d values, want %d", len(clips), len(input))
+	}
+	copy(input, clips)
+	return nil
+}
+
+// close frees the machines.
+func (s *stepper) close() error {
+	err := s.m.Close()
+	if s.encoder != nil {
+		err = errors.Join(err, s.encoder.close())
+	}
+	return err
 }
 
 // nonFiniteFinder is a machine that can say where the values of its newest run, which no

@@ -7,9 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -41,7 +44,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	defer func() { _ = s.m.Close() }()
+	defer func() { _ = s.close() }()
 	decoders, done := video.OwnPool(hooks.Decoders)
 	defer done()
 	data, err := video.OpenDataset(ctx, decoders, cfg.Data, hooks.Indexing)
@@ -55,7 +58,11 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		return result, fmt.Errorf("resume from %s: %w", dir, err)
 	}
 
-	feed, err := video.NewFeed(ctx, data, video.FeedOptions{
+	var clips video.Sampler = data
+	if s.encoder != nil {
+		clips = s.encoder.sampler(ctx, data, hooks.Features, cfg.Seed)
+	}
+	feed, err := video.NewFeed(ctx, clips, video.FeedOptions{
 		Seed: cfg.Seed, First: int64(resumed) * int64(cfg.Batch), Batch: cfg.Batch, Workers: cfg.Threads})
 	if err != nil {
 		return result, err
@@ -112,6 +119,9 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		}
 		report.step(step, f, waited, s)
 		result.Last = report.last
+		if s.encoder != nil {
+			result.Encoded = s.encoder.encoded
+		}
 		if step == cfg.Steps || cfg.CheckpointEvery > 0 && step%cfg.CheckpointEvery == 0 {
 			if err := save(step); err != nil {
 				return result, err
@@ -129,13 +139,26 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 
 // newStepper builds the training graph with fresh weights on the CPU machine, in a precision that Resolve has given, and
 // has it time its operations if told to.
-func newStepper(cfg Config, groups int, precision cpu.Precision, profile bool) (*stepper, error) {
+func newStepper(cfg Config, groups int, precision cpu.Precision, profile bool) (_ *stepper, err error) {
 	t, err := newTraining(cfg, groups)
 	if err != nil {
 		return nil, err
 	}
 	t.Program.Results = append(t.Program.Results, t.Target) // for the monitors
-	m, err := cpu.Compile(t.Program, cpu.Options{Threads: cfg.Threads, Precision: precision, Profile: profile})
+	s := &stepper{precision: precision, model: t}
+	options := cpu.Options{Threads: cfg.Threads, Precision: precision, Profile: profile}
+	if cfg.Model.FrozenEncoder {
+		if s.encoder, err = openEncoder(&cfg, precision); err != nil {
+			return nil, fmt.Errorf("encoder: %w", err)
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, s.encoder.close())
+			}
+		}()
+		options.Weights, options.Release = s.encoder.weights(t.Graph), s.encoder.file.Release
+	}
+	m, err := cpu.Compile(t.Program, options)
 	var tooLarge *cpu.MemoryError
 	if errors.As(err, &tooLarge) {
 		return nil, fmt.Errorf("the model is too large: %w: lower threads, batch, model.frames, model.size, model.dim or model.depth", err)
@@ -143,14 +166,29 @@ func newStepper(cfg Config, groups int, precision cpu.Precision, profile bool) (
 	if err != nil {
 		return nil, err
 	}
-	cfg.Model.InitInto(cfg.Seed, func(name string) []float32 { return m.Floats(t.Params[name]) })
-	return &stepper{cfg: cfg, precision: precision, model: t, m: m}, nil
+	s.cfg, s.m = cfg, m
+	cfg.Model.InitInto(cfg.Seed, func(name string) []float32 {
+		if s.frozen(name) {
+			return nil
+		}
+		return m.Floats(t.Params[name])
+	})
+	return s, nil
+}
+
+// frozen tells whether a tensor is a frozen encoder's.
+func (s *stepper) frozen(name string) bool {
+	return s.encoder != nil && strings.HasPrefix(name, model.EncoderPrefix)
 }
 
 // tensors lists the machine's weights, and AdamW's moments, by name. The data is the
-// machine's own memory.
+// machine's own memory, or a frozen encoder's file.
 func (s *stepper) tensors() (weights, moments []checkpoint.Tensor) {
 	for _, p := range s.cfg.Model.Params() {
+		if s.frozen(p.Name) {
+			weights = append(weights, s.encoder.tensors[p.Name])
+			continue
+		}
 		weights = append(weights, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: s.m.Floats(s.model.Params[p.Name])})
 		for i, n := range s.model.Moments[p.Name] {
 			if n != nil {
@@ -207,7 +245,14 @@ func (s *stepper) resume(dir string) (int, error) {
 		return 0, fmt.Errorf("%s: data_position is %d, want %d after %d steps of %d clips", path, c.Manifest.DataPosition, want, c.Manifest.Step, s.cfg.Batch)
 	}
 	weights, moments := s.tensors()
-	if err := checkpoint.Assign(weights, c.Model); err != nil {
+	if err := checkpoint.Match(weights, c.Model); err != nil {
+		return 0, fmt.Errorf("%s: weights: %w", path, err)
+	}
+	// A frozen encoder is not read back: its digest is part of the config, and its memory is not ours to write to.
+	ours := func(all []checkpoint.Tensor) []checkpoint.Tensor {
+		return slices.DeleteFunc(all, func(t checkpoint.Tensor) bool { return s.frozen(t.Name) })
+	}
+	if err := checkpoint.Assign(ours(weights), ours(c.Model)); err != nil {
 		return 0, fmt.Errorf("%s: weights: %w", path, err)
 	}
 	if err := checkpoint.Assign(moments, c.Optimizer); err != nil {

@@ -2,6 +2,8 @@ package video
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -193,16 +195,7 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 	if len(dst) != d.ClipSize() {
 		return SampleInfo{}, fmt.Errorf("sample clip %d: a buffer of %d floats, want %d", index, len(dst), d.ClipSize())
 	}
-	turn := d.order.at(seed, index)
-	f := d.files[turn.file]
-	rng := newRand(seed, clipStream, uint64(index))
-	info := SampleInfo{
-		Path: f.item.Name(), Label: f.item.Label, Source: f.item.Source, Window: turn.window, Epoch: index / int64(d.Len()),
-		Numbers: d.numbers(f, d.start(f, turn.window, rng)),
-		Crop:    randomCrop(rng, f.height, f.width, d.spec),
-		Flip:    d.spec.Flip && rng.IntN(2) == 1,
-		Jitter:  randomJitter(rng, d.spec),
-	}
+	f, info := d.plan(seed, index)
 	if err := d.fill(ctx, f, info, dst); err != nil {
 		var bad *FileError
 		if errors.As(err, &bad) {
@@ -217,6 +210,37 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 		return info, fmt.Errorf("sample clip %d: %w", index, err)
 	}
 	return info, nil
+}
+
+// plan is what Sample makes of (seed, index): of which file, and how.
+func (d *Dataset) plan(seed uint64, index int64) (*file, SampleInfo) {
+	turn := d.order.at(seed, index)
+	f := d.files[turn.file]
+	rng := newRand(seed, clipStream, uint64(index))
+	return f, SampleInfo{
+		Path: f.item.Name(), Label: f.item.Label, Source: f.item.Source, Window: turn.window, Epoch: index / int64(d.Len()),
+		Numbers: d.numbers(f, d.start(f, turn.window, rng)),
+		Crop:    randomCrop(rng, f.height, f.width, d.spec),
+		Flip:    d.spec.Flip && rng.IntN(2) == 1,
+		Jitter:  randomJitter(rng, d.spec),
+	}
+}
+
+// ClipKey digests all that the pixels of Sample's clip depend on: the file with its size and time of change, the frames
+// taken from it, and what is done to them. Clips of one key are alike, in every run and process.
+func (d *Dataset) ClipKey(ctx context.Context, seed uint64, index int64) (string, error) {
+	if index < 0 {
+		return "", fmt.Errorf("key of clip %d: want an index of 0 or more", index)
+	}
+	f, info := d.plan(seed, index)
+	identity, err := d.identity(ctx, f.item)
+	if err != nil {
+		return "", fmt.Errorf("key of clip %d: %w", index, err)
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "clip 1\n%q\n%d %d\n%v\n%+v %v %+v\n%d px, short side %d\n%s\n", info.Path, identity.size, identity.modified,
+		info.Numbers, info.Crop, info.Flip, info.Jitter, d.spec.Size, d.spec.ShortSide, Decoder())
+	return hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // fill transforms the frames that info names into dst [3,Frames,Size,Size].

@@ -15,6 +15,7 @@ import (
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -36,6 +37,8 @@ const (
 type Jobs struct {
 	DataRoots []string    // the only folders below which a job may name files; empty: any
 	Decoders  *video.Pool // that read the videos; nil: each job has its own
+
+	Features *trainer.Features // keeps what frozen encoders give of clips; nil: nothing is kept
 
 	Now func() time.Time // clock of event files; nil: time.Now
 }
@@ -77,7 +80,7 @@ func (j Jobs) runTrain(ctx context.Context, spec *surmisev1.TrainSpec, a Assignm
 			return nil, infrastructure("resuming from step %d of an earlier attempt: %w", a.ResumeFrom.GetStep(), err)
 		}
 	}
-	result, err := j.Train(ctx, spec, dir, r)
+	result, err := j.train(ctx, spec, a.ModelPath, dir, r)
 	if err != nil {
 		return nil, err
 	}

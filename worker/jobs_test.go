@@ -103,6 +103,10 @@ func TestEveryFieldIsMapped(t *testing.T) {
 		"surmise.v1.EvalSpec.pairs":             nil, // for the evaluator, not the trainer
 		"surmise.v1.EvalSpec.every":             nil,
 		"surmise.v1.EvalSpec.stride":            nil,
+		"surmise.v1.EncoderSpec.from":           nil, // for Jobs.trainConfig, which opens it
+		"surmise.v1.EncoderSpec.frozen":         nil,
+		"surmise.v1.ModelSpec.mlp":              func(s *surmisev1.TrainSpec) { s.Model.Mlp = "swiglu" },
+		"surmise.v1.ModelSpec.pred_mlp":         func(s *surmisev1.TrainSpec) { s.Model.PredMlp = "swiglu" },
 		"surmise.v1.ModelSpec.target":           func(s *surmisev1.TrainSpec) { s.Model.Target = "pixels" },
 		"surmise.v1.TrainSpec.precision":        func(s *surmisev1.TrainSpec) { s.Precision = "bf16" },
 		"surmise.v1.TrainSpec.steps":            func(s *surmisev1.TrainSpec) { s.Steps = 700 },

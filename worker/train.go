@@ -27,7 +27,12 @@ const keepCheckpoints = 2
 // Train does a training job whose spec is complete, with its checkpoints, event files and evaluations below dir; it goes
 // on from the newest checkpoint there.
 func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, r Reports) (trainer.Result, error) {
-	cfg, err := TrainConfig(spec, j.DataRoots)
+	return j.train(ctx, spec, spec.GetEncoder().GetFrom(), dir, r)
+}
+
+// train does the same with the frozen encoder, if there is one, at the path encoder.
+func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir string, r Reports) (trainer.Result, error) {
+	cfg, spec, err := j.trainConfig(spec, encoder)
 	if err != nil {
 		return trainer.Result{}, err
 	}
@@ -42,7 +47,7 @@ func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, 
 	curves := &curves{jobs: j, reports: r, events: events}
 	decoders, done := video.OwnPool(j.Decoders)
 	defer done()
-	hooks := trainer.Hooks{Decoders: decoders}
+	hooks := trainer.Hooks{Decoders: decoders, Features: j.Features}
 	if spec.GetEval() != nil {
 		e, err := j.newEvaluator(spec, cfg, filepath.Join(dir, evaluationsArtifact), decoders, curves)
 		if err != nil {
@@ -124,6 +129,8 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 			PredHeads: int(m.GetPredHeads()),
 			Positions: m.GetPositions(),
 			Target:    target(m.GetTarget()),
+			MLP:       mlp(m.GetMlp()),
+			PredMLP:   mlp(m.GetPredMlp()),
 		},
 		Data: video.Spec{
 			Data:          data,
@@ -176,7 +183,18 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 		cfg.Model.MaskTokens = max(1, len(mask.Blocks)+len(mask.ContextTubelets))
 	}
 	cfg.Model = cfg.Model.WithDefaults()
+	if t.GetEncoder() != nil {
+		return cfg, nil // see Jobs.trainConfig, which knows the encoder
+	}
 	return cfg, cfg.Validate()
+}
+
+// mlp is a kind of MLP in the words of a model's config, where the usual one has none.
+func mlp(word string) string {
+	if word == model.GELU {
+		return ""
+	}
+	return word
 }
 
 // target is what a model predicts, in the words of its config.

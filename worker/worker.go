@@ -22,7 +22,7 @@ type Assignment struct {
 	Spec        *surmisev1.JobSpec    // complete
 	ArtifactDir string                // absolute; this attempt's own, which the runner makes
 	ResumeFrom  *surmisev1.Checkpoint // newest of the attempts before; nil when there is none
-	ModelPath   string                // scoring and ranking: where the model lies
+	ModelPath   string                // scoring and ranking: where the model lies; training: the frozen encoder
 	Traceparent string                // W3C trace context of the dispatch; "" when the job is not traced
 }
 

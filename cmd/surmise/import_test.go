@@ -113,3 +113,43 @@ func TestGoldenImportRefusals(t *testing.T) {
 		t.Errorf("%v is left behind (%v)", names, err)
 	}
 }
+
+// A predictor is trained in the space of a published encoder: imported, frozen, and scored with what was trained.
+func TestGoldenTrainOnAnImportedEncoder(t *testing.T) {
+	var shape struct {
+		Config struct{ Img, Frames, Heads, Pheads, Dim int }
+	}
+	golden.JSON(t, "vjepa2_forward.json", &shape)
+	c := shape.Config
+	checkpointPath := golden.Path(t, "vjepa2_ckpt.pt")
+	t.Chdir(t.TempDir())
+	ok(t, "import", "--from", checkpointPath, "--out", "model.safetensors", "--heads", strconv.Itoa(c.Heads), "--pred-heads", strconv.Itoa(c.Pheads),
+		"--frames", strconv.Itoa(c.Frames), "--size", strconv.Itoa(c.Img))
+	videos, err := synth.Generate(t.Context(), synth.Options{Dir: "videos", Clips: 3, Pairs: 1, Size: 64, Frames: max(16, 2*c.Frames), FPS: 8}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, objective := range []string{"masked", "next_tubelet"} {
+		job := `{"train":{"data":["` + videos.ClipsDir + `"],"steps":4,"batch":2,"threads":1,"encoder":{"from":"model.safetensors","frozen":true},
+			"model":{"objective":"` + objective + `","predDim":24,"predDepth":1,"predHeads":2},"mask":{"kind":"causal"}}}`
+		if objective == "next_tubelet" {
+			job = strings.Replace(job, `,"mask":{"kind":"causal"}`, "", 1)
+		}
+		if err := os.WriteFile("job.json", []byte(job), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out := filepath.Join("run", objective)
+		trained := strings.TrimSpace(ok(t, "train", "-f", "job.json", "--out", out, "--cache-dir", "cache"))
+		if kept, err := filepath.Glob(filepath.Join("cache", "features", "*.features")); err != nil || len(kept) == 0 {
+			t.Errorf("no features were kept: %v", err)
+		}
+		ok(t, "score", "--model", trained, "--pairs", videos.PairsCSV, "--out", "scores.json", "--threads", "1")
+		scores, err := compare.Load("scores.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(scores.Videos) != 2 || len(scores.Sets) != 2 || !strings.Contains(string(scores.Sets[0].Model.Config), "sha256") {
+			t.Errorf("scores of %d videos by %d models: %s", len(scores.Videos), len(scores.Sets), scores.Sets[0].Model.Config)
+		}
+	}
+}

@@ -38,8 +38,12 @@ it. An interruption leaves a checkpoint.`,
 				return badInput(err)
 			}
 			defer done()
+			features, err := workercmd.OpenFeatures(cache)
+			if err != nil {
+				return badInput(err)
+			}
 			view := newProgressView(cmd.ErrOrStderr())
-			jobs := worker.Jobs{DataRoots: roots, Decoders: decoders}
+			jobs := worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features}
 			result, err := jobs.Train(cmd.Context(), spec.GetTrain(), out, localReports{view})
 			view.close()
 			if err != nil {
@@ -53,6 +57,7 @@ it. An interruption leaves a checkpoint.`,
 	cmd.Flags().StringVar(&out, "out", "surmise-run", "folder of the run's checkpoints")
 	cmd.Flags().StringArrayVar(&roots, "data-root", nil, "folder below which the job may name files; repeat for more (default any)")
 	cache.Flags(cmd.Flags())
+	cache.TrainFlags(cmd.Flags())
 	cobra.CheckErr(cmd.MarkFlagRequired("file"))
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagDirname("out"))

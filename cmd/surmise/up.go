@@ -42,6 +42,7 @@ either is started again. A second signal kills.`,
 	flags.DurationVar(&o.lease, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
 	daemon.MetricsFlag(flags, &o.metricsAddr)
 	o.cache.Flags(flags)
+	o.cache.TrainFlags(flags)
 	return cmd
 }
 

@@ -194,6 +194,13 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 	if t.Mask != nil {
 		setDefault(&t.Model.Objective, "masked")
 	}
+	if t.Encoder != nil {
+		if t.Model.Target == "pixels" {
+			errs = append(errs, FieldError{"train.model.target", "must be representation with train.encoder, got pixels"})
+		}
+		setDefault(&t.Model.PredMlp, "gelu")
+		preset.model = predictorOf(preset.model)
+	}
 	errs = append(errs, completeModel(t.Model, preset.model)...)
 
 	if t.Model.Objective == "next_tubelet" && t.Mask != nil {
@@ -209,6 +216,9 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 	if t.Sampling == nil {
 		t.Sampling = &surmisev1.SamplingSpec{}
 	}
+	if t.Encoder != nil {
+		errs = append(errs, completeFrozenSampling(t.Sampling)...)
+	}
 	errs = append(errs, completeSampling(t.Sampling, t.Model.Size, len(t.Data))...)
 
 	if t.Optimizer == nil {
@@ -218,6 +228,37 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 	if t.Eval != nil {
 		setDefault(&t.Eval.Every, 100)
 		setDefault(&t.Eval.Stride, max(1, t.Model.Frames/2))
+	}
+	return errs
+}
+
+// predictorOf is a preset without what a frozen encoder's checkpoint settles, which is not known here: it stays zero
+// until the worker has filled it in and completes the job again.
+func predictorOf(m *surmisev1.ModelSpec) *surmisev1.ModelSpec {
+	return &surmisev1.ModelSpec{Objective: m.Objective, PredDim: m.PredDim, PredDepth: m.PredDepth, PredHeads: m.PredHeads}
+}
+
+// completeFrozenSampling has every clip come again as it was, since what a frozen encoder gives of it is computed once.
+func completeFrozenSampling(s *surmisev1.SamplingSpec) Errors {
+	setDefault(&s.Windows, "uniform")
+	setDefault(&s.ScaleMin, 1)
+	setDefault(&s.ScaleMax, 1)
+	setDefault(&s.AspectMin, 1)
+	setDefault(&s.AspectMax, 1)
+	var errs Errors
+	if s.Windows != "uniform" {
+		errs = append(errs, FieldError{"train.sampling.windows", fmt.Sprintf("must be uniform with train.encoder, whose output is computed once for each clip, got %s", s.Windows)})
+	}
+	for _, f := range []struct {
+		field       string
+		value, want float64
+	}{
+		{"scale_min", s.ScaleMin, 1}, {"scale_max", s.ScaleMax, 1}, {"aspect_min", s.AspectMin, 1}, {"aspect_max", s.AspectMax, 1},
+		{"brightness", s.Brightness, 0}, {"contrast", s.Contrast, 0}, {"saturation", s.Saturation, 0}, {"hue", s.Hue, 0},
+	} {
+		if f.value != f.want {
+			errs = append(errs, FieldError{"train.sampling." + f.field, fmt.Sprintf("must be %g with train.encoder, whose output is computed once for each clip, got %g", f.want, f.value)})
+		}
 	}
 	return errs
 }
@@ -236,10 +277,14 @@ func completeModel(m, preset *surmisev1.ModelSpec) Errors {
 	setDefault(&m.PredHeads, preset.PredHeads)
 	setDefault(&m.Positions, preset.Positions)
 	setDefault(&m.Target, "representation")
+	if preset.Size != 0 { // else a frozen encoder's checkpoint says
+		setDefault(&m.Mlp, "gelu")
+	}
+	setDefault(&m.PredMlp, m.Mlp)
 
 	var errs Errors
 	multiple := func(field string, value int32, of string, unit int32) {
-		if value%unit != 0 {
+		if value != 0 && unit != 0 && value%unit != 0 {
 			errs = append(errs, FieldError{"train.model." + field, fmt.Sprintf("must be a multiple of %s %d, got %d", of, unit, value)})
 		}
 	}
@@ -247,7 +292,17 @@ func completeModel(m, preset *surmisev1.ModelSpec) Errors {
 	multiple("frames", m.Frames, "tubelet", m.Tubelet)
 	multiple("dim", m.Dim, "heads", m.Heads)
 	multiple("pred_dim", m.PredDim, "pred_heads", m.PredHeads)
-	if m.Objective == "next_tubelet" && m.Frames/m.Tubelet < 2 {
+	if strings.HasPrefix(m.Positions, "rope") {
+		for _, f := range []struct {
+			field        string
+			width, heads int32
+		}{{"dim", m.Dim, m.Heads}, {"pred_dim", m.PredDim, m.PredHeads}} {
+			if f.heads != 0 && f.width != 0 && f.width/f.heads < 6 {
+				errs = append(errs, FieldError{"train.model." + f.field, fmt.Sprintf("must give each of %d heads at least 6 features for positions %s, got %d", f.heads, m.Positions, f.width)})
+			}
+		}
+	}
+	if m.Objective == "next_tubelet" && m.Tubelet != 0 && m.Frames != 0 && m.Frames/m.Tubelet < 2 {
 		errs = append(errs, FieldError{"train.model.frames", fmt.Sprintf("next_tubelet needs at least two tubelets of %d frames, got %d frames", m.Tubelet, m.Frames)})
 	}
 	return errs
@@ -265,7 +320,11 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 	foreign("ratio", "tube", m.Ratio != 0)
 	foreign("context_tubelets", "causal", len(m.ContextTubelets) > 0)
 
-	tubelets := model.Frames / model.Tubelet
+	known := model.Size != 0 && model.Frames != 0 && model.Patch != 0 && model.Tubelet != 0 // else a frozen encoder's checkpoint says
+	var tubelets int32
+	if known {
+		tubelets = model.Frames / model.Tubelet
+	}
 	switch m.Kind {
 	case "multiblock3d":
 		if len(m.Blocks) == 0 {
@@ -281,11 +340,17 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 		}
 	case "tube":
 		setDefault(&m.Ratio, 0.9)
+		if !known {
+			break
+		}
 		tokens := (model.Size / model.Patch) * (model.Size / model.Patch)
 		if hidden := int32(m.Ratio * float64(tokens)); hidden < 1 || hidden >= tokens {
 			errs = append(errs, FieldError{"train.mask.ratio", fmt.Sprintf("must hide at least one of %d positions and leave one, got %g", tokens, m.Ratio)})
 		}
 	case "causal":
+		if !known {
+			break
+		}
 		if len(m.ContextTubelets) == 0 {
 			for _, c := range masking.DefaultContexts(int(tubelets)) {
 				m.ContextTubelets = append(m.ContextTubelets, int32(c))

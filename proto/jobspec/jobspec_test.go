@@ -33,7 +33,7 @@ func TestDataAloneIsACompleteJob(t *testing.T) {
 	}
 	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,"precision":"auto",
 		"model":{"objective":"next_tubelet","size":64,"frames":16,"patch":8,"tubelet":2,"dim":128,"depth":4,"heads":2,
-			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"uniform","target":"representation"},
+			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"uniform","target":"representation","mlp":"gelu","pred_mlp":"gelu"},
 		"sampling":{"frame_step":1,"scale_min":0.3,"scale_max":1,"aspect_min":0.75,"aspect_max":1.35,"max_unusable":0.2,"clips_per_video":1,"windows":"random","short_side":128},
 		"optimizer":{"learning_rate":0.001,"start_learning_rate":0.0002,"final_learning_rate":0.000001,"warmup_steps":60,
 			"weight_decay":0.04,"final_weight_decay":0.4,"ema_start":0.99,"ema_end":1,"clip_norm":10,"loss_exponent":1}}}`)
@@ -175,6 +175,51 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		}
 		if errs[0].Field != c.field || !strings.Contains(errs[0].Problem, c.says) {
 			t.Errorf("%s: got %v, want %s saying %q", c.spec, errs, c.field, c.says)
+		}
+	}
+}
+
+func TestFrozenEncoderLeavesItsShapeToTheCheckpoint(t *testing.T) {
+	spec, err := jobspec.Complete(parse(t, `{"train":{"data":["d"],"preset":"tiny","mask":{"kind":"causal"},"encoder":{"from":"m.safetensors","frozen":true}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := parse(t, `{"train":{"data":["d"],"model":{"objective":"masked","pred_dim":96,"pred_depth":6,"pred_heads":3,"target":"representation","pred_mlp":"gelu"},
+		"sampling":{"frame_step":1,"scale_min":1,"scale_max":1,"aspect_min":1,"aspect_max":1,"max_unusable":0.2,"clips_per_video":1,"windows":"uniform"}}}`).GetTrain()
+	train := spec.GetTrain()
+	if !proto.Equal(train.Model, want.Model) || !proto.Equal(train.Sampling, want.Sampling) || len(train.Mask.ContextTubelets) != 0 {
+		t.Errorf("got %v, %v, mask %v", train.Model, train.Sampling, train.Mask)
+	}
+
+	// What the worker finds in the checkpoint makes it whole.
+	m := train.Model
+	m.Size, m.Frames, m.Patch, m.Tubelet, m.Dim, m.Depth, m.Heads, m.Positions, m.Mlp = 64, 8, 16, 2, 24, 2, 2, "rope", "gelu"
+	if spec, err = jobspec.Complete(spec); err != nil {
+		t.Fatal(err)
+	}
+	if train = spec.GetTrain(); train.Sampling.ShortSide != 128 || len(train.Mask.ContextTubelets) != 3 {
+		t.Errorf("short side %d, context tubelets %v", train.Sampling.ShortSide, train.Mask.ContextTubelets)
+	}
+}
+
+func TestJobsThatAFrozenEncoderCannotDo(t *testing.T) {
+	for text, field := range map[string]string{
+		`"encoder":{"from":"m"}`:    "train.encoder.frozen",
+		`"encoder":{"frozen":true}`: "train.encoder.from",
+		`"encoder":{"from":"m","frozen":true},"model":{"target":"pixels"}`:      "train.model.target",
+		`"encoder":{"from":"m","frozen":true},"sampling":{"windows":"random"}`:  "train.sampling.windows",
+		`"encoder":{"from":"m","frozen":true},"sampling":{"scale_min":0.3}`:     "train.sampling.scale_min",
+		`"encoder":{"from":"m","frozen":true},"sampling":{"hue":0.1}`:           "train.sampling.hue",
+		`"model":{"positions":"rope","dim":32,"heads":8}`:                       "train.model.dim",
+		`"model":{"positions":"rope_interleaved","pred_dim":32,"pred_heads":8}`: "train.model.pred_dim",
+		`"model":{"mlp":"relu"}`:          "train.model.mlp",
+		`"model":{"positions":"learned"}`: "train.model.positions",
+		`"encoder":{"from":"m","frozen":true},"model":{"pred_dim":48,"pred_heads":5}`: "train.model.pred_dim",
+	} {
+		_, err := jobspec.Complete(parse(t, `{"train":{"data":["d"],`+text+`}}`))
+		var errs jobspec.Errors
+		if !errors.As(err, &errs) || len(errs) != 1 || errs[0].Field != field {
+			t.Errorf("%s: got %v, want a fault of %s", text, err, field)
 		}
 	}
 }

@@ -55,6 +55,12 @@ func fill(t testing.TB, m graph.Buffers, tr *model.Training, seed uint64) {
 	s := m.Floats(tr.Schedule)
 	s[graph.LearningRate], s[graph.WeightDecay], s[graph.EMAMomentum] = 1e-3, 0.1, 0.9
 	s[graph.BiasCorrect1], s[graph.BiasCorrect2], s[graph.ClipNorm] = 0.1, 0.001, 0.5
+	layOut(t, m, tr, rng)
+}
+
+// layOut draws masks of any number of tokens.
+func layOut(t testing.TB, m graph.Buffers, tr *model.Training, rng *rand.Rand) {
+	t.Helper()
 	var context, pred [][]int32
 	if tr.Config.Objective == model.Masked {
 		n := tr.Config.Tokens()

@@ -104,12 +104,12 @@ func exportHF(out string, c model.Config, tensors map[string]checkpoint.Tensor, 
 	}
 	prefix := model.EncoderPrefix
 	if which == TargetEncoder {
-		prefix = model.TargetPrefix
+		prefix = c.TargetNetwork()
 	}
 	same := true
 	for _, p := range c.Params() {
 		if net, name, _ := splitNetwork(p.Name); net == model.EncoderPrefix {
-			same = same && slices.Equal(tensors[p.Name].Data, tensors[model.TargetPrefix+name].Data)
+			same = same && slices.Equal(tensors[p.Name].Data, tensors[c.TargetNetwork()+name].Data)
 		}
 	}
 	if !same {

@@ -108,6 +108,9 @@ func vjepaDict(tensors map[string]checkpoint.Tensor, c model.Config) *torch.Dict
 		values := tensors[p.Name].Data
 		networks[prefix].Set(wrapped(name), &torch.Saved{Shape: p.Shape, Read: func(dst []float32) error { copy(dst, values); return nil }})
 	}
+	if c.FrozenEncoder { // one network under both names
+		networks[model.TargetPrefix] = networks[model.EncoderPrefix]
+	}
 	root := &torch.Dict{}
 	root.Set("encoder", networks[model.EncoderPrefix])
 	root.Set("predictor", networks[model.PredictorPrefix])

@@ -21,9 +21,14 @@ type Graph struct {
 	Groups  int // G: mask groups when training, context lengths when scoring; 1 for NextTubelet
 
 	Params map[string]*G.Node // weights by name
-	Clip   *G.Node            // [B,3,frames,size,size], normalised
-	Target *G.Node            // [B·N,TargetDim]: the target encoder's output, or pixels, every token normalised
-	Pred   *G.Node            // [S·N,TargetDim]: predictions, packed
+	Clip   *G.Node            // [B,3,frames,size,size], normalised; nil if Features stand for all of it
+
+	// Features is a frozen encoder's output on whole clips, in training: [B,1,N·D,1,1], its N tokens of D features one
+	// after the other. nil in other graphs.
+	Features *G.Node
+
+	Target *G.Node // [B·N,TargetDim]: the target encoder's output, or pixels, every token normalised
+	Pred   *G.Node // [S·N,TargetDim]: predictions, packed
 
 	packed // what Pack fills in
 }
@@ -87,16 +92,15 @@ func (b *builder) param(name string) *G.Node {
 	return n
 }
 
-// newBuilder begins a graph with the tensors whose names begin with one of the prefixes, and the clip's patches
-// [B·N, 3·tubelet·patch²].
-func newBuilder(c Config, clips, groups int, dtype tensor.Dtype, prefixes ...string) (b *builder, patches *G.Node, err error) {
+// newBuilder begins a graph with the tensors whose names begin with one of the prefixes.
+func newBuilder(c Config, clips, groups int, dtype tensor.Dtype, prefixes ...string) (*builder, error) {
 	if err := c.Validate(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if clips < 1 || groups < 1 || clips*groups*c.Tokens() > 1<<26 {
-		return nil, nil, fmt.Errorf("batch of %d clips with %d segments of up to %d tokens: want 1 to %d tokens in all", clips, groups, c.Tokens(), 1<<26)
+		return nil, fmt.Errorf("batch of %d clips with %d segments of up to %d tokens: want 1 to %d tokens in all", clips, groups, c.Tokens(), 1<<26)
 	}
-	b = &builder{g: G.NewGraph(), dtype: dtype, Graph: &Graph{Config: c, Clips: clips, Groups: groups,
+	b := &builder{g: G.NewGraph(), dtype: dtype, Graph: &Graph{Config: c, Clips: clips, Groups: groups,
 		Program: &graph.Program{Clips: clips}, Params: map[string]*G.Node{}}}
 	for _, p := range c.Params() {
 		if !slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(p.Name, prefix) }) {
@@ -107,38 +111,55 @@ func newBuilder(c Config, clips, groups int, dtype tensor.Dtype, prefixes ...str
 		b.Params[p.Name] = n
 		b.Program.State = append(b.Program.State, n)
 	}
-	height, width := c.Frame()
-	b.Clip = b.input("clip", dtype, clips, channels, c.Frames, height, width)
 	b.full = b.space("full", clips, clips*c.Tokens())
-	return b, b.node(graph.Patchify(b.Clip, c.Tubelet, c.Patch)), b.err
+	return b, b.err
+}
+
+// patches adds the clip, and returns its patches [B·N, 3·tubelet·patch²].
+func (b *builder) patches() *G.Node {
+	c := b.Config
+	height, width := c.Frame()
+	b.Clip = b.input("clip", b.dtype, b.Clips, channels, c.Frames, height, width)
+	return b.node(graph.Patchify(b.Clip, c.Tubelet, c.Patch))
 }
 
 // build makes encoder, target encoder and predictor for the forward pass.
 func build(c Config, clips, groups int, dtype tensor.Dtype) (*builder, error) {
-	b, patches, err := newBuilder(c, clips, groups, dtype, EncoderPrefix, PredictorPrefix, TargetPrefix)
+	b, err := newBuilder(c, clips, groups, dtype, EncoderPrefix, PredictorPrefix, TargetPrefix)
 	if err != nil {
 		return nil, err
 	}
+	patches := b.patches()
 	if c.Objective == Masked {
-		b.masked(patches)
+		b.packMasked()
+		b.Target = b.target(patches, b.fullToken, b.full.offsets)
+		b.predictFrom(patches)
 	} else {
-		b.nextTubelet(patches)
+		b.packNextTubelet()
+		context := b.encoder(EncoderPrefix, patches, b.fullSpace, b.full, b.tubelets)
+		if c.FrozenEncoder { // it is the target encoder too, and sees the same
+			b.Target = b.node(graph.Normalize(context, targetEps))
+		} else {
+			b.Target = b.target(patches, b.fullSpace, b.tubelets)
+		}
+		b.predictNext(context)
 	}
 	return b, b.err
 }
 
-// masked is V-JEPA: the context encoder sees the visible tokens alone; the predictor
-// sees their representations and a mask token for every hidden one.
-func (b *builder) masked(patches *G.Node) {
+// packMasked makes the inputs that Pack fills in for Masked.
+func (b *builder) packMasked() {
 	n, s := b.Config.Tokens(), b.Clips*b.Groups
 	b.context, b.pred, b.both = b.space("context", s, s*n), b.space("pred", s, s*n), b.space("both", s, s*n)
 	b.contextToken, b.contextPlace = b.ints("context token", s*n), b.ints("context place", s*n)
 	b.predToken, b.predPlace = b.ints("pred token", s*n), b.ints("pred place", s*n)
 	b.maskToken, b.fullToken = b.ints("mask token", s*n), b.ints("full token", b.Clips*n)
 	b.predicted = b.pred
+}
 
-	b.Target = b.target(patches, b.fullToken, b.full.offsets)
-
+// predictFrom is V-JEPA: the context encoder sees the visible tokens alone; the predictor
+// sees their representations and a mask token for every hidden one.
+func (b *builder) predictFrom(patches *G.Node) {
 	visible := b.node(graph.Gather(patches, b.contextToken, b.full.offsets, b.context.offsets))
 	b.predictor(b.encoder(EncoderPrefix, visible, b.contextToken, b.context, b.context.offsets))
 }
@@ -179,10 +200,8 @@ func (b *builder) position(x, token *G.Node, space rows, table string) *G.Node {
 	return b.node(graph.Add(x, b.node(graph.Lookup(token, space.offsets, rows))))
 }
 
-// nextTubelet encodes each tubelet with attention inside it, adds time in the
-// predictor, and predicts tubelet t+1 from the block-causal predictor's output at t
-// plus a linear map of the token at t.
-func (b *builder) nextTubelet(patches *G.Node) {
+// packNextTubelet makes the inputs that Pack fills in for NextTubelet.
+func (b *builder) packNextTubelet() {
 	c := b.Config
 	t, h, w := c.Grid()
 	n := b.Clips * c.Tokens()
@@ -191,10 +210,13 @@ func (b *builder) nextTubelet(patches *G.Node) {
 	b.next = b.space("next", b.Clips, b.Clips*(t-1)*h*w)
 	b.nextFrom, b.nextTo = b.ints("next from", b.next.capacity), b.ints("next to", b.next.capacity)
 	b.predicted = b.next
+}
 
-	b.Target = b.target(patches, b.fullSpace, b.tubelets)
-	context := b.encoder(EncoderPrefix, patches, b.fullSpace, b.full, b.tubelets)
-
+// predictNext takes tubelets that were encoded one by one, with attention inside each, context [B·N,D]; it adds time,
+// and predicts tubelet t+1 from the block-causal predictor's output at t plus a linear map of the token at t.
+func (b *builder) predictNext(context *G.Node) {
+	c := b.Config
+	_, h, w := c.Grid()
 	x := b.linear("predictor.predictor_embed", context)
 	x = b.position(x, b.fullToken, b.full, "predictor.predictor_pos_embed")
 	x = b.blocks(stack{prefix: "predictor.predictor_blocks", depth: c.PredDepth, heads: c.PredHeads, mlp: c.PredMLP, offsets: b.full.offsets,

@@ -70,6 +70,10 @@ type Config struct {
 
 	Target string `json:"target,omitempty"` // what is predicted of a token: Representation, the default, or Pixels
 
+	// FrozenEncoder says that the predictor was trained on an encoder that did not learn. It gives the targets too: there
+	// is no target encoder, and the encoder's tensors are not trained.
+	FrozenEncoder bool `json:"frozen_encoder,omitempty"`
+
 	// What only models from elsewhere set. Zero is the default and stays zero.
 	Height       int     `json:"height,omitempty"`         // of the frames, px; default Size
 	Width        int     `json:"width,omitempty"`          // of the frames, px; default Size

@@ -200,7 +200,7 @@ func firstFrames(x golden.Tensor, n int) golden.Tensor {
 func predict(t *testing.T, compile func(*graph.Program) (graph.Machine, error), c Config, weights map[string][]float32, given []float32, context, pred [][]int32) []float32 {
 	t.Helper()
 	clips := len(context)
-	b, _, err := newBuilder(c, clips, 1, tensor.Float32, PredictorPrefix)
+	b, err := newBuilder(c, clips, 1, tensor.Float32, PredictorPrefix)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,18 @@ const (
 	TargetPrefix    = "target_encoder."
 )
 
+// TargetNetwork is the prefix of the network that gives the targets: TargetPrefix, or EncoderPrefix if the encoder is
+// frozen. Pixels come from no network; for them it is "".
+func (c Config) TargetNetwork() string {
+	switch {
+	case c.Target == Pixels:
+		return ""
+	case c.FrozenEncoder:
+		return EncoderPrefix
+	}
+	return TargetPrefix
+}
+
 // Params lists the tensors of encoder, predictor and target encoder, in that order.
 func (c Config) Params() []Param {
 	var out []Param
@@ -100,12 +112,12 @@ func (c Config) Params() []Param {
 	if c.Objective == NextTubelet {
 		linear("predictor.predictor_skip", c.Dim, c.TargetDim())
 	}
-	if c.Target == Representation {
+	if c.Target == Representation && !c.FrozenEncoder {
 		encoder(TargetPrefix)
 	}
-	for i := range out {
-		if strings.HasPrefix(out[i].Name, TargetPrefix) {
-			out[i].Trained, out[i].Decays = false, false // it follows the encoder by moving average
+	for i, p := range out {
+		if strings.HasPrefix(p.Name, TargetPrefix) || c.FrozenEncoder && strings.HasPrefix(p.Name, EncoderPrefix) {
+			out[i].Trained, out[i].Decays = false, false // a target encoder follows the encoder by moving average
 		}
 	}
 	return out
@@ -128,12 +140,13 @@ func (c Config) Init(seed uint64) map[string][]float32 {
 	return out
 }
 
-// InitInto is Init into memory that there is: tensor returns that of a name.
+// InitInto is Init into memory that there is: tensor returns that of a name, or nil to leave it out.
 func (c Config) InitInto(seed uint64, tensor func(name string) []float32) {
 	t, h, w := c.Grid()
 	for _, p := range c.Params() {
 		x := tensor(p.Name)
 		switch {
+		case x == nil:
 		case strings.HasPrefix(p.Name, TargetPrefix):
 			copy(x, tensor(EncoderPrefix+strings.TrimPrefix(p.Name, TargetPrefix)))
 		case strings.HasSuffix(p.Name, "pos_embed"):

@@ -23,6 +23,9 @@ func (c Config) validateTarget() error {
 	if c.Target != Representation && c.Target != Pixels {
 		return fmt.Errorf("model.target is %q, want %s, or nothing for the representation", c.Target, Pixels)
 	}
+	if c.FrozenEncoder && c.Target == Pixels {
+		return fmt.Errorf("model.target is %s, which is predicted with an encoder that learns; the encoder is frozen", Pixels)
+	}
 	return nil
 }
 
@@ -40,5 +43,5 @@ func (b *builder) target(patches, token, attention *G.Node) *G.Node {
 	if b.Config.Target == Pixels {
 		return b.node(graph.Normalize(patches, targetEps))
 	}
-	return b.node(graph.Normalize(b.encoder(TargetPrefix, patches, token, b.full, attention), targetEps))
+	return b.node(graph.Normalize(b.encoder(b.Config.TargetNetwork(), patches, token, b.full, attention), targetEps))
 }

@@ -25,19 +25,24 @@ type Training struct {
 	Loss         *G.Node               // [1]: LossJEPA + VarianceCoeff · LossVariance
 	LossJEPA     *G.Node               // [1]: mean over mask groups of mean |prediction - target|^e / e
 	LossVariance *G.Node               // [1]: the variance hinge on predictions
-	Norms        [2]*G.Node            // [1] each: squared gradient norm of encoder and of predictor, before clipping
+	Norms        [2]*G.Node            // [1] each: squared gradient norm of encoder (nil: frozen) and of predictor, before clipping
 	Gradients    map[string]*G.Node    // by tensor name, not clipped
 	Moments      map[string][2]*G.Node // AdamW's first and second moment by tensor name
 }
 
 // NewTraining builds the training graph for batches of clips clips with groups mask
-// groups each (1 for NextTubelet), in float32.
+// groups each (1 for NextTubelet), in float32. With a frozen encoder it reads Features
+// and trains the predictor alone; see frozen.go.
 func NewTraining(c Config, clips, groups int, o TrainingOptions) (*Training, error) {
 	return newTraining(c, clips, groups, o, tensor.Float32)
 }
 
 func newTraining(c Config, clips, groups int, o TrainingOptions, dtype tensor.Dtype) (*Training, error) {
-	b, err := build(c, clips, groups, dtype)
+	begin := build
+	if c.FrozenEncoder {
+		begin = buildOnFeatures
+	}
+	b, err := begin(c, clips, groups, dtype)
 	if err != nil {
 		return nil, fmt.Errorf("build training graph: %w", err)
 	}
@@ -55,7 +60,12 @@ func newTraining(c Config, clips, groups int, o TrainingOptions, dtype tensor.Dt
 	if err := t.optimiser(b, o); err != nil {
 		return nil, fmt.Errorf("build optimiser: %w", err)
 	}
-	b.Program.Results = append(b.Program.Results, t.Loss, t.LossJEPA, t.LossVariance, t.Norms[0], t.Norms[1])
+	b.Program.Results = append(b.Program.Results, t.Loss, t.LossJEPA, t.LossVariance)
+	for _, norm := range t.Norms {
+		if norm != nil {
+			b.Program.Results = append(b.Program.Results, norm)
+		}
+	}
 	return t, b.Program.Validate()
 }
 
@@ -90,6 +100,9 @@ func (t *Training) optimiser(b *builder, o TrainingOptions) error {
 	}
 	var factor [2]*G.Node
 	for i := range network {
+		if len(network[i]) == 0 {
+			continue
+		}
 		t.Norms[i] = b.node(graph.SumSquares(network[i]...))
 		factor[i] = b.node(graph.ClipFactor(t.Norms[i], t.Schedule))
 	}
@@ -143,7 +156,7 @@ type Embedding struct {
 }
 
 // NewEmbedding builds the graph of one encoder, EncoderPrefix or TargetPrefix, for batches of clips whole clips. Its
-// Params are that encoder's alone.
+// Params are that encoder's alone. Of a model with a frozen encoder the two are one.
 func NewEmbedding(c Config, clips int, prefix string) (*Embedding, error) {
 	if prefix != EncoderPrefix && prefix != TargetPrefix {
 		return nil, fmt.Errorf("build embedding graph: network %q, want %q or %q", prefix, EncoderPrefix, TargetPrefix)
@@ -151,10 +164,14 @@ func NewEmbedding(c Config, clips int, prefix string) (*Embedding, error) {
 	if prefix == TargetPrefix && c.Target == Pixels {
 		return nil, fmt.Errorf("build embedding graph: a model that predicts %s has no target encoder", Pixels)
 	}
-	b, patches, err := newBuilder(c, clips, 1, tensor.Float32, prefix)
+	if prefix == TargetPrefix {
+		prefix = c.TargetNetwork()
+	}
+	b, err := newBuilder(c, clips, 1, tensor.Float32, prefix)
 	if err != nil {
 		return nil, fmt.Errorf("build embedding graph: %w", err)
 	}
+	patches := b.patches()
 	b.fullToken = b.ints("full token", clips*c.Tokens())
 	attention := b.full.offsets
 	if c.Objective == NextTubelet {

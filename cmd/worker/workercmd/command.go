@@ -93,7 +93,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	defer done()
-	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders}
+	features, err := OpenFeatures(o.Cache)
+	if err != nil {
+		return err
+	}
+	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features}
 	if o.MLflowURL != "" {
 		tracker, err := mlflow.New(mlflow.Options{URL: o.MLflowURL, Experiment: os.Getenv("MLFLOW_EXPERIMENT_NAME"), Token: os.Getenv("MLFLOW_TRACKING_TOKEN"),
 			User: os.Getenv("MLFLOW_TRACKING_USERNAME"), Password: os.Getenv("MLFLOW_TRACKING_PASSWORD"), Logger: o.Logger})
@@ -234,6 +238,7 @@ coordinator's artifact folder under the same paths.`,
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
 	o.Offer.Flags(flags)
 	o.Cache.Flags(flags)
+	o.Cache.TrainFlags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)
 	flags.StringVar(&o.MLflowURL, "mlflow-url", "", "address of an MLflow tracking server that is told of jobs (default none); MLFLOW_EXPERIMENT_NAME and MLFLOW_TRACKING_TOKEN are heeded")
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")

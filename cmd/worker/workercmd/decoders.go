@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/pflag"
 
+	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/remote"
 )
@@ -21,6 +23,8 @@ const noCache = "none"
 type CacheOptions struct {
 	Dir string // "": the user's cache folder; "none": nowhere
 	MiB int    // of decoded frames; 0: video.DefaultClipsBytes; negative: none
+
+	FeaturesMiB int // of what frozen encoders give of clips; 0: trainer.DefaultFeaturesBytes; negative: none
 
 	Fetch FetchOptions
 }
@@ -67,6 +71,41 @@ func (o *CacheOptions) Flags(flags *pflag.FlagSet) {
 	flags.StringArrayVar(&o.Fetch.Networks, "fetch-network", nil, "private network that may be fetched from, such as 10.1.0.0/16; repeat for more (default none)")
 }
 
+// TrainFlags adds --features-mib to a command that trains.
+func (o *CacheOptions) TrainFlags(flags *pflag.FlagSet) {
+	flags.IntVar(&o.FeaturesMiB, "features-mib", 0, fmt.Sprintf("what frozen encoders give of clips that --cache-dir keeps, in MiB; negative keeps none (default %d)", trainer.DefaultFeaturesBytes>>20))
+}
+
+// folder is where things are kept; "": nowhere.
+func (o CacheOptions) folder() string {
+	switch o.Dir {
+	case noCache:
+		return ""
+	case "":
+		if base, err := os.UserCacheDir(); err == nil { // else there is no home: a service
+			return filepath.Join(base, "surmise")
+		}
+	}
+	return o.Dir
+}
+
+// OpenFeatures opens what is kept of frozen encoders; nil: nothing is.
+func OpenFeatures(cache CacheOptions) (*trainer.Features, error) {
+	dir := cache.folder()
+	if dir == "" || cache.FeaturesMiB < 0 {
+		return nil, nil
+	}
+	features, err := trainer.OpenFeatures(filepath.Join(dir, "features"), int64(cache.FeaturesMiB)<<20, time.Now)
+	if err != nil && cache.Dir != "" {
+		return nil, &FlagError{"cache-dir", cache.Dir, err}
+	}
+	if err != nil {
+		slog.Warn("nothing is kept of what frozen encoders give; name a folder in --cache-dir", "error", err)
+		return nil, nil
+	}
+	return features, nil
+}
+
 // OpenDecoders makes the decoders of a command, with what earlier runs kept. done ends them.
 func OpenDecoders(cache CacheOptions) (decoders *video.Pool, done func(), err error) {
 	o := video.PoolOptions{}
@@ -74,13 +113,8 @@ func OpenDecoders(cache CacheOptions) (decoders *video.Pool, done func(), err er
 	if err != nil {
 		return nil, nil, err
 	}
-	dir := cache.Dir
-	if dir == "" {
-		if base, err := os.UserCacheDir(); err == nil { // else there is no home: a service
-			dir = filepath.Join(base, "surmise")
-		}
-	}
-	if dir != "" && dir != noCache {
+	dir := cache.folder()
+	if dir != "" {
 		o.Verdicts, o.Clips, err = openCaches(dir, cache.MiB)
 		if err != nil && cache.Dir != "" {
 			return nil, nil, &FlagError{"cache-dir", cache.Dir, err}

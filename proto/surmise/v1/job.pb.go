@@ -580,7 +580,9 @@ type TrainSpec struct {
 	// bf16 fails a job that names it. Weights and the optimiser's moments are float32 in either.
 	Precision string `protobuf:"bytes,14,opt,name=precision,proto3" json:"precision,omitempty"`
 	// Scores pairs while it trains; default absent: it does not.
-	Eval          *EvalSpec `protobuf:"bytes,20,opt,name=eval,proto3" json:"eval,omitempty"`
+	Eval *EvalSpec `protobuf:"bytes,20,opt,name=eval,proto3" json:"eval,omitempty"`
+	// Trains a predictor alone, on an encoder that is there; default absent: the encoder is trained too.
+	Encoder       *EncoderSpec `protobuf:"bytes,30,opt,name=encoder,proto3" json:"encoder,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -720,6 +722,72 @@ func (x *TrainSpec) GetEval() *EvalSpec {
 	return nil
 }
 
+func (x *TrainSpec) GetEncoder() *EncoderSpec {
+	if x != nil {
+		return x.Encoder
+	}
+	return nil
+}
+
+// EncoderSpec names the encoder that a predictor is trained on. Its checkpoint settles size, frames, patch, tubelet, dim,
+// depth, heads, positions and mlp of the model: leave them out, or name the same. What it gives of a clip is computed once
+// and kept, so clips must come again as they were: sampling then defaults to whole frames and uniform windows, and random
+// crops, random windows and colour jitter are refused; flip is not.
+type EncoderSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A checkpoint folder, a .safetensors file such as surmise import writes, or "jobs/{id}" of a training job that has
+	// succeeded. Its target encoder is the one that is used, for what the predictor sees and for its targets.
+	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// The encoder does not learn. Must be true: to train it as well is not offered.
+	Frozen        bool `protobuf:"varint,2,opt,name=frozen,proto3" json:"frozen,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EncoderSpec) Reset() {
+	*x = EncoderSpec{}
+	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EncoderSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EncoderSpec) ProtoMessage() {}
+
+func (x *EncoderSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EncoderSpec.ProtoReflect.Descriptor instead.
+func (*EncoderSpec) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *EncoderSpec) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *EncoderSpec) GetFrozen() bool {
+	if x != nil {
+		return x.Frozen
+	}
+	return false
+}
+
 // EvalSpec scores a pairs file with the weights of the moment: before the first step, which is the untrained twin's
 // score, every few steps, and after the last one. Training waits meanwhile and goes on as if it had not.
 type EvalSpec struct {
@@ -736,7 +804,7 @@ type EvalSpec struct {
 
 func (x *EvalSpec) Reset() {
 	*x = EvalSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	mi := &file_surmise_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +816,7 @@ func (x *EvalSpec) String() string {
 func (*EvalSpec) ProtoMessage() {}
 
 func (x *EvalSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	mi := &file_surmise_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +829,7 @@ func (x *EvalSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvalSpec.ProtoReflect.Descriptor instead.
 func (*EvalSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EvalSpec) GetPairs() string {
@@ -807,9 +875,15 @@ type ModelSpec struct {
 	PredDim   int32 `protobuf:"varint,9,opt,name=pred_dim,json=predDim,proto3" json:"pred_dim,omitempty"`
 	PredDepth int32 `protobuf:"varint,10,opt,name=pred_depth,json=predDepth,proto3" json:"pred_depth,omitempty"`
 	PredHeads int32 `protobuf:"varint,11,opt,name=pred_heads,json=predHeads,proto3" json:"pred_heads,omitempty"`
-	// Position embedding: sines and cosines, "uniform" (default; a third of the features each for time, height and width,
-	// as V-JEPA trains) or "sincos" (half for time, a quarter each for height and width).
+	// Positions: sines and cosines added to the tokens, "uniform" (default; a third of the features each for time, height
+	// and width, as V-JEPA trains) or "sincos" (half for time, a quarter each for height and width); or rotations of queries
+	// and keys, "rope" (as V-JEPA 2) or "rope_interleaved" (neighbouring features turned as a pair), which take heads of at
+	// least 6 features.
 	Positions string `protobuf:"bytes,12,opt,name=positions,proto3" json:"positions,omitempty"`
+	// MLP of the encoder's blocks, "gelu" (default) or "swiglu", three maps in place of two; and of the predictor's, default
+	// that of the encoder, gelu with a frozen one.
+	Mlp     string `protobuf:"bytes,30,opt,name=mlp,proto3" json:"mlp,omitempty"`
+	PredMlp string `protobuf:"bytes,31,opt,name=pred_mlp,json=predMlp,proto3" json:"pred_mlp,omitempty"`
 	// What is predicted of a token: "representation" (default), the target encoder's output, or "pixels", its own pixels,
 	// normalised per token: the baseline with the same encoder and predictor that tells whether representations are better.
 	Target        string `protobuf:"bytes,20,opt,name=target,proto3" json:"target,omitempty"`
@@ -819,7 +893,7 @@ type ModelSpec struct {
 
 func (x *ModelSpec) Reset() {
 	*x = ModelSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[6]
+	mi := &file_surmise_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +905,7 @@ func (x *ModelSpec) String() string {
 func (*ModelSpec) ProtoMessage() {}
 
 func (x *ModelSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[6]
+	mi := &file_surmise_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +918,7 @@ func (x *ModelSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelSpec.ProtoReflect.Descriptor instead.
 func (*ModelSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ModelSpec) GetObjective() string {
@@ -931,6 +1005,20 @@ func (x *ModelSpec) GetPositions() string {
 	return ""
 }
 
+func (x *ModelSpec) GetMlp() string {
+	if x != nil {
+		return x.Mlp
+	}
+	return ""
+}
+
+func (x *ModelSpec) GetPredMlp() string {
+	if x != nil {
+		return x.PredMlp
+	}
+	return ""
+}
+
 func (x *ModelSpec) GetTarget() string {
 	if x != nil {
 		return x.Target
@@ -956,7 +1044,7 @@ type MaskSpec struct {
 
 func (x *MaskSpec) Reset() {
 	*x = MaskSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[7]
+	mi := &file_surmise_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1056,7 @@ func (x *MaskSpec) String() string {
 func (*MaskSpec) ProtoMessage() {}
 
 func (x *MaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[7]
+	mi := &file_surmise_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1069,7 @@ func (x *MaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskSpec.ProtoReflect.Descriptor instead.
 func (*MaskSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MaskSpec) GetKind() string {
@@ -1030,7 +1118,7 @@ type MaskBlocks struct {
 
 func (x *MaskBlocks) Reset() {
 	*x = MaskBlocks{}
-	mi := &file_surmise_v1_job_proto_msgTypes[8]
+	mi := &file_surmise_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1042,7 +1130,7 @@ func (x *MaskBlocks) String() string {
 func (*MaskBlocks) ProtoMessage() {}
 
 func (x *MaskBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[8]
+	mi := &file_surmise_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1055,7 +1143,7 @@ func (x *MaskBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskBlocks.ProtoReflect.Descriptor instead.
 func (*MaskBlocks) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MaskBlocks) GetCount() int32 {
@@ -1131,7 +1219,7 @@ type SamplingSpec struct {
 
 func (x *SamplingSpec) Reset() {
 	*x = SamplingSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[9]
+	mi := &file_surmise_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1231,7 @@ func (x *SamplingSpec) String() string {
 func (*SamplingSpec) ProtoMessage() {}
 
 func (x *SamplingSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[9]
+	mi := &file_surmise_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1244,7 @@ func (x *SamplingSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SamplingSpec.ProtoReflect.Descriptor instead.
 func (*SamplingSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SamplingSpec) GetFrameStep() int32 {
@@ -1300,7 +1388,7 @@ type OptimizerSpec struct {
 
 func (x *OptimizerSpec) Reset() {
 	*x = OptimizerSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	mi := &file_surmise_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1400,7 @@ func (x *OptimizerSpec) String() string {
 func (*OptimizerSpec) ProtoMessage() {}
 
 func (x *OptimizerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	mi := &file_surmise_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1413,7 @@ func (x *OptimizerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OptimizerSpec.ProtoReflect.Descriptor instead.
 func (*OptimizerSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *OptimizerSpec) GetLearningRate() float64 {
@@ -1459,7 +1547,7 @@ type ScoreSpec struct {
 
 func (x *ScoreSpec) Reset() {
 	*x = ScoreSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	mi := &file_surmise_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1471,7 +1559,7 @@ func (x *ScoreSpec) String() string {
 func (*ScoreSpec) ProtoMessage() {}
 
 func (x *ScoreSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	mi := &file_surmise_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1484,7 +1572,7 @@ func (x *ScoreSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreSpec.ProtoReflect.Descriptor instead.
 func (*ScoreSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ScoreSpec) GetPairs() string {
@@ -1658,7 +1746,7 @@ type RankSpec struct {
 
 func (x *RankSpec) Reset() {
 	*x = RankSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	mi := &file_surmise_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1670,7 +1758,7 @@ func (x *RankSpec) String() string {
 func (*RankSpec) ProtoMessage() {}
 
 func (x *RankSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	mi := &file_surmise_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1683,7 +1771,7 @@ func (x *RankSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankSpec.ProtoReflect.Descriptor instead.
 func (*RankSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RankSpec) GetModel() string {
@@ -1773,7 +1861,7 @@ type RankSet struct {
 
 func (x *RankSet) Reset() {
 	*x = RankSet{}
-	mi := &file_surmise_v1_job_proto_msgTypes[13]
+	mi := &file_surmise_v1_job_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1785,7 +1873,7 @@ func (x *RankSet) String() string {
 func (*RankSet) ProtoMessage() {}
 
 func (x *RankSet) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[13]
+	mi := &file_surmise_v1_job_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1798,7 +1886,7 @@ func (x *RankSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankSet.ProtoReflect.Descriptor instead.
 func (*RankSet) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{13}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RankSet) GetContext() string {
@@ -1832,7 +1920,7 @@ type Rankings struct {
 
 func (x *Rankings) Reset() {
 	*x = Rankings{}
-	mi := &file_surmise_v1_job_proto_msgTypes[14]
+	mi := &file_surmise_v1_job_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +1932,7 @@ func (x *Rankings) String() string {
 func (*Rankings) ProtoMessage() {}
 
 func (x *Rankings) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[14]
+	mi := &file_surmise_v1_job_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +1945,7 @@ func (x *Rankings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rankings.ProtoReflect.Descriptor instead.
 func (*Rankings) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{14}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rankings) GetRankings() []*Ranking {
@@ -1883,7 +1971,7 @@ type Ranking struct {
 
 func (x *Ranking) Reset() {
 	*x = Ranking{}
-	mi := &file_surmise_v1_job_proto_msgTypes[15]
+	mi := &file_surmise_v1_job_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +1983,7 @@ func (x *Ranking) String() string {
 func (*Ranking) ProtoMessage() {}
 
 func (x *Ranking) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[15]
+	mi := &file_surmise_v1_job_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +1996,7 @@ func (x *Ranking) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ranking.ProtoReflect.Descriptor instead.
 func (*Ranking) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{15}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Ranking) GetContext() string {
@@ -1967,7 +2055,7 @@ type RankedFuture struct {
 
 func (x *RankedFuture) Reset() {
 	*x = RankedFuture{}
-	mi := &file_surmise_v1_job_proto_msgTypes[16]
+	mi := &file_surmise_v1_job_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2067,7 @@ func (x *RankedFuture) String() string {
 func (*RankedFuture) ProtoMessage() {}
 
 func (x *RankedFuture) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[16]
+	mi := &file_surmise_v1_job_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2080,7 @@ func (x *RankedFuture) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankedFuture.ProtoReflect.Descriptor instead.
 func (*RankedFuture) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{16}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RankedFuture) GetName() string {
@@ -2082,7 +2170,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_surmise_v1_job_proto_msgTypes[17]
+	mi := &file_surmise_v1_job_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2094,7 +2182,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[17]
+	mi := &file_surmise_v1_job_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2107,7 +2195,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{17}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Progress) GetPhase() string {
@@ -2258,7 +2346,7 @@ type Evaluation struct {
 
 func (x *Evaluation) Reset() {
 	*x = Evaluation{}
-	mi := &file_surmise_v1_job_proto_msgTypes[18]
+	mi := &file_surmise_v1_job_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2358,7 @@ func (x *Evaluation) String() string {
 func (*Evaluation) ProtoMessage() {}
 
 func (x *Evaluation) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[18]
+	mi := &file_surmise_v1_job_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2371,7 @@ func (x *Evaluation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evaluation.ProtoReflect.Descriptor instead.
 func (*Evaluation) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{18}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Evaluation) GetStep() int32 {
@@ -2364,7 +2452,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_surmise_v1_job_proto_msgTypes[19]
+	mi := &file_surmise_v1_job_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2376,7 +2464,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[19]
+	mi := &file_surmise_v1_job_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2389,7 +2477,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{19}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Checkpoint) GetStep() int32 {
@@ -2425,7 +2513,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_surmise_v1_job_proto_msgTypes[20]
+	mi := &file_surmise_v1_job_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2437,7 +2525,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[20]
+	mi := &file_surmise_v1_job_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2450,7 +2538,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{20}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Result) GetArtifacts() []*Artifact {
@@ -2486,7 +2574,7 @@ type Artifact struct {
 
 func (x *Artifact) Reset() {
 	*x = Artifact{}
-	mi := &file_surmise_v1_job_proto_msgTypes[21]
+	mi := &file_surmise_v1_job_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2586,7 @@ func (x *Artifact) String() string {
 func (*Artifact) ProtoMessage() {}
 
 func (x *Artifact) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[21]
+	mi := &file_surmise_v1_job_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2599,7 @@ func (x *Artifact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Artifact.ProtoReflect.Descriptor instead.
 func (*Artifact) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{21}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Artifact) GetName() string {
@@ -2593,7 +2681,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
 	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rank\x12 \n" +
 	"\vtraceparent\x18\x1e \x01(\tR\vtraceparentB\r\n" +
-	"\x04kind\x12\x05\xbaH\x02\b\x01\"\x98\x05\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xcb\x05\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
 	"\x05steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05steps\x12 \n" +
@@ -2612,13 +2700,18 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x10checkpoint_every\x18\f \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x0fcheckpointEvery\x12\x1a\n" +
 	"\btruncate\x18\r \x01(\bR\btruncate\x127\n" +
 	"\tprecision\x18\x0e \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision\x12(\n" +
-	"\x04eval\x18\x14 \x01(\v2\x14.surmise.v1.EvalSpecR\x04eval\"t\n" +
+	"\x04eval\x18\x14 \x01(\v2\x14.surmise.v1.EvalSpecR\x04eval\x121\n" +
+	"\aencoder\x18\x1e \x01(\v2\x17.surmise.v1.EncoderSpecR\aencoder\"N\n" +
+	"\vEncoderSpec\x12\x1e\n" +
+	"\x04from\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 R\x04from\x12\x1f\n" +
+	"\x06frozen\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01R\x06frozen\"t\n" +
 	"\bEvalSpec\x12 \n" +
 	"\x05pairs\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05pairs\x12\"\n" +
 	"\x05every\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05every\x12\"\n" +
 	"\x06stride\x18\x03 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x06stride\"\x97\x05\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x06stride\"\x8a\x06\n" +
 	"\tModelSpec\x12;\n" +
 	"\tobjective\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x06maskedR\fnext_tubeletR\tobjective\x12\x1e\n" +
 	"\x04size\x18\x02 \x01(\x05B\n" +
@@ -2642,8 +2735,10 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\x80\x01(\x00R\tpredDepth\x12)\n" +
 	"\n" +
 	"pred_heads\x18\v \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x80\x01(\x00R\tpredHeads\x126\n" +
-	"\tpositions\x18\f \x01(\tB\x18\xbaH\x15r\x13R\x00R\x06sincosR\auniformR\tpositions\x127\n" +
+	"\xbaH\a\x1a\x05\x18\x80\x01(\x00R\tpredHeads\x12N\n" +
+	"\tpositions\x18\f \x01(\tB0\xbaH-r+R\x00R\x06sincosR\auniformR\x04ropeR\x10rope_interleavedR\tpositions\x12'\n" +
+	"\x03mlp\x18\x1e \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04geluR\x06swigluR\x03mlp\x120\n" +
+	"\bpred_mlp\x18\x1f \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04geluR\x06swigluR\apredMlp\x127\n" +
 	"\x06target\x18\x14 \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x0erepresentationR\x06pixelsR\x06target\"\xea\x01\n" +
 	"\bMaskSpec\x127\n" +
 	"\x04kind\x18\x01 \x01(\tB#\xbaH r\x1eR\x00R\fmultiblock3dR\x04tubeR\x06causalR\x04kind\x128\n" +
@@ -2871,7 +2966,7 @@ func file_surmise_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_surmise_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_surmise_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_surmise_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_surmise_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: surmise.v1.JobState
 	(*Job)(nil),                   // 1: surmise.v1.Job
@@ -2879,64 +2974,66 @@ var file_surmise_v1_job_proto_goTypes = []any{
 	(*Needs)(nil),                 // 3: surmise.v1.Needs
 	(*JobSpec)(nil),               // 4: surmise.v1.JobSpec
 	(*TrainSpec)(nil),             // 5: surmise.v1.TrainSpec
-	(*EvalSpec)(nil),              // 6: surmise.v1.EvalSpec
-	(*ModelSpec)(nil),             // 7: surmise.v1.ModelSpec
-	(*MaskSpec)(nil),              // 8: surmise.v1.MaskSpec
-	(*MaskBlocks)(nil),            // 9: surmise.v1.MaskBlocks
-	(*SamplingSpec)(nil),          // 10: surmise.v1.SamplingSpec
-	(*OptimizerSpec)(nil),         // 11: surmise.v1.OptimizerSpec
-	(*ScoreSpec)(nil),             // 12: surmise.v1.ScoreSpec
-	(*RankSpec)(nil),              // 13: surmise.v1.RankSpec
-	(*RankSet)(nil),               // 14: surmise.v1.RankSet
-	(*Rankings)(nil),              // 15: surmise.v1.Rankings
-	(*Ranking)(nil),               // 16: surmise.v1.Ranking
-	(*RankedFuture)(nil),          // 17: surmise.v1.RankedFuture
-	(*Progress)(nil),              // 18: surmise.v1.Progress
-	(*Evaluation)(nil),            // 19: surmise.v1.Evaluation
-	(*Checkpoint)(nil),            // 20: surmise.v1.Checkpoint
-	(*Result)(nil),                // 21: surmise.v1.Result
-	(*Artifact)(nil),              // 22: surmise.v1.Artifact
-	nil,                           // 23: surmise.v1.Needs.LabelsEntry
-	nil,                           // 24: surmise.v1.Result.MetricsEntry
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*EncoderSpec)(nil),           // 6: surmise.v1.EncoderSpec
+	(*EvalSpec)(nil),              // 7: surmise.v1.EvalSpec
+	(*ModelSpec)(nil),             // 8: surmise.v1.ModelSpec
+	(*MaskSpec)(nil),              // 9: surmise.v1.MaskSpec
+	(*MaskBlocks)(nil),            // 10: surmise.v1.MaskBlocks
+	(*SamplingSpec)(nil),          // 11: surmise.v1.SamplingSpec
+	(*OptimizerSpec)(nil),         // 12: surmise.v1.OptimizerSpec
+	(*ScoreSpec)(nil),             // 13: surmise.v1.ScoreSpec
+	(*RankSpec)(nil),              // 14: surmise.v1.RankSpec
+	(*RankSet)(nil),               // 15: surmise.v1.RankSet
+	(*Rankings)(nil),              // 16: surmise.v1.Rankings
+	(*Ranking)(nil),               // 17: surmise.v1.Ranking
+	(*RankedFuture)(nil),          // 18: surmise.v1.RankedFuture
+	(*Progress)(nil),              // 19: surmise.v1.Progress
+	(*Evaluation)(nil),            // 20: surmise.v1.Evaluation
+	(*Checkpoint)(nil),            // 21: surmise.v1.Checkpoint
+	(*Result)(nil),                // 22: surmise.v1.Result
+	(*Artifact)(nil),              // 23: surmise.v1.Artifact
+	nil,                           // 24: surmise.v1.Needs.LabelsEntry
+	nil,                           // 25: surmise.v1.Result.MetricsEntry
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
 }
 var file_surmise_v1_job_proto_depIdxs = []int32{
 	4,  // 0: surmise.v1.Job.spec:type_name -> surmise.v1.JobSpec
 	0,  // 1: surmise.v1.Job.state:type_name -> surmise.v1.JobState
-	18, // 2: surmise.v1.Job.progress:type_name -> surmise.v1.Progress
-	25, // 3: surmise.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	25, // 4: surmise.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	25, // 5: surmise.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	20, // 6: surmise.v1.Job.last_checkpoint:type_name -> surmise.v1.Checkpoint
-	21, // 7: surmise.v1.Job.result:type_name -> surmise.v1.Result
+	19, // 2: surmise.v1.Job.progress:type_name -> surmise.v1.Progress
+	26, // 3: surmise.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	26, // 4: surmise.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	26, // 5: surmise.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	21, // 6: surmise.v1.Job.last_checkpoint:type_name -> surmise.v1.Checkpoint
+	22, // 7: surmise.v1.Job.result:type_name -> surmise.v1.Result
 	2,  // 8: surmise.v1.Job.scheduling:type_name -> surmise.v1.Scheduling
-	26, // 9: surmise.v1.Job.wait_estimate:type_name -> google.protobuf.Duration
+	27, // 9: surmise.v1.Job.wait_estimate:type_name -> google.protobuf.Duration
 	3,  // 10: surmise.v1.Scheduling.needs:type_name -> surmise.v1.Needs
-	25, // 11: surmise.v1.Scheduling.deadline:type_name -> google.protobuf.Timestamp
-	23, // 12: surmise.v1.Needs.labels:type_name -> surmise.v1.Needs.LabelsEntry
+	26, // 11: surmise.v1.Scheduling.deadline:type_name -> google.protobuf.Timestamp
+	24, // 12: surmise.v1.Needs.labels:type_name -> surmise.v1.Needs.LabelsEntry
 	5,  // 13: surmise.v1.JobSpec.train:type_name -> surmise.v1.TrainSpec
-	12, // 14: surmise.v1.JobSpec.score:type_name -> surmise.v1.ScoreSpec
-	13, // 15: surmise.v1.JobSpec.rank:type_name -> surmise.v1.RankSpec
-	7,  // 16: surmise.v1.TrainSpec.model:type_name -> surmise.v1.ModelSpec
-	8,  // 17: surmise.v1.TrainSpec.mask:type_name -> surmise.v1.MaskSpec
-	10, // 18: surmise.v1.TrainSpec.sampling:type_name -> surmise.v1.SamplingSpec
-	11, // 19: surmise.v1.TrainSpec.optimizer:type_name -> surmise.v1.OptimizerSpec
-	6,  // 20: surmise.v1.TrainSpec.eval:type_name -> surmise.v1.EvalSpec
-	9,  // 21: surmise.v1.MaskSpec.blocks:type_name -> surmise.v1.MaskBlocks
-	14, // 22: surmise.v1.RankSpec.sets:type_name -> surmise.v1.RankSet
-	16, // 23: surmise.v1.Rankings.rankings:type_name -> surmise.v1.Ranking
-	17, // 24: surmise.v1.Ranking.futures:type_name -> surmise.v1.RankedFuture
-	26, // 25: surmise.v1.Progress.eta:type_name -> google.protobuf.Duration
-	19, // 26: surmise.v1.Progress.evaluation:type_name -> surmise.v1.Evaluation
-	25, // 27: surmise.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
-	22, // 28: surmise.v1.Result.artifacts:type_name -> surmise.v1.Artifact
-	24, // 29: surmise.v1.Result.metrics:type_name -> surmise.v1.Result.MetricsEntry
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	13, // 14: surmise.v1.JobSpec.score:type_name -> surmise.v1.ScoreSpec
+	14, // 15: surmise.v1.JobSpec.rank:type_name -> surmise.v1.RankSpec
+	8,  // 16: surmise.v1.TrainSpec.model:type_name -> surmise.v1.ModelSpec
+	9,  // 17: surmise.v1.TrainSpec.mask:type_name -> surmise.v1.MaskSpec
+	11, // 18: surmise.v1.TrainSpec.sampling:type_name -> surmise.v1.SamplingSpec
+	12, // 19: surmise.v1.TrainSpec.optimizer:type_name -> surmise.v1.OptimizerSpec
+	7,  // 20: surmise.v1.TrainSpec.eval:type_name -> surmise.v1.EvalSpec
+	6,  // 21: surmise.v1.TrainSpec.encoder:type_name -> surmise.v1.EncoderSpec
+	10, // 22: surmise.v1.MaskSpec.blocks:type_name -> surmise.v1.MaskBlocks
+	15, // 23: surmise.v1.RankSpec.sets:type_name -> surmise.v1.RankSet
+	17, // 24: surmise.v1.Rankings.rankings:type_name -> surmise.v1.Ranking
+	18, // 25: surmise.v1.Ranking.futures:type_name -> surmise.v1.RankedFuture
+	27, // 26: surmise.v1.Progress.eta:type_name -> google.protobuf.Duration
+	20, // 27: surmise.v1.Progress.evaluation:type_name -> surmise.v1.Evaluation
+	26, // 28: surmise.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
+	23, // 29: surmise.v1.Result.artifacts:type_name -> surmise.v1.Artifact
+	25, // 30: surmise.v1.Result.metrics:type_name -> surmise.v1.Result.MetricsEntry
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_job_proto_init() }
@@ -2949,17 +3046,17 @@ func file_surmise_v1_job_proto_init() {
 		(*JobSpec_Score)(nil),
 		(*JobSpec_Rank)(nil),
 	}
-	file_surmise_v1_job_proto_msgTypes[9].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[10].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[11].OneofWrappers = []any{}
-	file_surmise_v1_job_proto_msgTypes[16].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[12].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_surmise_v1_job_proto_rawDesc), len(file_surmise_v1_job_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

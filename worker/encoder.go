@@ -1,0 +1,85 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/surmise-ml/surmise/proto/jobspec"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/model"
+)
+
+// trainConfig is TrainConfig for a job that may have a frozen encoder, which lies at path. What the encoder's checkpoint
+// settles of the model is filled in, and the job completed again with that: the spec returned says it all.
+func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path string) (trainer.Config, *surmisev1.TrainSpec, error) {
+	if spec.GetEncoder() == nil {
+		cfg, err := TrainConfig(spec, j.DataRoots)
+		return cfg, spec, err
+	}
+	name := spec.GetEncoder().GetFrom()
+	fault := func(err error) (trainer.Config, *surmisev1.TrainSpec, error) {
+		return trainer.Config{}, nil, fmt.Errorf("train.encoder.from: %w", err)
+	}
+	if !strings.HasPrefix(name, "jobs/") { // a job's model lies where the coordinator keeps artifacts
+		var err error
+		if path, err = j.located(path); err != nil {
+			return fault(err)
+		}
+	}
+	if strings.HasPrefix(path, "jobs/") {
+		return fault(fmt.Errorf("%s is known to a coordinator; here name a checkpoint folder or a file", name))
+	}
+	of, err := trainer.EncoderConfig(path)
+	if err != nil {
+		return fault(err)
+	}
+	spec, err = onEncoder(spec, of)
+	if err != nil {
+		return trainer.Config{}, nil, err
+	}
+	cfg, err := TrainConfig(spec, j.DataRoots)
+	if err != nil {
+		return cfg, nil, err
+	}
+	cfg.Encoder.From = path
+	cfg.Model.MLPRatio = 0 // of the API's models, while the checkpoint says what its encoder has
+	if cfg.Model, err = cfg.Model.OnEncoder(of); err != nil {
+		return cfg, nil, fmt.Errorf("train.%w", err)
+	}
+	if err := cfg.Validate(); err != nil {
+		return cfg, nil, fmt.Errorf("train.%w", err)
+	}
+	return cfg, spec, nil
+}
+
+// onEncoder fills in a job's model from the encoder of another, and completes the job. A field that says otherwise is an
+// error that names it.
+func onEncoder(spec *surmisev1.TrainSpec, of model.Config) (*surmisev1.TrainSpec, error) {
+	spec = proto.CloneOf(spec)
+	m := spec.GetModel()
+	given := model.Config{Size: int(m.GetSize()), Frames: int(m.GetFrames()), Patch: int(m.GetPatch()), Tubelet: int(m.GetTubelet()),
+		Dim: int(m.GetDim()), Depth: int(m.GetDepth()), Heads: int(m.GetHeads()), Positions: m.GetPositions(), MLP: m.GetMlp()}
+	whole, err := given.OnEncoder(of)
+	if err != nil {
+		return nil, fmt.Errorf("train.%w", err)
+	}
+	m.Size, m.Frames, m.Patch, m.Tubelet = int32(whole.Size), int32(whole.Frames), int32(whole.Patch), int32(whole.Tubelet)
+	m.Dim, m.Depth, m.Heads = int32(whole.Dim), int32(whole.Depth), int32(whole.Heads)
+	m.Positions, m.Mlp = whole.Positions, whole.MLP
+	if m.Mlp == "" {
+		m.Mlp = model.GELU
+	}
+	complete, err := jobspec.Complete(&surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Train{Train: spec}})
+	var faults jobspec.Errors
+	if errors.As(err, &faults) {
+		return nil, faults
+	}
+	if err != nil {
+		return nil, err
+	}
+	return complete.GetTrain(), nil
+}
