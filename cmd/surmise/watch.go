@@ -105,7 +105,9 @@ func describe(e *surmisev1.WatchJobResponse) string {
 	case surmisev1.JobEventType_JOB_REQUEUED:
 		return fmt.Sprintf("queued again: %s", job.Reason)
 	case surmisev1.JobEventType_JOB_CANCEL_REQUESTED:
-		return "cancel requested"
+		return job.Reason
+	case surmisev1.JobEventType_JOB_PREEMPTED:
+		return fmt.Sprintf("gives way: %s", job.Reason)
 	case surmisev1.JobEventType_JOB_ENDED:
 		if job.Reason == "" {
 			return fmt.Sprintf("%s %s", job.Name, job.State)

@@ -18,23 +18,32 @@ func TestLeasingReadsIndexes(t *testing.T) {
 		"classes": scanClasses, "head": leaseHead, "held": heldByClass, "due": nextDue, "leases": withoutSpec + dueLeases, "deadlines": withoutSpec + dueDeadlines,
 		"worker": withoutSpec + heldByWorker, "all held": withoutSpec + allHeld,
 	} {
-		rows, err := s.read.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, 1, 2)
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		for rows.Next() {
-			var id, parent, unused int
-			var step string
-			if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
-				t.Fatal(err)
-			}
-			t.Log(name, step)
+		for _, step := range plan(t, s, query) {
 			if strings.Contains(step, "jobs") && !strings.Contains(step, "INDEX") || strings.Contains(step, "SCAN jobs") && !strings.Contains(name, "held") {
 				t.Errorf("%s: %s", name, step)
 			}
 		}
-		if err := rows.Close(); err != nil {
+	}
+}
+
+// plan is how SQLite goes about a query.
+func plan(t *testing.T, s *Store, query string) (steps []string) {
+	t.Helper()
+	rows, err := s.read.QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, 1, 2)
+	if err != nil {
+		t.Fatalf("%s: %v", query, err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, parent, unused int
+		var step string
+		if err := rows.Scan(&id, &parent, &unused, &step); err != nil {
 			t.Fatal(err)
 		}
+		steps = append(steps, step)
 	}
+	if err := rows.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return steps
 }
