@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -44,11 +45,11 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "experiments/get-by-name":
 		http.Error(w, `{"error_code":"RESOURCE_DOES_NOT_EXIST"}`, http.StatusNotFound)
 	case "experiments/create":
-		io.WriteString(w, `{"experiment_id":"7"}`)
+		fmt.Fprint(w, `{"experiment_id":"7"}`)
 	case "runs/create":
-		io.WriteString(w, `{"run":{"info":{"run_id":"r1"}}}`)
+		fmt.Fprint(w, `{"run":{"info":{"run_id":"r1"}}}`)
 	default:
-		io.WriteString(w, `{}`)
+		fmt.Fprint(w, `{}`)
 	}
 }
 
