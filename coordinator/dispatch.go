@@ -253,13 +253,6 @@ func (ws *workers) allFree() []*session {
 	return slices.Clone(ws.free)
 }
 
-// count tells how many workers are attached, and how many of those asked for a job.
-func (ws *workers) count() (attached, idle int) {
-	ws.mu.Lock()
-	defer ws.mu.Unlock()
-	return len(ws.byName), len(ws.free)
-}
-
 // busyOffers are the workers that have a job, or are about to ask for one.
 func (ws *workers) busyOffers() []queue.Worker {
 	ws.mu.Lock()
