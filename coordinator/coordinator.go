@@ -89,6 +89,7 @@ type ScoreFile struct {
 // Clock says when to look for leases that have run out, and for watchers that are stuck. Whether a lease has run out is
 // for the store's own clock to say.
 type Clock interface {
+	Now() time.Time
 	After(time.Duration) <-chan time.Time
 }
 
@@ -306,4 +307,5 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 
 type systemClock struct{}
 
+func (systemClock) Now() time.Time                         { return time.Now() }
 func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }

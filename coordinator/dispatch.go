@@ -24,6 +24,7 @@ const storeRetry = time.Second
 // a job is queued, a worker is ready or a lease is due.
 func (s *Server) dispatch(ctx context.Context) {
 	for {
+		began := s.clock.Now()
 		wait, err := s.dispatchAll(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("dispatch", "error", err, "retry_in", storeRetry)
@@ -31,7 +32,7 @@ func (s *Server) dispatch(ctx context.Context) {
 		}
 		var due <-chan time.Time
 		if wait >= 0 {
-			due = s.clock.After(wait)
+			due = s.clock.After(wait - s.clock.Now().Sub(began)) // the store counted from about then
 		}
 		select {
 		case <-ctx.Done():
