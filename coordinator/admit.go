@@ -19,17 +19,17 @@ func (s *Server) admit(ctx context.Context, method string) (context.Context, err
 	if err != nil && rule.Open {
 		caller, err = auth.Identity{}, nil
 	}
-	if limited := s.rates.admit(callerKey(caller, from), s.now()); limited != nil {
+	if limited := s.rates.admit(callerKey(caller, from), s.clock.Now()); limited != nil {
 		return ctx, limited
 	}
 	if err == nil && s.auth != nil {
 		err = auth.Allow(method, caller)
 	}
 	if err == nil && rule.Changes {
-		err = s.audit.ready(s.now())
+		err = s.audit.ready(s.clock.Now())
 	}
 	if err != nil {
-		s.audit.call(s.now(), caller, from, method, "", err)
+		s.audit.call(s.clock.Now(), caller, from, method, "", err)
 		return ctx, err
 	}
 	return auth.NewContext(ctx, caller), nil
@@ -42,7 +42,7 @@ func (s *Server) admitUnary(ctx context.Context, request any, info *grpc.UnarySe
 	}
 	response, err := handler(ctx, request)
 	if auth.RuleOf(info.FullMethod).Changes {
-		s.audit.call(s.now(), auth.FromContext(ctx), peerAddr(ctx), info.FullMethod, jobOf(response, request), err)
+		s.audit.call(s.clock.Now(), auth.FromContext(ctx), peerAddr(ctx), info.FullMethod, jobOf(response, request), err)
 	}
 	return response, err
 }
@@ -56,7 +56,7 @@ func (s *Server) admitStream(server any, stream grpc.ServerStream, info *grpc.St
 	admitted := &admittedStream{ServerStream: stream, s: s, ctx: ctx, key: callerKey(caller, from), open: auth.RuleOf(info.FullMethod).Open}
 	err = handler(server, admitted)
 	if auth.RuleOf(info.FullMethod).Changes {
-		s.audit.call(s.now(), caller, from, info.FullMethod, "", err)
+		s.audit.call(s.clock.Now(), caller, from, info.FullMethod, "", err)
 	}
 	return err
 }
@@ -90,7 +90,7 @@ func (a *admittedStream) SendMsg(m any) error {
 // RecvMsg takes messages no faster than the rate; the sender waits meanwhile, as for any slow reader.
 func (a *admittedStream) RecvMsg(m any) error {
 	if a.s.rates != nil {
-		if wait, giveUp := a.s.rates.reserve(a.key, a.s.now()); wait > 0 {
+		if wait, giveUp := a.s.rates.reserve(a.key, a.s.clock.Now()); wait > 0 {
 			select {
 			case <-a.s.clock.After(wait):
 			case <-a.ctx.Done():

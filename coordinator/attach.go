@@ -59,7 +59,7 @@ func (s *Server) Attach(stream attachStream) error {
 				w.working = len(hello.Held) > 0
 				s.workers.attach(w)
 				defer s.workers.detach(w)
-				s.audit.attached(s.now(), auth.FromContext(ctx), peerAddr(ctx), w.name)
+				s.audit.attached(s.clock.Now(), auth.FromContext(ctx), peerAddr(ctx), w.name)
 				s.log.Info("worker attached", "worker", w.name, "version", hello.Version, "threads", hello.Threads, "held", len(hello.Held))
 				defer s.log.Info("worker detached", "worker", w.name)
 				if err := s.welcome(stream, w, hello); err != nil {

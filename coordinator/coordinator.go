@@ -86,8 +86,8 @@ type ScoreFile struct {
 	Path   string
 }
 
-// Clock says when to look for leases that have run out, and for watchers that are stuck. Whether a lease has run out is
-// for the store's own clock to say.
+// Clock says when to look for leases that have run out, and for watchers that are stuck, and the time of rates and of
+// the audit log. Whether a lease has run out is for the store's own clock to say.
 type Clock interface {
 	Now() time.Time
 	After(time.Duration) <-chan time.Time
@@ -111,8 +111,7 @@ type Config struct {
 	TLS    *tls.Config         // nil: plaintext, for loopback
 	Auth   *auth.Authenticator // nil: everyone is auth.Anonymous and may do everything
 	Limits Limits
-	Audit  AuditSink        // nil: no audit log; the caller closes it, after Serve
-	Now    func() time.Time // of rates and the audit log; nil: time.Now
+	Audit  AuditSink // nil: no audit log; the caller closes it, after Serve
 }
 
 // DefaultLeaseDuration is long against a garbage collection or a slow disk, short against losing a worker's time.
@@ -157,7 +156,6 @@ type Server struct {
 	audit        *auditLog
 	messageBytes int
 	openJobs     int // of one owner; 0: any number
-	now          func() time.Time
 
 	logs        *joblog.Store
 	logWatchers watchers
@@ -203,7 +201,6 @@ func New(cfg Config) (*Server, error) {
 		rates:        newCallerRates(cfg.Limits),
 		messageBytes: cfg.Limits.MessageBytes,
 		openJobs:     cfg.Limits.OpenJobs,
-		now:          cfg.Now,
 
 		owner:       cfg.Owner,
 		logs:        joblog.New(filepath.Join(artifactDir, "jobs"), 0),
@@ -227,9 +224,6 @@ func New(cfg Config) (*Server, error) {
 	}
 	if s.messageBytes == 0 {
 		s.messageBytes = maxMessageBytes
-	}
-	if s.now == nil {
-		s.now = time.Now
 	}
 	s.audit = newAuditLog(cfg.Audit, s.log)
 	if s.traces == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -28,7 +27,7 @@ func (s *Server) dispatch(ctx context.Context) {
 		wait, err := s.dispatchAll(ctx)
 		if err != nil && ctx.Err() == nil {
 			s.log.Error("dispatch", "error", err, "retry_in", storeRetry)
-			wait = storeRetry
+			began, wait = s.clock.Now(), storeRetry
 		}
 		var due <-chan time.Time
 		if wait >= 0 {
@@ -53,8 +52,7 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 		return 0, err
 	}
 	for _, m := range moved {
-		// A deadline may also have passed, which loses no lease.
-		if m.Effects.Log == queue.LogRequeued || m.Effects.Log == queue.LogEnded && !strings.HasPrefix(m.Job.Reason, "DEADLINE") {
+		if m.LeaseLost {
 			s.observer.LeaseLost(LossExpired)
 		}
 		s.changed(m.Job, m.Effects)
@@ -103,8 +101,9 @@ func (s *Server) give(ctx context.Context, worker *session, job queue.Job) error
 	switch {
 	case errors.As(err, &fault) || status.Code(err) == codes.Internal:
 		s.workers.putBack(worker)
+		s.workers.wakeDispatch() // there may be another job for it
 		back = queue.Fail{Epoch: job.Epoch, Reason: status.Convert(statusOf(err)).Message()}
-	case err != nil:
+	case err != nil: // the store's: dispatch tries again, in its time
 		s.workers.putBack(worker)
 		return err
 	case worker.send(lease):
@@ -283,7 +282,6 @@ func (ws *workers) putBack(w *session) {
 	if ws.byName[w.name] == w {
 		ws.free = append([]*session{w}, ws.free...)
 	}
-	ws.wakeDispatch() // there may be another job for it
 }
 
 // send queues a message to a worker by name; false when it is not attached.

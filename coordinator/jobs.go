@@ -190,7 +190,7 @@ func (s *Server) CancelJob(ctx context.Context, req *surmisev1.CancelJobRequest)
 
 // changed does what must follow once a job is stored.
 func (s *Server) changed(job queue.Job, effects queue.Effects) {
-	s.audit.changed(s.now(), job, effects.Log)
+	s.audit.changed(s.clock.Now(), job, effects.Log)
 	s.observe(job, effects.Log)
 	if effects.Log != "" {
 		s.watchers.notify(job.ID)

@@ -98,7 +98,7 @@ func secure(t *testing.T, change func(*coordinator.Config)) (s *server, secrets,
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Auth, c.Audit, c.Now = &auth.Authenticator{Tokens: known}, audit, now
+		c.Auth, c.Audit = &auth.Authenticator{Tokens: known}, audit
 		if change != nil {
 			change(c)
 		}

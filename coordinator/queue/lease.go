@@ -229,7 +229,7 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 			if err != nil {
 				return fmt.Errorf("job %s: %w", job.ID, err)
 			}
-			moved = append(moved, Moved{after, effects})
+			moved = append(moved, Moved{Job: after, Effects: effects})
 		}
 		return nil
 	})

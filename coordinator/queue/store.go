@@ -223,7 +223,7 @@ func (s *Store) ExpireDue(ctx context.Context) (moved []Moved, next time.Duratio
 				if err != nil {
 					return err
 				}
-				moved = append(moved, Moved{after, effects})
+				moved = append(moved, Moved{Job: after, Effects: effects, LeaseLost: due.event == Expire{}})
 			}
 		}
 		var first sql.NullInt64

@@ -143,8 +143,9 @@ func (s *Store) CountChildren(ctx context.Context, sweep string) (map[State]int,
 
 // Moved is a job that an event moved on, and what must follow.
 type Moved struct {
-	Job     Job // without its Spec
-	Effects Effects
+	Job       Job // without its Spec
+	Effects   Effects
+	LeaseLost bool // because its lease ran out
 }
 
 // CancelSweep cancels every child of a sweep that has not ended, all or none, and returns those that this changed. The
@@ -166,7 +167,7 @@ func (s *Store) CancelSweep(ctx context.Context, id, reason string) (moved []Mov
 			if err != nil {
 				return fmt.Errorf("job %s: %w", job.ID, err)
 			}
-			moved = append(moved, Moved{after, effects})
+			moved = append(moved, Moved{Job: after, Effects: effects})
 		}
 		return nil
 	})

@@ -215,7 +215,7 @@ func expiry(t *testing.T, s *suite) {
 	}
 	s.clock.advance(20 * time.Second)
 	expired, next, err := s.ExpireDue(t.Context())
-	if err != nil || len(expired) != 1 || expired[0].Job.ID != "a" || expired[0].Job.State != queue.Queued || !expired[0].Effects.Offer || next != 10*time.Second {
+	if err != nil || len(expired) != 1 || expired[0].Job.ID != "a" || expired[0].Job.State != queue.Queued || !expired[0].Effects.Offer || !expired[0].LeaseLost || next != 10*time.Second {
 		t.Fatalf("when a is due: %+v, next %v, %v", expired, next, err)
 	}
 	if got, err := s.Get(t.Context(), "a"); err != nil || got.State != queue.Queued || got.Losses != 1 {

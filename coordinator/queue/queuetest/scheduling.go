@@ -138,7 +138,7 @@ func deadlines(t *testing.T, s *suite) {
 	}
 	s.clock.advance(10 * time.Second)
 	moved, next, err := s.ExpireDue(t.Context())
-	if err != nil || len(moved) != 2 || moved[0].Job.State != queue.Cancelling || !moved[0].Effects.StopWorker || moved[1].Job.State != queue.Failed {
+	if err != nil || len(moved) != 2 || moved[0].Job.State != queue.Cancelling || !moved[0].Effects.StopWorker || moved[0].LeaseLost || moved[1].LeaseLost || moved[1].Job.State != queue.Failed {
 		t.Fatalf("moved %+v, %v", moved, err)
 	}
 	if next != lease-10*time.Second {
