@@ -5,7 +5,7 @@ BUILD   := go build -ldflags '-X main.version=$(VERSION)'
 # Packages without OpenCV, tested once more with cgo off and with the race detector. (Under the race detector
 # the OpenCV binding would be compiled again.)
 PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/heat/... ./plausibility/report/... ./proto/... ./internal/... \
-           ./video/wire/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
+           ./video/wire/... ./video/source/... ./video/header/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
 .PHONY: help setup build demo test check lint race pure sanitize generate generated bench microbench fuzz clean

@@ -19,6 +19,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/tensorboard"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // keepCheckpoints is how many checkpoints of an attempt stay on disk: one to go on from, one in case that is damaged.
@@ -78,7 +79,7 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir
 
 // dataFault begins an error about the data with the field of the job that names it; others stay as they are.
 func dataFault(err error) error {
-	var name *video.NameError
+	var name *source.NameError
 	var unusable *video.UnusableError
 	switch {
 	case errors.As(err, &name):
