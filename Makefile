@@ -8,7 +8,7 @@ PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibi
            ./video/wire/... ./video/source/... ./video/header/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
-.PHONY: help setup build demo test check lint race pure sanitize generate generated bench microbench fuzz clean
+.PHONY: help setup build mpi demo test test-mpi check lint race pure sanitize generate generated bench microbench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,12 +21,15 @@ build: setup ## bin/surmise, bin/coordinator (no cgo), bin/worker
 	CGO_ENABLED=0 $(BUILD) -o bin/coordinator ./cmd/coordinator
 	$(BUILD) -o bin/worker ./cmd/worker
 
+mpi: setup ## bin/surmise-mpi, for training one model in several processes
+	$(BUILD) -tags mpi -o bin/surmise-mpi ./cmd/surmise
+
 demo: build ## train a small model on made clips, score held-out pairs, write a report
 	bin/surmise demo
 
 test: setup check lint generated bin/tools/grpcurl ## everything: checks, all tests, race detector, sanitizers, the build without cgo
 	go test ./...
-	$(MAKE) race pure sanitize
+	$(MAKE) race pure sanitize test-mpi
 
 check: setup ## vet and gofmt
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt wants changes in:'; gofmt -l .; exit 1; }
@@ -47,6 +50,15 @@ pure: setup ## what must work without cgo
 sanitize: setup ## the native kernels up to AVX2 under the address and the undefined-behaviour sanitizer
 	CGO_CFLAGS='-O1 -g' go test -asan -tags sanitize ./trainer/cpu/kernel
 	CGO_CFLAGS='-O1 -g -fsanitize=undefined -fno-sanitize-recover=all' CGO_LDFLAGS=-fsanitize=undefined go test -tags sanitize ./trainer/cpu/kernel
+
+# --oversubscribe: more processes than cores; a test may be root's.
+MPIRUN := env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe
+
+test-mpi: setup ## what needs several processes under MPI
+	go vet -tags mpi ./trainer/parallel
+	go test -tags mpi -c -o bin/parallel.test ./trainer/parallel
+	$(MPIRUN) -n 2 bin/parallel.test
+	$(MPIRUN) -n 3 bin/parallel.test
 
 generate: ## the Go of the API, from proto/
 	sh proto/generate.sh
