@@ -150,8 +150,8 @@ type everyContext struct {
 	spec Spec
 }
 
-func (e everyContext) Surprise(ctx context.Context, windows []float32, n int) ([]WindowErrors, error) {
-	errs, err := e.changeDetector.Surprise(ctx, windows, n)
+func (e everyContext) Surprise(ctx context.Context, windows []Window) ([]WindowErrors, error) {
+	errs, err := e.changeDetector.Surprise(ctx, windows)
 	for i := range errs {
 		all := errs[i][0]
 		errs[i] = nil

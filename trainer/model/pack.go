@@ -64,14 +64,14 @@ func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
 	return nil
 }
 
-// packFull lays out whole clips.
+// packFull lays out whole clips. A graph on tubelets that are encoded already has no use for some of it, and no such inputs.
 func (g *Graph) packFull(m graph.Buffers) {
 	t, h, w := g.Config.Grid()
 	ramp(m.Ints(g.full.offsets), t*h*w)
 	for i := range m.Ints(g.fullToken) {
 		m.Ints(g.fullToken)[i] = int32(i % (t * h * w))
 	}
-	if g.Config.Objective == NextTubelet { // the encoder sees tubelets one by one
+	if g.tubelets != nil { // the encoder sees tubelets one by one
 		ramp(m.Ints(g.tubelets), h*w)
 		for i := range m.Ints(g.fullSpace) {
 			m.Ints(g.fullSpace)[i] = int32(i % (h * w))
