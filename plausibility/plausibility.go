@@ -33,7 +33,7 @@ type Spec = compare.Spec
 
 // Video is one row of a pairs file, or one video of a dataset.
 type Video struct {
-	Path     string // of the file, or of the folder of its frames
+	Path     string // of the file, or of the folder of its frames; or a URI
 	Name     string // as the pairs file or dataset names it, for the record; empty: Path
 	Label    int    // 1 possible, 0 impossible
 	Group    string // videos of a group share everything but the event

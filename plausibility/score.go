@@ -52,6 +52,17 @@ type Config struct {
 	Read func(ctx context.Context, path string, o video.ReadOptions) (*video.Clip, error)
 	// Count tells how many frames a video has, for Video.EqualLength; nil means CountFrames of those decoders.
 	Count func(ctx context.Context, path string) (int, error)
+	// Local returns the file of a video that may lie elsewhere, which stays until release is called; nil means that videos are
+	// files, and URIs are refused.
+	Local func(ctx context.Context, path string) (file string, release func(), err error)
+}
+
+// onlyFiles is a Local.
+func onlyFiles(_ context.Context, path string) (string, func(), error) {
+	if video.IsURI(path) {
+		return "", nil, &video.FileError{Path: path, Kind: video.Unreadable, Reason: "only files on this machine can be read here"}
+	}
+	return path, func() {}, nil
 }
 
 // Progress is how far a scoring run is.
@@ -74,6 +85,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxFrames == 0 {
 		c.MaxFrames = defaultMaxFrames
+	}
+	if c.Local == nil {
+		c.Local = onlyFiles
 	}
 	if c.Progress == nil {
 		c.Progress = func(Progress) {}
@@ -240,6 +254,17 @@ func starts(ctx context.Context, c *Config, videos []Video) ([]decodedVideo, err
 }
 
 func read(ctx context.Context, c *Config, path string, first int) (decodedVideo, error) {
+	var unusable *video.FileError
+	path, release, err := c.Local(ctx, path)
+	switch {
+	case ctx.Err() != nil:
+		return decodedVideo{}, context.Cause(ctx)
+	case errors.As(err, &unusable):
+		return decodedVideo{skip: unusable.Reason}, nil
+	case err != nil:
+		return decodedVideo{}, err
+	}
+	defer release()
 	digest, exact, err := contentSHA256(path)
 	if err != nil {
 		return decodedVideo{skip: err.Error()}, nil
@@ -250,7 +275,6 @@ func read(ctx context.Context, c *Config, path string, first int) (decodedVideo,
 		options.MaxFrames = c.Spec.MaxFrames
 	}
 	clip, err := c.Read(ctx, path, options)
-	var unusable *video.FileError
 	switch {
 	case ctx.Err() != nil:
 		return decodedVideo{}, context.Cause(ctx)

@@ -22,8 +22,11 @@ import (
 // that of IntPhys, the dataset that comes this way.
 const FolderFPS = 15
 
-func isFolder(path string) bool {
-	info, err := os.Stat(path)
+func (it Item) isFolder() bool {
+	if it.URI != "" || it.Member != "" {
+		return false
+	}
+	info, err := os.Stat(it.Path)
 	return err == nil && info.IsDir()
 }
 
@@ -154,6 +157,7 @@ func scanImage(r reading, s *scanned, number int, name string) error {
 // a *FileError.
 func (p *Pool) CountFrames(ctx context.Context, path string) (int, error) {
 	none := []int{math.MaxInt} // beyond any frame: all are decoded, none delivered
-	done, err := p.decode(ctx, Item{Path: path}, wire.Request{Numbers: none, NoPixels: true, Folder: isFolder(path)}, func() {}, func(frame) error { return nil })
+	item := itemOf(path)
+	done, err := p.decode(ctx, item, wire.Request{Numbers: none, NoPixels: true, Folder: item.isFolder()}, func() {}, func(frame) error { return nil })
 	return done.Frames, err
 }

@@ -124,7 +124,7 @@ func (r *resolver) name(ctx context.Context, name string) error {
 	if name == "" {
 		return errors.New("an empty name")
 	}
-	if isURI(name) {
+	if IsURI(name) {
 		return r.uri(ctx, name)
 	}
 	path, err := filepath.Abs(name)
@@ -236,7 +236,7 @@ func (r *resolver) index(ctx context.Context, path, uri string) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if uri != "" || isURI(row.Path) {
+		if uri != "" || IsURI(row.Path) {
 			if err := r.indexedURI(ctx, uri, row); err != nil {
 				return fmt.Errorf("index %q: %w", path, err)
 			}
@@ -288,7 +288,7 @@ func Below(roots []string, path string) (string, error) {
 		return "", err
 	}
 	for _, root := range roots {
-		if isURI(root) {
+		if IsURI(root) {
 			continue
 		}
 		realRoot, err := realPath(root)

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Version is the score file version this package writes. It also reads oldestVersion,
@@ -201,9 +202,9 @@ type Scores struct {
 	PeakAt *Place `json:"peak_at,omitempty"` // first frame of the curve's largest tubelet, and the middle of its worst token
 }
 
-// Location is where a video of the file was when it was scored.
+// Location is where a video of the file was when it was scored: a path or URI.
 func (f *File) Location(v *Video) string {
-	if filepath.IsAbs(v.Path) {
+	if filepath.IsAbs(v.Path) || strings.Contains(v.Path, "://") {
 		return v.Path
 	}
 	return filepath.Join(f.Folder, v.Path)
