@@ -16,7 +16,7 @@ func (m *Model) CopyLast(spec Spec, batch int, o cpu.Options) (*Network, error) 
 }
 
 // copyErrors are the errors of window b when targets are copied from the last tubelet seen.
-func (n *Network) copyErrors(b int, encoded []*tubelet) (WindowErrors, error) {
+func (n *Network) copyErrors(b int, contexts []int, encoded []*tubelet) (WindowErrors, error) {
 	c := n.config
 	d := c.TargetDim()
 	_, h, w := c.Grid()
@@ -46,7 +46,7 @@ func (n *Network) copyErrors(b int, encoded []*tubelet) (WindowErrors, error) {
 		return WindowErrors{copies(0, tokens, func(token int) int { return token - area })}, nil
 	}
 	var out WindowErrors
-	for _, context := range n.spec.Contexts {
+	for _, context := range contexts {
 		_, tokens, err := c.Future(context)
 		if err != nil {
 			return nil, err

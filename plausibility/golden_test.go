@@ -95,7 +95,7 @@ func checkSurprise(t *testing.T, m *Model, videos golden.Tensor, want []float32,
 			of := &givenFrames{pix: videos.F32[v*length : (v+1)*length], frames: frames}
 			var windows []Window
 			for _, from := range starts {
-				windows = append(windows, Window{of, from})
+				windows = append(windows, Window{Of: of, From: from})
 			}
 			got, err := net.Surprise(t.Context(), windows)
 			if err != nil {
@@ -103,7 +103,7 @@ func checkSurprise(t *testing.T, m *Model, videos golden.Tensor, want []float32,
 			}
 			r := newReducer(spec, m.Config)
 			for w := range got {
-				reduced, err := r.reduce(got[w])
+				reduced, err := r.reduce(got[w], nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -67,7 +67,7 @@ func (f *givenFrames) Normalize(dst []float32, from, count int) {
 func apart(c model.Config, windows []float32) []Window {
 	var out []Window
 	for w := range slices.Chunk(windows, c.ClipValues()) {
-		out = append(out, Window{&givenFrames{w, c.Frames}, 0})
+		out = append(out, Window{Of: &givenFrames{w, c.Frames}})
 	}
 	return out
 }

@@ -27,6 +27,7 @@ type Network struct {
 	copyLast  bool          // see CopyLast
 	inPlace   bool          // it has no weights of its own
 	flops     float64       // of matrix products, in all calls
+	usual     bool          // the machine's tokens are laid out for the contexts of the spec
 }
 
 // Network builds the model for batches of windows of a spec. It must be closed. The
@@ -78,7 +79,7 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (_ *
 	if n.machine, err = m.compile(scoring.Graph, o); err != nil {
 		return nil, fits(err, batch)
 	}
-	return n, n.layOut(m)
+	return n, n.layOut(nil)
 }
 
 // fits says what to do about a model that is too large.
@@ -104,47 +105,80 @@ func (n *Network) Reload(m *Model) error {
 	return err
 }
 
-// layOut lays the windows' tokens out, the same for every batch.
-func (n *Network) layOut(m *Model) error {
+// layOut lays out the tokens of a batch of windows, each at as many contexts as the spec has; those that are not given are
+// at the spec's.
+func (n *Network) layOut(batch []Window) error {
 	var context, pred [][]int32
-	for range n.batch {
-		for _, frames := range n.spec.Contexts {
-			c, p, err := m.Config.Future(frames)
+	for b := range n.batch {
+		contexts := n.spec.Contexts
+		if b < len(batch) && batch[b].Contexts != nil {
+			contexts = batch[b].Contexts
+		}
+		for i := range n.spec.Contexts {
+			frames := contexts[min(i, len(contexts)-1)]
+			c, p, err := n.config.Future(frames)
 			if err != nil {
 				return fmt.Errorf("spec.contexts: %w", err)
 			}
 			context, pred = append(context, c), append(pred, p)
 		}
 	}
+	n.usual = !ofTheirOwn(batch)
 	return n.scoring.Pack(n.machine, context, pred)
+}
+
+func ofTheirOwn(windows []Window) bool {
+	return slices.ContainsFunc(windows, func(w Window) bool { return w.Contexts != nil })
 }
 
 // Surprise implements Predictor.
 func (n *Network) Surprise(ctx context.Context, windows []Window) ([]WindowErrors, error) {
-	out := make([]WindowErrors, 0, len(windows))
-	for batch := range slices.Chunk(windows, n.batch) {
+	parts, of := n.split(windows)
+	out := make([]WindowErrors, len(windows))
+	for batch := range slices.Chunk(parts, n.batch) {
 		encoded, err := n.tubelets.of(ctx, batch, &n.flops)
 		if err != nil {
 			return nil, fmt.Errorf("score windows: %w", err)
 		}
 		if n.machine != nil {
-			if err := n.run(encoded); err != nil {
+			if err := n.run(batch, encoded); err != nil {
 				return nil, fmt.Errorf("score windows: %w", err)
 			}
 		}
-		for b := range batch {
-			errs, err := n.windowErrors(b, encoded[b])
+		for b, w := range batch {
+			errs, err := n.windowErrors(b, w, encoded[b])
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, errs)
+			out[of[b]] = append(out[of[b]], errs...)
 		}
+		of = of[len(batch):]
 	}
 	return out, nil
 }
 
+// split makes windows with more contexts of their own than the spec has into several of as many at most, and says of
+// which window each is a part.
+func (n *Network) split(windows []Window) (parts []Window, of []int) {
+	for i, w := range windows {
+		if w.Contexts == nil {
+			parts, of = append(parts, w), append(of, i)
+			continue
+		}
+		for contexts := range slices.Chunk(w.Contexts, max(1, len(n.spec.Contexts))) {
+			parts, of = append(parts, Window{w.Of, w.From, contexts}), append(of, i)
+		}
+	}
+	return parts, of
+}
+
 // run predicts a batch of windows from their tubelets.
-func (n *Network) run(encoded [][]*tubelet) error {
+func (n *Network) run(batch []Window, encoded [][]*tubelet) error {
+	if ofTheirOwn(batch) || !n.usual {
+		if err := n.layOut(batch); err != nil {
+			return err
+		}
+	}
 	context, goal := n.machine.Floats(n.scoring.Context), n.machine.Floats(n.scoring.Goal)
 	for _, window := range encoded {
 		for _, t := range window[:n.scoring.ContextTubelets] {
@@ -164,18 +198,21 @@ func (n *Network) run(encoded [][]*tubelet) error {
 	return nil
 }
 
-// windowErrors copies window b's errors out of the machine.
-func (n *Network) windowErrors(b int, encoded []*tubelet) (WindowErrors, error) {
-	if n.copyLast {
-		return n.copyErrors(b, encoded)
+// windowErrors copies the errors of window b of a batch out of the machine.
+func (n *Network) windowErrors(b int, w Window, encoded []*tubelet) (WindowErrors, error) {
+	contexts := n.spec.Contexts
+	if w.Contexts != nil {
+		contexts = w.Contexts
 	}
-	groups := n.scoring.Groups
-	out := make(WindowErrors, groups)
-	for g := range groups {
-		first, last, tokens := n.scoring.PredictedRows(n.machine, b*groups+g)
+	if n.copyLast {
+		return n.copyErrors(b, contexts, encoded)
+	}
+	out := make(WindowErrors, max(1, len(contexts)))
+	for g := range out {
+		first, last, tokens := n.scoring.PredictedRows(n.machine, b*n.scoring.Groups+g)
 		out[g] = ContextErrors{Tokens: slices.Clone(tokens), Errors: slices.Clone(n.machine.Floats(n.scoring.Errors)[first:last])}
-		if len(n.spec.Contexts) > 0 {
-			out[g].Context = n.spec.Contexts[g]
+		if len(contexts) > 0 {
+			out[g].Context = contexts[g]
 		}
 	}
 	return out, nil

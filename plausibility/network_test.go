@@ -28,7 +28,7 @@ func wholeWindows(t *testing.T, m *Model, windows []Window, precision cpu.Precis
 		t.Fatal(err)
 	}
 	defer machine.Close()
-	if err := (&Network{spec: spec, scoring: s, machine: machine, batch: len(windows)}).layOut(m); err != nil {
+	if err := (&Network{spec: spec, config: m.Config, scoring: s, machine: machine, batch: len(windows)}).layOut(nil); err != nil {
 		t.Fatal(err)
 	}
 	clips, size := machine.Floats(s.Clip), m.Config.ClipValues()
@@ -95,7 +95,7 @@ func TestOverlappingWindowsAreExact(t *testing.T) {
 				for _, stride := range []int{1, 2, 4, 18} {
 					var windows []Window
 					for from := 0; from+m.Config.Frames <= frames.frames; from += stride {
-						windows = append(windows, Window{frames, from})
+						windows = append(windows, Window{Of: frames, From: from})
 					}
 					want, _ := wholeWindows(t, m, windows, precision)
 					got, err := net.Surprise(t.Context(), windows)
@@ -112,7 +112,7 @@ func TestOverlappingWindowsAreExact(t *testing.T) {
 					var alone []Window // the same frames, and nothing known of them
 					for _, w := range windows {
 						of := *frames
-						alone = append(alone, Window{&of, w.From})
+						alone = append(alone, Window{Of: &of, From: w.From})
 					}
 					if want, err = net.Surprise(t.Context(), alone); err != nil || !reflect.DeepEqual(got, want) {
 						t.Errorf("%s, %s, %s, stride %d: other errors than of windows that share nothing, %v", objective, name, precision, stride, err)
@@ -155,7 +155,9 @@ func TestTubeletsAreComputedOnce(t *testing.T) {
 	}
 	defer net.Close()
 	count := &countedFrames{given: &givenFrames{randomWindows(m.Config, 3), 18}}
-	windows := func(of Frames) []Window { return []Window{{of, 0}, {of, 2}, {of, 4}, {of, 6}, {of, 8}} } // 7 tubelets
+	windows := func(of Frames) []Window {
+		return []Window{{Of: of}, {Of: of, From: 2}, {Of: of, From: 4}, {Of: of, From: 6}, {Of: of, From: 8}}
+	} // 7 tubelets
 	for range 2 {
 		if _, err := net.Surprise(t.Context(), windows(count)); err != nil {
 			t.Fatal(err)
@@ -253,7 +255,7 @@ func BenchmarkOverlap(b *testing.B) {
 								alone := *clip
 								of = &alone
 							}
-							windows = append(windows, Window{clipFrames{of}, from})
+							windows = append(windows, Window{Of: clipFrames{of}, From: from})
 						}
 						began := time.Now()
 						if _, err := n.Surprise(b.Context(), windows); err != nil {

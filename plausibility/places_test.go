@@ -188,7 +188,7 @@ func TestCopyLast(t *testing.T) {
 					moving.Pix[f*16*16*3+i] = uint8(40*f + i%7)
 				}
 			}
-			windows := []Window{{clipFrames{still}, 0}, {clipFrames{moving}, 0}}
+			windows := []Window{{Of: clipFrames{still}}, {Of: clipFrames{moving}}}
 			got, err := net.Surprise(t.Context(), windows)
 			if err != nil {
 				t.Fatal(err)

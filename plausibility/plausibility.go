@@ -65,6 +65,8 @@ type Frames interface {
 type Window struct {
 	Of   Frames
 	From int // first frame
+	// Contexts are the context lengths it is scored at, in place of the spec's; nil: the spec's.
+	Contexts []int
 }
 
 // Predictor is what scoring needs of a model.

@@ -299,7 +299,7 @@ func (r *Ranker) energies(ctx context.Context, p Predictor, sequences []*video.C
 		tracks[i] = track{tokens: side * side, tubelet: map[int]*trackedTubelet{}}
 		frames := clipFrames{s}
 		for from := max(0, r.ContextFrames-r.Spec.Window+r.Tubelet); from+r.Spec.Window <= s.Frames; from += r.Tubelet {
-			windows, sequence = append(windows, Window{frames, from}), append(sequence, i)
+			windows, sequence = append(windows, Window{Of: frames, From: from}), append(sequence, i)
 		}
 	}
 	spec := r.Spec
@@ -314,7 +314,7 @@ func (r *Ranker) energies(ctx context.Context, p Predictor, sequences []*video.C
 			return nil, fmt.Errorf("model returned %d windows for %d", len(errs), len(batch))
 		}
 		for i, w := range batch {
-			contexts, err := reduce.reduce(errs[i])
+			contexts, err := reduce.reduce(errs[i], nil)
 			if err != nil {
 				return nil, fmt.Errorf("candidate %d: %w", sequence[i], err)
 			}

@@ -518,9 +518,20 @@ func (s *scorer) begin(ctx context.Context, v Video, d decodedVideo) (*videoScor
 		one.out.scores = append(one.out.scores, compare.Scores{Surprise: make([][]float64, spec.NumContexts()), Peak: make([][]float64, spec.NumContexts())})
 	}
 	frames := clipFrames{d.clip}
+	var windows []Window
+	if spec.Beginning {
+		longest := spec.ShorterContexts(len(spec.Contexts)-1, s.c.Tubelet)
+		windows = append(windows, Window{frames, 0, longest})
+		for range longest {
+			one.out.video.WindowStart = append(one.out.video.WindowStart, d.clip.Times[0])
+		}
+	}
 	for _, from := range WindowStarts(d.clip.Frames, spec.Window, spec.Stride) {
 		one.out.video.WindowStart = append(one.out.video.WindowStart, d.clip.Times[from])
-		s.pending = append(s.pending, pendingWindow{Window{frames, from}, one})
+		windows = append(windows, Window{Of: frames, From: from})
+	}
+	for _, w := range windows {
+		s.pending = append(s.pending, pendingWindow{w, one})
 		if len(s.pending) == s.c.Batch {
 			if err := s.flush(ctx); err != nil {
 				return nil, err
@@ -549,15 +560,22 @@ func (s *scorer) flush(ctx context.Context) error {
 			return fmt.Errorf("video %s: %s: returned %d windows for %d", s.pending[0].video.path, set, len(errs), len(windows))
 		}
 		for i, w := range s.pending {
-			contexts, err := s.reducer.reduce(errs[i])
+			contexts, err := s.reducer.reduce(errs[i], w.Contexts)
 			if err != nil {
 				return fmt.Errorf("video %s: %s: window at %.3f s: %w", w.video.path, set, w.video.out.times[w.From], err)
 			}
 			scores := &w.video.out.scores[k]
 			for c, x := range contexts {
-				scores.Surprise[c] = append(scores.Surprise[c], x.surprise)
-				scores.Peak[c] = append(scores.Peak[c], x.peak)
 				w.video.tracks[k].add(errs[i][c], x.tubelet, w.From, s.c.Tubelet)
+				if w.Contexts == nil {
+					scores.Surprise[c], scores.Peak[c] = append(scores.Surprise[c], x.surprise), append(scores.Peak[c], x.peak)
+					continue
+				}
+				for row, longer := range s.c.Spec.Contexts { // of the beginning of every row that it is shorter than
+					if w.Contexts[c] < longer {
+						scores.Surprise[row], scores.Peak[row] = append(scores.Surprise[row], x.surprise), append(scores.Peak[row], x.peak)
+					}
+				}
 			}
 		}
 	}

@@ -33,7 +33,7 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	flags.StringVar(&spec.Pairs, "pairs", "", "CSV file with the columns path,label,group,property; a path may be a URI; label 1 is possible, 0 impossible")
 	flags.StringVar(&spec.Dataset, "dataset", "", "in place of --pairs, the benchmark that lies in --root: intphys, intphys2, grasp or inflevel")
 	flags.StringVar(&spec.Root, "root", "", "folder of the dataset, as it is published")
-	flags.StringVar(&spec.Protocol, "protocol", "", "settings as published (intphys, grasp, inflevel), or every context at every tubelet (continuous)")
+	flags.StringVar(&spec.Protocol, "protocol", "", "settings as published (intphys, intphys2, grasp, inflevel), or every context at every tubelet (continuous)")
 	flags.StringVar(&out, "out", "", "file to write the scores to")
 	flags.Int32Var(&spec.Window, "window", 0, "frames of a window; only what the model takes, the default, will do")
 	flags.Int32Var(&spec.Stride, "stride", 0, "frames between the starts of windows (default 2)")
