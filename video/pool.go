@@ -228,6 +228,11 @@ type frame struct {
 	pix           []uint8 // [height,width,3], RGB; nil unless asked for
 }
 
+// Local returns the file of a path or URI, which stays until release is called.
+func (p *Pool) Local(ctx context.Context, name string) (path string, release func(), err error) {
+	return p.local(ctx, itemOf(name))
+}
+
 // local returns the file of an item, which stays until release is called.
 func (p *Pool) local(ctx context.Context, item source.Item) (path string, release func(), err error) {
 	if item.URI == "" {

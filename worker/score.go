@@ -67,7 +67,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	}
 	decoders, done := video.OwnPool(j.Decoders)
 	defer done()
-	cfg.Read, cfg.Count = decoders.ReadFrames, decoders.CountFrames
+	cfg.Read, cfg.Count, cfg.Local = decoders.ReadFrames, decoders.CountFrames, decoders.Local
 	cfg.Progress = func(p plausibility.Progress) {
 		r.Progress(&surmisev1.Progress{
 			Phase: "scoring", Step: int32(p.Done), Steps: int32(p.Total),

@@ -171,11 +171,14 @@ func (v *Video) fromParting(curve []float64, n int) []float64 {
 // OfPairs says whether a statistic of a video needs the one it is paired with.
 func (a Aggregation) OfPairs() bool { return reductions[a.Name].parting > 0 }
 
-// reduce takes values [C,W] to one number.
+// reduce takes values [C,W] to one number. Rows may differ in length (see Spec.Beginning).
 func (r reduction) reduce(values [][]float64) float64 {
 	var sum float64
 	largest := math.Inf(-1)
-	windows := len(values[0])
+	windows := 0
+	for _, row := range values {
+		windows = max(windows, len(row))
+	}
 	for w := range windows {
 		x := r.contexts(values, w)
 		sum += x
@@ -187,16 +190,19 @@ func (r reduction) reduce(values [][]float64) float64 {
 	return sum / float64(windows)
 }
 
-// contexts takes window w of values [C,W] to one number.
+// contexts takes window w of values [C,W] to one number: of the rows that are as long.
 func (r reduction) contexts(values [][]float64, w int) float64 {
 	var sum float64
-	smallest := math.Inf(1)
-	for c := range values {
-		sum += values[c][w]
-		smallest = min(smallest, values[c][w])
+	smallest, n := math.Inf(1), 0
+	for _, row := range values {
+		if w < len(row) {
+			sum += row[w]
+			smallest = min(smallest, row[w])
+			n++
+		}
 	}
 	if r.filtered {
 		return smallest
 	}
-	return sum / float64(len(values))
+	return sum / float64(n)
 }

@@ -313,6 +313,8 @@ func subject(column string) string {
 		return "The model"
 	case TwinSet:
 		return "Its untrained twin"
+	case CopySet:
+		return "Copying the last frame"
 	}
 	return column
 }

@@ -92,14 +92,14 @@ func (g *Graph) clipTokens(tokens []int) []int {
 	return []int{g.Clips * (t - 1) * h * w}
 }
 
-// packFull lays out whole clips.
+// packFull lays out whole clips. A graph on tubelets that are encoded already has no use for some of it, and no such inputs.
 func (g *Graph) packFull(m graph.Buffers) {
 	t, h, w := g.Config.Grid()
 	ramp(m.Ints(g.full.offsets), t*h*w)
 	for i := range m.Ints(g.fullToken) {
 		m.Ints(g.fullToken)[i] = int32(i % (t * h * w))
 	}
-	if g.Config.Objective == NextTubelet { // the encoder sees tubelets one by one
+	if g.tubelets != nil { // the encoder sees tubelets one by one
 		ramp(m.Ints(g.tubelets), h*w)
 		for i := range m.Ints(g.fullSpace) {
 			m.Ints(g.fullSpace)[i] = int32(i % (h * w))

@@ -81,7 +81,7 @@ func TestBelowURI(t *testing.T) {
 		"s3://bucket/in/a.mp4?endpoint=http://elsewhere": false, "gs://bucket/in/a.mp4": false, "https://host.evil/v/a.mp4": false,
 		"https://user@host/v/a.mp4": false, "http://host/v/a.mp4": false, "https://host/v/../w/a.mp4": false, "s3://bucket/in": false,
 	} {
-		_, err := belowURI([]string{"/data", "s3://bucket/in", "https://host/v/"}, name)
+		_, err := BelowURI([]string{"/data", "s3://bucket/in", "https://host/v/"}, name)
 		if (err == nil) != want {
 			t.Errorf("%s: %v, want allowed %v", name, err, want)
 		}

@@ -12,9 +12,9 @@ import (
 // IsURI tells a name of something elsewhere from a path.
 func IsURI(name string) bool { return strings.Contains(name, "://") }
 
-// belowURI refuses a URI that begins with none of the roots, when there are any. What is compared is cleaned: a host
+// BelowURI refuses a URI that begins with none of the roots, when there are any. What is compared is cleaned: a host
 // or folder is not left through dots.
-func belowURI(roots []string, uri string) (string, error) {
+func BelowURI(roots []string, uri string) (string, error) {
 	u, err := url.Parse(uri)
 	if err != nil {
 		return "", err
@@ -49,7 +49,7 @@ func (r *resolver) uri(ctx context.Context, name string) error {
 	if r.remote == nil {
 		return errors.New("a URI; only files on this machine can be read here")
 	}
-	clean, err := belowURI(r.roots, name)
+	clean, err := BelowURI(r.roots, name)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (r *resolver) indexedURI(ctx context.Context, base string, row Item) error 
 		b.Path = path.Join("/", path.Dir(b.Path), name)
 		name = b.String()
 	}
-	clean, err := belowURI(r.roots, name)
+	clean, err := BelowURI(r.roots, name)
 	if err != nil {
 		return err
 	}

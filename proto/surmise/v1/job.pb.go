@@ -1527,7 +1527,7 @@ type ScoreSpec struct {
 	Dataset string `protobuf:"bytes,13,opt,name=dataset,proto3" json:"dataset,omitempty"`
 	// Folder of the dataset as the worker sees it.
 	Root string `protobuf:"bytes,14,opt,name=root,proto3" json:"root,omitempty"`
-	// Settings under a name, recorded with the scores: "intphys", "grasp" and "inflevel" as published, which settle window,
+	// Settings under a name, recorded with the scores: "intphys", "intphys2", "grasp" and "inflevel" as published, which settle window,
 	// stride, frame_step, contexts and top_tokens for masked models; "continuous": a window at every tubelet, every
 	// context length, which settles window, stride and contexts. A field that the protocol settles must be left empty.
 	Protocol string `protobuf:"bytes,15,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -2807,7 +2807,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\x9d\a\n" +
+	"_clip_norm\"\xa7\a\n" +
 	"\tScoreSpec\x12\x1e\n" +
 	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
@@ -2830,8 +2830,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x127\n" +
 	"\tprecision\x18\f \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision\x12E\n" +
 	"\adataset\x18\r \x01(\tB+\xbaH(r&R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\adataset\x12\x1c\n" +
-	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12I\n" +
-	"\bprotocol\x18\x0f \x01(\tB-\xbaH*r(R\x00R\aintphysR\x05graspR\binflevelR\n" +
+	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12S\n" +
+	"\bprotocol\x18\x0f \x01(\tB7\xbaH4r2R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\n" +
 	"continuousR\bprotocol\x12\x12\n" +
 	"\x04maps\x18\x14 \x01(\bR\x04maps\x12&\n" +
 	"\x0fcopy_last_frame\x18\x15 \x01(\bR\rcopyLastFrame\x12\x1a\n" +
