@@ -371,7 +371,7 @@ type scoredVideo struct {
 	thumbnails [][]uint8
 	frames     []uint64            // digest of each frame, where they were stored without loss; else nil
 	times      []float64           // of its frames, seconds
-	maps       map[string]heat.Map // by set; nil unless they are kept
+	maps       map[string]heat.Map // by set; nil of altered copies
 	controls   []controlled        // per kind of control; none of impossible videos
 }
 
@@ -430,6 +430,7 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		match(scored)
 	}
 	locate(scored, s.c.Size)
+	s.contrast(scored)
 	s.c.Controls.add(scored)
 	for _, one := range scored {
 		if s.c.Maps != nil {
@@ -441,6 +442,17 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		}
 	}
 	return nil
+}
+
+// contrast enters what only all of a group's videos together tell.
+func (s *scorer) contrast(group []scoredVideo) {
+	for k, set := range s.file.Sets {
+		maps := make([]heat.Map, len(group))
+		for i := range group {
+			maps[i] = group[i].maps[set.Name]
+		}
+		contrast(group, k, maps)
+	}
 }
 
 // sharedStart is how many frames two videos have in common before they differ.
@@ -592,7 +604,7 @@ func (s *scorer) finish(ctx context.Context, group []*videoScores) ([]scoredVide
 	}
 	var out []scoredVideo
 	for _, one := range group {
-		if err := s.curves(one, s.c.Maps != nil); err != nil {
+		if err := s.curves(one, true); err != nil {
 			return nil, fmt.Errorf("video %s: %w", one.path, err)
 		}
 		for _, x := range one.controls {

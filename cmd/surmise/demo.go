@@ -204,9 +204,10 @@ const demoDifficulty = "easy"
 var demoProperties = []string{"permanence", "permanence_occluded", "continuity", "continuity_occluded",
 	"colour", "colour_occluded", "shape", "shape_occluded"}
 
-// demoStatistic looks at each pair where its videos part. The largest surprise of a whole video is a bounce before the
-// event in every fourth pair, and the same in both of its videos (docs/experiments.md).
-var demoStatistic = compare.Aggregation{Name: "peak_at_parting"}
+// demoStatistic lays the videos of a pair over one another where they part. The largest surprise of a whole video is a
+// bounce before the event in every fourth pair, and the same in both of its videos; and what a video shows costs more than
+// what happens in it (docs/experiments.md).
+var demoStatistic = compare.Aggregation{Name: "contrast_at_parting"}
 
 // demoTraining is the recipe that docs/experiments.md arrived at: whole frames (the
 // pairs are scored on whole frames too), everything else the default.

@@ -214,8 +214,22 @@ type Scores struct {
 	Peak     [][]float64 `json:"peak"`     // [C,W] largest tubelet of the window
 	Curve    []float64   `json:"curve"`    // surprise over time, one value per Video.TubeletStart, mean over windows and contexts
 
+	Contrast *Contrast `json:"contrast,omitempty"` // absent where the videos of a group cannot be laid over one another
+
 	PeakAt *Place `json:"peak_at,omitempty"` // first frame of the curve's largest tubelet, and the middle of its worst token
 }
+
+// Contrast is by how much a video surprises more than others do in the same places, in the tubelet in which they part: the
+// mean over the ContrastTokens tokens in which it does so most. What all of them show costs all of them alike, and is gone.
+// The numbers may be negative. Exchange possible and impossible, and every difference changes its sign.
+type Contrast struct {
+	Pair  float64 `json:"pair"`  // to the video that it is paired with
+	Group float64 `json:"group"` // the group's videos of its label, on average, to those of the other: the same for all of a label
+}
+
+// ContrastTokens is how many tokens of a tubelet a contrast is the mean of. Events are local; 1, 4 and 16 do alike
+// (docs/experiments.md).
+const ContrastTokens = 4
 
 // Location is where a video of the file was when it was scored: a path or URI.
 func (f *File) Location(v *Video) string {
@@ -363,6 +377,9 @@ func (f *File) validateSet(s *Set) error {
 		}
 		if len(sc.Curve) != len(v.TubeletStart) {
 			return fmt.Errorf("video %s: curve: %d values for %d times", v.Path, len(sc.Curve), len(v.TubeletStart))
+		}
+		if sc.Contrast != nil && !(finite(sc.Contrast.Pair) && finite(sc.Contrast.Group)) {
+			return fmt.Errorf("video %s: contrast: %g and %g, want finite numbers", v.Path, sc.Contrast.Pair, sc.Contrast.Group)
 		}
 		for t, x := range sc.Curve {
 			if !finite(x) || x < 0 {
