@@ -86,7 +86,7 @@ func write(t *testing.T, path string, data []byte) {
 
 func upload(t *testing.T, s *Store, attempt, bundle, local string, values map[string]float64) *Upload {
 	t.Helper()
-	u, err := s.NewUpload(t.Context(), attempt, bundle, local, values)
+	u, err := s.NewUpload(t.Context(), attempt, bundle, Source{Path: local, Figures: values})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -467,7 +467,7 @@ func TestNamesThatAreRefused(t *testing.T) {
 		{attempt1, "../f"}, {attempt1, "/f"}, {attempt1, "a//b"}, {attempt1, ""}, {attempt1, "a/../../b"}, {attempt1, "sp ace"},
 		{attempt1, "manifests/f"}, {attempt1, "figures/f"}, {attempt1, strings.Repeat("a", 2000)},
 	} {
-		if _, err := s.NewUpload(t.Context(), c[0], c[1], local, nil); err == nil {
+		if _, err := s.NewUpload(t.Context(), c[0], c[1], Source{Path: local}); err == nil {
 			t.Errorf("bundle %q of attempt %q is taken", c[1], c[0])
 		}
 	}

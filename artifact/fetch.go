@@ -136,3 +136,35 @@ func verifyFile(local string, size int64, digest string) error {
 	}
 	return nil
 }
+
+// Checkpoints are the paths of the checkpoints that attempts of a job published, the newest first.
+func (s *Store) Checkpoints(ctx context.Context, id string) (paths []string, err error) {
+	root := "jobs/" + id + "/attempts/"
+	objects, err := s.list(ctx, root, maxObjects)
+	if err != nil {
+		return nil, err
+	}
+	units, _ := unitsOf(root, objects)
+	newestFirst(units)
+	for _, u := range units {
+		if u.published {
+			paths = append(paths, AttemptKey(id, u.epoch)+"/checkpoints/"+StepName(u.step))
+		}
+	}
+	return paths, nil
+}
+
+// Resolve is the reference to what is published under a path now.
+func (s *Store) Resolve(ctx context.Context, path string) (ref Ref, err error) {
+	attempt, bundle, err := splitKey(path)
+	if err != nil {
+		return ref, err
+	}
+	key := manifestKey(attempt, bundle)
+	err = s.try(ctx, "reading "+key, func(ctx context.Context) error {
+		text, err := s.readAll(ctx, key, maxManifestBytes)
+		ref = Ref{Path: path, SHA256: digestOf(text)}
+		return err
+	})
+	return ref, err
+}

@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,12 +70,7 @@ func StepName(step int) string { return fmt.Sprintf("step-%08d", step) }
 // while the job may go on, never the newest ones. published ones beside these make room only for Last and the best.
 func (r Retention) doomed(units []unit, job Job) (out []unit) {
 	epoch, step, recorded := parseUnitPath(job.Recorded)
-	slices.SortFunc(units, func(a, b unit) int {
-		if a.before(b.epoch, b.step) {
-			return 1
-		}
-		return -1
-	})
+	newestFirst(units)
 	best := r.best(units)
 	kept := 0
 	for i, u := range units {
@@ -98,6 +94,10 @@ func (r Retention) doomed(units []unit, job Job) (out []unit) {
 		}
 	}
 	return out
+}
+
+func newestFirst(units []unit) {
+	slices.SortFunc(units, func(a, b unit) int { return cmp.Or(cmp.Compare(b.epoch, a.epoch), cmp.Compare(b.step, a.step)) })
 }
 
 // best is the unit with the best figure, the newest of equals; -1 for none.

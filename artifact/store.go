@@ -170,7 +170,7 @@ func (s *Store) try(ctx context.Context, what string, operation func(context.Con
 		ctx, stop := context.WithTimeout(ctx, s.o.Timeout)
 		defer stop()
 		err := named(operation(ctx))
-		if err != nil && final(err) {
+		if err != nil && Final(err) {
 			err = backoff.Permanent(err)
 		}
 		return struct{}{}, err
@@ -196,8 +196,8 @@ func named(err error) error {
 	return err
 }
 
-// final reports whether an error will be the same next time.
-func final(err error) bool {
+// Final reports whether an error will be the same next time.
+func Final(err error) bool {
 	for _, e := range []error{ErrExists, ErrDamaged, ErrNotFound, errChanged, fs.ErrNotExist, fs.ErrPermission, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
 		if errors.Is(err, e) {
 			return true

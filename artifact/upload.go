@@ -45,18 +45,25 @@ type piece struct {
 	Part
 }
 
-// NewUpload reads a file or folder here that is to be published as a bundle of an attempt; it must not change until it is.
-// Names that begin with a dot are left out. A file that lies where the bundle belongs, in a store that is a folder, stays
-// as it is.
-func (s *Store) NewUpload(ctx context.Context, attempt, bundle, local string, figures map[string]float64) (*Upload, error) {
-	u := &Upload{s: s, attempt: attempt, m: Manifest{Version: manifestVersion, Bundle: bundle, Figures: maps.Clone(figures)}}
-	if err := u.read(ctx, local); err != nil {
-		return nil, fmt.Errorf("publishing %s: %w", local, err)
+// Source is what a bundle is made of.
+type Source struct {
+	Path    string             // a file or folder here
+	Only    []string           // folders of the folder; nil: all of it
+	Figures map[string]float64 // what is known of it
+}
+
+// NewUpload reads what is to be published as a bundle of an attempt; it must not change until it is, but for files that
+// grow. Names that begin with a dot are left out. A file that lies where the bundle belongs, in a store that is a folder,
+// stays as it is.
+func (s *Store) NewUpload(ctx context.Context, attempt, bundle string, from Source) (*Upload, error) {
+	u := &Upload{s: s, attempt: attempt, m: Manifest{Version: manifestVersion, Bundle: bundle, Figures: maps.Clone(from.Figures)}}
+	if err := u.read(ctx, from.Path, from.Only); err != nil {
+		return nil, fmt.Errorf("publishing %s: %w", from.Path, err)
 	}
 	return u, nil
 }
 
-func (u *Upload) read(ctx context.Context, local string) error {
+func (u *Upload) read(ctx context.Context, local string, only []string) error {
 	if _, _, err := splitKey(u.attempt + "/" + u.m.Bundle); err != nil {
 		return err
 	}
@@ -72,7 +79,7 @@ func (u *Upload) read(ctx context.Context, local string) error {
 	files := map[string]string{} // by name in the bundle
 	if u.m.Single = !info.IsDir(); u.m.Single {
 		files[path.Base(u.m.Bundle)] = local
-	} else if files, err = filesBelow(local); err != nil {
+	} else if files, err = filesBelow(local, only); err != nil {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
@@ -85,8 +92,8 @@ func (u *Upload) read(ctx context.Context, local string) error {
 	return err
 }
 
-// filesBelow are the regular files below a folder, by their names there.
-func filesBelow(folder string) (map[string]string, error) {
+// filesBelow are the regular files below a folder, or below some folders in it, by their names there.
+func filesBelow(folder string, only []string) (map[string]string, error) {
 	files := map[string]string{}
 	err := filepath.WalkDir(folder, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -94,12 +101,13 @@ func filesBelow(folder string) (map[string]string, error) {
 		}
 		hidden := name != folder && strings.HasPrefix(d.Name(), ".")
 		if d.IsDir() {
-			if hidden {
+			other := only != nil && filepath.Dir(name) == folder && !slices.Contains(only, d.Name())
+			if hidden || other {
 				return filepath.SkipDir
 			}
 			return nil
 		}
-		if hidden || !d.Type().IsRegular() {
+		if only != nil && filepath.Dir(name) == folder || hidden || !d.Type().IsRegular() {
 			return nil
 		}
 		if len(files) == maxFiles {
