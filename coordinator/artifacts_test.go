@@ -180,7 +180,9 @@ func TestTheArtifactStoreIsAway(t *testing.T) {
 	w := s.ready("w")
 	l := w.lease()
 	saved := bring(t, store, l, "checkpoints/step-00000100", "weights")
-	s3.Meet(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) { http.Error(w, "away", http.StatusServiceUnavailable) })
+	s3.Meet(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		http.Error(w, "away", http.StatusServiceUnavailable)
+	})
 	w.checkpointRef(l.Lease, 100, saved)
 	wantCode(t, w.ended(), codes.Unavailable)
 	if got := s.get(job.Name); got.Epoch != 1 || got.LastCheckpoint != nil || got.Worker != "w" {
