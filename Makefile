@@ -4,7 +4,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 BUILD   := go build -ldflags '-X main.version=$(VERSION)'
 # Packages without OpenCV, tested once more with cgo off and with the race detector. (Under the race detector
 # the OpenCV binding would be compiled again.)
-PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/heat/... ./plausibility/report/... ./proto/... ./internal/... \
+PURE    := ./artifact/... ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/heat/... ./plausibility/report/... ./proto/... ./internal/... \
            ./video/wire/... ./video/source/... ./video/header/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 

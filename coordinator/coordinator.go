@@ -33,6 +33,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/surmise-ml/surmise/artifact"
 	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/joblog"
 	"github.com/surmise-ml/surmise/coordinator/queue"
@@ -95,12 +96,15 @@ type Clock interface {
 
 // Config says how a Server works. The zero value of a field has the meaning stated.
 type Config struct {
-	Store         Store         // required; the caller closes it, after Serve
-	ArtifactDir   string        // where attempts publish, shared with the workers; required
-	LeaseDuration time.Duration // 0: 30 s
-	Clock         Clock         // nil: the system's
-	Logger        *slog.Logger  // nil: slog.Default()
-	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
+	Store         Store              // required; the caller closes it, after Serve
+	ArtifactDir   string             // where attempts publish, shared with the workers, and where their log is kept; required
+	Artifacts     *artifact.Store    // where attempts publish instead; nil: ArtifactDir. The caller closes it, after Serve
+	ArtifactCache *artifact.Cache    // of what is read of Artifacts; nil: one of 1 GiB in ArtifactDir
+	Retention     artifact.Retention // of checkpoints; zero: DefaultKeep
+	LeaseDuration time.Duration      // 0: 30 s
+	Clock         Clock              // nil: the system's
+	Logger        *slog.Logger       // nil: slog.Default()
+	Comparer      Comparer           // nil: PlausibilityService answers UNIMPLEMENTED
 	// Owner says whose the jobs of a call are; nil: the caller's, or without Auth what the request says.
 	Owner    func(context.Context) string
 	Observer Observer      // nil: nobody is told what happens
@@ -140,6 +144,11 @@ type Server struct {
 
 	store       Store
 	artifactDir string // absolute
+	shared      bool   // attempts publish there
+	artifacts   *artifact.Store
+	cache       *artifact.Cache // nil when shared
+	retention   artifact.Retention
+	tidier      *tidier
 	lease       time.Duration
 	clock       Clock
 	log         *slog.Logger
@@ -185,9 +194,20 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Limits.check(); err != nil {
 		return nil, fmt.Errorf("coordinator: %w", err)
 	}
+	if cfg.Retention == (artifact.Retention{}) {
+		cfg.Retention.Last = DefaultKeep
+	}
+	if err := cfg.Retention.Check(); err != nil {
+		return nil, fmt.Errorf("coordinator: Retention: %w", err)
+	}
 	s := &Server{
 		store:       cfg.Store,
 		artifactDir: artifactDir,
+		shared:      cfg.Artifacts == nil,
+		artifacts:   cfg.Artifacts,
+		cache:       cfg.ArtifactCache,
+		retention:   cfg.Retention,
+		tidier:      newTidier(),
 		lease:       cfg.LeaseDuration,
 		clock:       cfg.Clock,
 		log:         cfg.Logger,
@@ -236,6 +256,14 @@ func New(cfg Config) (*Server, error) {
 	if s.newID == nil {
 		s.newID = func() string { return strings.ToLower(rand.Text()[:12]) }
 	}
+	if s.shared {
+		s.artifacts, err = artifact.OpenFolder(artifactDir, artifact.Options{Logger: s.log})
+	} else if s.cache == nil {
+		s.cache, err = artifact.OpenCache(filepath.Join(artifactDir, "cache"), 1<<30, s.clock.Now)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("coordinator: %w", err)
+	}
 	return s, nil
 }
 
@@ -278,6 +306,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var running sync.WaitGroup
 	running.Go(func() { s.dispatch(dispatchCtx) })
 	running.Go(func() { s.listen(dispatchCtx) })
+	running.Go(func() { s.tidy(dispatchCtx) })
 	running.Go(func() {
 		<-dispatchCtx.Done()
 		healthServer.Shutdown()
@@ -286,7 +315,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		server.GracefulStop()
 		forced.Stop()
 	})
-	s.log.Info("coordinator serves", "address", l.Addr().String(), "artifacts", s.artifactDir, "lease", s.lease)
+	s.log.Info("coordinator serves", "address", l.Addr().String(), "artifacts", s.artifacts.URL(), "lease", s.lease)
 
 	err := server.Serve(l)
 	stopDispatch()

@@ -79,6 +79,7 @@ type attempt struct {
 	confirmed bool      // the coordinator counts the lease on this stream; nothing is said about it before that
 	revoked   bool      // nothing is said about it any more
 	stopped   error     // why the attempt was told to stop; nil while it may run
+	over      bool      // the attempt was told that its lease is over, or will be before it can be renewed
 
 	sequence int64               // of the newest heartbeat
 	sent     map[int64]time.Time // heartbeats that are not answered yet, by sequence; the end under endSequence
@@ -102,6 +103,7 @@ type effects struct {
 	send   []*surmisev1.AttachRequest
 	start  *surmisev1.Lease
 	stop   error
+	over   bool // the lease of the running attempt is over: nothing may be published any more
 	exit   bool // nothing is left to do
 }
 
@@ -304,6 +306,9 @@ func (p *protocol) flush(now time.Time) effects {
 		if a.outcome == nil && !now.Before(a.stopAt()) {
 			p.stopAttempt(ErrLeaseEnds)
 		}
+		if a.outcome == nil && !a.over && (a.revoked || !now.Before(a.stopAt())) {
+			a.over, out.over = true, true
+		}
 		if p.link == attached && a.overdue(now) {
 			p.redial = errors.New("heartbeats are not answered")
 		}
@@ -417,7 +422,7 @@ func (p *protocol) wake() time.Time {
 		at = append(at, p.linkedAt.Add(greetingPatience))
 	}
 	if a := p.attempt; a != nil {
-		if a.outcome == nil && a.stopped == nil {
+		if a.outcome == nil && !a.over {
 			at = append(at, a.stopAt())
 		}
 		if p.link == attached && !a.revoked {

@@ -48,6 +48,12 @@ var rules = []rule{
 		"what moves is arithmetic, tested without a picture"},
 	{"video/remote", nothing, []string{"gocloud.dev"},
 		"the SDKs of object stores stay out of what decodes"},
+	{"artifact", nothing, []string{"gocloud.dev", "github.com/cenkalti/backoff/v5", "golang.org/x/sync"},
+		"bundles are files and digests, whoever made them; both coordinator and worker keep them here"},
+	{"artifact/stores", nothing, []string{"gocloud.dev"},
+		"the SDKs of object stores come into programs that ask for them"},
+	{"artifact/artifacttest", nothing, anything,
+		"a server for tests"},
 	{"trainer/graph", nothing, gorgonia,
 		"the operations are the common ground of all machines and depend on none"},
 	{"trainer/model", []string{"trainer/graph"}, gorgonia,
@@ -76,9 +82,9 @@ var rules = []rule{
 		"the job state machine and its stores know jobs as plain data"},
 	{"coordinator/queue/queuetest", []string{"coordinator"}, anything,
 		"the suite meets stores through the interface that the coordinator declares"},
-	{"coordinator", []string{"coordinator", "proto", "plausibility/compare"}, anything,
+	{"coordinator", []string{"coordinator", "artifact", "proto", "plausibility/compare"}, anything,
 		"the coordinator runs where neither OpenCV nor a model is installed"},
-	{"worker", []string{"worker", "proto", "trainer", "plausibility", "video", "masking"}, anything, // the last two for the settings of the two before
+	{"worker", []string{"worker", "artifact", "proto", "trainer", "plausibility", "video", "masking"}, anything, // the last two for the settings of the two before
 		"a worker knows its coordinator only through the API"},
 	{"proto", []string{"proto"}, anything,
 		"the API depends on nothing that implements it"},
@@ -98,7 +104,7 @@ var (
 )
 
 // withoutCgo may not reach cgo through any of our packages: the coordinator is one static binary.
-var withoutCgo = []string{"cmd/coordinator", "coordinator", "masking", "trainer/checkpoint", "proto"}
+var withoutCgo = []string{"artifact", "cmd/coordinator", "coordinator", "masking", "trainer/checkpoint", "proto"}
 
 func TestImports(t *testing.T) {
 	packages := readImports(t)
@@ -129,6 +135,9 @@ func TestRulesBite(t *testing.T) {
 		{"masking", "gonum.org/v1/gonum/stat", false},
 		{"video/synth", module + "/video", true},
 		{"video", module + "/masking", false},
+		{"artifact", "gocloud.dev/blob/fileblob", true},
+		{"artifact", module + "/trainer/checkpoint", false},
+		{"trainer", module + "/artifact", false},
 		{"trainer/model", "gorgonia.org/gorgonia", true},
 		{"trainer/model", module + "/trainer/cpu", false},
 		{"trainer", module + "/trainer/checkpoint", true},

@@ -31,6 +31,7 @@ type Options struct {
 	LeaseDuration time.Duration // 0: coordinator.DefaultLeaseDuration
 	Logger        *slog.Logger  // nil: slog.Default()
 	Security      SecurityOptions
+	Artifacts     ArtifactOptions
 	// Serving, if set, is called with the address once connections are accepted.
 	Serving func(net.Addr)
 	Monitor *daemon.Monitor // shows how the coordinator is; nil: nobody looks
@@ -71,9 +72,18 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer func() { _ = m.Close() }() // nothing is sent at its end
 		observer, count = m, m.Count
 	}
+	artifacts, err := o.Artifacts.open(ctx, o.Logger)
+	if err != nil {
+		return err
+	}
+	if artifacts != nil {
+		defer func() { err = errors.Join(err, artifacts.Close()) }()
+	}
 	cfg := coordinator.Config{
 		Store:         store,
 		ArtifactDir:   filepath.Join(o.DataDir, "artifacts"),
+		Artifacts:     artifacts,
+		Retention:     o.Artifacts.retention(),
 		LeaseDuration: o.LeaseDuration,
 		Logger:        o.Logger,
 		Comparer:      Comparer{},
@@ -116,10 +126,11 @@ func Command() *cobra.Command {
 		Long: `Take jobs over gRPC and give them to the workers that attach.
 
 Jobs are kept in DATA-DIR/jobs.db, artifacts in DATA-DIR/artifacts, which workers on other machines must see under the
-same path.
+same path. With --artifacts s3://BUCKET/PREFIX they are kept there instead, and workers share no disk with anyone.
 
 With --store postgres://USER@HOST/DATABASE jobs are kept in PostgreSQL, and several coordinators may share them: a worker
-or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts. The password comes from
+or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts, or have the same --artifacts,
+and with it share only the logs of jobs through DATA-DIR/artifacts. The password comes from
 PGPASSWORD or ~/.pgpass rather than the command line, where others could read it.
 
 Without more only this machine may call. --tls-cert, --tls-key and --tokens or --client-ca open it to a network;
@@ -147,6 +158,7 @@ docs/guides/security.md has the commands.`,
 	StoreFlag(cmd.Flags(), &o.Store)
 	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
 	o.Security.Flags(cmd.Flags())
+	o.Artifacts.Flags(cmd.Flags())
 	daemon.MetricsFlag(cmd.Flags(), &metricsAddr)
 	return cmd
 }
