@@ -64,6 +64,8 @@ type Store interface {
 	// ExpireDue takes back the leases, and stops the jobs whose deadlines, have run out, and says how long until there is
 	// something to do again; negative: nothing.
 	ExpireDue(context.Context) (moved []queue.Moved, next time.Duration, err error)
+	// Demand returns what waits for a worker, counting no more jobs of a kind than limit, and who is busy.
+	Demand(ctx context.Context, limit int) (queue.Demand, error)
 	// Events returns the events of a job after a revision, oldest first.
 	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
 	// Listen tells of what other coordinators do to the same jobs, until ctx ends; it returns nil then.
