@@ -333,3 +333,18 @@ func TestWordsAreBounded(t *testing.T) {
 		t.Errorf("%d bytes", len(got))
 	}
 }
+
+func TestConformanceOfTheEngineInMemory(t *testing.T) {
+	launchtest.Conformance(t, func(*testing.T) launchtest.World {
+		m := launchtest.NewMemory()
+		return launchtest.World{
+			Open:    func(_ *testing.T, prefix string) launch.Launcher { return m.Launcher(prefix) },
+			Hold:    func(*testing.T) { m.Hold("Resources") },
+			Release: func(*testing.T) { m.Release() },
+			Refuse:  func(_ *testing.T, words string) { m.Refuse(errors.New(words)) },
+			Accept:  func(*testing.T) { m.Refuse(nil) },
+			Fail:    func(_ *testing.T, name string) { m.End(name, true, "exit code 1") },
+			Forget:  func(_ *testing.T, name string) { m.Forget(name) },
+		}
+	})
+}
