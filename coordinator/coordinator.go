@@ -88,6 +88,12 @@ type ScoreFile struct {
 	Path   string
 }
 
+// Launching tells how it stands with workers that are started as jobs wait for them.
+type Launching interface {
+	// Explain says what a job with these needs waits for, as of the last look; "" when there is nothing to say.
+	Explain(queue.Needs) string
+}
+
 // Clock says when to look for leases that have run out, and for watchers that are stuck, and the time of rates and of
 // the audit log. Whether a lease has run out is for the store's own clock to say.
 type Clock interface {
@@ -106,6 +112,7 @@ type Config struct {
 	// Owner says whose the jobs of a call are; nil: the caller's, or without Auth what the request says.
 	Owner    func(context.Context) string
 	Observer Observer      // nil: nobody is told what happens
+	Launch   Launching     // nil: nobody starts workers
 	NewID    func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
 
 	TracerProvider trace.TracerProvider // of the spans of jobs; nil: OpenTelemetry's global one
@@ -147,6 +154,7 @@ type Server struct {
 	log         *slog.Logger
 	comparer    Comparer
 	observer    Observer
+	launch      Launching // nil: none
 	traces      trace.TracerProvider
 	tracer      trace.Tracer
 	newID       func() string
@@ -195,6 +203,7 @@ func New(cfg Config) (*Server, error) {
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
 		observer:    cfg.Observer,
+		launch:      cfg.Launch,
 		traces:      cfg.TracerProvider,
 		newID:       cfg.NewID,
 

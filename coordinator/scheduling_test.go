@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/queue"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -193,5 +194,30 @@ func TestBadSchedulingIsNamed(t *testing.T) {
 	} {
 		_, err := s.jobs.SubmitJob(s.ctx, trainWith(sched))
 		wantField(t, err, field)
+	}
+}
+
+type launching map[int]string // by GPUs asked for
+
+func (l launching) Explain(n queue.Needs) string { return l[n.GPUs] }
+
+func TestAWaitingJobHasTheWordsOfWhoeverStartsWorkers(t *testing.T) {
+	s := start(t, func(cfg *coordinator.Config) {
+		cfg.Launch = launching{0: "", 1: "Slurm refuses a worker of pool gpu: Invalid partition name specified"}
+	})
+	gpu := s.submit(trainWith(&surmisev1.Scheduling{Needs: &surmisev1.Needs{Gpus: 1}}))
+	plain := s.submit(train())
+	want := map[string]string{
+		gpu.Name:   "waiting: no worker is attached; Slurm refuses a worker of pool gpu: Invalid partition name specified",
+		plain.Name: "waiting: no worker is attached",
+	}
+	list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, job := range append(list.Jobs, s.get(gpu.Name), s.get(plain.Name)) {
+		if job.Reason != want[job.Name] {
+			t.Errorf("%s waits as %q, want %q", job.Name, job.Reason, want[job.Name])
+		}
 	}
 }
