@@ -16,6 +16,8 @@ type machine struct {
 	installed string            // packages dpkg-query knows, separated by spaces
 	goVersion string            // what go env GOVERSION prints
 	env       map[string]string // beside PATH
+	argument  string            // of the script
+	noGo      bool
 	noSudo    bool
 }
 
@@ -37,7 +39,9 @@ func setup(t *testing.T, m machine) (out, commands string, code int) {
 		}
 	}
 	write("os-release", m.osRelease)
-	write("go", "#!/bin/sh\necho "+m.goVersion)
+	if !m.noGo {
+		write("go", "#!/bin/sh\necho "+m.goVersion)
+	}
 	write("id", "#!/bin/sh\necho "+m.user)
 	write("dpkg-query", `#!/bin/sh
 for last; do :; done
@@ -55,7 +59,7 @@ case " `+m.installed+` " in *" $last "*) printf 'ii ' ;; *) exit 1 ;; esac`)
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "./setup.sh")
+	cmd := exec.CommandContext(t.Context(), "./setup.sh", strings.Fields(m.argument)...)
 	cmd.Env = []string{"PATH=" + dir, "OS_RELEASE=" + filepath.Join(dir, "os-release")}
 	for k, v := range m.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
@@ -73,6 +77,8 @@ case " `+m.installed+` " in *" $last "*) printf 'ii ' ;; *) exit 1 ;; esac`)
 }
 
 func TestSetup(t *testing.T) {
+	const runs = "libopencv-calib3d406 libopencv-core406 libopencv-dnn406 libopencv-features2d406 libopencv-highgui406 libopencv-imgcodecs406 " +
+		"libopencv-imgproc406 libopencv-objdetect406 libopencv-photo406 libopencv-video406 libopencv-videoio406 libdnnl2 ca-certificates\n"
 	const update, install = "apt-get update -q\n", "apt-get install -q -y --no-install-recommends "
 	for name, c := range map[string]struct {
 		change   func(*machine)
@@ -88,6 +94,10 @@ func TestSetup(t *testing.T) {
 		"newer Debian":    {func(m *machine) { m.osRelease = "ID=debian\nVERSION_ID=13\n" }, "", 1, "libopencv-dev libdnnl-dev ffmpeg"},
 		"taken as it is":  {func(m *machine) { m.osRelease, m.env = "ID=fedora\n", map[string]string{"SURMISE_SETUP": "skip"} }, "", 0, ""},
 		"old Go":          {func(m *machine) { m.goVersion = "go1.25.3" }, "", 1, "this is go1.25.3; Surmise needs Go 1.26"},
+		"to build":        {func(m *machine) { m.argument, m.installed = "build", "libopencv-dev" }, update + install + "libdnnl-dev ffmpeg pkg-config g++\n", 0, ""},
+		"to run":          {func(m *machine) { m.argument, m.installed, m.noGo = "run", "libopencv-dev libgomp1", true }, update + install + runs, 0, "installing libopencv-calib3d406"},
+		"another word":    {func(m *machine) { m.argument = "tests" }, "", 1, "unknown argument tests"},
+		"no Go":           {func(m *machine) { m.noGo = true }, "", 1, "no go in PATH"},
 		"unknown Go":      {func(m *machine) { m.goVersion = "devel" }, "", 1, "Surmise needs Go 1.26"},
 	} {
 		t.Run(name, func(t *testing.T) {
