@@ -96,3 +96,9 @@ func (p Pool) check() error {
 	}
 	return nil
 }
+
+// Check reports what New would refuse.
+func (s Settings) Check() error {
+	_, err := s.withDefaults()
+	return err
+}

@@ -43,13 +43,14 @@ func Connect(kubeconfig, context, namespace string) (Cluster, error) {
 			}
 		}
 	}
-	return clusterOf(config, namespace)
+	return ConnectTo(config, namespace)
 }
 
 // Calls a second to the API server, far above what a reconciler makes.
 const callsPerSecond = 20
 
-func clusterOf(config *rest.Config, namespace string) (Cluster, error) {
+// ConnectTo makes the clients of a cluster whose configuration is known.
+func ConnectTo(config *rest.Config, namespace string) (Cluster, error) {
 	config = rest.CopyConfig(config)
 	config.QPS, config.Burst = callsPerSecond, 2*callsPerSecond
 	config.UserAgent = "surmise-coordinator"
