@@ -88,8 +88,10 @@ type ScoreFile struct {
 	Path   string
 }
 
-// Launching tells how it stands with workers that are started as jobs wait for them.
+// Launching has workers started as jobs wait for them; *launch.Reconciler is one.
 type Launching interface {
+	// Wake says that a job waits for a worker. It does not wait.
+	Wake()
 	// Explain says what a job with these needs waits for, as of the last look; "" when there is nothing to say.
 	Explain(queue.Needs) string
 }

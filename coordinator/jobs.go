@@ -198,6 +198,9 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	}
 	if effects.Offer {
 		s.workers.wakeDispatch()
+		if s.launch != nil {
+			s.launch.Wake()
+		}
 	}
 	if effects.StopWorker {
 		s.workers.send(job.Worker, cancelMessage(job))

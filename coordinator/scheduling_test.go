@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -197,19 +198,25 @@ func TestBadSchedulingIsNamed(t *testing.T) {
 	}
 }
 
-type launching map[int]string // by GPUs asked for
+type launching struct {
+	words map[int]string // by GPUs asked for
+	woken *atomic.Int32
+}
 
-func (l launching) Explain(n queue.Needs) string { return l[n.GPUs] }
+func (l launching) Explain(n queue.Needs) string { return l.words[n.GPUs] }
+func (l launching) Wake()                        { l.woken.Add(1) }
 
 func TestAWaitingJobHasTheWordsOfWhoeverStartsWorkers(t *testing.T) {
-	s := start(t, func(cfg *coordinator.Config) {
-		cfg.Launch = launching{0: "", 1: "Slurm refuses a worker of pool gpu: Invalid partition name specified"}
-	})
+	l := launching{map[int]string{1: "Slurm refuses a worker of pool gpu: Invalid partition name specified"}, &atomic.Int32{}}
+	s := start(t, func(cfg *coordinator.Config) { cfg.Launch = l })
 	gpu := s.submit(trainWith(&surmisev1.Scheduling{Needs: &surmisev1.Needs{Gpus: 1}}))
 	plain := s.submit(train())
 	want := map[string]string{
 		gpu.Name:   "waiting: no worker is attached; Slurm refuses a worker of pool gpu: Invalid partition name specified",
 		plain.Name: "waiting: no worker is attached",
+	}
+	if n := l.woken.Load(); n != 2 {
+		t.Errorf("woken %d times by two jobs", n)
 	}
 	list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{})
 	if err != nil {

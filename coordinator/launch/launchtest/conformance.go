@@ -12,12 +12,14 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/launch"
 )
 
-// Prefix is that of the launchers that the suite opens.
+// Prefix is that of the batches that the suite starts.
 const Prefix = "lab"
 
-// World is an engine under test, without workers. Functions that are nil are what it cannot be made to do; the tests that
-// need them are skipped, by name.
+// World is an engine under test, without workers of its prefix. Functions that are nil are what it cannot be made to do; the
+// tests that need them are skipped, by name.
 type World struct {
+	// Prefix is that of the batches; "": Prefix.
+	Prefix string
 	// Open returns one more launcher on the engine, of this prefix, as a coordinator has that starts again.
 	Open func(t *testing.T, prefix string) launch.Launcher
 	// Hold keeps workers that are started from now on waiting, and Release lets them all run.
@@ -59,7 +61,10 @@ func Conformance(t *testing.T, open func(t *testing.T) World) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &suite{World: open(t)}
-			s.Launcher = s.Open(t, Prefix)
+			if s.Prefix == "" {
+				s.Prefix = Prefix
+			}
+			s.Launcher = s.Open(t, s.Prefix)
 			test(t, s)
 		})
 	}
@@ -78,12 +83,18 @@ func (s *suite) need(t *testing.T, name string, able bool) {
 	}
 }
 
-// Batch is a batch of the suite's prefix.
+// Batch is a batch of Prefix.
 func Batch(pool string, attempt, count int) launch.Batch {
 	return launch.Batch{
 		Name:  launch.BatchName{Prefix: Prefix, Pool: pool, Attempt: attempt},
 		Shape: launch.Shape{CPUs: 1, Labels: map[string]string{"zone": "x"}}, Count: count, Idle: time.Minute,
 	}
+}
+
+func (s *suite) batch(pool string, attempt, count int) launch.Batch {
+	b := Batch(pool, attempt, count)
+	b.Name.Prefix = s.Prefix
+	return b
 }
 
 func (s *suite) start(t *testing.T, b launch.Batch) {
@@ -170,13 +181,13 @@ func (s *suite) wantAlive(t *testing.T, l launch.Launcher, want ...string) {
 }
 
 func startedOnce(t *testing.T, s *suite) {
-	b, single := Batch("cpu", 1, 3), Batch("cpu", 2, 1)
+	b, single := s.batch("cpu", 1, 3), s.batch("cpu", 2, 1)
 	s.start(t, b)
 	s.start(t, single)
 	s.start(t, b)
 	fewer := b
 	fewer.Count = 1
-	if err := s.Open(t, Prefix).Start(t.Context(), fewer); err != nil {
+	if err := s.Open(t, s.Prefix).Start(t.Context(), fewer); err != nil {
 		t.Errorf("started again by another, with fewer: %v", err)
 	}
 	s.await(t, s, "them to run", all(b, launch.Running))
@@ -185,8 +196,8 @@ func startedOnce(t *testing.T, s *suite) {
 }
 
 func startedBySeveral(t *testing.T, s *suite) {
-	b := Batch("cpu", 1, 2)
-	launchers := []launch.Launcher{s.Launcher, s.Open(t, Prefix), s.Open(t, Prefix)}
+	b := s.batch("cpu", 1, 2)
+	launchers := []launch.Launcher{s.Launcher, s.Open(t, s.Prefix), s.Open(t, s.Prefix)}
 	errs := make([]error, len(launchers))
 	var starting sync.WaitGroup
 	for i, l := range launchers {
@@ -205,18 +216,18 @@ func startedBySeveral(t *testing.T, s *suite) {
 }
 
 func listedAgain(t *testing.T, s *suite) {
-	b := Batch("cpu", 1, 2)
+	b := s.batch("cpu", 1, 2)
 	s.start(t, b)
 	before := s.await(t, s, "them to run", all(b, launch.Running))
-	after := list(t, s.Open(t, Prefix))
+	after := list(t, s.Open(t, s.Prefix))
 	if fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("listed %v, and after a restart %v", before, after)
 	}
 }
 
 func othersUnlisted(t *testing.T, s *suite) {
-	for _, prefix := range []string{"lab-two", "other"} {
-		b := Batch("cpu", 1, 1)
+	for _, prefix := range []string{s.Prefix + "-two", "other"} {
+		b := s.batch("cpu", 1, 1)
 		b.Name.Prefix = prefix
 		l := s.Open(t, prefix)
 		if err := l.Start(t.Context(), b); err != nil {
@@ -232,7 +243,7 @@ func othersUnlisted(t *testing.T, s *suite) {
 func slowStart(t *testing.T, s *suite) {
 	s.need(t, "hold workers back", s.Hold != nil)
 	s.Hold(t)
-	b := Batch("cpu", 1, 2)
+	b := s.batch("cpu", 1, 2)
 	s.start(t, b)
 	got := s.await(t, s, "them to wait with a reason", func(got map[string]launch.Worker) bool {
 		return all(b, launch.Waiting)(got) && got[b.Worker(0)].Reason != "" && got[b.Worker(1)].Reason != ""
@@ -246,7 +257,7 @@ func refused(t *testing.T, s *suite) {
 	s.need(t, "refuse", s.Refuse != nil)
 	const words = "quota of the project is used up"
 	s.Refuse(t, words)
-	b := Batch("cpu", 1, 2)
+	b := s.batch("cpu", 1, 2)
 	if err := s.Start(t.Context(), b); err == nil || !strings.Contains(err.Error(), words) {
 		t.Errorf("refused: %v, want its words, %q", err, words)
 	}
@@ -258,7 +269,7 @@ func refused(t *testing.T, s *suite) {
 
 func failed(t *testing.T, s *suite) {
 	s.need(t, "make a worker fail", s.Fail != nil)
-	b := Batch("cpu", 1, 2)
+	b := s.batch("cpu", 1, 2)
 	s.start(t, b)
 	s.await(t, s, "them to run", all(b, launch.Running))
 	s.Fail(t, b.Worker(0))
@@ -297,7 +308,7 @@ func (s *suite) stop(t *testing.T, b launch.Batch) (others []string) {
 func stoppedWaiting(t *testing.T, s *suite) {
 	s.need(t, "hold workers back", s.Hold != nil)
 	s.Hold(t)
-	b := Batch("cpu", 1, 3)
+	b := s.batch("cpu", 1, 3)
 	s.start(t, b)
 	others := s.stop(t, b)
 	s.Release(t)
@@ -313,17 +324,17 @@ func stoppedWaiting(t *testing.T, s *suite) {
 }
 
 func stoppedRunning(t *testing.T, s *suite) {
-	b := Batch("cpu", 1, 2)
+	b := s.batch("cpu", 1, 2)
 	s.start(t, b)
 	s.await(t, s, "them to run", all(b, launch.Running))
 	s.stop(t, b)
 }
 
 func stoppedUnknown(t *testing.T, s *suite) {
-	b := Batch("cpu", 1, 1)
+	b := s.batch("cpu", 1, 1)
 	s.start(t, b)
 	s.await(t, s, "it to run", all(b, launch.Running))
-	for _, names := range [][]string{nil, {"lab-cpu-9-0"}, {"lab-cpu-1-7"}, {"other-cpu-1-0"}, {"no name"}} {
+	for _, names := range [][]string{nil, {s.batch("cpu", 9, 1).Worker(0)}, {b.Worker(7)}, {"other-cpu-1-0"}, {"no name"}} {
 		if err := s.Stop(t.Context(), names); err != nil {
 			t.Errorf("stopping %v: %v", names, err)
 		}
@@ -339,7 +350,7 @@ func stoppedUnknown(t *testing.T, s *suite) {
 
 func forgotten(t *testing.T, s *suite) {
 	s.need(t, "forget", s.Forget != nil)
-	b := Batch("cpu", 1, 2)
+	b := s.batch("cpu", 1, 2)
 	s.start(t, b)
 	s.await(t, s, "them to run", all(b, launch.Running))
 	s.Forget(t, b.Worker(0))
@@ -355,7 +366,7 @@ func forgotten(t *testing.T, s *suite) {
 
 func reused(t *testing.T, s *suite) {
 	s.need(t, "give an id to others", s.Reuse != nil)
-	b := Batch("cpu", 1, 1)
+	b := s.batch("cpu", 1, 1)
 	s.start(t, b)
 	s.await(t, s, "it to run", all(b, launch.Running))
 	s.Reuse(t, b.Worker(0))
@@ -372,13 +383,13 @@ func reused(t *testing.T, s *suite) {
 func cancelled(t *testing.T, s *suite) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Start(ctx, Batch("cpu", 1, 1)); err == nil {
+	if err := s.Start(ctx, s.batch("cpu", 1, 1)); err == nil {
 		t.Error("Start: no error")
 	}
 	if _, err := s.List(ctx); err == nil {
 		t.Error("List: no error")
 	}
-	if err := s.Stop(ctx, []string{"lab-cpu-1-0"}); err == nil {
+	if err := s.Stop(ctx, []string{s.batch("cpu", 1, 1).Worker(0)}); err == nil {
 		t.Error("Stop: no error")
 	}
 	s.wantAlive(t, s)

@@ -114,10 +114,16 @@ func (c *controller) run(ctx context.Context, stdin, name string, args ...string
 	case "scancel":
 		found := false
 		for _, j := range c.jobs {
-			if j.name != option("name") {
+			if name := option("name"); name != "" && j.name != name {
 				continue
 			}
-			if !slices.Contains(args, fmt.Sprint(j.array)) && !slices.Contains(args, fmt.Sprintf("%d_%d", j.array, j.index)) {
+			named := slices.ContainsFunc(args, func(id string) bool {
+				array, task, _ := strings.Cut(id, "_")
+				// With a name, Slurm 22.05 takes one task of an array that waits for all of it.
+				all := task == "" || option("name") != "" && j.state == "PENDING"
+				return array == fmt.Sprint(j.array) && (all || task == fmt.Sprint(j.index))
+			})
+			if !named {
 				continue
 			}
 			found = true

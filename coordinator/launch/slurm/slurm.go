@@ -252,7 +252,7 @@ func (l *Launcher) settle(ctx context.Context, batch string, tasks []task) error
 		}
 	}
 	for _, array := range slices.Sorted(maps.Keys(later)) {
-		if err := l.cancel(ctx, batch, strconv.FormatUint(uint64(array), 10)); err != nil {
+		if err := l.cancelArray(ctx, batch, array); err != nil {
 			return fmt.Errorf("cancelling a second array of %s: %w", batch, err)
 		}
 		l.log.Info("a second array of a batch is cancelled", "batch", batch, "slurm_job", array, "first", first)
@@ -280,10 +280,28 @@ func firstArray(tasks []task) uint32 {
 	return first.array
 }
 
-// cancel ends arrays or tasks of a batch. Name and user are given as well, so that a number that has become another's
-// harms nobody.
-func (l *Launcher) cancel(ctx context.Context, batch string, ids ...string) error {
-	_, err := l.commands.run(ctx, "", "scancel", append([]string{"--user=" + l.o.User, "--name=" + batch}, ids...)...)
+// cancelArray ends an array. Name and user are given as well, so that a number that has become another's harms nobody.
+func (l *Launcher) cancelArray(ctx context.Context, batch string, array uint32) error {
+	return l.scancel(ctx, "--user="+l.o.User, "--name="+batch, strconv.FormatUint(uint64(array), 10))
+}
+
+// cancelTasks ends tasks of arrays that were listed just now. With a name beside it, scancel would take one task of an array
+// that waits for all of it.
+func (l *Launcher) cancelTasks(ctx context.Context, tasks []task) error {
+	for some := range slices.Chunk(tasks, 100) {
+		ids := make([]string, len(some))
+		for i, t := range some {
+			ids[i] = fmt.Sprintf("%d_%d", t.array, t.index)
+		}
+		if err := l.scancel(ctx, ids...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Launcher) scancel(ctx context.Context, args ...string) error {
+	_, err := l.commands.run(ctx, "", "scancel", args...)
 	if err != nil && strings.Contains(err.Error(), "Invalid job id specified") {
 		return nil // it is gone
 	}
@@ -361,16 +379,9 @@ func (l *Launcher) Stop(ctx context.Context, names []string) error {
 		if err != nil {
 			return err
 		}
-		var ids []string
-		for _, t := range tasks {
-			if byBatch[batch][t.index] && !t.ended() {
-				ids = append(ids, fmt.Sprintf("%d_%d", t.array, t.index))
-			}
-		}
-		for some := range slices.Chunk(ids, 100) {
-			if err := l.cancel(ctx, batch, some...); err != nil {
-				return err
-			}
+		tasks = slices.DeleteFunc(tasks, func(t task) bool { return !byBatch[batch][t.index] || t.ended() })
+		if err := l.cancelTasks(ctx, tasks); err != nil {
+			return err
 		}
 	}
 	return nil
