@@ -33,6 +33,7 @@ type Options struct {
 	Logger        *slog.Logger  // nil: slog.Default()
 	Security      SecurityOptions
 	Launcher      LauncherOptions // what starts workers; its zero value: nothing does
+	KEDA          string          // host:port where KEDA is told how many workers are worth having; "": nowhere
 	// Serving, if set, is called with the address once connections are accepted.
 	Serving func(net.Addr)
 	Monitor *daemon.Monitor // shows how the coordinator is; nil: nobody looks
@@ -110,6 +111,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Monitor != nil {
 		o.Monitor.ReadyWhen(Service, server.Ready)
 	}
+	if o.KEDA != "" {
+		stop, err := serveKEDA(ctx, o.KEDA, store, o.Logger)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := stop(); err != nil {
+				o.Logger.Error("the scaler for KEDA", "error", err)
+			}
+		}()
+	}
 	if o.Serving != nil {
 		o.Serving(listener.Addr())
 	}
@@ -141,8 +153,8 @@ With --store postgres://USER@HOST/DATABASE jobs are kept in PostgreSQL, and seve
 or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts. The password comes from
 PGPASSWORD or ~/.pgpass rather than the command line, where others could read it.
 
-With --launcher workers are started as jobs wait for them, as processes of this machine or by Slurm, and leave when they
-find no work; docs/guides/cluster-slurm.md shows it.
+With --launcher workers are started as jobs wait for them, as processes of this machine, by Slurm or by Kubernetes, and
+leave when they find no work; docs/guides/cluster-slurm.md and cluster-kubernetes.md show it.
 
 Without more only this machine may call. --tls-cert, --tls-key and --tokens or --client-ca open it to a network;
 docs/guides/security.md has the commands.`,
@@ -169,6 +181,7 @@ docs/guides/security.md has the commands.`,
 	StoreFlag(cmd.Flags(), &o.Store)
 	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
 	o.Launcher.Flags(cmd.Flags())
+	cmd.Flags().StringVar(&o.KEDA, "keda-addr", "", "address (host:port) where KEDA's external scaler is answered, without a password (default nowhere)")
 	o.Security.Flags(cmd.Flags())
 	daemon.MetricsFlag(cmd.Flags(), &metricsAddr)
 	return cmd

@@ -26,28 +26,29 @@ import (
 
 // LauncherOptions says what starts workers as jobs wait for them.
 type LauncherOptions struct {
-	Engine string // "inproc" or "slurm"; "": nothing does
+	Engine string // "inproc", "slurm" or "kubernetes"; "": nothing does
 	Config string // file of settings; "": the defaults of launcherConfig
 }
 
 // Flags adds the flags that fill o.
 func (o *LauncherOptions) Flags(flags *pflag.FlagSet) {
-	flags.StringVar(&o.Engine, "launcher", "", "start workers as jobs wait for them: with slurm, or as processes of this machine with inproc (default none)")
+	flags.StringVar(&o.Engine, "launcher", "", "start workers as jobs wait for them: with slurm or kubernetes, or as processes of this machine with inproc (default none)")
 	flags.StringVar(&o.Config, "launcher-config", "", "JSON file of the launcher's settings (default at most 4 workers in one pool, 1 with inproc)")
 }
 
 // launcherConfig is the file of --launcher-config. Absent fields have the default stated.
 type launcherConfig struct {
-	Prefix      string       `json:"prefix"`      // of the names of workers; coordinators that share jobs share it, others of this engine must not (surmise)
-	Coordinator string       `json:"coordinator"` // where workers reach this coordinator, host:port (where it listens)
-	Worker      workerConfig `json:"worker"`
-	Pools       []poolConfig `json:"pools"` // a job is for the first that has what it needs
-	Idle        duration     `json:"idle"`  // a worker without work for so long exits (1m)
-	Interval    duration     `json:"interval"`
-	Patience    duration     `json:"patience"`
-	MinBackoff  duration     `json:"min_backoff"`
-	MaxBackoff  duration     `json:"max_backoff"`
-	Slurm       slurmConfig  `json:"slurm"`
+	Prefix      string           `json:"prefix"`      // of the names of workers; coordinators that share jobs share it, others of this engine must not (surmise)
+	Coordinator string           `json:"coordinator"` // where workers reach this coordinator, host:port (where it listens)
+	Worker      workerConfig     `json:"worker"`
+	Pools       []poolConfig     `json:"pools"` // a job is for the first that has what it needs
+	Idle        duration         `json:"idle"`  // a worker without work for so long exits (1m)
+	Interval    duration         `json:"interval"`
+	Patience    duration         `json:"patience"`
+	MinBackoff  duration         `json:"min_backoff"`
+	MaxBackoff  duration         `json:"max_backoff"`
+	Slurm       slurmConfig      `json:"slurm"`
+	Kubernetes  kubernetesConfig `json:"kubernetes"`
 }
 
 type workerConfig struct {
@@ -141,6 +142,7 @@ func (o LauncherOptions) open(jobs launch.Demander, dataDir string, address net.
 	if c.Prefix == "" {
 		c.Prefix = "surmise"
 	}
+	written := c
 	if c.Coordinator == "" {
 		c.Coordinator = reachable(address)
 	}
@@ -171,9 +173,21 @@ func (o LauncherOptions) open(jobs launch.Demander, dataDir string, address net.
 		if engine, err = slurm.New(options); err != nil {
 			return fail(err)
 		}
+	case "kubernetes":
+		if engine, err = written.kubernetes(written.settings(most).Pools); err != nil {
+			return fail(err)
+		}
 	default:
-		return fail(errors.New("want slurm or inproc"))
+		return fail(errors.New("want slurm, kubernetes or inproc"))
 	}
+	if l.Reconciler, err = launch.New(c.settings(most), engine, jobs, nil, log); err != nil {
+		return fail(err)
+	}
+	return l, nil
+}
+
+// settings are the reconciler's; without pools there is one of at most so many workers.
+func (c launcherConfig) settings(most int) launch.Settings {
 	if len(c.Pools) == 0 {
 		c.Pools = []poolConfig{{Name: "cpu", Max: most}}
 	}
@@ -186,10 +200,7 @@ func (o LauncherOptions) open(jobs launch.Demander, dataDir string, address net.
 			GPUs: p.GPUs, CPUs: p.CPUs, Memory: int64(p.Memory), Labels: p.Labels, DataRoots: p.DataRoots,
 		}})
 	}
-	if l.Reconciler, err = launch.New(settings, engine, jobs, nil, log); err != nil {
-		return fail(err)
-	}
-	return l, nil
+	return settings
 }
 
 func (c launcherConfig) slurm(program []string, dataDir string, log *slog.Logger) (slurm.Options, error) {

@@ -49,7 +49,7 @@ func TestLauncherSettingsAreChecked(t *testing.T) {
 			t.Errorf("%s: got %v, want %q and the file's name", text, err, want)
 		}
 	}
-	if _, err := (LauncherOptions{Engine: "pbs"}).open(noJobs{}, t.TempDir(), somewhere, slog.Default()); err == nil || err.Error() != "--launcher pbs: want slurm or inproc" {
+	if _, err := (LauncherOptions{Engine: "pbs"}).open(noJobs{}, t.TempDir(), somewhere, slog.Default()); err == nil || err.Error() != "--launcher pbs: want slurm, kubernetes or inproc" {
 		t.Errorf("got %v", err)
 	}
 }
