@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -201,8 +204,7 @@ func binary(t *testing.T, name string) string {
 // machine's folder stands for the volume that nodes share.
 func install(t *testing.T, s server) installation {
 	t.Helper()
-	store := queuetest.StartPostgres(t, false).Database(t)
-	open(t, store)
+	store := overTCP(t, queuetest.StartPostgres(t, false).Database(t))
 	i := installation{server: s, dir: sharedFolder(t)}
 	if _, err := i.surmise(t, "synth", "--out", "clips", "--clips", "12", "--pairs", "2", "--size", "32", "--frames", "16", "--seed", "1"); err != nil {
 		t.Fatal(err)
@@ -243,16 +245,49 @@ func install(t *testing.T, s server) installation {
 	return i
 }
 
-// open lets everybody reach the socket that a store's URL names.
-func open(t *testing.T, store string) {
+// overTCP makes a database that listens on a Unix socket one that pods reach, and returns its URL.
+func overTCP(t *testing.T, store string) string {
 	t.Helper()
 	u, err := url.Parse(store)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(u.Query().Get("host"), 0o755); err != nil {
+	socket := filepath.Join(u.Query().Get("host"), ".s.PGSQL.5432")
+	var config net.ListenConfig
+	l, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
+	var copying sync.WaitGroup
+	t.Cleanup(copying.Wait)
+	t.Cleanup(func() { l.Close() })
+	ctx := t.Context() // ends before the cleanup
+	copying.Go(func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var dialer net.Dialer
+			server, err := dialer.DialContext(ctx, "unix", socket)
+			if err != nil {
+				client.Close()
+				continue
+			}
+			context.AfterFunc(ctx, func() {
+				client.Close()
+				server.Close()
+			})
+			for _, way := range [][2]net.Conn{{client, server}, {server, client}} {
+				copying.Go(func() {
+					_, _ = io.Copy(way[0], way[1]) // that one side ends is no fault
+					client.Close()
+					server.Close()
+				})
+			}
+		}
+	})
+	return (&url.URL{Scheme: "postgres", User: u.User, Host: l.Addr().String(), Path: u.Path, RawQuery: "sslmode=disable"}).String()
 }
 
 // sharedFolder is a folder that pods see, too, under the same path: not below /tmp, where each pod has its own.
@@ -329,7 +364,6 @@ func (i installation) shrink(t *testing.T, m *corev1.ConfigMap) {
 // every child ends once, and when all is done the workers leave.
 func TestSweepOnCluster(t *testing.T) {
 	coordinator, worker := binary(t, "coordinator"), binary(t, "worker")
-	t.Setenv("TMPDIR", "/var/tmp") // see sharedFolder
 	s := startServer(t, map[string][]string{"surmise/coordinator:dev": {coordinator}, "surmise/worker:dev": {worker}})
 	i := install(t, s)
 	clustertest.Await(t, "the coordinator to be ready", patience, func() (bool, string) {
