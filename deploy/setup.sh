@@ -4,7 +4,8 @@
 # SURMISE_SETUP=skip then takes the machine as it is.
 set -eu
 
-packages="libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql" # PostgreSQL: for tests
+# PostgreSQL, Slurm and munge are for tests.
+packages="libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql munge slurmctld slurmd slurm-client"
 needs="Surmise needs OpenCV 4.6 and oneDNN 2.6 with their headers, ffmpeg, pkg-config and a C++ compiler"
 go_minor=26 # Go 1.26
 
