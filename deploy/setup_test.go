@@ -24,7 +24,7 @@ type machine struct {
 var debian = machine{
 	osRelease: "ID=debian\nVERSION_ID=\"12\"\n",
 	user:      "0",
-	installed: "libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql",
+	installed: "libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql munge slurmctld slurmd slurm-client",
 	goVersion: "go1.26.8",
 }
 
@@ -87,8 +87,8 @@ func TestSetup(t *testing.T) {
 		says     string
 	}{
 		"nothing missing": {func(*machine) {}, "", 0, ""},
-		"some missing":    {func(m *machine) { m.installed = "ffmpeg g++" }, update + install + "libopencv-dev libdnnl-dev pkg-config postgresql\n", 0, "installing libopencv-dev"},
-		"not root":        {func(m *machine) { m.user, m.installed = "1000", "ffmpeg g++ pkg-config libdnnl-dev postgresql" }, "sudo\n" + update + "sudo\n" + install + "libopencv-dev\n", 0, ""},
+		"some missing":    {func(m *machine) { m.installed = "ffmpeg g++" }, update + install + "libopencv-dev libdnnl-dev pkg-config postgresql munge slurmctld slurmd slurm-client\n", 0, "installing libopencv-dev"},
+		"not root":        {func(m *machine) { m.user, m.installed = "1000", "ffmpeg g++ pkg-config libdnnl-dev postgresql munge slurmctld slurmd slurm-client" }, "sudo\n" + update + "sudo\n" + install + "libopencv-dev\n", 0, ""},
 		"no sudo":         {func(m *machine) { m.user, m.installed, m.noSudo = "1000", "ffmpeg", true }, "", 1, "as root, run: apt-get install"},
 		"other system":    {func(m *machine) { m.osRelease = "ID=fedora\nVERSION_ID=43\n" }, "", 1, "this is fedora 43"},
 		"newer Debian":    {func(m *machine) { m.osRelease = "ID=debian\nVERSION_ID=13\n" }, "", 1, "libopencv-dev libdnnl-dev ffmpeg"},

@@ -99,28 +99,36 @@ func TestSlurmRefusesInItsOwnWords(t *testing.T) {
 
 func TestSlurmThatIsAway(t *testing.T) {
 	slurmtest.Start(t)
-	conf := filepath.Join(t.TempDir(), "slurm.conf")
 	text, err := os.ReadFile(os.Getenv("SLURM_CONF"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := strings.Split(string(text), "\n")
-	for i, line := range lines {
-		if strings.HasPrefix(line, "SlurmctldPort=") {
-			lines[i] = "SlurmctldPort=1\nMessageTimeout=2\nSlurmctldTimeout=2"
+	for setting, away := range map[string]struct{ value, want string }{
+		"SlurmctldPort=": {"1\nMessageTimeout=2\nSlurmctldTimeout=2", "Unable to contact slurm controller"},
+		"AuthInfo=":      {"socket=/nowhere/munge", "Munge encode failed: Failed to access \"/nowhere/munge\""},
+	} {
+		lines := strings.Split(string(text), "\n")
+		for i, line := range lines {
+			if strings.HasPrefix(line, setting) {
+				lines[i] = setting + away.value
+			}
 		}
-	}
-	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("SLURM_CONF", conf)
-	l, err := slurm.New(slurm.Options{Prefix: "lab", Program: []string{"/bin/true"}, Script: "#!/bin/sh\n"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if _, err := l.List(ctx); err == nil || !strings.Contains(err.Error(), "Unable to contact slurm controller") {
-		t.Errorf("listing: %v", err)
+		conf := filepath.Join(t.TempDir(), "slurm.conf")
+		if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("SLURM_CONF", conf)
+		l, err := slurm.New(slurm.Options{Prefix: "lab", Program: []string{"/bin/true"}, Script: "#!/bin/sh\n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := l.List(ctx); err == nil || !strings.Contains(err.Error(), away.want) {
+			t.Errorf("listing with %s%s: %v", setting, away.value, err)
+		}
+		if err := l.Start(ctx, launchtest.Batch("cpu", 1, 1)); err == nil || !strings.Contains(err.Error(), away.want) {
+			t.Errorf("starting with %s%s: %v", setting, away.value, err)
+		}
 	}
 }

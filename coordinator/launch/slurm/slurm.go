@@ -321,8 +321,8 @@ func (l *Launcher) List(ctx context.Context) ([]launch.Worker, error) {
 	var workers []launch.Worker
 	for _, batch := range slices.Sorted(maps.Keys(byBatch)) {
 		if unsettled(byBatch[batch]) {
-			if err := l.settle(ctx, batch, byBatch[batch]); err != nil {
-				return nil, err
+			if err := l.settle(ctx, batch, byBatch[batch]); err != nil { // the next look tries again
+				l.log.Warn("settling what was submitted", "batch", batch, "error", err)
 			}
 		}
 		workers = append(workers, batchWorkers(batch, byBatch[batch])...)
