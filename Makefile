@@ -5,11 +5,11 @@ BUILD   := go build -ldflags '-X main.version=$(VERSION)'
 # Packages without OpenCV, tested once more with cgo off and with the race detector. (Under the race detector
 # the OpenCV binding would be compiled again.)
 PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/heat/... ./plausibility/report/... ./proto/... ./internal/... \
-           ./video/wire/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
+           ./video/wire/... ./video/source/... ./video/header/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
 CONTROL := bin/kubernetes/kube-apiserver bin/kubernetes/kube-controller-manager bin/kubernetes/kube-scheduler
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
-.PHONY: help setup build demo test test-kubernetes test-fresh check lint race pure sanitize generate generated bench microbench fuzz clean
+.PHONY: help setup build mpi demo test test-mpi test-kubernetes test-fresh check lint race pure sanitize generate generated bench microbench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -22,12 +22,15 @@ build: setup ## bin/surmise, bin/coordinator (no cgo), bin/worker
 	CGO_ENABLED=0 $(BUILD) -o bin/coordinator ./cmd/coordinator
 	$(BUILD) -o bin/worker ./cmd/worker
 
+mpi: setup ## bin/surmise-mpi, for training one model in several processes
+	$(BUILD) -tags mpi -o bin/surmise-mpi ./cmd/surmise
+
 demo: build ## train a small model on made clips, score held-out pairs, write a report
 	bin/surmise demo
 
 test: setup check lint generated bin/tools/grpcurl ## everything: checks, all tests, race detector, sanitizers, the build without cgo
 	go test ./...
-	$(MAKE) race pure sanitize
+	$(MAKE) race pure sanitize test-mpi
 
 check: setup ## vet and gofmt
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt wants changes in:'; gofmt -l .; exit 1; }
@@ -56,6 +59,15 @@ test-fresh: build ## the programs in a fresh Debian, set up as the images are (r
 sanitize: setup ## the native kernels up to AVX2 under the address and the undefined-behaviour sanitizer
 	CGO_CFLAGS='-O1 -g' go test -asan -tags sanitize ./trainer/cpu/kernel
 	CGO_CFLAGS='-O1 -g -fsanitize=undefined -fno-sanitize-recover=all' CGO_LDFLAGS=-fsanitize=undefined go test -tags sanitize ./trainer/cpu/kernel
+
+# --oversubscribe: more processes than cores; a test may be root's.
+MPIRUN := env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe
+
+test-mpi: setup ## what needs several processes under MPI
+	go vet -tags mpi ./trainer/parallel
+	go test -tags mpi -c -o bin/parallel.test ./trainer/parallel
+	$(MPIRUN) -n 2 bin/parallel.test
+	$(MPIRUN) -n 3 bin/parallel.test
 
 generate: ## the Go of the API, from proto/
 	sh proto/generate.sh

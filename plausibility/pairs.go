@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // Bounds on a pairs file.
@@ -24,7 +24,7 @@ var pairsColumns = []string{"path", "label", "group", "property"}
 
 // ReadPairs reads a pairs file: CSV with the header path,label,group,property.
 // Paths are relative to the file's folder; with roots, only paths below one of
-// these folders are accepted, links resolved (see video.Below). Errors name the
+// these folders are accepted, links resolved (see source.Below). Errors name the
 // line and the field, or the group that has fewer than two videos, one label only,
 // or two properties.
 func ReadPairs(path string, roots []string) ([]Video, error) {
@@ -42,7 +42,7 @@ func ReadPairs(path string, roots []string) ([]Video, error) {
 		if !filepath.IsAbs(v.Path) {
 			v.Path = filepath.Join(filepath.Dir(path), v.Path)
 		}
-		if v.Path, err = video.Below(roots, v.Path); err != nil {
+		if v.Path, err = source.Below(roots, v.Path); err != nil {
 			return nil, fmt.Errorf("pairs file %s: path: %w", path, err)
 		}
 	}

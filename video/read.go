@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -53,7 +54,7 @@ func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Cli
 
 	clip := &Clip{}
 	request := wire.Request{Step: o.FrameStep, FPS: o.FPS, First: o.First, Square: o.Size, Whole: o.Whole, Keep: o.MaxFrames, Folder: isFolder(path)}
-	done, err := p.decode(ctx, Item{Path: path}, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
+	done, err := p.decode(ctx, source.Item{Path: path}, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
 		if clip.Frames == 0 {
 			clip.Height, clip.Width = f.height, f.width
 		}

@@ -14,6 +14,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // ScoreBatch is how many windows are scored at a time: enough to keep a few cores busy, little memory.
@@ -139,7 +140,7 @@ func (j Jobs) pairs(name string) (scoreVideos, error) {
 func (j Jobs) located(name string) (string, error) {
 	path, err := localPath(name)
 	if err == nil {
-		_, err = video.Below(j.DataRoots, path)
+		_, err = source.Below(j.DataRoots, path)
 	}
 	return path, err
 }

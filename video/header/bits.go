@@ -1,4 +1,4 @@
-package video
+package header
 
 // bitReader reads numbers from the most significant bit on. Past the end it returns zeros and says so.
 type bitReader struct {

@@ -1,4 +1,4 @@
-package video
+package source
 
 import (
 	"context"
@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// isURI tells a name of something elsewhere from a path.
-func isURI(name string) bool { return strings.Contains(name, "://") }
+// IsURI tells a name of something elsewhere from a path.
+func IsURI(name string) bool { return strings.Contains(name, "://") }
 
 // belowURI refuses a URI that begins with none of the roots, when there are any. What is compared is cleaned: a host
 // or folder is not left through dots.
@@ -30,7 +30,7 @@ func belowURI(roots []string, uri string) (string, error) {
 	}
 	for _, root := range roots {
 		r, err := url.Parse(root)
-		if err != nil || !isURI(root) || r.Scheme != u.Scheme || r.Host != u.Host || r.User.String() != u.User.String() {
+		if err != nil || !IsURI(root) || r.Scheme != u.Scheme || r.Host != u.Host || r.User.String() != u.User.String() {
 			continue
 		}
 		// The query of a bucket's URI says where the bucket is.
@@ -103,7 +103,7 @@ func (r *resolver) indexedURI(ctx context.Context, base string, row Item) error 
 		return fmt.Errorf("%q is a URI; only files on this machine can be read here", row.Path)
 	}
 	name := row.Path
-	if !isURI(name) {
+	if !IsURI(name) {
 		b, err := url.Parse(base)
 		if err != nil {
 			return err

@@ -1,4 +1,4 @@
-package video
+package source
 
 import (
 	"context"
@@ -199,5 +199,15 @@ func TestBelowTakesRelativePaths(t *testing.T) {
 	}
 	if got, err := Below(nil, "in/../in/a.mp4"); err != nil || got != "in/../in/a.mp4" {
 		t.Errorf("without roots: %q, %v", got, err)
+	}
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,4 +1,4 @@
-package video
+package source
 
 import (
 	"archive/tar"

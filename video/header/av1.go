@@ -1,4 +1,4 @@
-package video
+package header
 
 // av1Sizes reads AV1 (AV1 Bitstream & Decoding Process Specification, version 1.0.0 with errata 1). A sequence header
 // names the largest frame size, and a frame header may name another. What a frame takes over from its references has
