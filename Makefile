@@ -6,12 +6,13 @@ BUILD   := go build -ldflags '-X main.version=$(VERSION)'
 # the OpenCV binding would be compiled again.)
 PURE    := ./artifact/... ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/heat/... ./plausibility/report/... ./proto/... ./internal/... \
            ./video/wire/... ./video/source/... ./video/header/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
+CONTROL := bin/kubernetes/kube-apiserver bin/kubernetes/kube-controller-manager bin/kubernetes/kube-scheduler
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
-.PHONY: help setup build mpi demo test test-mpi check lint race pure sanitize generate generated bench microbench fuzz clean
+.PHONY: help setup build mpi demo test test-mpi test-kubernetes test-fresh check lint race pure sanitize generate generated bench microbench fuzz clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## install what is missing (Debian 12)
 	@./deploy/setup.sh
@@ -47,6 +48,14 @@ pure: setup ## what must work without cgo
 	CGO_ENABLED=0 go test $(PURE)
 	go test -tags nonative ./trainer/cpu/...
 
+test-kubernetes: build $(CONTROL) ## the launcher and the manifests on a private Kubernetes, which the first time is compiled
+	./deploy/setup.sh cluster
+	SURMISE_KUBERNETES=$(CURDIR)/bin/kubernetes go test -count=1 -p 1 -timeout 60m -v -run OnCluster ./coordinator/launch/kubernetes ./deploy/kubernetes
+
+test-fresh: build ## the programs in a fresh Debian, set up as the images are (root)
+	./deploy/setup.sh fresh
+	./deploy/fresh.sh /var/tmp/surmise-fresh
+
 sanitize: setup ## the native kernels up to AVX2 under the address and the undefined-behaviour sanitizer
 	CGO_CFLAGS='-O1 -g' go test -asan -tags sanitize ./trainer/cpu/kernel
 	CGO_CFLAGS='-O1 -g -fsanitize=undefined -fno-sanitize-recover=all' CGO_LDFLAGS=-fsanitize=undefined go test -tags sanitize ./trainer/cpu/kernel
@@ -81,6 +90,11 @@ fuzz: setup ## each fuzz test for FUZZTIME (20s)
 
 clean: ## remove bin/
 	rm -rf bin
+
+# The version is what clients are told; the modules are those of tools/kubernetes/go.mod. kubectl is built on demand.
+bin/kubernetes/%: tools/kubernetes/go.mod tools/kubernetes/go.sum
+	CGO_ENABLED=0 go build -C tools/kubernetes -trimpath -o $(CURDIR)/$@ \
+		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' k8s.io/kubernetes/cmd/$(@F)
 
 bin/tools/staticcheck: tools/go.mod tools/go.sum
 	go build -C tools -o $(CURDIR)/$@ honnef.co/go/tools/cmd/staticcheck

@@ -1,11 +1,13 @@
 package coordinator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -76,7 +78,7 @@ func (s *Server) Attach(stream attachStream) error {
 			return w.why
 		case err := <-closed:
 			if errors.Is(err, io.EOF) {
-				return nil
+				return s.left(ctx, w)
 			}
 			return err
 		case <-s.stopping:
@@ -120,6 +122,35 @@ func (s *Server) welcome(stream attachStream, w *session, hello *surmisev1.Hello
 		}
 		if err == nil {
 			s.observer.LeaseLost(LossReattached)
+		}
+		s.changed(job, effects)
+	}
+	return nil
+}
+
+// leftPatience is how long the store may take about a worker that has left.
+const leftPatience = 10 * time.Second
+
+// left takes back a job that crossed the leave of its worker: one that ends its stream in order holds none, and one that
+// breaks comes again.
+func (s *Server) left(ctx context.Context, w *session) error {
+	if w.name == "" {
+		return nil // it never said who it is
+	}
+	s.workers.detach(w) // from here on it is given nothing
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leftPatience)
+	defer cancel()
+	held, err := s.store.HeldBy(ctx, w.name)
+	if err != nil {
+		return statusOf(err)
+	}
+	for _, job := range held {
+		if job.State != queue.Leased {
+			continue
+		}
+		job, effects, err := s.store.Apply(ctx, job.ID, queue.HandBack{Epoch: job.Epoch, Reason: "its worker left before it came"})
+		if err != nil && !errors.Is(err, queue.ErrStale) {
+			return statusOf(err)
 		}
 		s.changed(job, effects)
 	}

@@ -65,6 +65,8 @@ type Store interface {
 	// ExpireDue takes back the leases, and stops the jobs whose deadlines, have run out, and says how long until there is
 	// something to do again; negative: nothing.
 	ExpireDue(context.Context) (moved []queue.Moved, next time.Duration, err error)
+	// Demand returns what waits for a worker, counting no more jobs of a kind than limit, and who is busy.
+	Demand(ctx context.Context, limit int) (queue.Demand, error)
 	// Events returns the events of a job after a revision, oldest first.
 	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
 	// Listen tells of what other coordinators do to the same jobs, until ctx ends; it returns nil then.
@@ -85,6 +87,14 @@ type Comparer interface {
 type ScoreFile struct {
 	Source string // "jobs/{id}"
 	Path   string
+}
+
+// Launching has workers started as jobs wait for them; *launch.Reconciler is one.
+type Launching interface {
+	// Wake says that a job waits for a worker. It does not wait.
+	Wake()
+	// Explain says what a job with these needs waits for, as of the last look; "" when there is nothing to say.
+	Explain(queue.Needs) string
 }
 
 // Clock says when to look for leases that have run out, and for watchers that are stuck, and the time of rates and of
@@ -108,6 +118,7 @@ type Config struct {
 	// Owner says whose the jobs of a call are; nil: the caller's, or without Auth what the request says.
 	Owner    func(context.Context) string
 	Observer Observer      // nil: nobody is told what happens
+	Launch   Launching     // nil: nobody starts workers
 	NewID    func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
 
 	TracerProvider trace.TracerProvider // of the spans of jobs; nil: OpenTelemetry's global one
@@ -154,6 +165,7 @@ type Server struct {
 	log         *slog.Logger
 	comparer    Comparer
 	observer    Observer
+	launch      Launching // nil: none
 	traces      trace.TracerProvider
 	tracer      trace.Tracer
 	newID       func() string
@@ -213,6 +225,7 @@ func New(cfg Config) (*Server, error) {
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
 		observer:    cfg.Observer,
+		launch:      cfg.Launch,
 		traces:      cfg.TracerProvider,
 		newID:       cfg.NewID,
 

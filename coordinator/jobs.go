@@ -150,6 +150,7 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 				workers[needs] = s.workers.crew(jobs[i].Needs)
 			}
 			explainWait(job, jobs[i], place.Position(jobs[i].Owner), workers[needs], mean, held)
+			s.explainLaunch(job, jobs[i], workers[needs])
 			place.Pass(jobs[i].Owner)
 		}
 		response.Jobs[i] = job
@@ -197,6 +198,9 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	}
 	if effects.Offer {
 		s.workers.wakeDispatch()
+		if s.launch != nil {
+			s.launch.Wake()
+		}
 	}
 	if effects.StopWorker {
 		s.workers.send(job.Worker, cancelMessage(job))
@@ -267,6 +271,7 @@ func (s *Server) describe(ctx context.Context, job queue.Job) (*surmisev1.Job, e
 			place, workers = queue.Place{}, crew{attached: 1, able: 1, idle: 1}
 		}
 		explainWait(m, job, place.Position(job.Owner), workers, mean, held)
+		s.explainLaunch(m, job, workers)
 	}
 	return m, nil
 }
@@ -306,6 +311,17 @@ func explainWait(m *surmisev1.Job, job queue.Job, position int, workers crew, me
 	if ahead := position - workers.idle; mean > 0 && workers.able > 0 {
 		// Workers of other coordinators are known by the jobs they hold.
 		m.WaitEstimate = durationpb.New(max(0, mean*time.Duration(max(0, ahead))/time.Duration(max(workers.able, held))))
+	}
+}
+
+// explainLaunch adds how it stands with workers that are started for a job that waits for one, in the words of the engine
+// that starts them.
+func (s *Server) explainLaunch(m *surmisev1.Job, job queue.Job, workers crew) {
+	if s.launch == nil || workers.idle > 0 || !job.NotBefore.IsZero() {
+		return
+	}
+	if why := s.launch.Explain(job.Needs); why != "" {
+		m.Reason += "; " + why
 	}
 }
 

@@ -50,12 +50,16 @@ const (
 type protocol struct {
 	hello *surmisev1.Hello // as sent on every stream, but for the leases held
 	grace time.Duration    // how long a drained worker waits for its last word to be settled
+	idle  time.Duration    // a worker that has had no job for so long is to stop; 0: never
 
 	link     link
 	linkedAt time.Time // when hello was sent
 	asked    bool      // ready is out on this stream, unanswered
 	draining bool
 	attempt  *attempt // nil: idle
+
+	idleFrom time.Time // since when; zero while there is an attempt
+	idledOut bool      // it is to stop because it was idle for long
 
 	start  *surmisev1.Lease // to be started by the next flush
 	stop   error            // the attempt is to be stopped by the next flush, for this cause
@@ -313,6 +317,7 @@ func (p *protocol) flush(now time.Time) effects {
 			p.redial = errors.New("heartbeats are not answered")
 		}
 	}
+	p.checkIdle(now)
 	out.redial, p.redial = p.redial, nil
 	if out.redial != nil {
 		p.closed()
@@ -324,6 +329,27 @@ func (p *protocol) flush(now time.Time) effects {
 	}
 	out.exit = p.draining && (p.attempt == nil || p.attempt.outcome != nil && !now.Before(p.attempt.ended.Add(p.grace)))
 	return out
+}
+
+// checkIdle drains a worker that has been idle for long. A job that it is given at this moment is handed back.
+func (p *protocol) checkIdle(now time.Time) {
+	switch {
+	case p.attempt != nil:
+		p.idleFrom = time.Time{}
+	case p.idleFrom.IsZero():
+		p.idleFrom = now
+	case p.idle > 0 && !p.draining && !now.Before(p.idleFrom.Add(p.idle)):
+		p.idledOut = true
+		p.drain()
+	}
+}
+
+// farewell is what is wrong about the end.
+func (p *protocol) farewell() error {
+	if p.idledOut && p.link != attached {
+		return fmt.Errorf("%w, for %v", ErrIdleAlone, p.idle)
+	}
+	return nil
 }
 
 // say returns the messages that are due. A checkpoint goes out before the end that follows it.
@@ -436,6 +462,9 @@ func (p *protocol) wake() time.Time {
 		if p.draining && a.outcome != nil {
 			at = append(at, a.ended.Add(p.grace))
 		}
+	}
+	if p.idle > 0 && !p.idleFrom.IsZero() && !p.draining {
+		at = append(at, p.idleFrom.Add(p.idle))
 	}
 	if len(at) == 0 {
 		return time.Time{}

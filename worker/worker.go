@@ -86,6 +86,7 @@ type Config struct {
 
 	Runner Runner        // required
 	Grace  time.Duration // how long a stopping worker waits for the coordinator to settle its last word; 0: 10 s
+	Idle   time.Duration // Run returns once the worker has had no job for so long; 0: never
 	Clock  Clock         // nil: the system's
 	Logger *slog.Logger  // nil: slog.Default()
 	JobLog JobLog        // what is logged about a job, for the coordinator to keep; nil: it keeps nothing
@@ -104,6 +105,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("worker: Name is empty")
 	case c.Runner == nil:
 		return c, errors.New("worker: Runner is nil")
+	case c.Idle < 0:
+		return c, fmt.Errorf("worker: Idle %v is negative", c.Idle)
 	}
 	if c.Grace == 0 {
 		c.Grace = 10 * time.Second
@@ -174,9 +177,13 @@ type (
 	}
 )
 
-// Run works for a coordinator until ctx ends or the coordinator drains it; it then takes a checkpoint, hands back what
-// it holds, waits for that to be settled and returns nil. While the coordinator cannot be reached it goes on with its
-// job and tries again. An error means that the coordinator refused it for good.
+// ErrIdleAlone ends a worker that has had no job for its Idle time while the coordinator could not be reached.
+var ErrIdleAlone = errors.New("no job, and no coordinator to give one")
+
+// Run works for a coordinator until ctx ends, the coordinator drains it or it has been idle for long; it then takes a
+// checkpoint, hands back what it holds, waits for that to be settled and returns nil. While the coordinator cannot be
+// reached it goes on with its job and tries again. An error means that the coordinator refused it for good, or is
+// ErrIdleAlone.
 func Run(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -193,7 +200,7 @@ func Run(ctx context.Context, cfg Config) error {
 	w := &worker{
 		cfg:      cfg,
 		log:      cfg.Logger.With("worker", cfg.Name),
-		protocol: protocol{grace: cfg.Grace, hello: hello(cfg)},
+		protocol: protocol{grace: cfg.Grace, idle: cfg.Idle, hello: hello(cfg)},
 		events:   make(chan event),
 		ended:    inner.Done(),
 	}
@@ -223,7 +230,7 @@ func (w *worker) loop(ctx, inner context.Context) error {
 		w.takeLog(w.protocol.wantsLog())
 		if w.carryOut(inner, w.protocol.flush(now)) {
 			w.hangUp()
-			return nil
+			return w.protocol.farewell()
 		}
 		var alarm <-chan time.Time
 		if at := w.protocol.wake(); !at.IsZero() {

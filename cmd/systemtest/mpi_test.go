@@ -30,7 +30,9 @@ func TestMPI(t *testing.T) {
 	}
 	dir := t.TempDir()
 	program := filepath.Join(dir, "surmise-mpi")
-	goBuild(t, root, nil, "-tags", "mpi", "-o", program, "./cmd/surmise")
+	if err := goBuild(root, nil, "-tags", "mpi", "-o", program, "./cmd/surmise"); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	videos, err := synth.Generate(ctx, synth.Options{Dir: filepath.Join(dir, "videos"), Clips: 6, Size: 32, Frames: 16}, nil)

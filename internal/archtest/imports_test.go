@@ -82,6 +82,8 @@ var rules = []rule{
 		"the job state machine and its stores know jobs as plain data"},
 	{"coordinator/queue/queuetest", []string{"coordinator"}, anything,
 		"the suite meets stores through the interface that the coordinator declares"},
+	{"coordinator/launch", []string{"coordinator/launch", "coordinator/queue"}, anything,
+		"what starts workers knows how many jobs wait, and nothing of what is in them"},
 	{"coordinator", []string{"coordinator", "artifact", "proto", "plausibility/compare"}, anything,
 		"the coordinator runs where neither OpenCV nor a model is installed"},
 	{"worker", []string{"worker", "artifact", "proto", "trainer", "plausibility", "video", "masking"}, anything, // the last two for the settings of the two before

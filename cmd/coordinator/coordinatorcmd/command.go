@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,6 +33,8 @@ type Options struct {
 	Logger        *slog.Logger  // nil: slog.Default()
 	Security      SecurityOptions
 	Artifacts     ArtifactOptions
+	Launcher      LauncherOptions // what starts workers; its zero value: nothing does
+	KEDA          string          // host:port where KEDA is told how many workers are worth having; "": nowhere
 	// Serving, if set, is called with the address once connections are accepted.
 	Serving func(net.Addr)
 	Monitor *daemon.Monitor // shows how the coordinator is; nil: nobody looks
@@ -94,6 +97,22 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAudit()) }()
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", o.Listen, err)
+	}
+	defer func() { _ = listener.Close() }()                             // again, once it was served
+	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // nothing has been answered yet
+		return err
+	}
+	launching := launcher{}
+	if o.Launcher != (LauncherOptions{}) {
+		if launching, err = o.Launcher.open(store, o.DataDir, listener.Addr(), o.Logger); err != nil {
+			return err
+		}
+		cfg.Launch = launching
+	}
 	server, err := coordinator.New(cfg)
 	if err != nil {
 		return err
@@ -102,18 +121,30 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Monitor != nil {
 		o.Monitor.ReadyWhen(Service, server.Ready)
 	}
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", o.Listen)
-	if err != nil {
-		return fmt.Errorf("listening on %s: %w", o.Listen, err)
-	}
-	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // nothing has been answered yet
-		return errors.Join(err, listener.Close())
+	if o.KEDA != "" {
+		stop, err := serveKEDA(ctx, o.KEDA, store, o.Logger)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := stop(); err != nil {
+				o.Logger.Error("the scaler for KEDA", "error", err)
+			}
+		}()
 	}
 	if o.Serving != nil {
 		o.Serving(listener.Addr())
 	}
-	return server.Serve(ctx, listener)
+	if launching.Reconciler == nil {
+		return server.Serve(ctx, listener)
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	launchCtx, stopLaunching := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stopLaunching()
+	running.Go(func() { launching.run(launchCtx, stop) })
+	return server.Serve(serving, listener)
 }
 
 // Command is "coordinator". It stops gracefully when its context ends.
@@ -132,6 +163,9 @@ With --store postgres://USER@HOST/DATABASE jobs are kept in PostgreSQL, and seve
 or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts, or have the same --artifacts,
 and with it share only the logs of jobs through DATA-DIR/artifacts. The password comes from
 PGPASSWORD or ~/.pgpass rather than the command line, where others could read it.
+
+With --launcher workers are started as jobs wait for them, as processes of this machine, by Slurm or by Kubernetes, and
+leave when they find no work; docs/guides/cluster-slurm.md and cluster-kubernetes.md show it.
 
 Without more only this machine may call. --tls-cert, --tls-key and --tokens or --client-ca open it to a network;
 docs/guides/security.md has the commands.`,
@@ -157,6 +191,8 @@ docs/guides/security.md has the commands.`,
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	StoreFlag(cmd.Flags(), &o.Store)
 	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
+	o.Launcher.Flags(cmd.Flags())
+	cmd.Flags().StringVar(&o.KEDA, "keda-addr", "", "address (host:port) where KEDA's external scaler is answered, without a password (default nowhere)")
 	o.Security.Flags(cmd.Flags())
 	o.Artifacts.Flags(cmd.Flags())
 	daemon.MetricsFlag(cmd.Flags(), &metricsAddr)

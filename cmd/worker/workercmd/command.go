@@ -37,6 +37,7 @@ type Options struct {
 	Cache       CacheOptions  // what is kept of videos
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
+	Idle        time.Duration // Run returns when there was no job for so long; 0: never
 	Logger      *slog.Logger  // nil: slog.Default()
 
 	Monitor *daemon.Monitor // shows how the worker is; nil: nobody looks
@@ -59,6 +60,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if err := o.Offer.check(); err != nil {
 		return err
+	}
+	if o.Idle < 0 {
+		return &FlagError{"exit-when-idle", o.Idle.String(), errors.New("want 0 or more")}
 	}
 	book := joblog.New()
 	o.Logger = slog.New(book.Handler(o.Logger.Handler()))
@@ -136,6 +140,7 @@ func Run(ctx context.Context, o Options) error {
 		Version:     o.Version,
 		Runner:      runner,
 		Grace:       o.Grace,
+		Idle:        o.Idle,
 		Logger:      o.Logger,
 		Linked:      linked,
 		JobLog:      book,
@@ -248,6 +253,7 @@ paths that jobs name, and the coordinator's artifact folder under the same path,
 	o.Artifacts.Flags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)
 	flags.StringVar(&o.MLflowURL, "mlflow-url", "", "address of an MLflow tracking server that is told of jobs (default none); MLFLOW_EXPERIMENT_NAME and MLFLOW_TRACKING_TOKEN are heeded")
+	flags.DurationVar(&o.Idle, "exit-when-idle", 0, "exit once there was no job for so long, with an error if the coordinator was away then (default never)")
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
 }
