@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/surmise-ml/surmise/trainer/xla/pjrt/pjrttest"
 )
 
 // adds takes x and y of [2,3], donates x, and gives x+y and a copy of y.
@@ -23,6 +25,35 @@ const adds = `
 fake: f32 2x3 = add 0 1 alias 0
 fake: f32 2x3 = copy 1
 `
+
+func watched(t *testing.T, settings ...string) *pjrttest.Plugin {
+	t.Helper()
+	return pjrttest.New(t, filepath.Join(t.TempDir(), "plugin.so"), settings...)
+}
+
+func unwatched(t *testing.T, settings ...string) *pjrttest.Plugin {
+	t.Helper()
+	return pjrttest.NewUnwatched(t, filepath.Join(t.TempDir(), "plugin.so"), settings...)
+}
+
+// open loads a plugin and takes its devices.
+func open(t *testing.T, f *pjrttest.Plugin, options ...Option) *Client {
+	t.Helper()
+	p, err := Load(f.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := p.NewClient(options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
 
 func floats(xs ...float32) []byte {
 	var out []byte
@@ -96,8 +127,8 @@ func session(ctx context.Context, path string) (got []byte, err error) {
 
 func TestASession(t *testing.T) {
 	for _, threads := range []string{"0", "1"} {
-		f := newFake(t, "threads", threads)
-		got, err := session(t.Context(), f.path)
+		f := watched(t, "threads", threads)
+		got, err := session(t.Context(), f.Path)
 		if err != nil || !bytes.Equal(got, sum) {
 			t.Errorf("threads %s: got %v, %v", threads, got, err)
 		}
@@ -105,10 +136,10 @@ func TestASession(t *testing.T) {
 }
 
 func TestWhatThereIs(t *testing.T) {
-	f := newFake(t, "devices", "3")
-	c := f.open(t, Option{"visible_devices", []int64{2}}, Option{"memory_fraction", float32(0.5)}, Option{"preallocate", false}, Option{"allocator", "bfc"})
+	f := watched(t, "devices", "3")
+	c := open(t, f, Option{"visible_devices", []int64{2}}, Option{"memory_fraction", float32(0.5)}, Option{"preallocate", false}, Option{"allocator", "bfc"})
 	p := c.Plugin()
-	if p.Version() != "0.104" || p.Path() != f.path {
+	if p.Version() != "0.104" || p.Path() != f.Path {
 		t.Errorf("version %s of %s", p.Version(), p.Path())
 	}
 	if want := map[string]string{"xla_version": "2", "stablehlo_current_version": "1.13.0", "kind": "fake"}; !reflect.DeepEqual(p.Attributes(), want) {
@@ -120,14 +151,14 @@ func TestWhatThereIs(t *testing.T) {
 	if d := c.Devices()[0]; d.String() != "Fake 1000 (fake 2)" || d.ID != 0 {
 		t.Errorf("device %s, %d", d, d.ID)
 	}
-	if all := f.open(t).Devices(); len(all) != 3 || all[2].Hardware != 2 {
+	if all := open(t, f).Devices(); len(all) != 3 || all[2].Hardware != 2 {
 		t.Errorf("without a choice: %d devices", len(all))
 	}
 }
 
 func TestOptionsThatAreWrong(t *testing.T) {
-	f := newFake(t, "devices", "2")
-	p, err := Load(f.path)
+	f := watched(t, "devices", "2")
+	p, err := Load(f.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,8 +175,8 @@ func TestOptionsThatAreWrong(t *testing.T) {
 }
 
 func TestMemoryIsTold(t *testing.T) {
-	f := newFake(t, "limit", "1000")
-	c := f.open(t)
+	f := watched(t, "limit", "1000")
+	c := open(t, f)
 	d := c.Devices()[0]
 	b := upload(t, d, x)
 	m, err := d.Memory()
@@ -169,22 +200,22 @@ func TestEveryFunctionFails(t *testing.T) {
 			continue // they cannot fail
 		}
 		t.Run(name, func(t *testing.T) {
-			f := newUnwatchedFake(t, "threads", "1")
+			f := unwatched(t, "threads", "1")
 			text := name + " fails because a test wants it to"
 			if function == errorGetCode { // then another error loses its code and keeps its text
-				f.set("limit", "10")
-				f.set("fail", name)
+				f.Set("limit", "10")
+				f.Set("fail", name)
 				text = "PJRT_Client_BufferFromHostBuffer: UNKNOWN: Out of memory while trying to allocate 24 bytes."
 			} else {
-				f.set("fail", name)
+				f.Set("fail", name)
 			}
-			_, err := session(t.Context(), f.path)
+			_, err := session(t.Context(), f.Path)
 			if function == eventAwait { // is called only when the callback of an event cannot be registered
 				if err != nil {
 					t.Fatal(err)
 				}
-				f.set("fail", "PJRT_Event_OnReady")
-				if _, err = session(t.Context(), f.path); err == nil || !strings.Contains(err.Error(), "PJRT_Event_OnReady fails") {
+				f.Set("fail", "PJRT_Event_OnReady")
+				if _, err = session(t.Context(), f.Path); err == nil || !strings.Contains(err.Error(), "PJRT_Event_OnReady fails") {
 					t.Fatal(err)
 				}
 				return
@@ -193,10 +224,10 @@ func TestEveryFunctionFails(t *testing.T) {
 				t.Errorf("got %v, want %q in it", err, text)
 			}
 			destroys := strings.HasSuffix(name, "Destroy")
-			if n := f.live(); n != 0 && !destroys {
+			if n := f.Live(); n != 0 && !destroys {
 				t.Errorf("%d objects are left", n)
 			}
-			if v := f.violations(); v != "" && !destroys { // what was not destroyed is in the way of the client's end
+			if v := f.Violations(); v != "" && !destroys { // what was not destroyed is in the way of the client's end
 				t.Errorf("the plugin complains: %s", v)
 			}
 		})
@@ -209,12 +240,12 @@ func TestAFailureIsNotTheEnd(t *testing.T) {
 		if destroys := strings.HasSuffix(name, "Destroy"); destroys || function == errorMessage || function == errorGetCode || function == eventAwait {
 			continue
 		}
-		f := newFake(t, "threads", "1", "fail", name)
-		if _, err := session(t.Context(), f.path); err == nil {
+		f := watched(t, "threads", "1", "fail", name)
+		if _, err := session(t.Context(), f.Path); err == nil {
 			t.Errorf("%s: no error", name)
 		}
-		f.set("fail", "")
-		if got, err := session(t.Context(), f.path); err != nil || !bytes.Equal(got, sum) {
+		f.Set("fail", "")
+		if got, err := session(t.Context(), f.Path); err != nil || !bytes.Equal(got, sum) {
 			t.Errorf("after %s: got %v, %v", name, got, err)
 		}
 	}
@@ -235,8 +266,8 @@ func TestVersions(t *testing.T) {
 		{[]string{"entries", "60"}, "lacks PJRT_"},
 		{[]string{"entries", "0"}, "lacks PJRT_"},
 	} {
-		f := newFake(t, c.settings...)
-		got, err := session(t.Context(), f.path)
+		f := watched(t, c.settings...)
+		got, err := session(t.Context(), f.Path)
 		switch {
 		case c.says == "" && (err != nil || !bytes.Equal(got, sum)):
 			t.Errorf("%v: got %v, %v", c.settings, got, err)
@@ -251,8 +282,8 @@ func TestVersions(t *testing.T) {
 }
 
 func TestAPluginWithoutPlans(t *testing.T) {
-	f := newFake(t, "entries", "96")
-	if _, ok := compile(t, f.open(t)).Memory(); ok {
+	f := watched(t, "entries", "96")
+	if _, ok := compile(t, open(t, f)).Memory(); ok {
 		t.Error("it told of memory")
 	}
 }
@@ -275,8 +306,8 @@ func TestWhatIsNoPlugin(t *testing.T) {
 }
 
 func TestOutOfMemory(t *testing.T) {
-	f := newFake(t, "limit", "60")
-	c := f.open(t)
+	f := watched(t, "limit", "60")
+	c := open(t, f)
 	d := c.Devices()[0]
 	program := compile(t, c)
 	a, b := upload(t, d, x), upload(t, d, y)
@@ -288,7 +319,7 @@ func TestOutOfMemory(t *testing.T) {
 	if wanted, is := IsOutOfMemory(err); !is || wanted != 24 {
 		t.Errorf("run: %d bytes wanted by %v", wanted, err)
 	}
-	f.set("limit", "1000") // the arguments are still there
+	f.Set("limit", "1000") // the arguments are still there
 	outputs, run, err := program.Execute([]*Buffer{a, b}, []int{0})
 	if err != nil {
 		t.Fatal(err)
@@ -323,8 +354,8 @@ func TestSizesInTexts(t *testing.T) {
 // What goes wrong on the device shows where the result is waited for.
 func TestARunThatFails(t *testing.T) {
 	for _, threads := range []string{"0", "1"} {
-		f := newFake(t, "threads", threads, "run_error", "the device caught fire")
-		c := f.open(t)
+		f := watched(t, "threads", threads, "run_error", "the device caught fire")
+		c := open(t, f)
 		d := c.Devices()[0]
 		program := compile(t, c)
 		a, b := upload(t, d, x), upload(t, d, y)
@@ -352,8 +383,8 @@ func TestARunThatFails(t *testing.T) {
 
 // While the plugin reads and writes the caller's memory, that stays where it is though nobody else holds it.
 func TestMemoryStaysDuringTransfers(t *testing.T) {
-	f := newFake(t, "threads", "1", "held", "1")
-	c := f.open(t)
+	f := watched(t, "threads", "1", "held", "1")
+	c := open(t, f)
 	d := c.Devices()[0]
 	const n = 1 << 16
 	b, sent, err := d.Upload(U8, []int{n}, bytes.Repeat([]byte{7}, n)) // held by nobody
@@ -381,7 +412,7 @@ func TestMemoryStaysDuringTransfers(t *testing.T) {
 	if err := sent.Wait(cancelled); err == nil || err.Error() != "no patience" {
 		t.Errorf("waiting without patience: %v", err)
 	}
-	f.set("held", "0")
+	f.Set("held", "0")
 	if err := errors.Join(sent.Wait(t.Context()), fetched.Wait(t.Context()), b.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -392,8 +423,8 @@ func TestMemoryStaysDuringTransfers(t *testing.T) {
 
 // A client is closed after the work that goes on.
 func TestCloseWaits(t *testing.T) {
-	f := newFake(t, "threads", "1", "held", "1")
-	p, err := Load(f.path)
+	f := watched(t, "threads", "1", "held", "1")
+	p, err := Load(f.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -410,7 +441,7 @@ func TestCloseWaits(t *testing.T) {
 	}
 	closed := make(chan error)
 	go func() { closed <- c.Close() }()
-	f.set("held", "0")
+	f.Set("held", "0")
 	if err := <-closed; err != nil {
 		t.Error(err)
 	}
@@ -431,12 +462,12 @@ func TestCloseWaits(t *testing.T) {
 }
 
 func TestMisuse(t *testing.T) {
-	f := newFake(t)
-	c := f.open(t)
+	f := watched(t)
+	c := open(t, f)
 	d := c.Devices()[0]
 	program := compile(t, c)
 	a, b := upload(t, d, x), upload(t, d, y)
-	other := upload(t, newFake(t).open(t).Devices()[0], x)
+	other := upload(t, open(t, watched(t)).Devices()[0], x)
 	closed := upload(t, d, x)
 	if err := errors.Join(closed.Close(), closed.Close()); err != nil {
 		t.Errorf("closing twice: %v", err)
@@ -477,8 +508,8 @@ func TestMisuse(t *testing.T) {
 }
 
 func TestDonation(t *testing.T) {
-	f := newFake(t)
-	c := f.open(t)
+	f := watched(t)
+	c := open(t, f)
 	d := c.Devices()[0]
 	program := compile(t, c)
 	a, b := upload(t, d, x), upload(t, d, y)
@@ -514,8 +545,8 @@ func TestDonation(t *testing.T) {
 }
 
 func TestTensorsWithoutSizesOrElements(t *testing.T) {
-	f := newFake(t)
-	d := f.open(t).Devices()[0]
+	f := watched(t)
+	d := open(t, f).Devices()[0]
 	for _, c := range []struct {
 		dims []int
 		data []byte
@@ -539,8 +570,8 @@ func TestTensorsWithoutSizesOrElements(t *testing.T) {
 }
 
 func TestManyAtOnce(t *testing.T) {
-	f := newFake(t, "threads", "1")
-	c := f.open(t)
+	f := watched(t, "threads", "1")
+	c := open(t, f)
 	program := compile(t, c)
 	d := c.Devices()[0]
 	var all sync.WaitGroup
@@ -580,23 +611,23 @@ func TestManyAtOnce(t *testing.T) {
 // The fake is only worth something if it bites.
 func TestTheFakeBites(t *testing.T) {
 	t.Run("host memory changed", func(t *testing.T) {
-		f := newUnwatchedFake(t, "threads", "1", "held", "1")
-		d := f.open(t).Devices()[0]
+		f := unwatched(t, "threads", "1", "held", "1")
+		d := open(t, f).Devices()[0]
 		data := bytes.Clone(x)
 		b, sent, err := d.Upload(F32, []int{2, 3}, data)
 		if err != nil {
 			t.Fatal(err)
 		}
 		data[0]++
-		f.set("held", "0")
+		f.Set("held", "0")
 		if err := errors.Join(sent.Wait(t.Context()), b.Close()); err != nil {
 			t.Fatal(err)
 		}
 		complains(t, f, "host memory was changed before the transfer was done")
 	})
 	t.Run("use after the end", func(t *testing.T) {
-		f := newUnwatchedFake(t)
-		c := f.open(t)
+		f := unwatched(t)
+		c := open(t, f)
 		b := upload(t, c.Devices()[0], x)
 		if err := b.Close(); err != nil {
 			t.Fatal(err)
@@ -609,8 +640,8 @@ func TestTheFakeBites(t *testing.T) {
 		complains(t, f, "PJRT_Buffer_Destroy: the buffer was destroyed before")
 	})
 	t.Run("an event that nobody waits for", func(t *testing.T) {
-		f := newUnwatchedFake(t, "threads", "1", "held", "1")
-		c := f.open(t)
+		f := unwatched(t, "threads", "1", "held", "1")
+		c := open(t, f)
 		var pins runtime.Pinner
 		defer pins.Unpin()
 		args := bufferFromHostArgs{client: c.handle, data: pinnedBytes(x, &pins), kind: F32, semantics: immutableUntilTransferCompletes, device: c.devices[0].handle}
@@ -622,12 +653,12 @@ func TestTheFakeBites(t *testing.T) {
 				t.Error(last)
 			}
 		}
-		f.set("held", "0")
+		f.Set("held", "0")
 		complains(t, f, "the event was not ready, and nobody waited for it")
 	})
 	t.Run("a client that ends first", func(t *testing.T) {
-		f := newUnwatchedFake(t)
-		p, err := Load(f.path)
+		f := unwatched(t)
+		p, err := Load(f.Path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -648,8 +679,8 @@ func TestTheFakeBites(t *testing.T) {
 		}
 	})
 	t.Run("a struct that is too long", func(t *testing.T) {
-		f := newUnwatchedFake(t)
-		c := f.open(t)
+		f := unwatched(t)
+		c := open(t, f)
 		c.plugin.newer = true
 		if _, err := c.Devices()[0].Memory(); err != nil {
 			t.Error(err)
@@ -658,19 +689,19 @@ func TestTheFakeBites(t *testing.T) {
 	})
 }
 
-func complains(t *testing.T, f *fake, of string) {
+func complains(t *testing.T, f *pjrttest.Plugin, of string) {
 	t.Helper()
-	if v := f.violations(); !strings.Contains(v, of) {
+	if v := f.Violations(); !strings.Contains(v, of) {
 		t.Errorf("the plugin complains %q, want %q", v, of)
 	}
 }
 
 func TestForgottenObjectsAreReported(t *testing.T) {
-	f := newUnwatchedFake(t)
+	f := unwatched(t)
 	told := make(chan string, 10)
 	onLeak = func(what string) { told <- what }
 	defer func() { onLeak = nil }()
-	d := f.open(t).Devices()[0]
+	d := open(t, f).Devices()[0]
 	kept, _, err := d.Upload(F32, []int{2, 3}, x)
 	if err != nil {
 		t.Fatal(err)

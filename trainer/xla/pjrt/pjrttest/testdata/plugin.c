@@ -1,6 +1,6 @@
 // A PJRT plugin for tests: it computes next to nothing and watches its caller closely. What the caller does wrong
 // (objects used after their end, host memory changed during a transfer, structs of the wrong size) is written down and
-// handed out by fake_violations. Built by the tests: gcc -shared -fPIC -pthread.
+// handed out by fake_violations. 
 //
 // It runs programs of lines such as
 //     fake: f32 2x3 = add 0 1 alias 0
@@ -29,8 +29,9 @@ static struct {
   char fail[128];       // function to fail
   int fail_code, fail_after;  // after so many calls of it
   char run_error[256];  // how runs end; "": well
+  int run_code;
   bool abort_create;    // the process dies in PJRT_Client_Create, as with a broken driver
-} config = {0, 104, 135, 0, false, false, 1, 1 << 30, "", 13, 0, "", false};
+} config = {.minor = 104, .entries = 135, .devices = 1, .limit = 1 << 30, .fail_code = 13, .run_code = 13};
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
@@ -232,7 +233,7 @@ static void finish(event *e, const char *failed) {
   snprintf(e->failed, sizeof e->failed, "%s", failed);
   on_ready callback = e->callback;
   void *argument = e->argument;
-  error *err = callback && *failed ? new_error(INTERNAL, "%s", failed) : NULL;
+  error *err = callback && *failed ? new_error(config.run_code, "%s", failed) : NULL;
   pthread_cond_broadcast(&changed);
   pthread_mutex_unlock(&lock);
   if (callback) callback(err, argument);
@@ -358,6 +359,7 @@ void fake_set(const char *name, const char *value) {
   else if (!strcmp(name, "fail_code")) config.fail_code = n;
   else if (!strcmp(name, "fail_after")) config.fail_after = n;
   else if (!strcmp(name, "run_error")) snprintf(config.run_error, sizeof config.run_error, "%s", value);
+  else if (!strcmp(name, "run_code")) config.run_code = n;
   else if (!strcmp(name, "abort_create")) config.abort_create = n;
   else violation("fake_set: no setting %s", name);
   pthread_cond_broadcast(&changed);
@@ -484,7 +486,7 @@ static error *event_await(void *p) {
   NEED(a->object, EVENT)
   event *e = a->object;
   while (!e->ready) pthread_cond_wait(&changed, &lock);
-  RETURN(*e->failed ? new_error(INTERNAL, "%s", e->failed) : NULL)
+  RETURN(*e->failed ? new_error(config.run_code, "%s", e->failed) : NULL)
 }
 
 typedef struct { HEAD; event *event; on_ready callback; void *argument; } on_ready_args;
@@ -498,7 +500,7 @@ static error *event_on_ready(void *p) {
   e->argument = a->argument;
   if (!e->ready) RETURN(NULL)
   e->registering = true;
-  error *err = *e->failed ? new_error(INTERNAL, "%s", e->failed) : NULL;
+  error *err = *e->failed ? new_error(config.run_code, "%s", e->failed) : NULL;
   pthread_mutex_unlock(&lock);
   a->callback(err, a->argument);
   pthread_mutex_lock(&lock);
