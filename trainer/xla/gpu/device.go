@@ -14,15 +14,15 @@ import (
 type Device struct {
 	client    *pjrt.Client
 	device    *pjrt.Device
-	card      Card
+	plugin    Plugin
 	overrides map[string]any
 }
 
 var _ xla.Device = (*Device)(nil)
 
-func newDevice(client *pjrt.Client, card Card, overrides map[string]any, data string) *Device {
-	d := &Device{client: client, device: client.Devices()[0], card: card, overrides: map[string]any{}}
-	if data != "" {
+func newDevice(client *pjrt.Client, plugin Plugin, overrides map[string]any) *Device {
+	d := &Device{client: client, device: client.Devices()[0], plugin: plugin, overrides: map[string]any{}}
+	if data := plugin.dataFolder(); data != "" {
 		d.overrides["xla_gpu_cuda_data_dir"] = data
 	}
 	maps.Copy(d.overrides, overrides)
@@ -34,6 +34,9 @@ func (d *Device) Name() string { return d.device.String() }
 
 // Client is what the device came from, for those who ask for versions.
 func (d *Device) Client() *pjrt.Client { return d.client }
+
+// From says how the plugin was found: see Plugin.From.
+func (d *Device) From() string { return d.plugin.From }
 
 // Memory is what the allocator can still give, and the most that it takes.
 func (d *Device) Memory() (free, total int64, ok bool) {

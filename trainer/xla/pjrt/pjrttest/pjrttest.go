@@ -31,7 +31,7 @@ var (
 // Plugin is a plugin of one test's own: its library is loaded apart from that of other tests.
 type Plugin struct {
 	Path string
-	// Set changes a setting; plugin.c lists them.
+	// Set changes a setting; plugin.c lists them. Other processes take theirs from PJRTTEST_SETTINGS: "name=value,…".
 	Set func(name, value string)
 	// Live counts the objects that were not destroyed.
 	Live func() int32

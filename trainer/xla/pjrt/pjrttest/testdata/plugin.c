@@ -7,6 +7,7 @@
 // one per output: element type, sizes ("scalar" for none), operation (add, copy or zero) with its arguments, and the
 // argument whose memory may become the output's. A module without such lines gives zeros of the types that its function
 // main declares.
+#define _GNU_SOURCE
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -364,6 +365,17 @@ void fake_set(const char *name, const char *value) {
   else violation("fake_set: no setting %s", name);
   pthread_cond_broadcast(&changed);
   pthread_mutex_unlock(&lock);
+}
+
+// from_environment takes settings "name=value,name=value" for a process that no test is in.
+__attribute__((constructor)) static void from_environment(void) {
+  const char *given = getenv("PJRTTEST_SETTINGS");
+  char copy[1024], *rest = copy, *one;
+  snprintf(copy, sizeof copy, "%s", given ? given : "");
+  while ((one = strsep(&rest, ","))) {
+    char *value = strchr(one, '=');
+    if (value) *value = 0, fake_set(one, value + 1);
+  }
 }
 
 // ---- the interface -------------------------------------------------------------------------------------------------
