@@ -319,7 +319,8 @@ func (f *Func) Rows(x, index *Value) *Value {
 	for i := range x.Dims[1:] {
 		offset = append(offset, index.Rank()+i)
 	}
-	return f.one("stablehlo.gather", Type{x.DType, slices.Concat(index.Dims, x.Dims[1:])}, []*Value{x, index},
+	at := f.Reshape(index, slices.Concat(index.Dims, []int{1})...)
+	return f.one("stablehlo.gather", Type{x.DType, slices.Concat(index.Dims, x.Dims[1:])}, []*Value{x, at},
 		attribute{"dimension_numbers", fmt.Sprintf("#stablehlo.gather<offset_dims = [%s], collapsed_slice_dims = [0], start_index_map = [0], index_vector_dim = %d>",
 			list(offset), index.Rank())},
 		attribute{"slice_sizes", sizes(take)}, attribute{"indices_are_sorted", "false"})
@@ -397,4 +398,20 @@ func (f *Func) Custom(c Call, in []*Value, out ...Type) []*Value {
 		attribute{"backend_config", quote(c.Config)},
 		attribute{"operand_layouts", layouts(types(in), nil)},
 		attribute{"result_layouts", layouts(out, c.ResultLayouts)}).out
+}
+
+// Barrier returns its inputs, and keeps the compiler from sharing or moving work across it: what is computed from the
+// results is computed after all of the inputs are there, even if the same has been computed from the inputs before.
+func (f *Func) Barrier(in ...*Value) []*Value {
+	return f.add("stablehlo.optimization_barrier", types(in), in).out
+}
+
+// Vector is a constant [N] of float32.
+func (f *Func) Vector(v []float32) *Value {
+	t := Of(F32, len(v))
+	text := make([]string, len(v))
+	for i, x := range v {
+		text[i] = literal(float64(x), F32)
+	}
+	return f.one("stablehlo.constant", t, nil, attribute{"value", "dense<[" + strings.Join(text, ", ") + "]> : " + t.String()})
 }
