@@ -240,3 +240,64 @@ func TestEveryOperationAgainstItsReference(t *testing.T) {
 		t.Errorf("only %d kinds of operations were compared: %v", len(seen), slices.Sorted(maps.Keys(seen)))
 	}
 }
+
+// gradientsOf makes the gradients of all weights results.
+func gradientsOf(tr *model.Training) (names []string) {
+	names = slices.Sorted(maps.Keys(tr.Gradients))
+	for _, name := range names {
+		tr.Program.Results = append(tr.Program.Results, tr.Gradients[name])
+	}
+	return names
+}
+
+// off is the distance of two vectors as a share of the length of the second.
+func off(got, want []float32) float64 {
+	var size, distance float64
+	for i := range want {
+		size += float64(want[i]) * float64(want[i])
+		distance += float64(got[i]-want[i]) * float64(got[i]-want[i])
+	}
+	return math.Sqrt(distance / max(size, 1e-12))
+}
+
+// In bfloat16 the loss and every gradient stay near those of float32, with attention fused or not.
+func TestBF16StaysNearFP32(t *testing.T) {
+	for name, k := range kinds {
+		c := k.config
+		c.Dim, c.PredDim = 48, 32 // heads of 16 features, which fused attention takes
+		tr := training(t, c, 3, k.groups, options)
+		names := gradientsOf(tr)
+		exact, _ := machine(t, tr.Program, xla.Options{})
+		for _, o := range []xla.Options{{Precision: xla.BF16Compute}, {Precision: xla.BF16Compute, FusedAttention: true}} {
+			t.Run(fmt.Sprintf("%s, fused %t", name, o.FusedAttention), func(t *testing.T) {
+				half, d := machine(t, tr.Program, o)
+				calls := 0
+				d.Watch = func(m xla.Module) {
+					calls += strings.Count(m.Text, "__cudnn$fmhaSoftmax")
+					if !strings.Contains(m.Text, "xbf16>") {
+						t.Error("nothing is bfloat16")
+					}
+				}
+				for _, m := range []*xla.Machine{exact, half} {
+					setWeights(m, tr, 30)
+					setInputs(t, m, tr, 30)
+					if err := m.Run(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if o.FusedAttention != (calls > 0) {
+					t.Errorf("%d calls of fused attention", calls)
+				}
+				wide, narrow := exact.Floats(tr.Loss)[0], half.Floats(tr.Loss)[0]
+				if d := math.Abs(float64(narrow/wide) - 1); !(d < 0.01) {
+					t.Errorf("the loss is %g in bf16, %g in fp32", narrow, wide)
+				}
+				for _, name := range names {
+					if d := off(half.Floats(tr.Gradients[name]), exact.Floats(tr.Gradients[name])); !(d <= 0.06) {
+						t.Errorf("gradient of %s: off by %.3g of its norm", name, d)
+					}
+				}
+			})
+		}
+	}
+}

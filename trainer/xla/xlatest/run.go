@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -56,6 +57,9 @@ func (t *translator) run(b *block, s scope) ([]compute.Value, error) {
 			return nil, fmt.Errorf("%s: %d results, want %d", op.name, len(out), len(op.out))
 		}
 		for i, name := range op.out {
+			if op.outTypes[i].Elements() == 0 {
+				continue // a workspace: nobody reads it
+			}
 			if err := t.check(out[i], op.outTypes[i]); err != nil {
 				return nil, fmt.Errorf("%s of %v: result %d: %w", op.name, op.inTypes, i, err)
 			}
@@ -180,11 +184,53 @@ func (t *translator) plain(name string, op *operation, in []compute.Value) (comp
 		return f.Gather(in[0], in[1], first(d[strings.Index(d, "index_vector_dim"):]), named(d, "offset_dims"), named(d, "collapsed_slice_dims"),
 			named(d, "start_index_map"), numbers(a["slice_sizes"]), false)
 	case "dynamic_slice":
-		return f.DynamicSlice(in[0], in[1:], numbers(a["slice_sizes"]))
+		return t.dynamicSlice(op, in)
 	case "dynamic_update_slice":
-		return f.DynamicUpdateSlice(in[0], in[1], in[2:])
+		return t.dynamicUpdateSlice(op, in)
 	}
 	return nil, fmt.Errorf("not known to the emulator")
+}
+
+// dynamicSlice takes x[i:i+1], which is all that is needed of it: the backend has no more than a gather.
+func (t *translator) dynamicSlice(op *operation, in []compute.Value) (compute.Value, error) {
+	x, take := op.inTypes[0], numbers(op.attributes["slice_sizes"])
+	if len(take) != x.Rank() || take[0] != 1 || !slices.Equal(take[1:], x.Dims[1:]) || len(in) != 1+x.Rank() {
+		return nil, fmt.Errorf("slices of %v", take)
+	}
+	at, err := t.f.Reshape(in[1], 1, 1)
+	if err != nil {
+		return nil, err
+	}
+	var offset []int
+	for i := range x.Dims[1:] {
+		offset = append(offset, 1+i)
+	}
+	return t.f.Gather(in[0], at, 1, offset, []int{0}, []int{0}, take, false)
+}
+
+// dynamicUpdateSlice puts v [1,…] at x[i:i+1].
+func (t *translator) dynamicUpdateSlice(op *operation, in []compute.Value) (compute.Value, error) {
+	x, v := op.inTypes[0], op.inTypes[1]
+	if v.Rank() != x.Rank() || v.Dims[0] != 1 || !slices.Equal(v.Dims[1:], x.Dims[1:]) || len(in) != 2+x.Rank() {
+		return nil, fmt.Errorf("puts %v into %v", v, x)
+	}
+	place, err := t.f.Iota(shape(x.As(hlo.S32)), 0)
+	if err != nil {
+		return nil, err
+	}
+	here, err := t.f.Equal(place, in[2])
+	if err != nil {
+		return nil, err
+	}
+	var axes []int
+	for i := range x.Dims {
+		axes = append(axes, i)
+	}
+	value, err := t.f.BroadcastInDim(in[1], shape(x), axes)
+	if err != nil {
+		return nil, err
+	}
+	return t.f.Where(here, value, in[0])
 }
 
 // while runs the loop with closures that see the carried values alone.
