@@ -14,22 +14,33 @@ import (
 	"github.com/surmise-ml/surmise/trainer/xla/hlo"
 )
 
-// Compute is the number format of products and of what lies between them. Weights, moments, sums, statistics and the
-// residual stream are float32 in either.
-type Compute string
+// Precision is the number format of products and of what lies between them. Weights, moments, sums, statistics and the
+// residual stream are float32 in all of them.
+type Precision string
 
 // The number formats.
 const (
-	FP32Compute Compute = "fp32"
-	BF16Compute Compute = "bf16"
+	InFP32 Precision = "fp32"
+	// InTF32 is float32 whose products round their operands to 10 bits of mantissa, which tensor cores are many times faster
+	// at. Results then agree with those of other machines to about three digits.
+	InTF32 Precision = "tf32"
+	InBF16 Precision = "bf16"
 )
+
+// ParsePrecision reads a precision; "auto" is InBF16.
+func ParsePrecision(word string) (Precision, error) {
+	switch p := Precision(word); p {
+	case InFP32, InTF32, InBF16:
+		return p, nil
+	case "auto":
+		return InBF16, nil
+	}
+	return "", fmt.Errorf("precision is %q, want auto, fp32, tf32 or bf16", word)
+}
 
 // Options of a machine.
 type Options struct {
-	Precision Compute // "": FP32Compute
-	// TF32 lets products of float32 round their operands to 10 bits of mantissa, which the tensor cores are many times
-	// faster at. Results then agree with those of other machines to about three digits.
-	TF32 bool
+	Precision Precision // "": InFP32
 	// FusedAttention has cuDNN compute attention in bfloat16 where it can, without the scores ever being in memory.
 	FusedAttention bool
 	// Steps that Step gathers before it starts them together; 0: 1. More pay where a step is so short that starting it
@@ -60,6 +71,7 @@ type Machine struct {
 
 	slots []*slot // host memory of inputs, one for each step that is started together
 	at    int     // the slot that is being filled
+	last  *slot   // that of the newest Run or Step
 	ran   bool    // Run has computed results that Update has not applied
 
 	state     map[*flat]*mirrored
@@ -113,10 +125,10 @@ type launch struct {
 // before that. ctx ends the machine's waiting.
 func New(ctx context.Context, p *graph.Program, d Device, o Options) (*Machine, error) {
 	if o.Precision == "" {
-		o.Precision = FP32Compute
+		o.Precision = InFP32
 	}
-	if o.Precision != FP32Compute && o.Precision != BF16Compute {
-		return nil, fmt.Errorf("precision is %q, want fp32 or bf16", o.Precision)
+	if o.Precision != InFP32 && o.Precision != InTF32 && o.Precision != InBF16 {
+		return nil, fmt.Errorf("precision is %q, want fp32, tf32 or bf16", o.Precision)
 	}
 	if o.Steps = max(1, o.Steps); o.Steps > 1024 {
 		return nil, fmt.Errorf("steps started together: %d, want at most 1024", o.Steps)
@@ -244,7 +256,7 @@ func (m *Machine) Fetch(nodes ...*G.Node) error {
 
 // Run computes the results for the inputs of the step at hand, and brings them to the host.
 func (m *Machine) Run() error {
-	m.ran = false
+	m.ran, m.last = false, m.slots[m.at]
 	if err := m.Wait(); err != nil {
 		return err
 	}
@@ -288,12 +300,21 @@ func (m *Machine) Step() error {
 	if len(m.a.Updates) == 0 {
 		return errors.New("step: the program has no updates")
 	}
-	m.ran = false
+	m.ran, m.last = false, m.slots[m.at]
 	if m.at++; m.at < len(m.slots) {
 		return nil
 	}
 	m.at = 0
 	return m.start(true, m.slots)
+}
+
+// SetClips says that of the next batches only the first n clips count: the last windows of a video rarely fill one. All
+// are computed. A program with figures, which are of all clips, has no use for it.
+func (m *Machine) SetClips(n int) error {
+	if n < 1 || n > m.a.Clips || len(m.a.figures) > 0 && n != m.a.Clips {
+		return fmt.Errorf("a run of %d clips: the program was built for %d, with %d figures of them all", n, m.a.Clips, len(m.a.figures))
+	}
+	return nil
 }
 
 // StoppedError says that a step gave figures that are not finite. Floats then has the figures of that step.
@@ -455,7 +476,7 @@ func (m *Machine) upload(e *compiled, slots []*slot) (args, inputs []Buffer, err
 	}
 	if e.update {
 		if m.alive == nil {
-			if m.alive, err = m.d.Upload(m.ctx, hlo.Of(Bool), []byte{1}); err != nil {
+			if m.alive, err = m.d.Upload(m.ctx, hlo.Of(hlo.Bool), []byte{1}); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -485,7 +506,7 @@ func (m *Machine) upload(e *compiled, slots []*slot) (args, inputs []Buffer, err
 
 // filled is a table for some slots, end to end.
 func (m *Machine) filled(t table, slots []*slot) []byte {
-	size := hlo.Of(S32, m.shape.dims(m.a, t)...).Elements()
+	size := hlo.Of(hlo.S32, m.shape.dims(m.a, t)...).Elements()
 	if t.kind == rowWeights {
 		all := make([]float32, size*len(slots))
 		for i, s := range slots {

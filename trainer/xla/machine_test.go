@@ -268,7 +268,7 @@ func TestBF16StaysNearFP32(t *testing.T) {
 		tr := training(t, c, 3, k.groups, options)
 		names := gradientsOf(tr)
 		exact, _ := machine(t, tr.Program, xla.Options{})
-		for _, o := range []xla.Options{{Precision: xla.BF16Compute}, {Precision: xla.BF16Compute, FusedAttention: true}} {
+		for _, o := range []xla.Options{{Precision: xla.InBF16}, {Precision: xla.InBF16, FusedAttention: true}} {
 			t.Run(fmt.Sprintf("%s, fused %t", name, o.FusedAttention), func(t *testing.T) {
 				half, d := machine(t, tr.Program, o)
 				calls := 0
@@ -295,6 +295,56 @@ func TestBF16StaysNearFP32(t *testing.T) {
 				for _, name := range names {
 					if d := off(half.Floats(tr.Gradients[name]), exact.Floats(tr.Gradients[name])); !(d <= 0.06) {
 						t.Errorf("gradient of %s: off by %.3g of its norm", name, d)
+					}
+				}
+			})
+		}
+	}
+}
+
+// Steps that are started one by one, or several at a time, with masks that change, end in the weights that the oracle's
+// steps end in.
+func TestStepsAgainstTheReference(t *testing.T) {
+	const steps = 5
+	for name, k := range kinds {
+		tr := training(t, k.config, 2, k.groups, options)
+		oracle, err := graph.NewTape(tr.Program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		setWeights(oracle, tr, 40)
+		for i := range uint64(steps) {
+			setInputs(t, oracle, tr, 40+i)
+			if err := oracle.Run(); err != nil {
+				t.Fatal(err)
+			}
+			if err := oracle.Update(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, together := range []int{1, 3} {
+			t.Run(fmt.Sprintf("%s, %d together", name, together), func(t *testing.T) {
+				m, d := machine(t, tr.Program, xla.Options{Steps: together})
+				setWeights(m, tr, 40)
+				for i := range uint64(steps) {
+					setInputs(t, m, tr, 40+i)
+					if err := m.Step(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if d.Downloads > steps {
+					t.Errorf("%d downloads before anybody asked", d.Downloads)
+				}
+				if err := m.Wait(); err != nil {
+					t.Fatal(err)
+				}
+				near(t, "loss", m.Floats(tr.Loss), oracle.Floats(tr.Loss), 1e-4)
+				if err := m.Fetch(); err != nil {
+					t.Fatal(err)
+				}
+				for _, n := range tr.Program.State {
+					if !strings.HasSuffix(n.Name(), "qkv.bias") {
+						near(t, n.Name(), m.Floats(n), oracle.Floats(n), 2e-4)
 					}
 				}
 			})

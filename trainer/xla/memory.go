@@ -99,7 +99,7 @@ func (a *program) estimate(s *shape, o Options, update bool, steps int) Needs {
 			roots = append(roots, g.gradients...)
 		}
 	}
-	if o.Precision == BF16Compute {
+	if o.Precision == InBF16 {
 		need.Temporary += need.State / 2 / 4 // weights as products read them
 	}
 	need.Temporary += a.peak(s, o, roots)
@@ -113,7 +113,7 @@ func (a *program) peak(s *shape, o Options, roots G.Nodes) int64 {
 		return 0
 	}
 	var narrow map[*G.Node]bool
-	if o.Precision == BF16Compute {
+	if o.Precision == InBF16 {
 		narrow = a.findNarrow()
 	}
 	bytes := func(n *G.Node) int64 {
@@ -160,12 +160,12 @@ func (a *program) scratch(s *shape, o Options, n *G.Node) int64 {
 	}
 	switch op := n.Op().(type) {
 	case *graph.AttentionOp:
-		if o.FusedAttention && o.Precision == BF16Compute && op.Block == 0 {
+		if o.FusedAttention && o.Precision == InBF16 && op.Block == 0 {
 			return 0
 		}
 		return 2 * scores(op.Heads)
 	case *graph.AttentionGradOp:
-		if o.FusedAttention && o.Precision == BF16Compute && op.Block == 0 {
+		if o.FusedAttention && o.Precision == InBF16 && op.Block == 0 {
 			return 0
 		}
 		return 4 * scores(op.Heads)

@@ -18,7 +18,7 @@ func TestModulesAreMLIR(t *testing.T) {
 		t.Skip("mlir-opt-19 is not installed (Debian: mlir-19-tools)")
 	}
 	for name, k := range kinds {
-		for _, o := range []xla.Options{{}, {Precision: xla.BF16Compute, FusedAttention: true, Steps: 2}, {TF32: true}} {
+		for _, o := range []xla.Options{{}, {Precision: xla.InBF16, FusedAttention: true, Steps: 2}, {Precision: xla.InTF32}} {
 			t.Run(fmt.Sprintf("%s %s, fused %t, %d steps", name, o.Precision, o.FusedAttention, o.Steps), func(t *testing.T) {
 				c := k.config
 				c.Dim, c.PredDim = 48, 32 // heads of 16 features, which fused attention takes

@@ -72,21 +72,21 @@ func (a *program) findArguments() {
 // inputType is how an input lies on the device.
 func (m *Options) inputType(n *G.Node) Type {
 	if _, ok := m.Pixels[n]; ok {
-		return hlo.Of(U8, n.Shape()...)
+		return hlo.Of(hlo.U8, n.Shape()...)
 	}
-	return hlo.Of(F32, n.Shape()...)
+	return hlo.Of(hlo.F32, n.Shape()...)
 }
 
 func (a *program) tableType(s *shape, t table) Type {
 	if t.kind == rowWeights {
-		return hlo.Of(F32, s.dims(a, t)...)
+		return hlo.Of(hlo.F32, s.dims(a, t)...)
 	}
-	return hlo.Of(S32, s.dims(a, t)...)
+	return hlo.Of(hlo.S32, s.dims(a, t)...)
 }
 
 // constantTypes are those of the tables of sines and cosines.
 func (r rotation) types() [2]Type {
-	t := hlo.Of(F32, r.Tokens(), graph.Rotated(r.headDim))
+	t := hlo.Of(hlo.F32, r.Tokens(), graph.Rotated(r.headDim))
 	return [2]Type{t, t}
 }
 
@@ -170,7 +170,7 @@ func (b *builder) lowering(v values, order G.Nodes, at *hlo.Value) *lowering {
 		}
 		return b.f.At(x, at)
 	}
-	l := &lowering{a: b.a, f: b.f, s: b.s, half: b.o.Precision == BF16Compute, tf32: b.o.TF32, fused: b.o.FusedAttention,
+	l := &lowering{a: b.a, f: b.f, s: b.s, half: b.o.Precision == InBF16, tf32: b.o.Precision == InTF32, fused: b.o.FusedAttention,
 		values: map[*G.Node]*hlo.Value{}, tables: map[table]*hlo.Value{}, factor: map[rotation][2]*hlo.Value{},
 		flat: map[*group]*hlo.Value{}, kept: map[attended]forward{}}
 	if l.half {
@@ -255,7 +255,7 @@ func (b *builder) step() error {
 	for _, s := range updated {
 		state[s] = f.Arg(s.kind())
 	}
-	alive := f.Arg(hlo.Of(Bool))
+	alive := f.Arg(hlo.Of(hlo.Bool))
 	v := b.args(state, b.m.steps)
 	var out []*hlo.Value
 	var err error
@@ -330,11 +330,11 @@ func (b *builder) loop(v values, alive *hlo.Value) ([]*hlo.Value, error) {
 			fixed = append(fixed, s)
 		}
 	}
-	carried := []*hlo.Value{f.Full(0, hlo.Of(S32))}
+	carried := []*hlo.Value{f.Full(0, hlo.Of(hlo.S32))}
 	for _, s := range updated {
 		carried = append(carried, v.state[s])
 	}
-	carried = append(carried, alive, f.Full(0, hlo.Of(F32, b.m.steps, len(b.a.figures))))
+	carried = append(carried, alive, f.Full(0, hlo.Of(hlo.F32, b.m.steps, len(b.a.figures))))
 	for _, n := range b.a.large {
 		carried = append(carried, f.Full(0, b.s.resultType(b.a, n)))
 	}
@@ -345,7 +345,7 @@ func (b *builder) loop(v values, alive *hlo.Value) ([]*hlo.Value, error) {
 	carried = slices.Concat(carried, v.constants, v.inputs, v.tables)
 	var failed error
 	out := f.While(carried, func(c []*hlo.Value) *hlo.Value {
-		return f.Compare(c[0], hlo.Less, f.Full(float64(b.m.steps), hlo.Of(S32)))
+		return f.Compare(c[0], hlo.Less, f.Full(float64(b.m.steps), hlo.Of(hlo.S32)))
 	}, func(c []*hlo.Value) []*hlo.Value {
 		in := values{state: map[*flat]*hlo.Value{}}
 		for i, s := range updated {
@@ -364,7 +364,7 @@ func (b *builder) loop(v values, alive *hlo.Value) ([]*hlo.Value, error) {
 			return c
 		}
 		figures := len(updated) + 1
-		next := []*hlo.Value{f.Add(c[0], f.Full(1, hlo.Of(S32)))}
+		next := []*hlo.Value{f.Add(c[0], f.Full(1, hlo.Of(hlo.S32)))}
 		next = append(next, stepped[:figures]...)
 		next = append(next, f.Put(c[1+figures], stepped[figures], c[0]))
 		next = append(next, stepped[figures+1:]...)
@@ -379,5 +379,5 @@ func (s *shape) resultType(a *program, n *G.Node) Type {
 	if sp := a.rows[n]; sp != nil {
 		dims[0] = s.rows[sp]
 	}
-	return hlo.Of(F32, dims...)
+	return hlo.Of(hlo.F32, dims...)
 }
