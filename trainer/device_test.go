@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/surmise-ml/surmise/trainer/cpu"
-	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/trainer/xla/xlatest"
@@ -28,26 +27,6 @@ func emulated(t *testing.T) *xlatest.Device {
 		}
 	})
 	return d
-}
-
-// closing is a machine whose device is its own.
-type closing struct {
-	*xla.Machine
-	device *xlatest.Device
-}
-
-func (c closing) Close() error { return errors.Join(c.Machine.Close(), c.device.Close()) }
-
-// onEmulated compiles programs for a device of their own.
-func onEmulated(t *testing.T) func(*graph.Program) (graph.Machine, error) {
-	return func(p *graph.Program) (graph.Machine, error) {
-		d, err := xlatest.New()
-		if err != nil {
-			return nil, err
-		}
-		m, err := xla.New(t.Context(), p, d, xla.Options{})
-		return closing{m, d}, err
-	}
 }
 
 // reported is what is reported of a run, by step.

@@ -165,7 +165,7 @@ func (t *translator) plain(name string, op *operation, in []compute.Value) (comp
 		return f.Reverse(in[0], numbers(a["dimensions"])...)
 	case "reduce":
 		with := op.regions[0].ops[0].name
-		reduce := map[string]func(compute.Value, ...int) (compute.Value, error){"stablehlo.add": f.ReduceSum, "stablehlo.maximum": f.ReduceMax,
+		reduce := map[string]func(compute.Value, ...int) (compute.Value, error){"stablehlo.add": t.sum, "stablehlo.maximum": f.ReduceMax,
 			"stablehlo.and": f.ReduceLogicalAnd}[with]
 		if reduce == nil {
 			return nil, fmt.Errorf("reduce with %s", with)
@@ -189,6 +189,19 @@ func (t *translator) plain(name string, op *operation, in []compute.Value) (comp
 		return t.dynamicUpdateSlice(op, in)
 	}
 	return nil, fmt.Errorf("not known to the emulator")
+}
+
+// sum adds up in float64. The backend would add one number after the other in float32, where devices add in a tree and
+// lose next to nothing: sums of many thousand gradients would differ in the fifth digit.
+func (t *translator) sum(x compute.Value, dims ...int) (compute.Value, error) {
+	wide, err := t.f.ConvertDType(x, dtypes.Float64)
+	if err != nil {
+		return nil, err
+	}
+	if wide, err = t.f.ReduceSum(wide, dims...); err != nil {
+		return nil, err
+	}
+	return t.f.ConvertDType(wide, dtypes.Float32)
 }
 
 // dynamicSlice takes x[i:i+1], which is all that is needed of it: the backend has no more than a gather.
