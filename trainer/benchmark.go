@@ -102,7 +102,7 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 	if err != nil {
 		return BenchmarkResult{}, fmt.Errorf("config: %w", err)
 	}
-	precision, err := resolve(cfg.Precision, on)
+	precision, err := ResolvePrecision(cfg.Precision, on)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}

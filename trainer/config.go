@@ -147,7 +147,7 @@ func (c Config) ValidateHere(on xla.Device) error {
 	if _, err := Threads(c.Threads); err != nil {
 		return err
 	}
-	_, err := resolve(c.Precision, on)
+	_, err := ResolvePrecision(c.Precision, on)
 	return err
 }
 

@@ -11,8 +11,8 @@ import (
 // tf32 is a precision that accelerators alone have; see xla.InTF32.
 const tf32 = cpu.Precision(xla.InTF32)
 
-// resolve is what a precision means on an accelerator or, if on is nil, on this processor.
-func resolve(p cpu.Precision, on xla.Device) (cpu.Precision, error) {
+// ResolvePrecision is what a precision means on an accelerator or, if on is nil, on this processor.
+func ResolvePrecision(p cpu.Precision, on xla.Device) (cpu.Precision, error) {
 	if on == nil {
 		return p.Resolve()
 	}

@@ -37,7 +37,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	if err := checkpoint.Sweep(dir); err != nil {
 		return Result{}, err
 	}
-	precision, err := resolve(cfg.Precision, hooks.Device)
+	precision, err := ResolvePrecision(cfg.Precision, hooks.Device)
 	if err != nil {
 		return Result{}, err
 	}
@@ -145,7 +145,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	return result, err
 }
 
-// newStepper builds the training graph with fresh weights, in a precision that resolve has given, on an accelerator or, if
+// newStepper builds the training graph with fresh weights, in a precision that ResolvePrecision has given, on an accelerator or, if
 // on is nil, on the CPU machine, which times its operations if told to.
 func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Precision, on xla.Device, profile bool) (_ *stepper, err error) {
 	t, err := newTraining(cfg, groups)
