@@ -59,6 +59,7 @@ type GPUs struct {
 	Device string     // the worker's: auto, cpu, gpu or gpu:N; "": auto
 	Plugin string     // PJRT plugin; "": where it is usually found
 	System gpu.System // that it is looked for on
+	Tuning xla.Tuning // of what runs on it
 
 	told sync.Once // why jobs run on the CPU
 }
@@ -96,7 +97,7 @@ func (g *GPUs) Open(device string) (xla.Device, error) {
 	d, err := g.System.Open(gpu.Options{Plugin: g.Plugin, Index: index})
 	if err == nil {
 		slog.Info("running on a GPU", "device", d.Name())
-		return d, nil
+		return xla.Tune(d, g.Tuning), nil
 	}
 	if !own.Auto || !asked.Auto {
 		return nil, gpu.WithRemedy(err)

@@ -41,11 +41,7 @@ func ParsePrecision(word string) (Precision, error) {
 // Options of a machine.
 type Options struct {
 	Precision Precision // "": InFP32
-	// FusedAttention has cuDNN compute attention in bfloat16 where it can, without the scores ever being in memory.
-	FusedAttention bool
-	// Steps that Step gathers before it starts them together; 0: 1. More pay where a step is so short that starting it
-	// takes longer.
-	Steps  int
+	Tuning
 	Memory int64 // that the machine may take on the device, bytes; 0: what the device has free
 	// Pixels are inputs [B,C,…] that are given as bytes, and made numbers on the device.
 	Pixels map[*G.Node]Pixels
@@ -53,6 +49,23 @@ type Options struct {
 
 // Pixels says how the bytes x of a channel become numbers: x·Scale + Shift.
 type Pixels struct{ Scale, Shift []float32 }
+
+// Tuning is what changes the speed of a machine and, but for rounding, nothing else.
+type Tuning struct {
+	// FusedAttention has cuDNN compute attention in bfloat16 where it can, without the scores ever being in memory.
+	FusedAttention bool
+	// Steps that Step gathers before it starts them together; 0: 1. More pay where a step is so short that starting it
+	// takes longer.
+	Steps int
+}
+
+// Tune returns the device for machines that are tuned so, where their options are not.
+func Tune(d Device, t Tuning) Device { return tuned{d, t} }
+
+type tuned struct {
+	Device
+	tuning Tuning
+}
 
 // inFlight is how many starts may be under way before the host waits: enough for the device never to be idle, few enough
 // for the inputs to take little memory.
@@ -130,8 +143,15 @@ func New(ctx context.Context, p *graph.Program, d Device, o Options) (*Machine, 
 	if o.Precision != InFP32 && o.Precision != InTF32 && o.Precision != InBF16 {
 		return nil, fmt.Errorf("precision is %q, want fp32, tf32 or bf16", o.Precision)
 	}
-	if o.Steps = max(1, o.Steps); o.Steps > 1024 {
-		return nil, fmt.Errorf("steps started together: %d, want at most 1024", o.Steps)
+	if t, ok := d.(tuned); ok && o.Tuning == (Tuning{}) {
+		o.Tuning = t.tuning
+	}
+	if o.Steps < 0 || o.Steps > 1024 {
+		return nil, fmt.Errorf("steps started together: %d, want 1 to 1024", o.Steps)
+	}
+	o.Steps = max(1, o.Steps)
+	if len(p.Updates) == 0 {
+		o.Steps = 1
 	}
 	a, err := analyse(p)
 	if err != nil {
@@ -413,16 +433,18 @@ func (m *Machine) start(update bool, slots []*slot) error {
 		}
 	}
 	args, inputs, err := m.upload(e, slots)
+	var out []Buffer
+	if err != nil {
+		err = m.explain("send the inputs", err)
+	} else if out, err = e.Run(m.ctx, args); err != nil {
+		err = m.explain("run", err)
+		m.err = err // donated state may be lost
+	}
 	if err != nil {
 		for _, b := range inputs {
 			err = errors.Join(err, b.Close())
 		}
-		return m.explain("send the inputs", err)
-	}
-	out, err := e.Run(m.ctx, args)
-	if err != nil {
-		m.err = m.explain("run", err) // donated state may be lost
-		return m.err
+		return err
 	}
 	return m.keep(e, out, inputs)
 }

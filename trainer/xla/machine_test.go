@@ -268,7 +268,7 @@ func TestBF16StaysNearFP32(t *testing.T) {
 		tr := training(t, c, 3, k.groups, options)
 		names := gradientsOf(tr)
 		exact, _ := machine(t, tr.Program, xla.Options{})
-		for _, o := range []xla.Options{{Precision: xla.InBF16}, {Precision: xla.InBF16, FusedAttention: true}} {
+		for _, o := range []xla.Options{{Precision: xla.InBF16}, {Precision: xla.InBF16, Tuning: xla.Tuning{FusedAttention: true}}} {
 			t.Run(fmt.Sprintf("%s, fused %t", name, o.FusedAttention), func(t *testing.T) {
 				half, d := machine(t, tr.Program, o)
 				calls := 0
@@ -324,7 +324,7 @@ func TestStepsAgainstTheReference(t *testing.T) {
 		}
 		for _, together := range []int{1, 3} {
 			t.Run(fmt.Sprintf("%s, %d together", name, together), func(t *testing.T) {
-				m, d := machine(t, tr.Program, xla.Options{Steps: together})
+				m, d := machine(t, tr.Program, xla.Options{Tuning: xla.Tuning{Steps: together}})
 				setWeights(m, tr, 40)
 				for i := range uint64(steps) {
 					setInputs(t, m, tr, 40+i)
