@@ -4,7 +4,7 @@
 # SURMISE_SETUP=skip then takes the machine as it is.
 set -eu
 
-packages="libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql" # PostgreSQL: for tests
+packages="libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql mlir-19-tools" # the last two: for tests
 needs="Surmise needs OpenCV 4.6 and oneDNN 2.6 with their headers, ffmpeg, pkg-config and a C++ compiler"
 go_minor=26 # Go 1.26
 

@@ -14,7 +14,9 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
 )
 
 // Model is a checkpoint's weights and what they are.
@@ -24,6 +26,10 @@ type Model struct {
 	weights []checkpoint.Tensor
 	file    *checkpoint.Model // that the weights lie in; nil: in memory
 	inPlace bool              // nobody changes the weights: networks read them where they lie
+
+	// Device is the accelerator that networks and embedders made of the model run on, which stays the caller's; nil: the
+	// CPU. Weights are copied there.
+	Device xla.Device
 }
 
 // OpenModel opens a checkpoint folder or a single .safetensors file (see
@@ -81,7 +87,7 @@ func shapes(c model.Config) []checkpoint.Tensor {
 
 // Twin returns the same model with fresh weights: what the architecture alone scores.
 func (m *Model) Twin(seed uint64) *Model {
-	t := &Model{Config: m.Config, inPlace: true, Record: compare.Model{Name: "untrained twin", Seed: seed, Config: m.Record.Config}}
+	t := &Model{Config: m.Config, inPlace: true, Device: m.Device, Record: compare.Model{Name: "untrained twin", Seed: seed, Config: m.Record.Config}}
 	init := m.Config.Init(seed)
 	for _, p := range m.Config.Params() {
 		t.weights = append(t.weights, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: init[p.Name]})
@@ -89,16 +95,24 @@ func (m *Model) Twin(seed uint64) *Model {
 	return t
 }
 
-// Network is a model on the CPU machine, ready to score windows. It implements
+// machine runs a network on the first windows of a batch.
+type machine interface {
+	graph.Machine
+	SetClips(n int) error
+	ProductFLOPs() float64
+}
+
+// Network is a model on a machine, ready to score windows. It implements
 // Predictor for one caller at a time.
 type Network struct {
 	spec      Spec
 	scoring   *model.Scoring
-	machine   *cpu.Machine
+	machine   machine
 	batch     int
 	precision cpu.Precision // fp32 or bf16
 	copyLast  bool          // see CopyLast
-	inPlace   bool          // it has no weights of its own
+	inPlace   bool          // its model's weights do not change
+	copied    bool          // it has weights of its own all the same
 }
 
 // Network builds the model for batches of windows of a spec. It must be closed. The
@@ -129,7 +143,7 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Ne
 	if copyLast {
 		scoring.Program.Results = append(scoring.Program.Results, scoring.Target)
 	}
-	if o.Precision, err = cmp.Or(o.Precision, cpu.FP32).Resolve(); err != nil {
+	if o.Precision, err = m.resolve(o.Precision); err != nil {
 		return nil, err
 	}
 	machine, err := m.compile(scoring.Graph, o)
@@ -140,10 +154,13 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Ne
 	if err != nil {
 		return nil, err
 	}
-	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch, precision: o.Precision, copyLast: copyLast, inPlace: m.inPlace}
-	if err := n.layOut(m); err != nil {
-		_ = machine.Close()
-		return nil, err
+	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch, precision: o.Precision, copyLast: copyLast, inPlace: m.inPlace, copied: m.Device != nil}
+	err = n.layOut(m)
+	if on, ok := machine.(*xla.Machine); ok && err == nil {
+		err = on.Check()
+	}
+	if err != nil {
+		return nil, errors.Join(err, machine.Close())
 	}
 	return n, nil
 }
@@ -157,14 +174,14 @@ func NewModel(config model.Config, record compare.Model, weights []checkpoint.Te
 // Reload gives the network the weights of another model of the same config. A network of a
 // model that was opened, or of a twin, reads weights where they lie, and has no others.
 func (n *Network) Reload(m *Model) error {
-	if n.inPlace {
+	if n.inPlace && !n.copied {
 		return errors.New("reload: the network reads its model's weights in place")
 	}
 	return load(n.machine, n.scoring.Graph, m)
 }
 
 // load copies a model's weights into a machine.
-func load(machine *cpu.Machine, g *model.Graph, m *Model) error {
+func load(machine graph.Buffers, g *model.Graph, m *Model) error {
 	var slots []checkpoint.Tensor
 	for _, p := range m.Config.Params() {
 		if n := g.Params[p.Name]; n != nil {
@@ -183,11 +200,24 @@ func load(machine *cpu.Machine, g *model.Graph, m *Model) error {
 // largeMemory is what a machine may take without a word, bytes.
 const largeMemory = 1 << 30
 
-// compile puts a graph of the model on the CPU machine. Weights that nobody changes stay where they lie, for most in a
-// mapped file. What a large model takes beside them is said before it is used.
-func (m *Model) compile(g *model.Graph, o cpu.Options) (*cpu.Machine, error) {
+// resolve is what a precision means on the model's device.
+func (m *Model) resolve(p cpu.Precision) (cpu.Precision, error) {
+	p = cmp.Or(p, cpu.FP32)
+	if m.Device == nil {
+		return p.Resolve()
+	}
+	parsed, err := xla.ParsePrecision(string(p))
+	return cpu.Precision(parsed), err
+}
+
+// compile puts a graph of the model on its device or, by default, on the CPU machine. There, weights that nobody changes
+// stay where they lie, for most in a mapped file. What a large model takes beside them is said before it is used.
+func (m *Model) compile(g *model.Graph, o cpu.Options) (machine, error) {
 	if err := checkpoint.Match(shapes(m.Config), m.weights); err != nil {
 		return nil, err
+	}
+	if m.Device != nil {
+		return m.compileOnDevice(g, o)
 	}
 	var read int64 // bytes
 	if m.inPlace {
@@ -216,6 +246,18 @@ func (m *Model) compile(g *model.Graph, o cpu.Options) (*cpu.Machine, error) {
 		err = machine.Prepare()
 	}
 	if err != nil {
+		return nil, errors.Join(err, machine.Close())
+	}
+	return machine, nil
+}
+
+// compileOnDevice copies the weights to the device with the first run. Where the memory does not suffice, that run says so.
+func (m *Model) compileOnDevice(g *model.Graph, o cpu.Options) (machine, error) {
+	machine, err := xla.New(context.Background(), g.Program, m.Device, xla.Options{Precision: xla.Precision(o.Precision), Memory: o.Memory})
+	if err != nil {
+		return nil, err
+	}
+	if err := load(machine, g, m); err != nil {
 		return nil, errors.Join(err, machine.Close())
 	}
 	return machine, nil
@@ -281,7 +323,7 @@ func (n *Network) windowErrors(b int) WindowErrors {
 	return out
 }
 
-// Precision is what the network computes in: fp32 or bf16.
+// Precision is what the network computes in: fp32 or bf16; tf32 on an accelerator.
 func (n *Network) Precision() cpu.Precision { return n.precision }
 
 // Close frees the machine.

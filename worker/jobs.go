@@ -16,6 +16,7 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -39,6 +40,10 @@ type Jobs struct {
 	Decoders  *video.Pool // that read the videos; nil: each job has its own
 
 	Features *trainer.Features // keeps what frozen encoders give of clips; nil: nothing is kept
+
+	// Open opens the accelerator that a job's device asks for, which the job closes; a nil device is the CPU. See
+	// GPUs.Open. nil: jobs run on the CPU.
+	Open func(device string) (xla.Device, error)
 
 	Now func() time.Time // clock of event files; nil: time.Now
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -18,6 +19,7 @@ import (
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/worker"
 )
 
@@ -37,6 +39,7 @@ type scoreBench struct {
 type benchOptions struct {
 	preset         string
 	precision      string
+	device         workercmd.DeviceOptions
 	steps, windows int
 	threads        int
 	score          bool
@@ -67,7 +70,8 @@ Run it on a quiet machine.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.preset, "preset", "tiny", "demo, nano, tiny or small")
-	flags.StringVar(&o.precision, "precision", "auto", "auto, fp32 or bf16")
+	flags.StringVar(&o.precision, "precision", "auto", "auto, fp32, bf16 or, on a GPU, tf32")
+	o.device.Flags(flags)
 	flags.IntVar(&o.steps, "steps", 10, "steps to time, after one to warm up; with --score, passes over the windows")
 	flags.IntVar(&o.threads, "threads", 0, "CPU threads (default all)")
 	flags.BoolVar(&o.score, "score", false, "measure scoring in place of training")
@@ -78,7 +82,7 @@ Run it on a quiet machine.`,
 	return cmd
 }
 
-func (o benchOptions) run(ctx context.Context, out io.Writer) error {
+func (o benchOptions) run(ctx context.Context, out io.Writer) (err error) {
 	if o.steps < 1 {
 		return badInput(fmt.Errorf("--steps %d: want at least 1", o.steps))
 	}
@@ -89,7 +93,12 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return badInput(fmt.Errorf("--threads: %w", err))
 	}
-	precision, err := cpu.Precision(o.precision).Resolve()
+	on, err := openDevice(o.device)
+	if err != nil {
+		return err
+	}
+	defer closeDevice(on, &err)
+	precision, err := trainer.ResolvePrecision(cpu.Precision(o.precision), on)
 	if err != nil {
 		return badInput(fmt.Errorf("--precision: %w", err))
 	}
@@ -104,13 +113,13 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 	}
 	if o.score {
 		result, err := plausibility.Benchmark(ctx, cfg.Model, plausibility.BenchmarkOptions{
-			Windows: o.windows, Passes: o.steps, Batch: worker.ScoreBatch, Machine: cpu.Options{Threads: threads, Precision: precision}})
+			Windows: o.windows, Passes: o.steps, Batch: worker.ScoreBatch, Machine: cpu.Options{Threads: threads, Precision: precision}, Device: on})
 		if err != nil {
 			return err
 		}
 		return o.printScore(out, scoreBench{o.preset, result, peakRSS()})
 	}
-	result, err := o.train(ctx, cfg)
+	result, err := o.train(ctx, cfg, on)
 	if err != nil {
 		return err
 	}
@@ -121,9 +130,9 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 	return o.printTrain(out, trainBench{o.preset, result, peak})
 }
 
-func (o benchOptions) train(ctx context.Context, cfg trainer.Config) (trainer.BenchmarkResult, error) {
+func (o benchOptions) train(ctx context.Context, cfg trainer.Config, on xla.Device) (trainer.BenchmarkResult, error) {
 	if len(o.data) == 0 {
-		return trainer.Benchmark(ctx, cfg, o.steps)
+		return trainer.Benchmark(ctx, cfg, o.steps, on)
 	}
 	decoders, done, err := workercmd.OpenDecoders(o.cache)
 	if err != nil {
@@ -131,7 +140,7 @@ func (o benchOptions) train(ctx context.Context, cfg trainer.Config) (trainer.Be
 	}
 	defer done()
 	cfg.Data.Data = o.data
-	return trainer.BenchmarkVideos(ctx, cfg, o.steps, decoders)
+	return trainer.BenchmarkVideos(ctx, cfg, o.steps, decoders, on)
 }
 
 func (o benchOptions) printTrain(out io.Writer, r trainBench) error {
@@ -139,7 +148,7 @@ func (o benchOptions) printTrain(out io.Writer, r trainBench) error {
 		return json.NewEncoder(out).Encode(r)
 	}
 	_, err := fmt.Fprintf(out, "%s, %s, %d threads, %s\n%.2f clips/s, %.3f s per step of %d clips (95th percentile %.3f s), %.0f %% of the time waiting for clips\n%.1f GFLOP/s of %.1f (%.0f %% of products alone), %.0f MB peak memory\n",
-		r.Preset, r.Precision, r.Threads, r.Kernels, r.ClipsPerSecond, r.StepSeconds, r.Batch, r.StepP95, 100*r.DataWaitShare, r.GFLOPS, r.RooflineGFLOPS, 100*r.RooflineShare, float64(r.PeakRSS)/1e6)
+		r.Preset, r.Precision, r.Threads, cmp.Or(r.Kernels, r.Device), r.ClipsPerSecond, r.StepSeconds, r.Batch, r.StepP95, 100*r.DataWaitShare, r.GFLOPS, r.RooflineGFLOPS, 100*r.RooflineShare, float64(r.PeakRSS)/1e6)
 	return err
 }
 
@@ -152,7 +161,7 @@ func (o benchOptions) printScore(out io.Writer, r scoreBench) error {
 		contexts = fmt.Sprintf("contexts of %d frames", r.Contexts)
 	}
 	_, err := fmt.Fprintf(out, "%s, %s, %d threads, %s\n%.2f windows/s, %.3f s for %d windows, %s\n%.1f GFLOP/s, %.0f MB peak memory\n",
-		r.Preset, r.Precision, r.Threads, r.Kernels, r.WindowsPerSecond, r.ScoreSeconds, r.Windows, contexts, r.GFLOPS, float64(r.PeakRSS)/1e6)
+		r.Preset, r.Precision, r.Threads, cmp.Or(r.Kernels, r.Device), r.WindowsPerSecond, r.ScoreSeconds, r.Windows, contexts, r.GFLOPS, float64(r.PeakRSS)/1e6)
 	return err
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -19,6 +20,7 @@ func newScoreCommand() *cobra.Command {
 	var roots []string
 	var topTokens int32
 	var asJSON bool
+	var device workercmd.DeviceOptions
 	cmd := &cobra.Command{
 		Use:   "score --model MODEL (--pairs PAIRS.csv | --dataset NAME --root DIR) --out SCORES.json",
 		Short: "Score videos without a coordinator",
@@ -47,7 +49,8 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	flags.BoolVar(&spec.TimeReversal, "time-reversal", false, "control: possible videos against themselves backwards")
 	flags.Uint64Var(&spec.Seed, "seed", 0, "seed of the twin's weights and of the bootstrap")
 	flags.Int32Var(&spec.Threads, "threads", 0, "CPU threads (default all)")
-	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32 or bf16 (default auto)")
+	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32 (default auto)")
+	device.Flags(flags)
 	flags.StringArrayVar(&roots, "data-root", nil, "folder below which files may be named; repeat for more (default any)")
 	flags.BoolVar(&asJSON, "json", false, "print what the scores show as JSON")
 	for _, name := range []string{"model", "out"} {
@@ -90,8 +93,12 @@ settings are those of a protocol, whose name and version are recorded in the fil
 		if err != nil {
 			return err
 		}
+		gpus, err := device.GPUs()
+		if err != nil {
+			return badInput(err)
+		}
 		view := newProgressView(cmd.ErrOrStderr())
-		jobs := worker.Jobs{DataRoots: roots}
+		jobs := worker.Jobs{DataRoots: roots, Open: gpus.Open}
 		scores, err := jobs.Score(cmd.Context(), complete.GetScore(), spec.Model, out, localReports{view})
 		view.close()
 		if err != nil {

@@ -14,6 +14,7 @@ import (
 func newTrainCommand() *cobra.Command {
 	var file, out string
 	var cache workercmd.CacheOptions
+	var device workercmd.DeviceOptions
 	var roots []string
 	cmd := &cobra.Command{
 		Use:   "train -f JOB.json --out DIR",
@@ -42,8 +43,12 @@ it. An interruption leaves a checkpoint.`,
 			if err != nil {
 				return badInput(err)
 			}
+			gpus, err := device.GPUs()
+			if err != nil {
+				return badInput(err)
+			}
 			view := newProgressView(cmd.ErrOrStderr())
-			jobs := worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features}
+			jobs := worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features, Open: gpus.Open}
 			result, err := jobs.Train(cmd.Context(), spec.GetTrain(), out, localReports{view})
 			view.close()
 			if err != nil {
@@ -58,6 +63,7 @@ it. An interruption leaves a checkpoint.`,
 	cmd.Flags().StringArrayVar(&roots, "data-root", nil, "folder below which the job may name files; repeat for more (default any)")
 	cache.Flags(cmd.Flags())
 	cache.TrainFlags(cmd.Flags())
+	device.Flags(cmd.Flags())
 	cobra.CheckErr(cmd.MarkFlagRequired("file"))
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagDirname("out"))

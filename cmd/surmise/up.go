@@ -43,6 +43,7 @@ either is started again. A second signal kills.`,
 	daemon.MetricsFlag(flags, &o.metricsAddr)
 	o.cache.Flags(flags)
 	o.cache.TrainFlags(flags)
+	o.device.Flags(flags)
 	return cmd
 }
 
@@ -56,6 +57,7 @@ type upOptions struct {
 	dataRoots []string
 	lease     time.Duration
 	cache     workercmd.CacheOptions
+	device    workercmd.DeviceOptions
 
 	takeDefault bool // see workercmd.Options
 
@@ -107,7 +109,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		case a := <-address:
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
-				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
+				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Device: o.device, Version: programVersion(), Logger: logger,
 				Monitor: monitor, TakeDefault: o.takeDefault,
 			})
 		case <-workerCtx.Done():

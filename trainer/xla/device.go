@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/surmise-ml/surmise/trainer/xla/hlo"
 )
 
 // Device is one accelerator, as a PJRT plugin offers it. Its methods may be called from one goroutine at a time.
@@ -92,53 +94,16 @@ func (e *OutOfMemoryError) Unwrap() error { return e.Err }
 func gib(bytes int64) string { return fmt.Sprintf("%.3g GiB", float64(bytes)/(1<<30)) }
 
 // DType is an element type.
-type DType string
+type DType = hlo.DType
 
-// Element types, written as MLIR writes them.
+// Type is a tensor's element type and sizes.
+type Type = hlo.Type
+
+// Element types.
 const (
-	F32  DType = "f32"
-	BF16 DType = "bf16"
-	S32  DType = "i32"
-	U8   DType = "ui8"
-	Bool DType = "i1" // a byte each in memory
+	F32  = hlo.F32
+	BF16 = hlo.BF16
+	S32  = hlo.S32
+	U8   = hlo.U8
+	Bool = hlo.Bool // a byte each in memory
 )
-
-// Size is an element's bytes.
-func (d DType) Size() int {
-	switch d {
-	case F32, S32:
-		return 4
-	case BF16:
-		return 2
-	}
-	return 1
-}
-
-// Type is a tensor's element type and sizes; no sizes: a scalar.
-type Type struct {
-	DType DType
-	Dims  []int
-}
-
-// Elements is how many there are.
-func (t Type) Elements() int {
-	n := 1
-	for _, d := range t.Dims {
-		n *= d
-	}
-	return n
-}
-
-// Bytes is the memory they take.
-func (t Type) Bytes() int { return t.Elements() * t.DType.Size() }
-
-// String writes the type as MLIR does: tensor<2x3xf32>.
-func (t Type) String() string {
-	var s strings.Builder
-	s.WriteString("tensor<")
-	for _, d := range t.Dims {
-		fmt.Fprintf(&s, "%dx", d)
-	}
-	s.WriteString(string(t.DType) + ">")
-	return s.String()
-}

@@ -35,6 +35,7 @@ type Options struct {
 	DataDir     string        // the worker's own files; required unless Name is set
 	Offer       Offer         // what jobs may ask for
 	Cache       CacheOptions  // what is kept of videos
+	Device      DeviceOptions // what jobs run on
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
 	Logger      *slog.Logger  // nil: slog.Default()
@@ -97,7 +98,11 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features}
+	gpus, err := o.Device.GPUs()
+	if err != nil {
+		return err
+	}
+	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features, Open: gpus.Open}
 	if o.MLflowURL != "" {
 		tracker, err := mlflow.New(mlflow.Options{URL: o.MLflowURL, Experiment: os.Getenv("MLFLOW_EXPERIMENT_NAME"), Token: os.Getenv("MLFLOW_TRACKING_TOKEN"),
 			User: os.Getenv("MLFLOW_TRACKING_USERNAME"), Password: os.Getenv("MLFLOW_TRACKING_PASSWORD"), Logger: o.Logger})
@@ -238,6 +243,7 @@ coordinator's artifact folder under the same paths.`,
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
 	o.Offer.Flags(flags)
 	o.Cache.Flags(flags)
+	o.Device.Flags(flags)
 	o.Cache.TrainFlags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)
 	flags.StringVar(&o.MLflowURL, "mlflow-url", "", "address of an MLflow tracking server that is told of jobs (default none); MLFLOW_EXPERIMENT_NAME and MLFLOW_TRACKING_TOKEN are heeded")
