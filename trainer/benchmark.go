@@ -30,6 +30,7 @@ type BenchmarkResult struct {
 	RooflineShare  float64       `json:"roofline_share"`  // GFLOPS / RooflineGFLOPS
 	DataWaitShare  float64       `json:"data_wait_share"` // share of the time spent waiting for clips, 0 to 1
 	MachineBytes   int           `json:"machine_bytes"`   // buffers of the machine
+	Losses         []float64     `json:"losses"`          // of every tenth step, warm-up included: the same on all machines, but for rounding
 
 	Operations []cpu.Operation `json:"operations,omitempty"` // where the time of the measured steps went, on the CPU
 
@@ -141,8 +142,12 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 		if err != nil {
 			return r, err
 		}
-		if _, err := s.step(step, clips, visible, hidden); err != nil {
+		f, err := s.step(step, clips, visible, hidden)
+		if err != nil {
 			return r, err
+		}
+		if step%pipelineSteps == 0 {
+			r.Losses = append(r.Losses, f.loss)
 		}
 		took := time.Since(began).Seconds()
 		if step <= warm {

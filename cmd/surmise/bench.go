@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +39,7 @@ type scoreBench struct {
 
 type benchOptions struct {
 	preset         string
+	file           string
 	precision      string
 	device         workercmd.DeviceOptions
 	steps, windows int
@@ -54,6 +56,7 @@ func newBenchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure the speed of training, or of scoring, on this machine",
 		Long: `Time training steps of a preset on random clips, and matrix products alone in the same run: what the machine could give.
+With --file, time the model, batch and masks of a job file with a train job, in place of a preset.
 With --data, clips are cut from videos, inspected beforehand, so that waiting for them shows.
 With --score, time the scoring of windows of random frames, decoded beforehand, with a preset's model.
 Run it on a quiet machine.`,
@@ -65,11 +68,12 @@ Run it on a quiet machine.`,
 			if len(o.data) > 0 && o.score {
 				return badInput(errors.New("--data does not go with --score"))
 			}
-			return o.run(cmd.Context(), cmd.OutOrStdout())
+			return o.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.preset, "preset", "tiny", "demo, nano, tiny or small")
+	flags.StringVarP(&o.file, "file", "f", "", "job file with the train job to time, in place of a preset; its data, precision and device are not used")
 	flags.StringVar(&o.precision, "precision", "auto", "auto, fp32, bf16 or, on a GPU, tf32")
 	o.device.Flags(flags)
 	flags.IntVar(&o.steps, "steps", 10, "steps to time, after one to warm up; with --score, passes over the windows")
@@ -79,10 +83,26 @@ Run it on a quiet machine.`,
 	flags.StringArrayVar(&o.data, "data", nil, "videos to cut clips from, as inspect takes them; repeat for more (default random clips)")
 	o.cache.Flags(flags)
 	flags.BoolVar(&o.json, "json", false, "print JSON")
+	cmd.MarkFlagsMutuallyExclusive("file", "preset")
 	return cmd
 }
 
-func (o benchOptions) run(ctx context.Context, out io.Writer) (err error) {
+// job is the train job that is timed, with the name that its figures get.
+func (o benchOptions) job(in io.Reader) (name string, train *surmisev1.TrainSpec, err error) {
+	if o.file == "" {
+		return o.preset, &surmisev1.TrainSpec{Preset: o.preset}, nil
+	}
+	request, err := readJobFile(o.file, in)
+	if err != nil {
+		return "", nil, err
+	}
+	if request.GetTrain() == nil {
+		return "", nil, badInput(fmt.Errorf("job file %s: it has no train job", o.file))
+	}
+	return strings.TrimSuffix(filepath.Base(o.file), filepath.Ext(o.file)), request.GetTrain(), nil
+}
+
+func (o benchOptions) run(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	if o.steps < 1 {
 		return badInput(fmt.Errorf("--steps %d: want at least 1", o.steps))
 	}
@@ -102,8 +122,12 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) (err error) {
 	if err != nil {
 		return badInput(fmt.Errorf("--precision: %w", err))
 	}
-	complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{
-		Train: &surmisev1.TrainSpec{Data: []string{"none"}, Preset: o.preset, Threads: int32(threads), Precision: string(precision)}}})
+	name, job, err := o.job(in)
+	if err != nil {
+		return err
+	}
+	job.Data, job.Threads, job.Precision, job.Device = []string{"none"}, int32(threads), string(precision), ""
+	complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{Train: job}})
 	if err != nil {
 		return err
 	}
@@ -117,7 +141,7 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) (err error) {
 		if err != nil {
 			return err
 		}
-		return o.printScore(out, scoreBench{o.preset, result, peakRSS()})
+		return o.printScore(out, scoreBench{name, result, peakRSS()})
 	}
 	result, err := o.train(ctx, cfg, on)
 	if err != nil {
@@ -127,7 +151,7 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) (err error) {
 	if err := result.MeasureRoofline(time.Second); err != nil {
 		return err
 	}
-	return o.printTrain(out, trainBench{o.preset, result, peak})
+	return o.printTrain(out, trainBench{name, result, peak})
 }
 
 func (o benchOptions) train(ctx context.Context, cfg trainer.Config, on xla.Device) (trainer.BenchmarkResult, error) {
