@@ -11,6 +11,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -20,22 +21,24 @@ type BenchmarkOptions struct {
 	Passes  int         // timed, after one to warm up
 	Batch   int         // windows per run of the model
 	Machine cpu.Options // Threads is at least 1
+	Device  xla.Device  // accelerator; nil: the CPU
 }
 
 // BenchmarkResult is the speed of scoring windows of random frames.
 type BenchmarkResult struct {
-	Precision        cpu.Precision `json:"precision"` // that the setting means here: fp32 or bf16
+	Precision        cpu.Precision `json:"precision"` // that the setting means here: fp32 or bf16; tf32 on an accelerator
+	Device           string        `json:"device"`    // "cpu", or the accelerator's name
 	Threads          int           `json:"threads"`
-	Kernels          string        `json:"kernels"`
-	Windows          int           `json:"windows"`  // of a pass
-	Batch            int           `json:"batch"`    // windows per run of the model
-	Contexts         []int         `json:"contexts"` // frames the model sees of a window; empty for next_tubelet, which sees every past
-	Passes           int           `json:"passes"`   // measured, after the first
-	ScoreSeconds     float64       `json:"score_s"`  // median of the passes over all windows
+	Kernels          string        `json:"kernels,omitempty"` // of the CPU machine
+	Windows          int           `json:"windows"`           // of a pass
+	Batch            int           `json:"batch"`             // windows per run of the model
+	Contexts         []int         `json:"contexts"`          // frames the model sees of a window; empty for next_tubelet, which sees every past
+	Passes           int           `json:"passes"`            // measured, after the first
+	ScoreSeconds     float64       `json:"score_s"`           // median of the passes over all windows
 	WindowsPerSecond float64       `json:"windows_per_s"`
 	GFLOPPerPass     float64       `json:"gflop_per_pass"` // matrix products, counted from the graph
 	GFLOPS           float64       `json:"gflops_per_s"`   // of the median pass
-	MachineBytes     int           `json:"machine_bytes"`  // buffers of the CPU machine
+	MachineBytes     int           `json:"machine_bytes"`  // buffers of the machine
 }
 
 // MaxBenchmarkWindows bounds the frames that a benchmark holds in memory.
@@ -66,14 +69,19 @@ func Benchmark(ctx context.Context, shape model.Config, o BenchmarkOptions) (Ben
 			spec.Contexts = append(spec.Contexts, seen)
 		}
 	}
-	m := (&Model{Config: shape}).Twin(0)
+	m := (&Model{Config: shape, Device: o.Device}).Twin(0)
 	net, err := m.Network(spec, o.Batch, o.Machine)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}
 	defer func() { _ = net.Close() }()
-	r := BenchmarkResult{Precision: net.Precision(), Threads: o.Machine.Threads, Kernels: kernel.Features(), Windows: o.Windows, Batch: o.Batch,
+	r := BenchmarkResult{Precision: net.Precision(), Device: "cpu", Threads: o.Machine.Threads, Windows: o.Windows, Batch: o.Batch,
 		Contexts: spec.Contexts, Passes: o.Passes, MachineBytes: net.bytes()}
+	if o.Device != nil {
+		r.Device = o.Device.Name()
+	} else {
+		r.Kernels = kernel.Features()
+	}
 
 	c := Config{Spec: spec, Size: shape.Size, Patch: shape.Patch, Tubelet: shape.Tubelet,
 		Predictor: net, Model: m.Record, Batch: o.Batch, Decoder: "none"}

@@ -19,10 +19,10 @@ import (
 	"github.com/surmise-ml/surmise/video"
 )
 
-// Embedder is one of a model's encoders on the CPU machine.
+// Embedder is one of a model's encoders on a machine.
 type Embedder struct {
 	embedding *model.Embedding
-	machine   *cpu.Machine
+	machine   machine
 	batch     int
 }
 
@@ -32,7 +32,7 @@ func (m *Model) Embedder(prefix string, batch int, o cpu.Options) (*Embedder, er
 	if err != nil {
 		return nil, err
 	}
-	if o.Precision, err = cmp.Or(o.Precision, cpu.FP32).Resolve(); err != nil {
+	if o.Precision, err = m.resolve(o.Precision); err != nil {
 		return nil, err
 	}
 	machine, err := m.compile(embedding.Graph, o)

@@ -11,6 +11,8 @@ import (
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/exchange"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
+	"github.com/surmise-ml/surmise/trainer/xla/xlatest"
 )
 
 // The published procedure on the published code's weights, video by video, context by
@@ -84,7 +86,13 @@ func checkSurprise(t *testing.T, m *Model, videos golden.Tensor, want []float32,
 	if len(want) != videos.Shape[0]*len(contexts)*len(starts) {
 		t.Fatalf("%d windows of %d videos with %d contexts, want %d values", len(starts), videos.Shape[0], len(contexts), len(want))
 	}
-	for _, batch := range []int{4, len(starts)} {
+	device, err := xlatest.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer device.Close()
+	for batch, on := range map[int]xla.Device{4: nil, len(starts): nil, 3: device} {
+		m.Device = on
 		net, err := m.Network(spec, batch, cpu.Options{Threads: 2})
 		if err != nil {
 			t.Fatal(err)

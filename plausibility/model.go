@@ -1,6 +1,8 @@
 package plausibility
 
 import (
+	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,7 +14,9 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
 )
 
 // Model is a checkpoint's weights and what they are.
@@ -22,6 +26,10 @@ type Model struct {
 	weights []checkpoint.Tensor
 	file    *checkpoint.Model // that the weights lie in; nil: in memory
 	inPlace bool              // nobody changes the weights: networks read them where they lie
+
+	// Device is the accelerator that networks and embedders made of the model run on, which stays the caller's; nil: the
+	// CPU. Weights are copied there.
+	Device xla.Device
 }
 
 // OpenModel opens a checkpoint folder or a single .safetensors file (see
@@ -79,7 +87,7 @@ func shapes(c model.Config) []checkpoint.Tensor {
 
 // Twin returns the same model with fresh weights: what the architecture alone scores.
 func (m *Model) Twin(seed uint64) *Model {
-	t := &Model{Config: m.Config, inPlace: true, Record: compare.Model{Name: "untrained twin", Seed: seed, Config: m.Record.Config}}
+	t := &Model{Config: m.Config, inPlace: true, Device: m.Device, Record: compare.Model{Name: "untrained twin", Seed: seed, Config: m.Record.Config}}
 	init := m.Config.Init(seed)
 	for _, p := range m.Config.Params() {
 		t.weights = append(t.weights, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: init[p.Name]})
@@ -94,7 +102,7 @@ func NewModel(config model.Config, record compare.Model, weights []checkpoint.Te
 }
 
 // load copies a model's weights into a machine.
-func load(machine *cpu.Machine, g *model.Graph, m *Model) error {
+func load(machine graph.Buffers, g *model.Graph, m *Model) error {
 	var slots []checkpoint.Tensor
 	for _, p := range m.Config.Params() {
 		if n := g.Params[p.Name]; n != nil {
@@ -113,11 +121,24 @@ func load(machine *cpu.Machine, g *model.Graph, m *Model) error {
 // largeMemory is what a machine may take without a word, bytes.
 const largeMemory = 1 << 30
 
-// compile puts a graph of the model on the CPU machine. Weights that nobody changes stay where they lie, for most in a
-// mapped file. What a large model takes beside them is said before it is used.
-func (m *Model) compile(g *model.Graph, o cpu.Options) (*cpu.Machine, error) {
+// resolve is what a precision means on the model's device.
+func (m *Model) resolve(p cpu.Precision) (cpu.Precision, error) {
+	p = cmp.Or(p, cpu.FP32)
+	if m.Device == nil {
+		return p.Resolve()
+	}
+	parsed, err := xla.ParsePrecision(string(p))
+	return cpu.Precision(parsed), err
+}
+
+// compile puts a graph of the model on its device or, by default, on the CPU machine. There, weights that nobody changes
+// stay where they lie, for most in a mapped file. What a large model takes beside them is said before it is used.
+func (m *Model) compile(g *model.Graph, o cpu.Options) (machine, error) {
 	if err := checkpoint.Match(shapes(m.Config), m.weights); err != nil {
 		return nil, err
+	}
+	if m.Device != nil {
+		return m.compileOnDevice(g, o)
 	}
 	var read int64 // bytes
 	if m.inPlace {
@@ -146,6 +167,18 @@ func (m *Model) compile(g *model.Graph, o cpu.Options) (*cpu.Machine, error) {
 		err = machine.Prepare()
 	}
 	if err != nil {
+		return nil, errors.Join(err, machine.Close())
+	}
+	return machine, nil
+}
+
+// compileOnDevice copies the weights to the device with the first run. Where the memory does not suffice, that run says so.
+func (m *Model) compileOnDevice(g *model.Graph, o cpu.Options) (machine, error) {
+	machine, err := xla.New(context.Background(), g.Program, m.Device, xla.Options{Precision: xla.Precision(o.Precision), Memory: o.Memory})
+	if err != nil {
+		return nil, err
+	}
+	if err := load(machine, g, m); err != nil {
 		return nil, errors.Join(err, machine.Close())
 	}
 	return machine, nil

@@ -1,17 +1,25 @@
 package plausibility
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
 )
 
-// Network is a model on the CPU machine, ready to score windows. It implements
+// machine runs a graph on the first clips of a batch.
+type machine interface {
+	graph.Machine
+	SetClips(n int) error
+	ProductFLOPs() float64
+}
+
+// Network is a model on a machine, ready to score windows. It implements
 // Predictor for one caller at a time.
 //
 // It works in two stages: tubelets, once for each one of a video, and windows, on what the first gave. The errors of a
@@ -21,9 +29,9 @@ type Network struct {
 	config    model.Config
 	tubelets  *tubelets
 	scoring   *model.Scoring
-	machine   *cpu.Machine // of scoring; nil where tubelets are all that is needed: copying in a next_tubelet model
+	machine   machine // of scoring; nil where tubelets are all that is needed: copying in a next_tubelet model
 	batch     int
-	precision cpu.Precision // fp32 or bf16
+	precision cpu.Precision // fp32 or bf16; tf32 on an accelerator
 	copyLast  bool          // see CopyLast
 	inPlace   bool          // it has no weights of its own
 	flops     float64       // of matrix products, in all calls
@@ -54,10 +62,10 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (_ *
 	if err != nil {
 		return nil, err
 	}
-	if o.Precision, err = cmp.Or(o.Precision, cpu.FP32).Resolve(); err != nil {
+	if o.Precision, err = m.resolve(o.Precision); err != nil {
 		return nil, err
 	}
-	n := &Network{spec: spec, config: m.Config, scoring: scoring, batch: batch, precision: o.Precision, copyLast: copyLast, inPlace: m.inPlace}
+	n := &Network{spec: spec, config: m.Config, scoring: scoring, batch: batch, precision: o.Precision, copyLast: copyLast, inPlace: m.inPlace && m.Device == nil}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.Close())
@@ -73,13 +81,15 @@ func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (_ *
 		scoring.TargetsAlone()
 	}
 	if o.Memory > 0 {
-		taken := n.tubelets.machine.Memory()
-		o.Memory = max(1, o.Memory-taken.Bytes())
+		o.Memory = max(1, o.Memory-bytesOf(n.tubelets.machine))
 	}
 	if n.machine, err = m.compile(scoring.Graph, o); err != nil {
 		return nil, fits(err, batch)
 	}
-	return n, n.layOut(nil)
+	if err := n.layOut(nil); err != nil {
+		return nil, err
+	}
+	return n, check(n.machine)
 }
 
 // fits says what to do about a model that is too large.
@@ -218,16 +228,31 @@ func (n *Network) windowErrors(b int, w Window, encoded []*tubelet) (WindowError
 	return out, nil
 }
 
-// Precision is what the network computes in: fp32 or bf16.
+// Precision is what the network computes in: fp32 or bf16; tf32 on an accelerator.
 func (n *Network) Precision() cpu.Precision { return n.precision }
 
 // bytes are those of its machines' buffers.
 func (n *Network) bytes() int {
-	total := n.tubelets.machine.Bytes()
-	if n.machine != nil {
-		total += n.machine.Bytes()
+	return int(bytesOf(n.tubelets.machine) + bytesOf(n.machine))
+}
+
+// bytesOf is the memory that a machine takes, or on an accelerator is reckoned to take; 0 of none.
+func bytesOf(m machine) int64 {
+	switch m := m.(type) {
+	case *cpu.Machine:
+		return int64(m.Bytes())
+	case *xla.Machine:
+		return m.Memory().Total()
 	}
-	return total
+	return 0
+}
+
+// check has an accelerator say now whether a machine fits it, rather than with the first run.
+func check(m machine) error {
+	if on, ok := m.(*xla.Machine); ok {
+		return on.Check()
+	}
+	return nil
 }
 
 // Close frees the machines.

@@ -2,6 +2,7 @@ package plausibility
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/surmise-ml/surmise/trainer/cpu"
@@ -12,7 +13,7 @@ import (
 // remembers it for as long as the windows of one batch or the next need it.
 type tubelets struct {
 	graph   *model.Tubelets
-	machine *cpu.Machine
+	machine machine
 	window  int // tubelets of a window
 	known   map[place]*tubelet
 	free    []*tubelet // memory to use again
@@ -43,6 +44,9 @@ func (m *Model) tubelets(batch int, o cpu.Options) (*tubelets, error) {
 		return nil, err
 	}
 	graph.Pack(machine)
+	if err := check(machine); err != nil {
+		return nil, errors.Join(err, machine.Close())
+	}
 	return &tubelets{graph: graph, machine: machine, window: window, known: map[place]*tubelet{}}, nil
 }
 

@@ -20,7 +20,7 @@ func BenchmarkStep(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			r, err := Benchmark(b.Context(), Config{Model: shape, Batch: preset.batch}.Defaults(), b.N)
+			r, err := Benchmark(b.Context(), Config{Model: shape, Batch: preset.batch}.Defaults(), b.N, nil)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -37,7 +37,7 @@ func BenchmarkStep(b *testing.B) {
 
 func TestBenchmark(t *testing.T) {
 	shape := model.Config{Objective: model.Masked, Size: 32, Frames: 4, Dim: 24, Depth: 1, Heads: 3, PredDim: 24, PredDepth: 1, PredHeads: 3}
-	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1, Precision: cpu.FP32}.Defaults(), 3)
+	r, err := Benchmark(t.Context(), Config{Model: shape, Batch: 2, Threads: 1, Precision: cpu.FP32}.Defaults(), 3, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestBenchmark(t *testing.T) {
 		r.DataWaitShare < 0 || r.DataWaitShare >= 1 || r.Precision != cpu.FP32 {
 		t.Errorf("got %+v", r)
 	}
-	if _, err := Benchmark(t.Context(), Config{Model: shape}.Defaults(), 0); err == nil || !strings.Contains(err.Error(), "steps") {
+	if _, err := Benchmark(t.Context(), Config{Model: shape}.Defaults(), 0, nil); err == nil || !strings.Contains(err.Error(), "steps") {
 		t.Errorf("no steps: got %v, want an error that names them", err)
 	}
 }

@@ -9,28 +9,37 @@ import (
 
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
 
 // BenchmarkResult is the speed of training steps on random clips.
 type BenchmarkResult struct {
-	Precision      cpu.Precision `json:"precision"` // that the setting means here: fp32 or bf16
+	Precision      cpu.Precision `json:"precision"` // that the setting means here: fp32 or bf16; tf32 on an accelerator
+	Device         string        `json:"device"`    // "cpu", or the accelerator's name
 	Threads        int           `json:"threads"`
-	Batch          int           `json:"batch"` // clips of a step
-	Kernels        string        `json:"kernels"`
-	Steps          int           `json:"steps"` // measured, after the first
+	Batch          int           `json:"batch"`             // clips of a step
+	Kernels        string        `json:"kernels,omitempty"` // of the CPU machine
+	Steps          int           `json:"steps"`             // measured, after the first
 	ClipsPerSecond float64       `json:"clips_per_s"`
-	StepSeconds    float64       `json:"step_s"`          // median
+	StepSeconds    float64       `json:"step_s"`          // median; on an accelerator, of means over pipelineSteps
 	StepP95        float64       `json:"step_p95_s"`      // 95th percentile
 	GFLOPPerStep   float64       `json:"gflop_per_step"`  // matrix products, counted from the graph, mean over steps
 	GFLOPS         float64       `json:"gflops_per_s"`    // of the median step
 	RooflineGFLOPS float64       `json:"roofline_gflops"` // products alone, measured in the same run
 	RooflineShare  float64       `json:"roofline_share"`  // GFLOPS / RooflineGFLOPS
 	DataWaitShare  float64       `json:"data_wait_share"` // share of the time spent waiting for clips, 0 to 1
-	MachineBytes   int           `json:"machine_bytes"`   // buffers of the CPU machine
+	MachineBytes   int           `json:"machine_bytes"`   // buffers of the machine
+	Losses         []float64     `json:"losses"`          // of every tenth step, warm-up included: the same on all machines, but for rounding
 
-	Operations []cpu.Operation `json:"operations"` // where the time of the measured steps went
+	Operations []cpu.Operation `json:"operations,omitempty"` // where the time of the measured steps went, on the CPU
+
+	device xla.Device
 }
+
+// pipelineSteps is how many steps an accelerator is given before it is asked for figures, as training does at its default
+// of log_every. Fewer are left to warm up with.
+const pipelineSteps = 10
 
 // noise is a source of random clips that costs a copy each: training's prefetch without
 // the decoding.
@@ -58,29 +67,35 @@ func (n noise) Sample(_ context.Context, _ uint64, index int64, dst []float32) (
 }
 
 // Benchmark times steps training steps of a config on random clips, after one to warm
-// up. Clips come ready made, through the prefetch that training has. The roofline is
+// up, on an accelerator or, if on is nil, on the CPU. Clips come ready made, through the prefetch that training has. The roofline is
 // left to MeasureRoofline.
-func Benchmark(ctx context.Context, cfg Config, steps int) (BenchmarkResult, error) {
-	return benchmark(ctx, cfg, steps, nil)
+func Benchmark(ctx context.Context, cfg Config, steps int, on xla.Device) (BenchmarkResult, error) {
+	return benchmark(ctx, cfg, steps, nil, on)
 }
 
 // BenchmarkVideos does the same on clips cut from the videos of cfg.Data, as training cuts them. They are inspected
 // before the time is taken.
-func BenchmarkVideos(ctx context.Context, cfg Config, steps int, decoders *video.Pool) (BenchmarkResult, error) {
+func BenchmarkVideos(ctx context.Context, cfg Config, steps int, decoders *video.Pool, on xla.Device) (BenchmarkResult, error) {
 	data, err := video.OpenDataset(ctx, decoders, cfg.Data, nil)
 	if err != nil {
 		return BenchmarkResult{}, fmt.Errorf("open the videos: %w", err)
 	}
-	return benchmark(ctx, cfg, steps, data)
+	return benchmark(ctx, cfg, steps, data, on)
 }
 
 // benchmark takes clips from data; nil: random ones.
-func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler) (BenchmarkResult, error) {
+func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, on xla.Device) (BenchmarkResult, error) {
 	if steps < 1 {
 		return BenchmarkResult{}, fmt.Errorf("steps is %d, want at least 1", steps)
 	}
-	cfg.Steps, cfg.WarmupSteps = steps+1, 0
-	cfg, err := cfg.prepare()
+	warm, each := 1, 1 // steps to warm up, and for each time that is taken
+	if on != nil {
+		// Steps follow each other without a word, so only many together can be timed.
+		warm, each = pipelineSteps, pipelineSteps
+		steps = (steps + each - 1) / each * each
+	}
+	cfg.Steps, cfg.WarmupSteps = warm+steps, 0
+	cfg, err := cfg.prepare(on)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}
@@ -88,17 +103,23 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler) (
 	if err != nil {
 		return BenchmarkResult{}, fmt.Errorf("config: %w", err)
 	}
-	precision, err := cfg.Precision.Resolve()
+	precision, err := ResolvePrecision(cfg.Precision, on)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}
-	s, err := newStepper(cfg, masks.groups(), precision, alone(cfg), true)
+	s, err := newStepper(ctx, cfg, masks.groups(), precision, alone(cfg), on, true)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}
 	defer func() { _ = s.m.Close() }()
-	machine := s.m.(*cpu.Machine)
-	r := BenchmarkResult{Precision: s.precision, Threads: cfg.Threads, Batch: cfg.Batch, Kernels: kernel.Features(), Steps: steps, MachineBytes: machine.Bytes()}
+	s.due = func(step int) bool { return step <= warm || (step-warm)%each == 0 }
+	r := BenchmarkResult{Precision: s.precision, Device: "cpu", Threads: cfg.Threads, Batch: cfg.Batch, Steps: steps, device: on}
+	machine, onCPU := s.m.(*cpu.Machine)
+	if onCPU {
+		r.Kernels, r.MachineBytes = kernel.Features(), machine.Bytes()
+	} else {
+		r.Device = on.Name()
+	}
 
 	if data == nil {
 		data = newNoise(cfg.Seed, cfg.Model.ClipValues())
@@ -110,6 +131,7 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler) (
 	defer feed.Close()
 	var times []float64
 	var waiting float64
+	working, block := 0.0, 0.0
 	for step := 1; step <= cfg.Steps; step++ {
 		clips, waited, err := feed.Next(ctx)
 		if err != nil {
@@ -120,21 +142,35 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler) (
 		if err != nil {
 			return r, err
 		}
-		if _, err := s.step(step, clips, visible, hidden); err != nil {
+		f, err := s.step(step, clips, visible, hidden)
+		if err != nil {
 			return r, err
 		}
-		if step == 1 {
-			machine.ResetProfile()
-		} else {
-			times = append(times, time.Since(began).Seconds())
-			waiting += waited.Seconds()
+		if step%pipelineSteps == 0 {
+			r.Losses = append(r.Losses, f.loss)
+		}
+		took := time.Since(began).Seconds()
+		if step <= warm {
+			if step == 1 && onCPU {
+				machine.ResetProfile()
+			}
+			continue
+		}
+		working, waiting = working+took, waiting+waited.Seconds()
+		if onCPU {
 			r.GFLOPPerStep += machine.ProductFLOPs() / 1e9 / float64(steps)
+		} else { // the device works while the host waits for clips
+			took += waited.Seconds()
+			r.GFLOPPerStep += s.pipeline.ProductFLOPs() / 1e9 / float64(steps)
+		}
+		if block += took; (step-warm)%each == 0 {
+			times, block = append(times, block/float64(each)), 0
 		}
 	}
-	r.Operations = machine.Operations()
-	working := 0.0
-	for _, t := range times {
-		working += t
+	if onCPU {
+		r.Operations = machine.Operations()
+	} else {
+		r.MachineBytes = int(s.pipeline.Memory().Total())
 	}
 	r.DataWaitShare = waiting / (waiting + working)
 	slices.Sort(times)
@@ -146,11 +182,21 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler) (
 
 // MeasureRoofline measures products alone, for about length, and sets what the benchmark reached of that.
 func (r *BenchmarkResult) MeasureRoofline(length time.Duration) error {
-	roofline, err := cpu.Roofline(r.Threads, r.Precision, length)
+	roofline, err := r.roofline(length)
 	if err != nil {
 		return err
 	}
 	r.RooflineGFLOPS = roofline / 1e9
 	r.RooflineShare = r.GFLOPS / r.RooflineGFLOPS
 	return nil
+}
+
+// rooflineSize is the rows of the products that an accelerator is measured by: enough to keep all of it busy.
+const rooflineSize = 8192
+
+func (r *BenchmarkResult) roofline(length time.Duration) (float64, error) {
+	if r.device == nil {
+		return cpu.Roofline(r.Threads, r.Precision, length)
+	}
+	return xla.Roofline(context.Background(), r.device, xla.Precision(r.Precision), rooflineSize, length)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/parallel"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -31,7 +32,7 @@ type Config struct {
 	Seed    uint64 `json:"seed"`    // of weights, clips and masks
 	Threads int    `json:"threads"` // 0: as many as the process may use; see Threads
 
-	Precision cpu.Precision `json:"precision"` // of products and what lies between them; default auto
+	Precision cpu.Precision `json:"precision"` // of products and what lies between them; default auto. TF32 takes an accelerator
 
 	LearningRate     float64 `json:"learning_rate"`       // peak
 	StartLR          float64 `json:"start_learning_rate"` // at the start of the warmup
@@ -135,19 +136,19 @@ func (c Config) Validate() error {
 		}
 	}
 	switch c.Precision {
-	case cpu.Auto, cpu.FP32, cpu.BF16:
+	case cpu.Auto, cpu.FP32, cpu.BF16, tf32:
 		return nil
 	}
-	return fmt.Errorf("precision is %q, want auto, fp32 or bf16", c.Precision)
+	return fmt.Errorf("precision is %q, want auto, fp32, tf32 or bf16", c.Precision)
 }
 
-// ValidateHere reports the first field that this machine cannot give, by name: a config
-// may have been written on another one.
-func (c Config) ValidateHere() error {
+// ValidateHere reports the first field that this machine, with an accelerator if on is not nil, cannot give, by name: a
+// config may have been written on another one.
+func (c Config) ValidateHere(on xla.Device) error {
 	if _, err := Threads(c.Threads); err != nil {
 		return err
 	}
-	_, err := c.Precision.Resolve()
+	_, err := ResolvePrecision(c.Precision, on)
 	return err
 }
 
@@ -164,12 +165,12 @@ func Threads(setting int) (int, error) {
 	return setting, nil
 }
 
-// prepare validates a config for a run on this machine and settles its threads.
-func (c Config) prepare() (Config, error) {
+// prepare validates a config for a run on this machine, or on its accelerator, and settles its threads.
+func (c Config) prepare(on xla.Device) (Config, error) {
 	if err := c.Validate(); err != nil {
 		return c, fmt.Errorf("config: %w", err)
 	}
-	if err := c.ValidateHere(); err != nil {
+	if err := c.ValidateHere(on); err != nil {
 		return c, fmt.Errorf("config: %w", err)
 	}
 	var err error
@@ -211,6 +212,7 @@ type Hooks struct {
 	Group    parallel.Group
 	Features *Features        // keeps what a frozen encoder gives of clips; nil: it is computed every time
 	Decoders *video.Pool      // that read the videos; default the run's own
+	Device   xla.Device       // accelerator to train on, which stays the caller's; nil: the CPU
 	Now      func() time.Time // the clock that rates and ETA are measured with; default time.Now
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
 	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -98,14 +99,21 @@ type frozenEncoder struct {
 	file      *checkpoint.Model
 	tensors   map[string]checkpoint.Tensor // encoder.… of the model in training
 	embedding *model.Embedding
-	machine   *cpu.Machine
+	machine   encoderMachine
 	key       string // what features depend on beside the clip
 	encoded   int    // clips that it was run on
 	from      *featureSampler
 }
 
-// openEncoder opens the encoder of a config, for so many clips at once, and notes its digest there.
-func openEncoder(cfg *Config, clips int, precision cpu.Precision) (_ *frozenEncoder, err error) {
+// encoderMachine runs an encoder on the first clips of a batch.
+type encoderMachine interface {
+	graph.Machine
+	SetClips(n int) error
+}
+
+// openEncoder opens the encoder of a config, for so many clips at once, on an accelerator or the CPU (on is nil), and
+// notes its digest there.
+func openEncoder(ctx context.Context, cfg *Config, clips int, precision cpu.Precision, on xla.Device) (_ *frozenEncoder, err error) {
 	path := cfg.Encoder.From
 	file, source, err := openModel(path)
 	if err != nil {
@@ -138,14 +146,35 @@ func openEncoder(cfg *Config, clips int, precision cpu.Precision) (_ *frozenEnco
 	if e.embedding, err = model.NewEmbedding(cfg.Model, clips, model.EncoderPrefix); err != nil {
 		return nil, err
 	}
-	e.machine, err = cpu.Compile(e.embedding.Program, cpu.Options{Threads: cfg.Threads, Precision: precision,
-		Weights: e.weights(e.embedding.Graph), Release: file.Release})
+	by := kernel.Features()
+	if on != nil {
+		by = on.Name()
+		var m *xla.Machine
+		if m, err = newPipeline(ctx, e.embedding.Program, on, precision); err == nil {
+			e.load(m, e.embedding.Graph)
+			e.machine = m
+		}
+	} else {
+		var m *cpu.Machine
+		m, err = cpu.Compile(e.embedding.Program, cpu.Options{Threads: cfg.Threads, Precision: precision,
+			Weights: e.weights(e.embedding.Graph), Release: file.Release})
+		if err == nil {
+			e.machine = m
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("for batches of %d clips: %w", clips, err)
 	}
 	e.embedding.Pack(e.machine)
-	e.key = fmt.Sprintf("features 1\nencoder %s, objective %s\n%s with %s\n", file.Digest.SHA256, cfg.Model.Objective, precision, kernel.Features())
+	e.key = fmt.Sprintf("features 1\nencoder %s, objective %s\n%s with %s\n", file.Digest.SHA256, cfg.Model.Objective, precision, by)
 	return e, nil
+}
+
+// load copies the encoder's weights into a machine that cannot read them where they lie.
+func (e *frozenEncoder) load(m graph.Buffers, g *model.Graph) {
+	for n, weights := range e.weights(g) {
+		copy(m.Floats(n), weights)
+	}
 }
 
 // weights are where the encoder's parameters in a graph lie.

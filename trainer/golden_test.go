@@ -11,15 +11,17 @@ import (
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla/xlatest"
 )
 
 // Parity with the published code (testdata/golden/README.md), on every machine.
 
-// machines are what the golden data is run on: the oracle and the CPU.
+// machines are what the golden data is run on: the oracle, the CPU, and an accelerator's program on an emulated device.
 var machines = map[string]func(*graph.Program) (graph.Machine, error){
 	"oracle":         func(p *graph.Program) (graph.Machine, error) { return graph.NewTape(p) },
 	"cpu, 1 thread":  func(p *graph.Program) (graph.Machine, error) { return cpu.Compile(p, cpu.Options{Threads: 1}) },
 	"cpu, 2 threads": func(p *graph.Program) (graph.Machine, error) { return cpu.Compile(p, cpu.Options{Threads: 2}) },
+	"xla":            xlatest.Machine,
 }
 
 // goldenConfig is the model's shape as the manifests state it.

@@ -36,21 +36,38 @@ func (r *reporter) pause() (resume func()) {
 	return func() { r.since = r.since.Add(r.now().Sub(began)) }
 }
 
+// reports tells whether there is a progress report after a step.
+func (c Config) reports(step int) bool { return step == 1 || step == c.Steps || step%c.LogEvery == 0 }
+
+// saves tells whether there is a checkpoint after a step.
+func (c Config) saves(step int) bool {
+	return step == c.Steps || c.CheckpointEvery > 0 && step%c.CheckpointEvery == 0
+}
+
+// evaluates tells whether the weights are evaluated after a step.
+func (h Hooks) evaluates(c Config, step int) bool {
+	return h.Evaluate != nil && h.EvaluateEvery >= 1 && (step%h.EvaluateEvery == 0 || step == c.Steps)
+}
+
 // step takes note of one step, and reports every LogEvery of them, the first and the last.
 func (r *reporter) step(step int, f figures, waited time.Duration, s *stepper) {
 	r.steps++
 	r.waited += waited
-	r.last.Loss = f.loss
-	if step != 1 && step != r.cfg.Steps && step%r.cfg.LogEvery != 0 {
+	if !f.pending {
+		r.last.Loss = f.loss
+	}
+	if !r.cfg.reports(step) {
 		return
 	}
+	var schedule [graph.ScheduleLen]float32
+	r.cfg.schedule(step, schedule[:])
 	now := r.now()
 	elapsed := max(now.Sub(r.since), time.Nanosecond)
 	each := elapsed / time.Duration(r.steps)
 	r.last = Progress{
 		Step: step, Steps: r.cfg.Steps,
 		Loss: f.loss, LossJEPA: f.jepa, LossVariance: f.variance,
-		LearningRate:   float64(s.m.Floats(s.model.Schedule)[graph.LearningRate]),
+		LearningRate:   float64(schedule[graph.LearningRate]),
 		GradNorm:       math.Hypot(f.norms[0], f.norms[1]),
 		ClipsPerSecond: float64(r.steps*r.cfg.Batch) / elapsed.Seconds(),
 		StepSeconds:    each.Seconds(),

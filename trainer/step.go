@@ -9,6 +9,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
 )
 
 // stepper takes optimiser steps of one model on one machine.
@@ -17,6 +18,8 @@ type stepper struct {
 	precision cpu.Precision // that cfg.Precision means here
 	model     *model.Training
 	m         graph.Machine
+	pipeline  *xla.Machine       // m, where it goes on while figures are on their way; nil: a machine that is asked after every step
+	due       func(int) bool     // the steps after which a pipeline is asked for figures; nil: all
 	dataset   checkpoint.Dataset // what its clips are cut from
 	encoder   *frozenEncoder     // nil: the encoder is trained
 	share     share              // of every batch
@@ -24,6 +27,7 @@ type stepper struct {
 
 // figures are what one step measures.
 type figures struct {
+	pending              bool // not there yet, nor is it known whether the step was taken; see stepper.due
 	loss, jepa, variance float64
 	norms                [2]float64 // gradient norm of encoder and predictor, before clipping
 }
@@ -49,18 +53,13 @@ func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figur
 		return f, fmt.Errorf("step %d: %w", n, err)
 	}
 	s.cfg.schedule(n, s.m.Floats(s.model.Schedule))
+	if s.pipeline != nil {
+		return s.pipelined(n)
+	}
 	if err := s.m.Run(); err != nil {
 		return f, fmt.Errorf("step %d: %w", n, err)
 	}
-	f.loss = float64(s.m.Floats(s.model.Loss)[0])
-	f.jepa = float64(s.m.Floats(s.model.LossJEPA)[0])
-	f.variance = float64(s.m.Floats(s.model.LossVariance)[0]) / float64(max(1, s.share.size)) // a mean over clips of each
-	for i, norm := range s.model.Norms {
-		if norm == nil {
-			continue
-		}
-		f.norms[i] = math.Sqrt(float64(s.m.Floats(norm)[0]))
-	}
+	f = s.figures()
 	if what, value, finite := f.notFinite(); !finite {
 		e := &NotFiniteError{What: what, Value: value, Step: n}
 		if m, ok := s.m.(nonFiniteFinder); ok {
@@ -72,6 +71,44 @@ func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figur
 	}
 	if err := s.m.Update(); err != nil {
 		return f, fmt.Errorf("step %d: %w", n, err)
+	}
+	return f, nil
+}
+
+// figures reads what the machine has of the newest step.
+func (s *stepper) figures() (f figures) {
+	f.loss = float64(s.m.Floats(s.model.Loss)[0])
+	f.jepa = float64(s.m.Floats(s.model.LossJEPA)[0])
+	f.variance = float64(s.m.Floats(s.model.LossVariance)[0]) / float64(max(1, s.share.size)) // a mean over clips of each process
+	for i, norm := range s.model.Norms {
+		if norm == nil {
+			continue
+		}
+		f.norms[i] = math.Sqrt(float64(s.m.Floats(norm)[0]))
+	}
+	return f
+}
+
+// pipelined starts step n, whose inputs are set, and where figures are due waits for it and all before it. The machine
+// itself leaves the weights as they were before a step whose figures are not finite.
+func (s *stepper) pipelined(n int) (figures, error) {
+	if err := s.pipeline.Step(); err != nil {
+		return figures{}, fmt.Errorf("step %d: %w", n, s.tooLarge(err))
+	}
+	if s.due != nil && !s.due(n) {
+		return figures{pending: true}, nil
+	}
+	err := s.pipeline.Wait()
+	f := s.figures()
+	if stopped := (*xla.StoppedError)(nil); errors.As(err, &stopped) {
+		what, value, _ := f.notFinite()
+		return f, &NotFiniteError{What: what, Value: value, Step: n - stopped.Steps + 1 + stopped.Step}
+	}
+	if err == nil {
+		err = s.pipeline.Fetch(s.model.Target) // for the monitors
+	}
+	if err != nil {
+		return f, fmt.Errorf("step %d: %w", n, s.tooLarge(err))
 	}
 	return f, nil
 }

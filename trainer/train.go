@@ -14,6 +14,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -26,7 +27,7 @@ import (
 // When ctx ends, a checkpoint is written and Run returns ctx's cause. Errors name the
 // field, file or tensor; no checkpoint is damaged by any of them.
 func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, error) {
-	cfg, err := cfg.prepare()
+	cfg, err := cfg.prepare(hooks.Device)
 	if err != nil {
 		return Result{}, err
 	}
@@ -46,14 +47,21 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	precision, err := cfg.Precision.Resolve()
+	precision, err := ResolvePrecision(cfg.Precision, hooks.Device)
 	if err != nil {
 		return Result{}, err
 	}
-	s, err := newStepper(cfg, masks.groups(), precision, part, false) // before the videos: a model too large is known at once
+	if part.group != nil && hooks.Device != nil {
+		return Result{}, fmt.Errorf("config: several processes train one model on CPUs only, and this one was given %s", hooks.Device.Name())
+	}
+	s, err := newStepper(ctx, cfg, masks.groups(), precision, part, hooks.Device, false) // before the videos: a model too large is known at once
 	if err != nil {
 		return Result{}, err
 	}
+	if err := s.fits(masks); err != nil {
+		return Result{}, err
+	}
+	s.due = func(step int) bool { return cfg.reports(step) || cfg.saves(step) || hooks.evaluates(cfg, step) }
 	defer func() { _ = s.close() }()
 	decoders, done := video.OwnPool(hooks.Decoders)
 	defer done()
@@ -82,8 +90,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	report := newReporter(cfg, data, hooks)
 	saved := resumed // the step of the newest checkpoint
 	save := func(step int) error {
-		weights, _ := s.tensors()
-		if err := part.sameWeights(step, weights); err != nil || !part.leads() {
+		if together, err := s.leaveToTheFirst(step); together || err != nil {
 			saved = step
 			return err
 		}
@@ -98,12 +105,15 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		return nil
 	}
 	evaluate := func(step int) error {
-		if hooks.Evaluate == nil || hooks.EvaluateEvery < 1 || step%hooks.EvaluateEvery != 0 && step != cfg.Steps {
+		if !hooks.evaluates(cfg, step) {
 			return nil
 		}
 		defer report.pause()()
-		weights, _ := s.tensors()
-		err := hooks.Evaluate(ctx, step, weights)
+		weights, _, err := s.tensors()
+		if err != nil {
+			return fmt.Errorf("step %d: %w", step, err)
+		}
+		err = hooks.Evaluate(ctx, step, weights)
 		if ctx.Err() != nil && step < cfg.Steps {
 			return nil // the loop stops, and keeps the step, as it does at any time
 		}
@@ -141,7 +151,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		if s.encoder != nil {
 			result.Encoded = s.encoder.encoded
 		}
-		if step == cfg.Steps || cfg.CheckpointEvery > 0 && step%cfg.CheckpointEvery == 0 {
+		if cfg.saves(step) {
 			if err := save(step); err != nil {
 				return result, err
 			}
@@ -156,9 +166,9 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	return result, err
 }
 
-// newStepper builds the training graph with fresh weights on the CPU machine, in a precision that Resolve has given, and
-// has it time its operations if told to.
-func newStepper(cfg Config, groups int, precision cpu.Precision, part share, profile bool) (_ *stepper, err error) {
+// newStepper builds the training graph with fresh weights, in a precision that ResolvePrecision has given, on an accelerator or, if
+// on is nil, on the CPU machine, which times its operations if told to.
+func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Precision, part share, on xla.Device, profile bool) (_ *stepper, err error) {
 	t, err := newTraining(cfg, groups, part.size)
 	if err != nil {
 		return nil, err
@@ -170,7 +180,7 @@ func newStepper(cfg Config, groups int, precision cpu.Precision, part share, pro
 		options.Peers = part.group
 	}
 	if cfg.Model.FrozenEncoder {
-		if s.encoder, err = openEncoder(&cfg, part.clips, precision); err != nil {
+		if s.encoder, err = openEncoder(ctx, &cfg, part.clips, precision, on); err != nil {
 			return nil, fmt.Errorf("encoder: %w", err)
 		}
 		defer func() {
@@ -180,7 +190,12 @@ func newStepper(cfg Config, groups int, precision cpu.Precision, part share, pro
 		}()
 		options.Weights, options.Release = s.encoder.weights(t.Graph), s.encoder.file.Release
 	}
-	m, err := cpu.Compile(t.Program, options)
+	if on != nil {
+		s.pipeline, err = newPipeline(ctx, t.Program, on, precision)
+		s.m = s.pipeline
+	} else {
+		s.m, err = cpu.Compile(t.Program, options)
+	}
 	var tooLarge *cpu.MemoryError
 	if errors.As(err, &tooLarge) {
 		return nil, fmt.Errorf("the model is too large: %w: lower threads, batch, model.frames, model.size, model.dim or model.depth", err)
@@ -188,14 +203,40 @@ func newStepper(cfg Config, groups int, precision cpu.Precision, part share, pro
 	if err != nil {
 		return nil, err
 	}
-	s.cfg, s.m = cfg, m
+	s.cfg = cfg
 	cfg.Model.InitInto(cfg.Seed, func(name string) []float32 {
 		if s.frozen(name) {
 			return nil
 		}
-		return m.Floats(t.Params[name])
+		return s.m.Floats(t.Params[name])
 	})
+	if s.pipeline != nil && s.encoder != nil {
+		s.encoder.load(s.pipeline, t.Graph)
+	}
 	return s, nil
+}
+
+// fits holds what an accelerator has against what the steps will take, by the masks of the first.
+func (s *stepper) fits(m masks) error {
+	if s.pipeline == nil {
+		return nil
+	}
+	visible, hidden, err := m.batch(1)
+	if err != nil {
+		return fmt.Errorf("step 1: %w", err)
+	}
+	if err := s.model.Pack(s.pipeline, visible, hidden); err != nil {
+		return fmt.Errorf("step 1: %w", err)
+	}
+	return s.tooLarge(s.pipeline.Check())
+}
+
+// tooLarge says which settings make a model smaller where that is what is wrong.
+func (s *stepper) tooLarge(err error) error {
+	if e := (*xla.TooLargeError)(nil); errors.As(err, &e) {
+		return fmt.Errorf("the model is too large: %w: lower batch, model.frames, model.size, model.dim or model.depth", err)
+	}
+	return err
 }
 
 // frozen tells whether a tensor is a frozen encoder's.
@@ -203,9 +244,14 @@ func (s *stepper) frozen(name string) bool {
 	return s.encoder != nil && strings.HasPrefix(name, model.EncoderPrefix)
 }
 
-// tensors lists the machine's weights, and AdamW's moments, by name. The data is the
-// machine's own memory, or a frozen encoder's file.
-func (s *stepper) tensors() (weights, moments []checkpoint.Tensor) {
+// tensors lists the machine's weights, and AdamW's moments, by name, after all steps that were begun. The data is the
+// machine's own memory, or a frozen encoder's file; valid until the next step.
+func (s *stepper) tensors() (weights, moments []checkpoint.Tensor, err error) {
+	if s.pipeline != nil {
+		if err := s.pipeline.Fetch(); err != nil {
+			return nil, nil, fmt.Errorf("read the weights: %w", err)
+		}
+	}
 	for _, p := range s.cfg.Model.Params() {
 		if s.frozen(p.Name) {
 			weights = append(weights, s.encoder.tensors[p.Name])
@@ -218,7 +264,7 @@ func (s *stepper) tensors() (weights, moments []checkpoint.Tensor) {
 			}
 		}
 	}
-	return weights, moments
+	return weights, moments, nil
 }
 
 // save writes the checkpoint of a step that is done.
@@ -227,7 +273,10 @@ func (s *stepper) save(dir string, step int, loss float64) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("save checkpoint: %w", err)
 	}
-	weights, moments := s.tensors()
+	weights, moments, err := s.tensors()
+	if err != nil {
+		return "", fmt.Errorf("save checkpoint: %w", err)
+	}
 	m := checkpoint.Manifest{Step: step, Config: config, Seed: s.cfg.Seed, Threads: s.cfg.Threads, Precision: string(s.precision),
 		Dataset: s.dataset, DataPosition: int64(step) * int64(s.cfg.Batch)}
 	if !math.IsNaN(loss) {
@@ -255,12 +304,31 @@ func (s *stepper) begin(dir string) (resumed int, err error) {
 			return 0, fmt.Errorf("resume from %s: %w", dir, err)
 		}
 	}
-	weights, moments := s.tensors()
+	if s.share.group == nil {
+		return resumed, nil
+	}
+	weights, moments, err := s.tensors()
+	if err != nil {
+		return 0, err
+	}
 	weights = slices.DeleteFunc(weights, func(t checkpoint.Tensor) bool { return s.frozen(t.Name) })
 	if resumed, err = s.share.spread(resumed, weights, moments); err != nil {
 		return 0, fmt.Errorf("give all processes the same weights: %w", err)
 	}
 	return resumed, nil
+}
+
+// leaveToTheFirst compares the weights of all processes of the run, and says whether this one leaves a checkpoint to
+// another.
+func (s *stepper) leaveToTheFirst(step int) (bool, error) {
+	if s.share.group == nil {
+		return false, nil
+	}
+	weights, _, err := s.tensors()
+	if err != nil {
+		return false, err
+	}
+	return !s.share.leads(), s.share.sameWeights(step, weights)
 }
 
 // resume loads the newest whole checkpoint of dir, if there is one, and returns the
@@ -293,7 +361,10 @@ func (s *stepper) resume(dir string) (int, error) {
 	if want := int64(c.Manifest.Step) * int64(s.cfg.Batch); c.Manifest.DataPosition != want {
 		return 0, fmt.Errorf("%s: data_position is %d, want %d after %d steps of %d clips", path, c.Manifest.DataPosition, want, c.Manifest.Step, s.cfg.Batch)
 	}
-	weights, moments := s.tensors()
+	weights, moments, err := s.tensors()
+	if err != nil {
+		return 0, err
+	}
 	if err := checkpoint.Match(weights, c.Model); err != nil {
 		return 0, fmt.Errorf("%s: weights: %w", path, err)
 	}

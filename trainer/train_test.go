@@ -261,7 +261,7 @@ func TestCheckpointOfOtherVideosIsRefused(t *testing.T) {
 // What resume takes must be this run's in every part.
 func TestResumeIsStrict(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, cpu.FP32, alone(cfg), false)
+	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -370,7 +370,7 @@ func TestMoreThanThisMachineHasIsRefused(t *testing.T) {
 	if _, err := Run(t.Context(), cfg, t.TempDir(), Hooks{}); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("training: got %v, want an error that says %q", err, want)
 	}
-	if _, err := Benchmark(t.Context(), cfg, 1); err == nil || !strings.Contains(err.Error(), want) {
+	if _, err := Benchmark(t.Context(), cfg, 1, nil); err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("benchmark: got %v, want an error that says %q", err, want)
 	}
 	if err := cfg.Validate(); err != nil {
@@ -394,7 +394,7 @@ func TestResumeKeepsThePrecision(t *testing.T) {
 	}
 	elsewhere := map[cpu.Precision]cpu.Precision{cpu.FP32: cpu.BF16, cpu.BF16: cpu.FP32}[here]
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, here, alone(cfg), false)
+	s, err := newStepper(t.Context(), cfg, 1, here, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -500,7 +500,7 @@ func TestStepsThatAreNotFiniteChangeNoWeight(t *testing.T) {
 
 func refuseStep(t *testing.T, what string, spoil func(s *stepper, clips []float32)) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, cpu.FP32, alone(cfg), false)
+	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -511,7 +511,10 @@ func refuseStep(t *testing.T, what string, spoil func(s *stepper, clips []float3
 	}
 	spoil(s, clips)
 	before := map[string][]float32{}
-	weights, moments := s.tensors()
+	weights, moments, err := s.tensors()
+	if err != nil {
+		t.Fatal(err)
+	}
 	weights = append(weights, moments...)
 	for _, w := range weights {
 		before[w.Name] = slices.Clone(w.Data)
@@ -556,7 +559,7 @@ func (m *findingMachine) FirstNonFinite() (op, tensor string, ok bool) {
 // The error names the step, and the operation and tensor where the machine knows them; no update follows.
 func TestTheErrorSaysWhereValuesStoppedBeingFinite(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, cpu.FP32, alone(cfg), false)
+	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -631,7 +634,7 @@ func TestTheLastGoodCheckpointStays(t *testing.T) {
 
 func TestClipsOfAnotherSizeAreRefused(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(cfg, 1, cpu.FP32, alone(cfg), false)
+	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}

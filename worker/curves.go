@@ -15,6 +15,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/tensorboard"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -81,7 +82,7 @@ type evaluator struct {
 	curves  *curves
 }
 
-func (j Jobs) newEvaluator(spec *surmisev1.TrainSpec, train trainer.Config, dir string, decoders *video.Pool, c *curves) (*evaluator, error) {
+func (j Jobs) newEvaluator(spec *surmisev1.TrainSpec, train trainer.Config, dir string, decoders *video.Pool, c *curves, on xla.Device) (*evaluator, error) {
 	source, err := j.pairs(spec.GetEval().GetPairs())
 	if err != nil {
 		return nil, fmt.Errorf("train.eval.pairs: %w", err)
@@ -91,11 +92,13 @@ func (j Jobs) newEvaluator(spec *surmisev1.TrainSpec, train trainer.Config, dir 
 	if err != nil {
 		return nil, fmt.Errorf("train.eval: %w", err)
 	}
-	machine, err := machineOptions(spec.GetThreads(), spec.GetPrecision())
+	machine, err := machineOptions(spec.GetThreads(), spec.GetPrecision(), on)
 	if err != nil {
 		return nil, fmt.Errorf("train.%w", err)
 	}
-	network, err := plausibility.NewModel(train.Model, compare.Model{}, initial(train)).Network(cfg.Spec, ScoreBatch, machine)
+	untrained := plausibility.NewModel(train.Model, compare.Model{}, initial(train))
+	untrained.Device = on
+	network, err := untrained.Network(cfg.Spec, ScoreBatch, machine)
 	if err != nil {
 		return nil, fmt.Errorf("train.eval: building the model: %w", err)
 	}

@@ -100,6 +100,7 @@ func TestEveryFieldIsMapped(t *testing.T) {
 	}
 	other := map[protoreflect.FullName]func(*surmisev1.TrainSpec){ // where 7 or so will not do
 		"surmise.v1.TrainSpec.preset":           nil, // only where defaults come from
+		"surmise.v1.TrainSpec.device":           nil, // for Jobs, which opens it
 		"surmise.v1.EvalSpec.pairs":             nil, // for the evaluator, not the trainer
 		"surmise.v1.EvalSpec.every":             nil,
 		"surmise.v1.EvalSpec.stride":            nil,
@@ -251,7 +252,7 @@ func TestScoreMachine(t *testing.T) {
 		{&surmisev1.ScoreSpec{Threads: 1, Precision: "auto"}, cpu.Options{Threads: 1, Precision: auto}},
 		{&surmisev1.ScoreSpec{Precision: "fp32"}, cpu.Options{Threads: all, Precision: cpu.FP32}},
 	} {
-		if got, err := machineOptions(c.spec.GetThreads(), c.spec.GetPrecision()); err != nil || !reflect.DeepEqual(got, c.want) {
+		if got, err := machineOptions(c.spec.GetThreads(), c.spec.GetPrecision(), nil); err != nil || !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%v: got %+v (%v), want %+v", c.spec, got, err, c.want)
 		}
 	}

@@ -18,8 +18,13 @@ import (
 )
 
 // Rank does a ranking job whose spec is complete, with the model at modelPath.
-func (j Jobs) Rank(ctx context.Context, spec *surmisev1.RankSpec, modelPath string, r Reports) ([]plausibility.Ranking, error) {
-	machine, err := machineOptions(spec.GetThreads(), spec.GetPrecision())
+func (j Jobs) Rank(ctx context.Context, spec *surmisev1.RankSpec, modelPath string, r Reports) (_ []plausibility.Ranking, err error) {
+	on, err := j.open(spec.GetDevice())
+	if err != nil {
+		return nil, fmt.Errorf("rank.%w", err)
+	}
+	defer closeDevice(on, &err)
+	machine, err := machineOptions(spec.GetThreads(), spec.GetPrecision(), on)
 	if err != nil {
 		return nil, fmt.Errorf("rank.%w", err)
 	}
@@ -34,6 +39,7 @@ func (j Jobs) Rank(ctx context.Context, spec *surmisev1.RankSpec, modelPath stri
 		return nil, fmt.Errorf("rank.model: %w", err)
 	}
 	defer func() { _ = trained.Close() }() // of a file that was only read
+	trained.Device = on
 	m := trained.Config
 	windows := compare.DefaultSpec(m.Frames, m.Tubelet, m.Objective == model.NextTubelet)
 	windows.FrameStep, windows.FPS = int(spec.GetFrameStep()), spec.GetFps()

@@ -10,8 +10,6 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/plausibility/heat"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
-	"github.com/surmise-ml/surmise/trainer"
-	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/source"
@@ -22,8 +20,13 @@ const ScoreBatch = 8
 
 // Score does a scoring job whose spec is complete, with the model at modelPath, and writes its score file to path, whole
 // or not at all; what else the spec asks for lies beside it (see Beside).
-func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, path string, r Reports) (*compare.File, error) {
-	machine, err := machineOptions(spec.GetThreads(), spec.GetPrecision())
+func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, path string, r Reports) (_ *compare.File, err error) {
+	on, err := j.open(spec.GetDevice())
+	if err != nil {
+		return nil, fmt.Errorf("score.%w", err)
+	}
+	defer closeDevice(on, &err)
+	machine, err := machineOptions(spec.GetThreads(), spec.GetPrecision(), on)
 	if err != nil {
 		return nil, fmt.Errorf("score.%w", err)
 	}
@@ -36,6 +39,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 		return nil, fmt.Errorf("score.model: %w", err)
 	}
 	defer func() { _ = trained.Close() }() // of a file that was only read
+	trained.Device = on
 	cfg, err := scoreConfig(spec, trained.Config, source.frameStep)
 	if err != nil {
 		return nil, err
@@ -165,19 +169,6 @@ func (j Jobs) openModel(name, path string) (*plausibility.Model, error) {
 		}
 	}
 	return plausibility.OpenModel(path)
-}
-
-// machineOptions are what a complete spec asks of this machine, with precision auto resolved.
-func machineOptions(threads int32, word string) (cpu.Options, error) {
-	n, err := trainer.Threads(int(threads))
-	if err != nil {
-		return cpu.Options{}, err
-	}
-	resolved, err := precision(word).Resolve()
-	if err != nil {
-		return cpu.Options{}, err
-	}
-	return cpu.Options{Threads: n, Precision: resolved}, nil
 }
 
 // scoreConfig maps a complete spec, field by field. What the API leaves to the model, window, contexts and top_tokens, is

@@ -32,12 +32,17 @@ func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, 
 }
 
 // train does the same with the frozen encoder, if there is one, at the path encoder.
-func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir string, r Reports) (trainer.Result, error) {
+func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir string, r Reports) (_ trainer.Result, err error) {
 	cfg, spec, err := j.trainConfig(spec, encoder)
 	if err != nil {
 		return trainer.Result{}, err
 	}
-	if err := cfg.ValidateHere(); err != nil {
+	on, err := j.open(spec.GetDevice())
+	if err != nil {
+		return trainer.Result{}, fmt.Errorf("train.%w", err)
+	}
+	defer closeDevice(on, &err)
+	if err := cfg.ValidateHere(on); err != nil {
 		return trainer.Result{}, fmt.Errorf("train.%w", err)
 	}
 	if j.Group != nil && j.Group.Rank() > 0 {
@@ -52,9 +57,9 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir
 	curves := &curves{jobs: j, reports: r, events: events}
 	decoders, done := video.OwnPool(j.Decoders)
 	defer done()
-	hooks := trainer.Hooks{Decoders: decoders, Features: j.Features, Group: j.Group}
+	hooks := trainer.Hooks{Decoders: decoders, Features: j.Features, Group: j.Group, Device: on}
 	if spec.GetEval() != nil {
-		e, err := j.newEvaluator(spec, cfg, filepath.Join(dir, evaluationsArtifact), decoders, curves)
+		e, err := j.newEvaluator(spec, cfg, filepath.Join(dir, evaluationsArtifact), decoders, curves, on)
 		if err != nil {
 			return trainer.Result{}, err
 		}

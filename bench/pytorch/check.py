@@ -89,7 +89,7 @@ def main():
     folder = p.parse_args().golden
     failed = False
     for attention in "sdpa", "plain":
-        options = {"attention": attention, "precision": "fp32", "compile": False}
+        options = {"attention": attention, "precision": "fp32", "compile": False, "device": "cpu"}
         for name, settings, check in [("training", {"masks": "cut"}, check_training), ("training", {"masks": "whole"}, check_training),
                                       ("scoring", {"tuned": False}, check_surprise), ("scoring", {"tuned": True}, check_surprise)]:
             for what, apart, allowed in check(folder, SimpleNamespace(**options, **settings)):

@@ -42,11 +42,12 @@ class Shape(NamedTuple):
         return 3 * self.tubelet * self.patch ** 2
 
 
-# Shapes and batches of trainer/model/config.go and proto/jobspec.
+# Shapes and batches of trainer/model/config.go and proto/jobspec; base is that of deploy/gpu/base.json.
 PRESETS = {
     "nano": Shape(64, 8, 96, 4, 3, 48, 2, 3, batch=16, windows=64),
     "tiny": Shape(112, 16, 192, 12, 3, 96, 6, 3, batch=8, windows=32),
     "small": Shape(224, 16, 384, 12, 6, 192, 6, 6, batch=2, windows=8),
+    "base": Shape(224, 16, 768, 12, 12, 384, 12, 12, batch=32, windows=8),  # ViT-B/16 as published; for a GPU
 }
 
 

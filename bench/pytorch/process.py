@@ -5,6 +5,8 @@ What has to be in the environment before Python starts is set by bench/compare; 
     GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=18446744073709551615:glibc.malloc.hugetlb=1
 
 It keeps freed memory in the process and in huge pages. Without it the tiny step takes twenty thousand page faults.
+
+With --device cuda the work runs on a GPU; deploy/gpu/check.sh measures it there.
 """
 import argparse
 import json
@@ -25,6 +27,7 @@ def arguments(about, presets):
     p.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     p.add_argument("--attention", default="sdpa", choices=["sdpa", "plain"])
     p.add_argument("--compile", action="store_true", help="torch.compile the networks")
+    p.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--steps", type=int, default=5, help="timed, after those that warm up")
     return p
@@ -36,13 +39,10 @@ def start(args):
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    a, b = torch.randn(512, 192), torch.randn(576, 192)  # as trainer/cpu/roofline.go multiplies
-    best = 0
-    for _ in range(20):
-        began = time.perf_counter()
-        for _ in range(10):
-            torch.mm(a, b.t())
-        best = max(best, 10 * 2 * 512 * 576 * 192 / (time.perf_counter() - began) / 1e9)
+    if args.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, as on the other side
+        return products(8192, 8192, 8192, 20, args)
+    best = products(512, 576, 192, 10, args)  # as trainer/cpu/roofline.go multiplies
     if best < SLOW_BLAS_GFLOPS:
         sys.exit(f"PyTorch multiplies matrices at {best:.1f} GFLOP/s with {blas()}: this BLAS is not optimised, and the comparison "
                  "would be worthless. On Debian install libopenblas0-openmp.")
@@ -51,8 +51,29 @@ def start(args):
     return best
 
 
+def products(m, n, k, times, args):
+    """GFLOP/s of products [m,k]·[k,n] alone, the best of 20 rounds."""
+    kind = torch.bfloat16 if args.device == "cuda" and args.precision == "bf16" else torch.float32
+    a, b = torch.randn(m, k, device=args.device, dtype=kind), torch.randn(n, k, device=args.device, dtype=kind)
+    best = 0
+    for _ in range(20):
+        synchronize(args)
+        began = time.perf_counter()
+        for _ in range(times):
+            torch.mm(a, b.t())
+        synchronize(args)
+        best = max(best, times * 2 * m * n * k / (time.perf_counter() - began) / 1e9)
+    return best
+
+
+def synchronize(args):
+    """Waits for the GPU, which works on after a call returns."""
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+
+
 def autocast(args):
-    return torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16")
+    return torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bf16")
 
 
 def compiled(networks, args):
@@ -63,13 +84,20 @@ def compiled(networks, args):
     return networks
 
 
-def timed(work, steps):
-    """Seconds of each of steps calls."""
+TOGETHER = 10  # calls that are timed as one on a GPU, which is not waited for after each
+
+
+def timed(work, steps, args):
+    """Seconds of a call, of each of steps calls, or on a GPU of every TOGETHER."""
+    together = min(TOGETHER, steps) if args.device == "cuda" else 1
     times = []
-    for _ in range(steps):
+    for _ in range(steps // together):
+        synchronize(args)
         began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
+        for _ in range(together):
+            work()
+        synchronize(args)
+        times.append((time.perf_counter() - began) / together)
     return times
 
 
@@ -83,7 +111,15 @@ def report(args, products, **figures):
         "preset": args.preset, "precision": args.precision, "threads": args.threads, "attention": args.attention, "compile": args.compile,
         **figures, "products_gflops_per_s": products, "peak_rss_bytes": peak_rss(), "torch": torch.__version__,
         "blas": blas(), "onednn": onednn(), "capability": torch.backends.cpu.get_cpu_capability(),
-        "malloc": os.environ.get("GLIBC_TUNABLES", "")}))
+        "malloc": os.environ.get("GLIBC_TUNABLES", ""), **gpu(args)}))
+
+
+def gpu(args):
+    """What the GPU is, and the most memory that was in use on it."""
+    if args.device != "cuda":
+        return {}
+    return {"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+            "peak_device_bytes": torch.cuda.max_memory_allocated()}
 
 
 def peak_rss():

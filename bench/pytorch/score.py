@@ -21,7 +21,7 @@ class Scorer:
     def __init__(self, shape, args):
         self.shape, self.args = shape, args
         self.encoder, self.target, self.predictor = process.compiled(
-            [network.eval().requires_grad_(False) for network in jepa.init(shape, args.attention)], args)
+            [network.eval().requires_grad_(False).to(args.device) for network in jepa.init(shape, args.attention)], args)
 
     def windows(self, video):
         """Video [3,frames,S,S] as windows [W,3,T,S,S], a view."""
@@ -51,7 +51,7 @@ class Scorer:
     def error(self, patches, goal, context):
         """Surprise of windows [B] whose first frames are seen."""
         seen = context // self.shape.tubelet * self.shape.tokens // self.shape.grid[0]
-        visible, hidden = torch.arange(self.shape.tokens).expand(len(patches), -1).split([seen, self.shape.tokens - seen], 1)
+        visible, hidden = torch.arange(self.shape.tokens, device=patches.device).expand(len(patches), -1).split([seen, self.shape.tokens - seen], 1)
         guess = self.predictor(self.encoder(patches[:, :seen], visible), visible, hidden, self.predictor.mask_tokens[0])
         return (guess.float() - goal[:, seen:]).abs().mean((1, 2))
 
@@ -77,17 +77,17 @@ def main():
     windows = args.windows or shape.windows
     contexts = [int(c) for c in args.contexts.split(",")] if args.contexts else list(range(shape.tubelet, shape.frames * 5 // 8 + 1, shape.tubelet))
     scorer = Scorer(shape, args)
-    video = torch.randn(3, shape.frames + STRIDE * (windows - 1), shape.size, shape.size)
+    video = torch.randn(3, shape.frames + STRIDE * (windows - 1), shape.size, shape.size, device=args.device)
 
     def trial(batch):  # seconds a window
         part = video[:, :shape.frames + STRIDE * (batch - 1)]
         scorer.surprise(part, contexts, batch)
-        return min(process.timed(lambda: scorer.surprise(part, contexts, batch), 2)) / batch
+        return min(process.timed(lambda: scorer.surprise(part, contexts, batch), 2, args)) / batch
 
     batch = args.batch or min((b for b in BATCHES if b <= windows), key=trial)
     if args.batch:
         scorer.surprise(video, contexts, batch)  # to warm up, as the trials do
-    seconds = process.median(process.timed(lambda: scorer.surprise(video, contexts, batch), args.steps))
+    seconds = process.median(process.timed(lambda: scorer.surprise(video, contexts, batch), args.steps, args))
     work = windows * gflop(shape, contexts, args.tuned)
     process.report(args, products, tuned=args.tuned, batch=batch, windows=windows, contexts=contexts, steps=args.steps,
                    score_s=seconds, windows_per_s=windows / seconds, gflop_per_score=work, gflops_per_s=work / seconds)

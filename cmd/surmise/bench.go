@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +20,7 @@ import (
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/cpu"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/worker"
 )
 
@@ -36,7 +39,9 @@ type scoreBench struct {
 
 type benchOptions struct {
 	preset         string
+	file           string
 	precision      string
+	device         workercmd.DeviceOptions
 	steps, windows int
 	threads        int
 	score          bool
@@ -51,6 +56,7 @@ func newBenchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure the speed of training, or of scoring, on this machine",
 		Long: `Time training steps of a preset on random clips, and matrix products alone in the same run: what the machine could give.
+With --file, time the model, batch and masks of a job file with a train job, in place of a preset.
 With --data, clips are cut from videos, inspected beforehand, so that waiting for them shows.
 With --score, time the scoring of windows of random frames, decoded beforehand, with a preset's model.
 Run it on a quiet machine.`,
@@ -62,12 +68,14 @@ Run it on a quiet machine.`,
 			if len(o.data) > 0 && o.score {
 				return badInput(errors.New("--data does not go with --score"))
 			}
-			return o.run(cmd.Context(), cmd.OutOrStdout())
+			return o.run(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.preset, "preset", "tiny", "demo, nano, tiny or small")
-	flags.StringVar(&o.precision, "precision", "auto", "auto, fp32 or bf16")
+	flags.StringVarP(&o.file, "file", "f", "", "job file with the train job to time, in place of a preset; its data, precision and device are not used")
+	flags.StringVar(&o.precision, "precision", "auto", "auto, fp32, bf16 or, on a GPU, tf32")
+	o.device.Flags(flags)
 	flags.IntVar(&o.steps, "steps", 10, "steps to time, after one to warm up; with --score, passes over the windows")
 	flags.IntVar(&o.threads, "threads", 0, "CPU threads (default all)")
 	flags.BoolVar(&o.score, "score", false, "measure scoring in place of training")
@@ -75,10 +83,26 @@ Run it on a quiet machine.`,
 	flags.StringArrayVar(&o.data, "data", nil, "videos to cut clips from, as inspect takes them; repeat for more (default random clips)")
 	o.cache.Flags(flags)
 	flags.BoolVar(&o.json, "json", false, "print JSON")
+	cmd.MarkFlagsMutuallyExclusive("file", "preset")
 	return cmd
 }
 
-func (o benchOptions) run(ctx context.Context, out io.Writer) error {
+// job is the train job that is timed, with the name that its figures get.
+func (o benchOptions) job(in io.Reader) (name string, train *surmisev1.TrainSpec, err error) {
+	if o.file == "" {
+		return o.preset, &surmisev1.TrainSpec{Preset: o.preset}, nil
+	}
+	request, err := readJobFile(o.file, in)
+	if err != nil {
+		return "", nil, err
+	}
+	if request.GetTrain() == nil {
+		return "", nil, badInput(fmt.Errorf("job file %s: it has no train job", o.file))
+	}
+	return strings.TrimSuffix(filepath.Base(o.file), filepath.Ext(o.file)), request.GetTrain(), nil
+}
+
+func (o benchOptions) run(ctx context.Context, in io.Reader, out io.Writer) (err error) {
 	if o.steps < 1 {
 		return badInput(fmt.Errorf("--steps %d: want at least 1", o.steps))
 	}
@@ -89,12 +113,21 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 	if err != nil {
 		return badInput(fmt.Errorf("--threads: %w", err))
 	}
-	precision, err := cpu.Precision(o.precision).Resolve()
+	on, err := openDevice(o.device)
+	if err != nil {
+		return err
+	}
+	defer closeDevice(on, &err)
+	precision, err := trainer.ResolvePrecision(cpu.Precision(o.precision), on)
 	if err != nil {
 		return badInput(fmt.Errorf("--precision: %w", err))
 	}
-	complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{
-		Train: &surmisev1.TrainSpec{Data: []string{"none"}, Preset: o.preset, Threads: int32(threads), Precision: string(precision)}}})
+	name, job, err := o.job(in)
+	if err != nil {
+		return err
+	}
+	job.Data, job.Threads, job.Precision, job.Device = []string{"none"}, int32(threads), string(precision), ""
+	complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{Train: job}})
 	if err != nil {
 		return err
 	}
@@ -104,13 +137,13 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 	}
 	if o.score {
 		result, err := plausibility.Benchmark(ctx, cfg.Model, plausibility.BenchmarkOptions{
-			Windows: o.windows, Passes: o.steps, Batch: worker.ScoreBatch, Machine: cpu.Options{Threads: threads, Precision: precision}})
+			Windows: o.windows, Passes: o.steps, Batch: worker.ScoreBatch, Machine: cpu.Options{Threads: threads, Precision: precision}, Device: on})
 		if err != nil {
 			return err
 		}
-		return o.printScore(out, scoreBench{o.preset, result, peakRSS()})
+		return o.printScore(out, scoreBench{name, result, peakRSS()})
 	}
-	result, err := o.train(ctx, cfg)
+	result, err := o.train(ctx, cfg, on)
 	if err != nil {
 		return err
 	}
@@ -118,12 +151,12 @@ func (o benchOptions) run(ctx context.Context, out io.Writer) error {
 	if err := result.MeasureRoofline(time.Second); err != nil {
 		return err
 	}
-	return o.printTrain(out, trainBench{o.preset, result, peak})
+	return o.printTrain(out, trainBench{name, result, peak})
 }
 
-func (o benchOptions) train(ctx context.Context, cfg trainer.Config) (trainer.BenchmarkResult, error) {
+func (o benchOptions) train(ctx context.Context, cfg trainer.Config, on xla.Device) (trainer.BenchmarkResult, error) {
 	if len(o.data) == 0 {
-		return trainer.Benchmark(ctx, cfg, o.steps)
+		return trainer.Benchmark(ctx, cfg, o.steps, on)
 	}
 	decoders, done, err := workercmd.OpenDecoders(o.cache)
 	if err != nil {
@@ -131,7 +164,7 @@ func (o benchOptions) train(ctx context.Context, cfg trainer.Config) (trainer.Be
 	}
 	defer done()
 	cfg.Data.Data = o.data
-	return trainer.BenchmarkVideos(ctx, cfg, o.steps, decoders)
+	return trainer.BenchmarkVideos(ctx, cfg, o.steps, decoders, on)
 }
 
 func (o benchOptions) printTrain(out io.Writer, r trainBench) error {
@@ -139,7 +172,7 @@ func (o benchOptions) printTrain(out io.Writer, r trainBench) error {
 		return json.NewEncoder(out).Encode(r)
 	}
 	_, err := fmt.Fprintf(out, "%s, %s, %d threads, %s\n%.2f clips/s, %.3f s per step of %d clips (95th percentile %.3f s), %.0f %% of the time waiting for clips\n%.1f GFLOP/s of %.1f (%.0f %% of products alone), %.0f MB peak memory\n",
-		r.Preset, r.Precision, r.Threads, r.Kernels, r.ClipsPerSecond, r.StepSeconds, r.Batch, r.StepP95, 100*r.DataWaitShare, r.GFLOPS, r.RooflineGFLOPS, 100*r.RooflineShare, float64(r.PeakRSS)/1e6)
+		r.Preset, r.Precision, r.Threads, cmp.Or(r.Kernels, r.Device), r.ClipsPerSecond, r.StepSeconds, r.Batch, r.StepP95, 100*r.DataWaitShare, r.GFLOPS, r.RooflineGFLOPS, 100*r.RooflineShare, float64(r.PeakRSS)/1e6)
 	return err
 }
 
@@ -152,7 +185,7 @@ func (o benchOptions) printScore(out io.Writer, r scoreBench) error {
 		contexts = fmt.Sprintf("contexts of %d frames", r.Contexts)
 	}
 	_, err := fmt.Fprintf(out, "%s, %s, %d threads, %s\n%.2f windows/s, %.3f s for %d windows, %s\n%.1f GFLOP/s, %.0f MB peak memory\n",
-		r.Preset, r.Precision, r.Threads, r.Kernels, r.WindowsPerSecond, r.ScoreSeconds, r.Windows, contexts, r.GFLOPS, float64(r.PeakRSS)/1e6)
+		r.Preset, r.Precision, r.Threads, cmp.Or(r.Kernels, r.Device), r.WindowsPerSecond, r.ScoreSeconds, r.Windows, contexts, r.GFLOPS, float64(r.PeakRSS)/1e6)
 	return err
 }
 

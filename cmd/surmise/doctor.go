@@ -29,6 +29,7 @@ func newDoctorCommand() *cobra.Command {
 	var asJSON bool
 	o := doctor.Options{TempDir: os.TempDir()}
 	var to dial.Options
+	var gpus gpuOptions
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check this machine, and say what to do",
@@ -37,7 +38,11 @@ whether a coordinator answers and its clock agrees. Each line is ok, warn (it wo
 and what is not ok says what to do. Exits with 1 when something fails.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checks := doctor.Examine(cmd.Context(), o, machineProbes(to))
+			if err := gpus.check(); err != nil {
+				return badInput(err)
+			}
+			o.WantGPU = gpus.named()
+			checks := doctor.Examine(cmd.Context(), o, machineProbes(to, gpus))
 			write := doctor.WriteTable
 			if asJSON {
 				write = doctor.WriteJSON
@@ -54,11 +59,12 @@ and what is not ok says what to do. Exits with 1 when something fails.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON per check")
 	cmd.Flags().StringVar(&o.Server, "server", "", "address of a coordinator to ask (host:port; default none)")
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
+	gpus.flags(cmd.Flags())
 	to.Flags(cmd.Flags())
 	return cmd
 }
 
-func machineProbes(to dial.Options) doctor.Probes {
+func machineProbes(to dial.Options, gpus gpuOptions) doctor.Probes {
 	return doctor.Probes{
 		Root:       os.DirFS("/"),
 		Features:   kernel.Features,
@@ -74,6 +80,7 @@ func machineProbes(to dial.Options) doctor.Probes {
 		Write:   doctor.Write,
 		Synced:  doctor.Synced,
 		Command: runBriefly,
+		OpenGPU: gpus.openElsewhere,
 		Decode:  decodeClip,
 		Ask: func(ctx context.Context, server string) (doctor.Answer, error) {
 			to.Address = server

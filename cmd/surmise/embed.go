@@ -24,6 +24,7 @@ type embedOptions struct {
 	threads                        int
 	json                           bool
 	cache                          workercmd.CacheOptions
+	device                         workercmd.DeviceOptions
 	plausibility.EmbedOptions
 }
 
@@ -51,7 +52,8 @@ begins. A video that cannot be used is named, and left out.`,
 	flags.Float64Var(&o.FPS, "fps", 0, "take so many frames per second, in place of --frame-step")
 	flags.IntVar(&o.MaxFrames, "max-frames", 0, "take at most so many frames of a video (default 1024)")
 	flags.IntVar(&o.threads, "threads", 0, "CPU threads (default all)")
-	flags.StringVar(&o.precision, "precision", "auto", "auto, fp32 or bf16")
+	flags.StringVar(&o.precision, "precision", "auto", "auto, fp32, bf16 or, on a GPU, tf32")
+	o.device.Flags(flags)
 	flags.BoolVar(&o.json, "json", false, "print a line of JSON per video")
 	o.cache.Flags(flags)
 	cmd.MarkFlagsMutuallyExclusive("frame-step", "fps")
@@ -70,7 +72,12 @@ func (o *embedOptions) run(cmd *cobra.Command, names []string) (err error) {
 	if o.Machine.Threads, err = trainer.Threads(o.threads); err != nil {
 		return badInput(fmt.Errorf("--%w", err))
 	}
-	if o.Machine.Precision, err = cpu.Precision(o.precision).Resolve(); err != nil {
+	on, err := openDevice(o.device)
+	if err != nil {
+		return err
+	}
+	defer closeDevice(on, &err)
+	if o.Machine.Precision, err = trainer.ResolvePrecision(cpu.Precision(o.precision), on); err != nil {
 		return badInput(fmt.Errorf("--%w", err))
 	}
 	m, err := plausibility.OpenModel(o.model)
@@ -78,6 +85,7 @@ func (o *embedOptions) run(cmd *cobra.Command, names []string) (err error) {
 		return inputUnlessMachine(err)
 	}
 	defer func() { _ = m.Close() }() // it was only read
+	m.Device = on
 	decoders, done, err := workercmd.OpenDecoders(o.cache)
 	if err != nil {
 		return badInput(err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/plausibility"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/worker"
@@ -24,6 +25,7 @@ func newRankCommand() *cobra.Command {
 	var list string
 	var roots []string
 	var asJSON bool
+	var device workercmd.DeviceOptions
 	cmd := &cobra.Command{
 		Use:   "rank --model MODEL (--context CLIP (--candidates A,B… | --make HOW) | --list SETS.jsonl)",
 		Short: "Order futures of a clip by their energy",
@@ -51,7 +53,8 @@ relative to its folder; how often the true future of made ones came first is cou
 	flags.BoolVar(&spec.Twin, "twin", false, "energies to the untrained twin as well")
 	flags.Uint64Var(&spec.Seed, "seed", 0, "seed of shuffled orders and of the twin")
 	flags.Int32Var(&spec.Threads, "threads", 0, "CPU threads (default all)")
-	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32 or bf16 (default auto)")
+	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32 (default auto)")
+	device.Flags(flags)
 	flags.StringArrayVar(&roots, "data-root", nil, "folder below which files may be named; repeat for more (default any)")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	cobra.CheckErr(cmd.MarkFlagRequired("model"))
@@ -75,8 +78,12 @@ relative to its folder; how often the true future of made ones came first is cou
 		if err != nil {
 			return err
 		}
+		gpus, err := device.GPUs()
+		if err != nil {
+			return badInput(err)
+		}
 		view := newProgressView(cmd.ErrOrStderr())
-		rankings, err := worker.Jobs{DataRoots: roots}.Rank(cmd.Context(), complete.GetRank(), spec.Model, localReports{view})
+		rankings, err := worker.Jobs{DataRoots: roots, Open: gpus.Open}.Rank(cmd.Context(), complete.GetRank(), spec.Model, localReports{view})
 		view.close()
 		if err != nil {
 			return localFailure(cmd.Context(), "ranking", err)

@@ -116,7 +116,7 @@ Results go to standard output, logs and progress to standard error.`,
 	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newLogsCommand(), newFetchCommand(), newCancelCommand(), newSweepCommand())
 	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand(),
 		newImportCommand(), newExportCommand(), newEmbedCommand(), newDoctorCommand())
-	root.AddCommand(newVersionCommand())
+	root.AddCommand(newVersionCommand(), newGPUProbeCommand())
 	return root
 }
 

@@ -21,6 +21,7 @@ func newScoreCommand() *cobra.Command {
 	var topTokens int32
 	var asJSON bool
 	var cache workercmd.CacheOptions
+	var device workercmd.DeviceOptions
 	cmd := &cobra.Command{
 		Use:   "score --model MODEL (--pairs PAIRS.csv | --dataset NAME --root DIR) --out SCORES.json",
 		Short: "Score videos without a coordinator",
@@ -49,7 +50,8 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	flags.BoolVar(&spec.TimeReversal, "time-reversal", false, "control: possible videos against themselves backwards")
 	flags.Uint64Var(&spec.Seed, "seed", 0, "seed of the twin's weights and of the bootstrap")
 	flags.Int32Var(&spec.Threads, "threads", 0, "CPU threads (default all)")
-	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32 or bf16 (default auto)")
+	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32 (default auto)")
+	device.Flags(flags)
 	flags.StringArrayVar(&roots, "data-root", nil, "folder below which files may be named; repeat for more (default any)")
 	cache.Flags(flags)
 	flags.BoolVar(&asJSON, "json", false, "print what the scores show as JSON")
@@ -98,8 +100,12 @@ settings are those of a protocol, whose name and version are recorded in the fil
 			return badInput(err)
 		}
 		defer done()
+		gpus, err := device.GPUs()
+		if err != nil {
+			return badInput(err)
+		}
 		view := newProgressView(cmd.ErrOrStderr())
-		jobs := worker.Jobs{DataRoots: roots, Decoders: decoders}
+		jobs := worker.Jobs{DataRoots: roots, Decoders: decoders, Open: gpus.Open}
 		scores, err := jobs.Score(cmd.Context(), complete.GetScore(), spec.Model, out, localReports{view})
 		view.close()
 		if err != nil {

@@ -20,6 +20,7 @@ type submitOptions struct {
 	score, model string
 	seed         uint64
 	precision    string
+	device       string
 
 	requestID, displayName string
 	priority               int32
@@ -49,7 +50,8 @@ them; paths given as flags are made absolute here.`,
 	flags.StringVar(&o.score, "score", "", "score the videos of this pairs file")
 	flags.StringVar(&o.model, "model", "", "with --score: jobs/ID of a training job, a checkpoint folder or a .safetensors file")
 	flags.Uint64Var(&o.seed, "seed", 0, "seed, with --train or --score")
-	flags.StringVar(&o.precision, "precision", "", "auto, fp32 or bf16, with --train or --score (default auto)")
+	flags.StringVar(&o.precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32, with --train or --score (default auto)")
+	flags.StringVar(&o.device, "device", "", "what it runs on, with --train or --score: auto, cpu, gpu or gpu:N (default auto)")
 	flags.StringVar(&o.requestID, "request-id", "", "submitting again with the same id and content answers the same job")
 	flags.StringVar(&o.displayName, "display-name", "", "free text kept with the job")
 	flags.Int32Var(&o.priority, "priority", 0, "-1000 to 1000: higher is served first, and makes running jobs of lower priority give way")
@@ -63,6 +65,7 @@ them; paths given as flags are made absolute here.`,
 	cmd.MarkFlagsMutuallyExclusive("file", "steps")
 	cmd.MarkFlagsMutuallyExclusive("file", "seed")
 	cmd.MarkFlagsMutuallyExclusive("file", "precision")
+	cmd.MarkFlagsMutuallyExclusive("file", "device")
 	cmd.MarkFlagsMutuallyExclusive("score", "steps")
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagFilename("score", "csv"))
@@ -91,7 +94,7 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 			return nil, err
 		}
 	case len(o.train) > 0:
-		train := &surmisev1.TrainSpec{Steps: o.steps, Seed: o.seed, Precision: o.precision}
+		train := &surmisev1.TrainSpec{Steps: o.steps, Seed: o.seed, Precision: o.precision, Device: o.device}
 		for _, name := range o.train {
 			path, err := absolute(name)
 			if err != nil {
@@ -112,7 +115,7 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 			}
 		}
 		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{
-			Score: &surmisev1.ScoreSpec{Pairs: pairs, Model: model, Seed: o.seed, Precision: o.precision}}}
+			Score: &surmisev1.ScoreSpec{Pairs: pairs, Model: model, Seed: o.seed, Precision: o.precision, Device: o.device}}}
 	}
 	if o.requestID != "" {
 		request.RequestId = o.requestID

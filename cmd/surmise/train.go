@@ -18,6 +18,7 @@ func newTrainCommand() *cobra.Command {
 	var file, out string
 	var together bool
 	var cache workercmd.CacheOptions
+	var device workercmd.DeviceOptions
 	var roots []string
 	cmd := &cobra.Command{
 		Use:   "train -f JOB.json --out DIR",
@@ -59,8 +60,12 @@ of each process.`,
 			if err != nil {
 				return badInput(err)
 			}
+			gpus, err := device.GPUs()
+			if err != nil {
+				return badInput(err)
+			}
 			view := newProgressView(cmd.ErrOrStderr())
-			jobs.Decoders, jobs.Features = decoders, features
+			jobs.Decoders, jobs.Features, jobs.Open = decoders, features, gpus.Open
 			result, err := jobs.Train(cmd.Context(), spec.GetTrain(), out, localReports{view})
 			view.close()
 			if err != nil {
@@ -84,6 +89,7 @@ of each process.`,
 	cmd.Flags().BoolVar(&together, "mpi", false, "train together with the other processes that mpirun or srun has started")
 	cache.Flags(cmd.Flags())
 	cache.TrainFlags(cmd.Flags())
+	device.Flags(cmd.Flags())
 	cobra.CheckErr(cmd.MarkFlagRequired("file"))
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagDirname("out"))

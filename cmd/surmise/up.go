@@ -44,6 +44,7 @@ either is started again. A second signal kills.`,
 	o.cache.Flags(flags)
 	o.cache.TrainFlags(flags)
 	o.artifacts.Flags(flags)
+	o.device.Flags(flags)
 	return cmd
 }
 
@@ -58,6 +59,7 @@ type upOptions struct {
 	lease     time.Duration
 	cache     workercmd.CacheOptions
 	artifacts coordinatorcmd.ArtifactOptions
+	device    workercmd.DeviceOptions
 
 	takeDefault bool // see workercmd.Options
 
@@ -109,7 +111,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		case a := <-address:
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
-				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Version: programVersion(), Logger: logger,
+				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Device: o.device, Version: programVersion(), Logger: logger,
 				Monitor: monitor, TakeDefault: o.takeDefault,
 			})
 		case <-workerCtx.Done():

@@ -187,6 +187,7 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 	setDefault(&t.LogEvery, 10)
 	setDefault(&t.CheckpointEvery, 100)
 	setDefault(&t.Precision, "auto")
+	setDefault(&t.Device, "auto")
 
 	if t.Model == nil {
 		t.Model = &surmisev1.ModelSpec{}
@@ -449,6 +450,7 @@ func completeScore(s *surmisev1.ScoreSpec) Errors {
 		}
 	}
 	setDefault(&s.Precision, "auto")
+	setDefault(&s.Device, "auto")
 	if s.Protocol == "" {
 		setDefault(&s.Stride, 2)
 	}
@@ -472,6 +474,7 @@ const madeCandidates = 4
 func completeRank(r *surmisev1.RankSpec) Errors {
 	setDefault(&r.Measure, "mean")
 	setDefault(&r.Precision, "auto")
+	setDefault(&r.Device, "auto")
 	if r.Fps == 0 {
 		setDefault(&r.FrameStep, 1)
 	}

@@ -31,7 +31,7 @@ func TestDataAloneIsACompleteJob(t *testing.T) {
 	if !proto.Equal(given, before) {
 		t.Error("Complete changed its argument")
 	}
-	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,"precision":"auto",
+	want := parse(t, `{"train":{"data":["clips"],"steps":600,"batch":16,"preset":"demo","log_every":10,"checkpoint_every":100,"precision":"auto","device":"auto",
 		"model":{"objective":"next_tubelet","size":64,"frames":16,"patch":8,"tubelet":2,"dim":128,"depth":4,"heads":2,
 			"pred_dim":128,"pred_depth":3,"pred_heads":2,"positions":"uniform","target":"representation","mlp":"gelu","pred_mlp":"gelu"},
 		"sampling":{"frame_step":1,"scale_min":0.3,"scale_max":1,"aspect_min":0.75,"aspect_max":1.35,"max_unusable":0.2,"clips_per_video":1,"windows":"random","short_side":128},
@@ -90,7 +90,7 @@ func TestDefaultsOfEvalAndRank(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := spec.GetRank(); r.Measure != "mean" || r.FrameStep != 1 || r.Precision != "auto" || r.ContextFrames != 0 {
+	if r := spec.GetRank(); r.Measure != "mean" || r.FrameStep != 1 || r.Precision != "auto" || r.Device != "auto" || r.ContextFrames != 0 {
 		t.Errorf("rank %v", r)
 	}
 }
@@ -135,6 +135,8 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"train":{"data":["d"],"optimizer":{"ema_start":1,"ema_end":0.5}}}`, "train.optimizer.ema_start", "0.5"},
 		{`{"train":{"data":["d"],"precision":"fp16"}}`, "train.precision", "got fp16"},
 		{`{"score":{"pairs":"p.csv","model":"m","precision":"BF16"}}`, "score.precision", "got BF16"},
+		{`{"train":{"data":["d"],"device":"gpu1"}}`, "train.device", "got gpu1"},
+		{`{"score":{"pairs":"p.csv","model":"m","device":"gpu:"}}`, "score.device", "got gpu:"},
 		{`{"score":{"pairs":"p.csv"}}`, "score.model", "1 character"},
 		{`{"score":{"model":"m"}}`, "score.pairs", "is required unless a dataset is named"},
 		{`{"score":{"model":"m","pairs":"p.csv","dataset":"grasp","root":"r"}}`, "score.pairs", `must be empty with score.dataset grasp, got "p.csv"`},

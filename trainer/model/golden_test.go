@@ -14,6 +14,7 @@ import (
 	"github.com/surmise-ml/surmise/internal/golden"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/graph"
+	"github.com/surmise-ml/surmise/trainer/xla/xlatest"
 )
 
 // Parity of single networks with the published code: an encoder on whole clips of several sizes, a predictor on given
@@ -22,6 +23,7 @@ import (
 var machines = map[string]func(*graph.Program) (graph.Machine, error){
 	"oracle": func(p *graph.Program) (graph.Machine, error) { return graph.NewTape(p) },
 	"cpu":    func(p *graph.Program) (graph.Machine, error) { return cpu.Compile(p, cpu.Options{Threads: 2}) },
+	"xla":    xlatest.Machine,
 }
 
 type goldenConfig struct {

@@ -114,30 +114,6 @@ func library(p Probes, name, file, remedy string) Check {
 	return Check{Name: name, Status: Warn, Value: "not loaded as a shared library", Remedy: remedy}
 }
 
-// gpu needs no CUDA: the driver says what there is.
-func gpu(ctx context.Context, p Probes) Check {
-	const name = "GPU"
-	version, err := fs.ReadFile(p.Root, "proc/driver/nvidia/version")
-	driver := err == nil
-	devices, _ := fs.Glob(p.Root, "dev/nvidia[0-9]*")
-	if !driver && len(devices) == 0 {
-		return Check{Name: name, Status: OK, Value: "none; jobs run on the CPU"}
-	}
-	listed, err := p.Command(ctx, "nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
-	listed = strings.Join(strings.FieldsFunc(strings.TrimSpace(listed), func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
-	switch {
-	case err == nil && listed != "":
-		return Check{Name: name, Status: OK, Value: listed}
-	case driver && len(devices) == 0:
-		return Check{Name: name, Status: Warn, Value: "the driver is loaded, but there is no /dev/nvidia0",
-			Remedy: "give the container the device: docker run --gpus all, or the runtime class nvidia"}
-	case !driver:
-		return Check{Name: name, Status: Warn, Value: fmt.Sprintf("%d devices without a driver", len(devices)), Remedy: "load the NVIDIA kernel module: modprobe nvidia"}
-	}
-	first, _, _ := strings.Cut(strings.TrimSpace(string(version)), "\n")
-	return Check{Name: name, Status: Warn, Value: fmt.Sprintf("%s; nvidia-smi: %v", first, err), Remedy: "install nvidia-utils of the driver's version, to see what the GPU does"}
-}
-
 // disk looks at the folder, or at the nearest one above it that exists.
 func disk(p Probes, name, setting, folder string, needs int64) Check {
 	c := Check{Name: name, Status: OK}

@@ -36,6 +36,7 @@ type Options struct {
 	DataDir string // folder of jobs and artifacts; it need not exist yet
 	TempDir string // where the system keeps temporary files
 	Server  string // host:port of a coordinator; "": none is asked
+	WantGPU bool   // a GPU or its plugin was named, so that one is tried though the system shows none
 }
 
 // Probes ask the machine. All are required.
@@ -58,6 +59,8 @@ type Probes struct {
 	Synced func() (bool, error)
 	// Command runs a program and returns what it printed.
 	Command func(ctx context.Context, name string, args ...string) (string, error)
+	// OpenGPU opens a GPU, in a process of its own: a plugin that does not suit the driver may end its process.
+	OpenGPU func(ctx context.Context) (GPU, error)
 	// Decode decodes Clip in a decoder process and returns the frames found.
 	Decode func(ctx context.Context) (frames int, err error)
 	// Ask asks a coordinator how it is.
@@ -80,7 +83,7 @@ func Examine(ctx context.Context, o Options, p Probes) []Check {
 		library(p, "OpenCV", "libopencv_core", "apt-get install libopencv-dev, or 'make setup' in the sources"),
 		library(p, "FFmpeg", "libavcodec", "apt-get install ffmpeg libopencv-dev, or 'make setup' in the sources"),
 		library(p, "oneDNN", "libdnnl", "apt-get install libdnnl-dev and build again; without it products run in the kernels' own code"),
-		gpu(ctx, p),
+		gpu(ctx, p), plugin(ctx, o, p),
 		disk(p, "data folder", "--data-dir", o.DataDir, dataNeeds), disk(p, "temporary folder", "TMPDIR", o.TempDir, tempNeeds),
 		clock(p), decoder(ctx, p),
 	}

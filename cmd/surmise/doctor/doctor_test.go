@@ -43,7 +43,10 @@ func sound() (Options, Probes, fstest.MapFS) {
 		Write:   func(string) error { return nil },
 		Synced:  func() (bool, error) { return true, nil },
 		Command: func(context.Context, string, ...string) (string, error) { return "", errors.New("not installed") },
-		Decode:  func(context.Context) (int, error) { return ClipFrames, nil },
+		OpenGPU: func(context.Context) (GPU, error) {
+			return GPU{Plugin: "/venv/xla_cuda_plugin.so", From: "/venv", API: "0.104", XLA: "2", Platform: "PJRT\ncuda 13000", Device: "NVIDIA H200 (cuda 0)", Limit: 126 << 30}, nil
+		},
+		Decode: func(context.Context) (int, error) { return ClipFrames, nil },
 		Ask: func(context.Context, string) (Answer, error) {
 			return Answer{Serving: true, Asked: noon, Answered: noon.Add(4 * time.Millisecond), Time: noon.Add(3 * time.Millisecond)}, nil
 		},
@@ -59,11 +62,11 @@ func TestASoundMachine(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 	}
-	if len(checks) != 15 || Failed(checks) != 0 {
+	if len(checks) != 16 || Failed(checks) != 0 {
 		t.Errorf("%d checks, %d failed", len(checks), Failed(checks))
 	}
 	o.Server = ""
-	if n := len(Examine(t.Context(), o, p)); n != 13 {
+	if n := len(Examine(t.Context(), o, p)); n != 14 {
 		t.Errorf("%d checks without a coordinator", n)
 	}
 }
@@ -202,6 +205,48 @@ func TestAGPU(t *testing.T) {
 	for _, c := range Examine(t.Context(), o, p) {
 		if c.Name == "GPU" && (c.Status != OK || strings.Count(c.Value, "H100") != 2 || strings.Contains(c.Value, "\n")) {
 			t.Errorf("%+v", c)
+		}
+	}
+}
+
+func TestThePluginOfAGPU(t *testing.T) {
+	found := func(o Options, p Probes) Check {
+		t.Helper()
+		for _, c := range Examine(t.Context(), o, p) {
+			if c.Name == "GPU plugin" {
+				return c
+			}
+		}
+		t.Fatal("no such check")
+		return Check{}
+	}
+	o, p, root := sound()
+	if c := found(o, p); c.Status != OK || c.Value != "not needed without a GPU" {
+		t.Errorf("without a GPU: %+v", c)
+	}
+	o.WantGPU = true
+	want := "NVIDIA H200 (cuda 0), up to 126.0 GiB, by /venv/xla_cuda_plugin.so (PJRT 0.104, XLA 2, PJRT cuda 13000), found by /venv"
+	if c := found(o, p); c.Status != OK || c.Value != want {
+		t.Errorf("%+v, want %s", c, want)
+	}
+	o.WantGPU = false
+	root["dev/nvidia0"] = file("")
+	for _, tried := range []struct {
+		gpu          GPU
+		err          error
+		says, remedy string
+	}{
+		{GPU{}, nil, "NVIDIA", ""},
+		{GPU{Error: "no PJRT plugin", Remedy: "pip install it"}, nil, "no PJRT plugin", "pip install it"},
+		{GPU{Error: "INTERNAL: something"}, nil, "INTERNAL", "docs/guides/gpu.md"},
+		{GPU{}, errors.New("signal: aborted: Check failed"), "Check failed", "versions that go together"},
+	} {
+		if tried.says != "NVIDIA" {
+			p.OpenGPU = func(context.Context) (GPU, error) { return tried.gpu, tried.err }
+		}
+		c := found(o, p)
+		if !strings.Contains(c.Value, tried.says) || !strings.Contains(c.Remedy, tried.remedy) || (c.Status == OK) != (tried.remedy == "") {
+			t.Errorf("%+v, want %q and %q", c, tried.says, tried.remedy)
 		}
 	}
 }

@@ -35,6 +35,7 @@ type Options struct {
 	DataDir     string        // the worker's own files; required unless Name is set
 	Offer       Offer         // what jobs may ask for
 	Cache       CacheOptions  // what is kept of videos
+	Device      DeviceOptions // what jobs run on
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
 	Idle        time.Duration // Run returns when there was no job for so long; 0: never
@@ -102,7 +103,11 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	publisher, err := o.publisher(worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features})
+	gpus, err := o.Device.GPUs()
+	if err != nil {
+		return err
+	}
+	publisher, err := o.publisher(worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features, Open: gpus.Open})
 	if err != nil {
 		return err
 	}
@@ -249,6 +254,7 @@ paths that jobs name, and the coordinator's artifact folder under the same path,
 	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again, and the folders that jobs work in")
 	o.Offer.Flags(flags)
 	o.Cache.Flags(flags)
+	o.Device.Flags(flags)
 	o.Cache.TrainFlags(flags)
 	o.Artifacts.Flags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)

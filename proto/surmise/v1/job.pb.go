@@ -575,10 +575,14 @@ type TrainSpec struct {
 	// Cut every clip's tokens to the smallest count in its batch, as the published code does. Drops late frames; for
 	// parity only.
 	Truncate bool `protobuf:"varint,13,opt,name=truncate,proto3" json:"truncate,omitempty"`
-	// Number format of matrix products and of what lies between them: "auto" (default), "fp32" or "bf16". auto is bf16
-	// where the worker's processor multiplies bfloat16 itself (AVX512_BF16, AMX), fp32 elsewhere; a worker that cannot do
-	// bf16 fails a job that names it. Weights and the optimiser's moments are float32 in either.
+	// Number format of matrix products and of what lies between them: "auto" (default), "fp32", "bf16" or "tf32". auto is
+	// bf16 on a GPU and where the worker's processor multiplies bfloat16 itself (AVX512_BF16, AMX), fp32 elsewhere; a
+	// worker that cannot do bf16 fails a job that names it. tf32 is fp32 whose products are rounded to about three digits,
+	// on a GPU alone. Weights and the optimiser's moments are float32 in all of them.
 	Precision string `protobuf:"bytes,14,opt,name=precision,proto3" json:"precision,omitempty"`
+	// What it runs on: "cpu"; "gpu", the worker's; "gpu:N", where the worker must have that one; or "auto" (default), a GPU
+	// where the worker has one that works, its CPU elsewhere. Checkpoints move between them.
+	Device string `protobuf:"bytes,15,opt,name=device,proto3" json:"device,omitempty"`
 	// Scores pairs while it trains; default absent: it does not.
 	Eval *EvalSpec `protobuf:"bytes,20,opt,name=eval,proto3" json:"eval,omitempty"`
 	// Trains a predictor alone, on an encoder that is there; default absent: the encoder is trained too.
@@ -711,6 +715,13 @@ func (x *TrainSpec) GetTruncate() bool {
 func (x *TrainSpec) GetPrecision() string {
 	if x != nil {
 		return x.Precision
+	}
+	return ""
+}
+
+func (x *TrainSpec) GetDevice() string {
+	if x != nil {
+		return x.Device
 	}
 	return ""
 }
@@ -1522,6 +1533,8 @@ type ScoreSpec struct {
 	Threads int32 `protobuf:"varint,11,opt,name=threads,proto3" json:"threads,omitempty"`
 	// As in TrainSpec. It need not be the precision that the model was trained in.
 	Precision string `protobuf:"bytes,12,opt,name=precision,proto3" json:"precision,omitempty"`
+	// As in TrainSpec. It need not be what the model was trained on.
+	Device string `protobuf:"bytes,16,opt,name=device,proto3" json:"device,omitempty"`
 	// A benchmark in the layout it is published in, in place of pairs: "intphys" (the dev set), "intphys2" (Main or Debug),
 	// "grasp" (level 2) or "inflevel".
 	Dataset string `protobuf:"bytes,13,opt,name=dataset,proto3" json:"dataset,omitempty"`
@@ -1659,6 +1672,13 @@ func (x *ScoreSpec) GetPrecision() string {
 	return ""
 }
 
+func (x *ScoreSpec) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
 func (x *ScoreSpec) GetDataset() string {
 	if x != nil {
 		return x.Dataset
@@ -1739,7 +1759,9 @@ type RankSpec struct {
 	// CPU threads; default 0: all cores that the worker may use.
 	Threads int32 `protobuf:"varint,9,opt,name=threads,proto3" json:"threads,omitempty"`
 	// As in ScoreSpec.
-	Precision     string `protobuf:"bytes,10,opt,name=precision,proto3" json:"precision,omitempty"`
+	Precision string `protobuf:"bytes,10,opt,name=precision,proto3" json:"precision,omitempty"`
+	// As in ScoreSpec.
+	Device        string `protobuf:"bytes,11,opt,name=device,proto3" json:"device,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1840,6 +1862,13 @@ func (x *RankSpec) GetThreads() int32 {
 func (x *RankSpec) GetPrecision() string {
 	if x != nil {
 		return x.Precision
+	}
+	return ""
+}
+
+func (x *RankSpec) GetDevice() string {
+	if x != nil {
+		return x.Device
 	}
 	return ""
 }
@@ -2691,7 +2720,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
 	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rank\x12 \n" +
 	"\vtraceparent\x18\x1e \x01(\tR\vtraceparentB\r\n" +
-	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xcb\x05\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"\x91\x06\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
 	"\x05steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05steps\x12 \n" +
@@ -2708,8 +2737,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	" \x01(\v2\x19.surmise.v1.OptimizerSpecR\toptimizer\x12)\n" +
 	"\tlog_every\x18\v \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\blogEvery\x127\n" +
 	"\x10checkpoint_every\x18\f \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x0fcheckpointEvery\x12\x1a\n" +
-	"\btruncate\x18\r \x01(\bR\btruncate\x127\n" +
-	"\tprecision\x18\x0e \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision\x12(\n" +
+	"\btruncate\x18\r \x01(\bR\btruncate\x12=\n" +
+	"\tprecision\x18\x0e \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12>\n" +
+	"\x06device\x18\x0f \x01(\tB&\xbaH#r!2\x1f^(auto|cpu|gpu(:[0-9]{1,3})?)?$R\x06device\x12(\n" +
 	"\x04eval\x18\x14 \x01(\v2\x14.surmise.v1.EvalSpecR\x04eval\x121\n" +
 	"\aencoder\x18\x1e \x01(\v2\x17.surmise.v1.EncoderSpecR\aencoder\"N\n" +
 	"\vEncoderSpec\x12\x1e\n" +
@@ -2817,7 +2847,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\xa7\a\n" +
+	"_clip_norm\"\xed\a\n" +
 	"\tScoreSpec\x12\x1e\n" +
 	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
@@ -2837,8 +2867,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x04seed\x18\n" +
 	" \x01(\x04R\x04seed\x12$\n" +
 	"\athreads\x18\v \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x127\n" +
-	"\tprecision\x18\f \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision\x12E\n" +
+	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12=\n" +
+	"\tprecision\x18\f \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12>\n" +
+	"\x06device\x18\x10 \x01(\tB&\xbaH#r!2\x1f^(auto|cpu|gpu(:[0-9]{1,3})?)?$R\x06device\x12E\n" +
 	"\adataset\x18\r \x01(\tB+\xbaH(r&R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\adataset\x12\x1c\n" +
 	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12S\n" +
 	"\bprotocol\x18\x0f \x01(\tB7\xbaH4r2R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\n" +
@@ -2849,7 +2880,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\brecolour\x18\x17 \x01(\bR\brecolour\x12#\n" +
 	"\rtime_reversal\x18\x18 \x01(\bR\ftimeReversal:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\r\n" +
-	"\v_top_tokens\"\x8b\x04\n" +
+	"\v_top_tokens\"\xd1\x04\n" +
 	"\bRankSpec\x12 \n" +
 	"\x05model\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05model\x124\n" +
@@ -2864,9 +2895,10 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x04twin\x18\a \x01(\bR\x04twin\x12\x12\n" +
 	"\x04seed\x18\b \x01(\x04R\x04seed\x12$\n" +
 	"\athreads\x18\t \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x127\n" +
+	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12=\n" +
 	"\tprecision\x18\n" +
-	" \x01(\tB\x19\xbaH\x16r\x14R\x00R\x04autoR\x04fp32R\x04bf16R\tprecision:h\xbaHe\x1ac\n" +
+	" \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12>\n" +
+	"\x06device\x18\v \x01(\tB&\xbaH#r!2\x1f^(auto|cpu|gpu(:[0-9]{1,3})?)?$R\x06device:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0\"\xb6\x02\n" +
 	"\aRankSet\x12$\n" +
 	"\acontext\x18\x01 \x01(\tB\n" +

@@ -1,0 +1,130 @@
+#!/bin/sh
+# Holds Surmise on a GPU to the published code and to its own CPU machine, times it beside PyTorch, and prints a section
+# for docs/benchmarks.md. It runs in the folder that build.sh made, on a machine with
+#
+#	an NVIDIA GPU and its driver; Python 3 with jax-cuda13-pjrt and NVIDIA's libraries; PyTorch, for the comparison
+#
+#	sh check.sh                         everything, in less than eight minutes
+#	PYTHON=/venv/bin/python3 DEVICE=gpu:1 OUT=/tmp/results SECONDS_LEFT=900 sh check.sh
+#
+# Exit code 0: all that was checked holds. 1: something does not. What there was no time for is named, not passed over.
+set -u
+
+here=$(cd "$(dirname "$0")" && pwd)
+python=${PYTHON:-python3}
+device=${DEVICE:-gpu}
+out=${OUT:-$here/results}
+budget=${SECONDS_LEFT:-450}
+began=$(date +%s)
+failed=0
+mkdir -p "$out" || exit 1
+cd "$here" || exit 1
+
+left() { echo $((budget - $(date +%s) + began)); }
+say() { printf '\n== %s (%s s left)\n' "$1" "$(left)"; }
+# run NAME SECONDS COMMAND...: standard output to NAME.json, the rest to NAME.log; no longer than SECONDS or what is left.
+run() {
+	name=$1 most=$2
+	shift 2
+	if [ "$(left)" -lt 20 ]; then
+		echo "$name: not run, the time is up" | tee "$out/$name.skipped"
+		return 2
+	fi
+	if [ "$most" -gt "$(left)" ]; then most=$(left); fi
+	rm -f "$out/$name.json" "$out/$name.skipped"
+	if timeout "$most" "$@" > "$out/$name.json" 2> "$out/$name.log"; then
+		echo "$name: done"
+		return 0
+	fi
+	echo "$name: FAILED: $(tail -n 1 "$out/$name.log")"
+	mv "$out/$name.json" "$out/$name.output"
+	return 1
+}
+
+if [ -z "${PJRT_PLUGIN_LIBRARY_PATH:-}" ]; then # the packages of the Python that was named, whatever else there is
+	found=$("$python" - <<'PY'
+import importlib.util, os
+for name in "xla_cuda13", "xla_cuda12":
+    try:
+        spec = importlib.util.find_spec("jax_plugins." + name)
+    except ImportError:
+        continue
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = os.path.join(folder, "xla_cuda_plugin.so")
+        if os.path.exists(path):
+            print(path)
+            raise SystemExit
+PY
+	) || found=
+	if [ -n "$found" ]; then export PJRT_PLUGIN_LIBRARY_PATH="$found"; fi
+fi
+
+say "The machine"
+nvidia-smi --query-gpu=name,driver_version,memory.total,memory.used --format=csv,noheader | tee "$out/nvidia-smi.txt"
+./surmise doctor --device "$device" --data-dir "$out" | tee "$out/doctor.txt"
+if ! grep '^ok *GPU plugin' "$out/doctor.txt" > /dev/null; then
+	echo "The GPU cannot be used: see above."
+	exit 1
+fi
+"$python" -m pip list --format=freeze 2> /dev/null | grep -iE '^(jax|torch|nvidia)' > "$out/packages.txt"
+
+say "Parity with the published code, float32"
+for test in model trainer plausibility; do
+	rm -f "$out/golden-$test.log"
+	if SURMISE_TEST_DEVICE="$device" SURMISE_GOLDEN="$here/golden" timeout 120 "./$test.test" -test.v -test.run 'TestGolden/^xla$' \
+		> "$out/golden-$test.log" 2>&1 && grep '^ *--- PASS: .*/xla' "$out/golden-$test.log" > /dev/null; then
+		echo "$test: holds ($(grep -c '^ *--- PASS: .*/xla' "$out/golden-$test.log") tests)"
+	else
+		failed=1
+		echo "$test: DOES NOT HOLD"
+		grep -E '^ *(--- FAIL|[a-z_0-9]+\.go:|panic|testing:)' "$out/golden-$test.log" | head -n 20
+	fi
+done
+
+say "300 steps against the CPU, float32"
+preset=$("$python" -c 'import json; print(json.load(open("curve.json"))["preset"])')
+if run curve-gpu 90 ./surmise bench --device "$device" --precision fp32 --preset "$preset" --steps 300 --json; then
+	"$python" report.py curve curve.json "$out/curve-gpu.json" | tee "$out/curve.txt" || true
+	if ! grep '^holds' "$out/curve.txt" > /dev/null; then failed=1; fi
+else
+	failed=1
+fi
+
+# PyTorch's best way is the fastest of those below. Recording whole steps pays where starting kernels takes longer than
+# they do; compiling costs most of a minute.
+say "Training, bfloat16"
+for preset in nano tiny base small; do
+	steps=60 ways='graph compiled-graph'
+	job="--preset $preset"
+	case $preset in
+	small) steps=30 ways='eager compiled' ;;
+	base) steps=20 ways='eager compiled' job='--file base.json' ;;
+	esac
+	# shellcheck disable=SC2086
+	run "train-$preset-surmise" 60 ./surmise bench --device "$device" --precision bf16 $job --steps "$steps" --json || failed=1
+	# shellcheck disable=SC2086
+	run "train-$preset-surmise-fused" 60 ./surmise bench --device "$device" --precision bf16 --gpu-fused-attention $job --steps "$steps" --json || true
+	for way in $ways; do
+		flags=
+		case $way in
+		graph) flags=--graph ;;
+		compiled) flags=--compile ;;
+		compiled-graph) flags='--compile --graph' ;;
+		esac
+		# shellcheck disable=SC2086
+		run "train-$preset-torch-$way" 100 "$python" pytorch/step.py --device cuda --precision bf16 --preset "$preset" --steps "$steps" $flags || true
+	done
+done
+
+say "Scoring, bfloat16"
+for preset in tiny nano; do
+	run "score-$preset-surmise" 60 ./surmise bench --score --device "$device" --precision bf16 --preset "$preset" --json || failed=1
+	run "score-$preset-torch-tuned" 60 "$python" pytorch/score.py --device cuda --precision bf16 --preset "$preset" --tuned || true
+done
+
+say "For docs/benchmarks.md"
+"$python" report.py section "$out" BUILT | tee "$out/section.md"
+if [ "$failed" -ne 0 ]; then
+	echo "Something does not hold: see above, and the files in $out."
+fi
+exit "$failed"
