@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -234,6 +235,18 @@ func TestModelTooLargeToScoreIsRefused(t *testing.T) {
 	var tooLarge *cpu.MemoryError
 	if !errors.As(err, &tooLarge) || !strings.Contains(err.Error(), "lower threads, give fewer contexts") {
 		t.Errorf("got %v, want a MemoryError with the settings to lower", err)
+	}
+}
+
+// Videos are read as squares, so a model of other frames can be neither scored nor given videos to embed: it says so.
+func TestOnlySquareFrames(t *testing.T) {
+	m := modelOf(model.Masked, func(c *model.Config) { c.Height, c.Width = 16, 32 })
+	const want = "the model takes frames of 16×32 px"
+	if _, err := m.Network(specFor(model.Masked), 1, cpu.Options{Threads: 1}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("scoring: got %v, want an error that says %q", err, want)
+	}
+	if _, err := m.EmbedFiles(t.Context(), filepath.Join(t.TempDir(), "e.safetensors"), []string{"v.mp4"}, EmbedOptions{Read: made(16), Machine: cpu.Options{Threads: 1}}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("embedding: got %v, want an error that says %q", err, want)
 	}
 }
 
