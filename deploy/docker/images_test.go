@@ -117,7 +117,7 @@ func TestCompose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"coordinator", "worker-a", "worker-b", "postgres", "s3", "prometheus"} {
+	for _, name := range []string{"coordinator", "worker-a", "worker-b", "postgres", "s3", "prometheus", "grafana"} {
 		if _, err := p.GetService(name); err != nil {
 			t.Error(err)
 		}
