@@ -24,18 +24,19 @@ var scanClasses = `
 		(SELECT needs FROM jobs WHERE ` + fmt.Sprintf(readyHead, "classes.class", "$1") + `)
 	FROM classes WHERE classes.class IS NOT NULL`
 
-var leaseHead = selectJobs + `WHERE ` + fmt.Sprintf(readyHead, "$1", "$2")
+// leaseHead begins where the class does: what was leased a moment ago still lies in the index before that.
+var leaseHead = selectJobs + `WHERE sequence >= $3 AND ` + fmt.Sprintf(readyHead, "$1", "$2")
 
 // Lease gives each of these free workers the job that it serves next: of the highest priority, then of the owner with the
 // fewest jobs held, then the one submitted first, of those whose needs it meets. Workers for which there is none are left
 // out.
 func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration) (jobs []Job, err error) {
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
-		classes, err := readClasses(ctx, tx, now)
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
+		classes, err := readClasses(ctx, t, t.now())
 		if err != nil || len(classes) == 0 {
 			return err
 		}
-		held, err := readHeld(ctx, tx)
+		held, err := readHeld(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -45,7 +46,8 @@ func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration
 				if at < 0 {
 					break
 				}
-				job, err := scanJob(tx.QueryRowContext(ctx, leaseHead+s.dialect.forLease, classes[at].name, now.UnixMicro()))
+				c := &classes[at]
+				job, err := oneJob(ctx, t, leaseHead+s.dialect.forLease, c.name, t.now().UnixMicro(), c.head)
 				if errors.Is(err, ErrNotFound) { // none left, or another coordinator has them
 					classes = append(classes[:at], classes[at+1:]...)
 					continue
@@ -53,11 +55,11 @@ func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration
 				if err != nil {
 					return err
 				}
-				if job, _, err = applyTo(ctx, tx, job, Lease{Worker: w.Name, For: lease}, now); err != nil {
+				if job, _, err = applyTo(ctx, t, job, Lease{Worker: w.Name, For: lease}); err != nil {
 					return err
 				}
-				held[classes[at].owner]++
-				classes[at].head = job.Sequence + 1
+				held[c.owner]++
+				c.head = job.Sequence + 1
 				jobs = append(jobs, job)
 				break
 			}
@@ -74,59 +76,48 @@ func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration
 }
 
 // readClasses reads the classes that have a job that may be leased, by service.
-func readClasses(ctx context.Context, tx *sql.Tx, now time.Time) (classes []class, err error) {
-	rows, err := tx.QueryContext(ctx, scanClasses, now.UnixMicro())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
+func readClasses(ctx context.Context, q asker, now time.Time) (classes []class, err error) {
+	err = q.ask(ctx, scanClasses, func(row scanner) error {
 		var name string
 		var head sql.NullInt64
 		var needs sql.NullString
-		if err := rows.Scan(&name, &head, &needs); err != nil {
-			return nil, err
-		}
-		if !head.Valid {
-			continue
+		if err := row.Scan(&name, &head, &needs); err != nil || !head.Valid {
+			return err
 		}
 		c, err := parseClass(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		c.head = head.Int64
 		if c.needs, err = parseNeeds(needs.String); err != nil {
-			return nil, fmt.Errorf("needs of the jobs of class %q: %w", name, err)
+			return fmt.Errorf("needs of the jobs of class %q: %w", name, err)
 		}
 		classes = append(classes, c)
-	}
-	return classes, rows.Err()
+		return nil
+	}, now.UnixMicro())
+	return classes, err
 }
 
 // heldByClass reads an index that holds no other jobs.
 const heldByClass = `SELECT class, count(*) FROM jobs WHERE lease_until IS NOT NULL GROUP BY class`
 
 // readHeld counts the jobs that workers hold, by owner as escaped in classes.
-func readHeld(ctx context.Context, tx *sql.Tx) (map[string]int, error) {
-	rows, err := tx.QueryContext(ctx, heldByClass)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
+func readHeld(ctx context.Context, q asker) (map[string]int, error) {
 	held := map[string]int{}
-	for rows.Next() {
+	err := q.ask(ctx, heldByClass, func(row scanner) error {
 		var name string
 		var n int
-		if err := rows.Scan(&name, &n); err != nil {
-			return nil, err
+		if err := row.Scan(&name, &n); err != nil {
+			return err
 		}
 		c, err := parseClass(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		held[c.owner] += n
-	}
-	return held, rows.Err()
+		return nil
+	})
+	return held, err
 }
 
 // Place says where a queued job stands.
@@ -195,28 +186,30 @@ const allHeld = `WHERE lease_until IS NOT NULL ORDER BY +sequence`
 func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, err error) {
 	var first sql.NullString
 	var lowest sql.NullInt64
-	err = s.read.QueryRowContext(ctx, `
-		SELECT (SELECT min(class) FROM jobs WHERE state = 'QUEUED'), (SELECT min(priority) FROM jobs WHERE lease_until IS NOT NULL)`).Scan(&first, &lowest)
+	err = s.hot.ask(ctx, `
+		SELECT (SELECT min(class) FROM jobs WHERE state = 'QUEUED'), (SELECT min(priority) FROM jobs WHERE lease_until IS NOT NULL)`,
+		func(row scanner) error { return row.Scan(&first, &lowest) })
 	if err != nil {
 		return nil, fmt.Errorf("looking for jobs that give way: %w", err)
 	}
 	if !first.Valid || !lowest.Valid || first.String >= classPrefix(int(lowest.Int64)) {
 		return nil, nil // the usual case, at the cost of two looks into indexes
 	}
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
-		waiting, err := readClasses(ctx, tx, now)
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
+		waiting, err := readClasses(ctx, t, t.now())
 		if err != nil {
 			return err
 		}
 		counts := make([]int, len(waiting))
 		for i, c := range waiting {
-			err := tx.QueryRowContext(ctx, `
-				SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'QUEUED' AND class = $1 LIMIT $2) AS waiting`, c.name, len(workers)).Scan(&counts[i])
+			err := t.askLater(ctx, `
+				SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'QUEUED' AND class = $1 LIMIT $2) AS waiting`,
+				func(row scanner) error { return row.Scan(&counts[i]) }, c.name, len(workers))
 			if err != nil {
 				return err
 			}
 		}
-		held, err := queryJobs(ctx, tx, withoutSpec+allHeld+s.dialect.forLease)
+		held, err := queryJobs(ctx, t, withoutSpec+allHeld+s.dialect.forLease)
 		if err != nil {
 			return err
 		}
@@ -225,7 +218,7 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 			byName[w.Name] = w
 		}
 		for _, job := range victims(waiting, counts, held, byName) {
-			after, effects, err := applyTo(ctx, tx, job, Preempt{Reason: "a job of higher priority waits"}, now)
+			after, effects, err := applyTo(ctx, t, job, Preempt{Reason: "a job of higher priority waits"})
 			if err != nil {
 				return fmt.Errorf("job %s: %w", job.ID, err)
 			}

@@ -30,10 +30,16 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 	db.SetMaxOpenConns(postgresConnections)
 	db.SetMaxIdleConns(postgresConnections)
 	s := &Store{write: db, read: db, now: now, dialect: dialect{
-		forUpdate: " FOR UPDATE",
-		forLease:  " FOR UPDATE SKIP LOCKED",
-		clock:     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+		// Not FOR UPDATE: no key changes, and who refers to a job, as events do, need not wait.
+		forUpdate: " FOR NO KEY UPDATE",
+		forLease:  " FOR NO KEY UPDATE SKIP LOCKED",
+		clock:     "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
 	}}
+	s.begin = func(ctx context.Context, f change) error {
+		return inPostgres(ctx, db, now, "SELECT "+s.dialect.clock, f)
+	}
+	s.applies = newGather(togetherMax, s.applyAll)
+	s.hot = newHot(s.read)
 	// Coordinators that start together migrate one after the other.
 	locker, err := lock.NewPostgresSessionLocker()
 	if err == nil {
