@@ -20,6 +20,7 @@ type applying struct {
 	event   Event
 	job     Job
 	effects Effects
+	freed   bool // a worker held it before, and none does now
 }
 
 // Apply moves a job on by an event, as the function Apply does, and stores what comes out. The errors are that
@@ -28,6 +29,9 @@ func (s *Store) Apply(ctx context.Context, id string, e Event) (Job, Effects, er
 	a := &applying{id: id, event: e}
 	if err := s.applies.do(ctx, a); err != nil {
 		return a.job, Effects{}, fmt.Errorf("job %s: %w", id, err)
+	}
+	if a.freed {
+		s.shares.add(a.job.Owner, -1)
 	}
 	if a.effects != (Effects{}) {
 		s.tell(Change{Job: id, Offer: a.effects.Offer, Stop: a.effects.StopWorker})
@@ -102,6 +106,7 @@ func (s *Store) applyIn(ctx context.Context, t tx, batch []*asked[*applying], er
 		case err != nil:
 			return err
 		default:
+			a.what.freed = job.State.Held() && !after.State.Held()
 			*job, changed[a.what.id] = after, true
 		}
 	}

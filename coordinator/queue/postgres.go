@@ -25,6 +25,13 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store: %w", err) // pgx takes the password out
 	}
+	for _, plan := range []string{"enable_seqscan", "enable_bitmapscan"} {
+		// Every statement has an index made for it. The planner, which does not know yet that few of many new jobs are held,
+		// would pass over all, or gather them in a bitmap, which does not clean the index of what is over.
+		if config.RuntimeParams[plan] == "" {
+			config.RuntimeParams[plan] = "off"
+		}
+	}
 	name := fmt.Sprintf("%s on %s", config.Database, config.Host)
 	db := stdlib.OpenDB(*config)
 	db.SetMaxOpenConns(postgresConnections)

@@ -63,6 +63,7 @@ type Store struct {
 	end         func() error                        // gives up what begin needs; nil: nothing
 	applies     *gather[*applying]
 	hot         *hot
+	shares      shares
 	changes     *changes // tells other coordinators; nil: there are none
 }
 
@@ -241,6 +242,9 @@ func (s *Store) expire(ctx context.Context) (moved []Moved, err error) {
 		return nil, err
 	}
 	for _, m := range moved {
+		if m.LeaseLost {
+			s.shares.add(m.Job.Owner, -1)
+		}
 		s.tell(Change{Job: m.Job.ID, Offer: m.Effects.Offer, Stop: m.Effects.StopWorker})
 	}
 	return moved, nil
