@@ -76,10 +76,11 @@ func (unobserved) Ended(queue.Job)      {}
 func (unobserved) Stale()               {}
 func (unobserved) Watching(int)         {}
 
-// Workers tells how many workers are attached, and how many of those have no job.
-func (s *Server) Workers() (attached, idle int) {
-	c := s.workers.crew(queue.Needs{})
-	return c.attached, c.idle
+// Workers tells how many workers are attached, how many of those have what these needs ask for, and how many of those have
+// no job.
+func (s *Server) Workers(needs queue.Needs) (attached, able, idle int) {
+	c := s.workers.crew(needs)
+	return c.attached, c.able, c.idle
 }
 
 // Ready is nil when jobs can be taken: the coordinator is not stopping, and its store answers.

@@ -1,8 +1,9 @@
 // Package metrics lets a Prometheus server read what a coordinator does: its queue, its workers and what becomes of jobs.
 //
 //	surmise_jobs{state}                     jobs in the store, by state
-//	surmise_jobs_waiting{reason}            queued jobs, by what they wait for: no_worker is attached, workers_busy,
-//	                                        or dispatch, which is about to happen
+//	surmise_jobs_waiting{reason}            queued jobs, by what they wait for: backoff after lost attempts, no_worker is
+//	                                        attached, needs that no attached worker meets, workers_busy, or dispatch,
+//	                                        which is about to happen
 //	surmise_workers{state}                  attached workers: idle, busy
 //	surmise_jobs_submitted_total            jobs stored
 //	surmise_leases_total                    jobs given to workers
@@ -32,15 +33,20 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
-// Counter counts the jobs of a store by their state.
+// Counter counts the jobs of a store, by their state and, of those that are queued, by their needs.
 type Counter interface {
 	Counts(context.Context) (map[queue.State]int, error)
+	Backlogs(context.Context) ([]queue.Backlog, error)
 }
 
 // Workers are counted when a scrape asks; *coordinator.Server knows them.
 type Workers interface {
-	Workers() (attached, idle int)
+	Workers(queue.Needs) (attached, able, idle int)
 }
+
+type noWorkers struct{}
+
+func (noWorkers) Workers(queue.Needs) (attached, able, idle int) { return 0, 0, 0 }
 
 // Metrics are those of one coordinator, whose Observer they are. Safe for concurrent use.
 type Metrics struct {
@@ -128,10 +134,11 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 		m.ended.Add(ctx, 0, by("state", string(state)))
 	}
 	_, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		attached, idle := 0, 0
+		var crew Workers = noWorkers{}
 		if w := m.workers.Load(); w != nil {
-			attached, idle = (*w).Workers()
+			crew = *w
 		}
+		attached, _, idle := crew.Workers(queue.Needs{})
 		o.ObserveInt64(workers, int64(idle), by("state", "idle"))
 		o.ObserveInt64(workers, int64(attached-idle), by("state", "busy"))
 		counts, err := m.jobs.Counts(ctx)
@@ -141,7 +148,11 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 		for _, state := range []queue.State{queue.Queued, queue.Leased, queue.Running, queue.Cancelling, queue.Succeeded, queue.Failed, queue.Cancelled} {
 			o.ObserveInt64(jobs, int64(counts[state]), by("state", string(state)))
 		}
-		for reason, n := range waits(counts[queue.Queued], attached, idle) {
+		backlogs, err := m.jobs.Backlogs(ctx)
+		if err != nil {
+			return err
+		}
+		for reason, n := range waits(backlogs, crew) {
 			o.ObserveInt64(waiting, int64(n), by("reason", reason))
 		}
 		return nil
@@ -149,15 +160,26 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 	return err
 }
 
-// waits says what queued jobs wait for: the first of them for the idle workers, the others for the busy ones.
-func waits(queued, attached, idle int) map[string]int {
-	out := map[string]int{"no_worker": 0, "workers_busy": 0, "dispatch": 0}
-	if attached == 0 {
-		out["no_worker"] = queued
-		return out
+// waits says what queued jobs wait for: as many as there are idle workers that can serve them for dispatch, the others for
+// the busy ones. An idle worker is counted for one job.
+func waits(backlogs []queue.Backlog, crew Workers) map[string]int {
+	out := map[string]int{"backoff": 0, "no_worker": 0, "needs": 0, "workers_busy": 0, "dispatch": 0}
+	_, _, left := crew.Workers(queue.Needs{})
+	for _, b := range backlogs {
+		out["backoff"] += b.Delayed
+		attached, able, idle := crew.Workers(b.Needs)
+		switch {
+		case attached == 0:
+			out["no_worker"] += b.Ready
+		case able == 0:
+			out["needs"] += b.Ready
+		default:
+			next := min(b.Ready, idle, left)
+			left -= next
+			out["dispatch"] += next
+			out["workers_busy"] += b.Ready - next
+		}
 	}
-	out["dispatch"] = min(queued, idle)
-	out["workers_busy"] = queued - out["dispatch"]
 	return out
 }
 

@@ -96,6 +96,10 @@ func TestPostgresTellsOtherCoordinatorsWhatChanged(t *testing.T) {
 	if got := next(); got != (queue.Change{Job: "a", Stop: true}) {
 		t.Errorf("after a cancellation: %+v", got)
 	}
+	stores[0].Logged("a")
+	if got := next(); got != (queue.Change{Job: "a", Log: true}) {
+		t.Errorf("after log lines: %+v", got)
+	}
 	stopMine()
 	for c := range mine {
 		if c != (queue.Change{}) {

@@ -48,8 +48,9 @@ type LogEntry struct {
 // have changed.
 type Change struct {
 	Job   string // its id
-	Offer bool   // it waits for a worker
-	Stop  bool   // its worker must be told to stop
+	Offer bool   `json:",omitempty"` // it waits for a worker
+	Stop  bool   `json:",omitempty"` // its worker must be told to stop
+	Log   bool   `json:",omitempty"` // it has logged lines, which the store does not hold
 }
 
 // Store keeps jobs in SQL: in one SQLite file (OpenSQLite) or in a PostgreSQL database (OpenPostgres), with the same
@@ -278,8 +279,21 @@ func (s *Store) Events(ctx context.Context, id string, after int64, limit int) (
 	return entries, nil
 }
 
+// clock is the store's time.
+func (s *Store) clock(ctx context.Context) (time.Time, error) {
+	if s.now != nil {
+		return s.now(), nil
+	}
+	var micros int64
+	err := s.hot.ask(ctx, "SELECT "+s.dialect.clock, func(row scanner) error { return row.Scan(&micros) })
+	return time.UnixMicro(micros).UTC(), err
+}
+
 // update runs f in a transaction that is on disk when update returns nil.
 func (s *Store) update(ctx context.Context, f change) error { return s.begin(ctx, f) }
+
+// Logged lets other coordinators know that there are new log lines of a job.
+func (s *Store) Logged(id string) { s.tell(Change{Job: id, Log: true}) }
 
 // tell lets other coordinators know of a change that is on disk.
 func (s *Store) tell(c Change) {
