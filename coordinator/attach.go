@@ -132,7 +132,7 @@ func (s *Server) welcome(stream attachStream, w *session, hello *surmisev1.Hello
 func (s *Server) hear(stream attachStream, w *session, m *surmisev1.AttachRequest) error {
 	switch m := m.Message.(type) {
 	case *surmisev1.AttachRequest_Ready:
-		s.workers.ready(w)
+		s.workers.ready(w, s.clock.Now())
 		return nil
 	case *surmisev1.AttachRequest_Heartbeat:
 		return s.heartbeat(stream, m.Heartbeat)

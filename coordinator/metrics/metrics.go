@@ -8,6 +8,7 @@
 //	surmise_jobs_submitted_total            jobs stored
 //	surmise_leases_total                    jobs given to workers
 //	surmise_queue_wait_seconds              histogram: submission to first lease
+//	surmise_dispatch_seconds                histogram: from when a worker is free and a new job is there to its lease
 //	surmise_lease_losses_total{reason}      attempts without a result: see coordinator.Loss
 //	surmise_stale_messages_total            words of workers whose lease was over
 //	surmise_jobs_ended_total{state}         jobs that reached their last state
@@ -55,12 +56,15 @@ type Metrics struct {
 	provider *sdk.MeterProvider
 
 	submitted, leases, losses, stale, ended metric.Int64Counter
-	wait, run                               metric.Float64Histogram
+	wait, run, dispatch                     metric.Float64Histogram
 	watching                                metric.Int64UpDownCounter
 }
 
-// Buckets in seconds: moments when a worker is free, days behind others; a test run to a week of training.
+// Buckets in seconds: moments when a worker is free, days behind others; a test run to a week of training; a transaction to
+// a store that is away.
 var (
+	dispatchBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30}
+
 	waitBuckets = []float64{0.05, 0.25, 1, 5, 30, 120, 600, 3600, 4 * 3600, 24 * 3600}
 	runBuckets  = []float64{1, 10, 60, 300, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 3 * 24 * 3600, 7 * 24 * 3600}
 )
@@ -112,6 +116,7 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 	m.ended = counter("surmise.jobs.ended", "{job}", "Jobs that reached their last state, by it.")
 	m.wait = histogram("surmise.queue.wait", "Time from a job's submission to its first lease.", waitBuckets)
 	m.run = histogram("surmise.job.run", "Time from a job's first report of work to its end, by its last state.", runBuckets)
+	m.dispatch = histogram("surmise.dispatch", "Time from when a worker is free and a new job is there to its lease.", dispatchBuckets)
 	var failed error
 	m.watching, failed = meter.Int64UpDownCounter("surmise.watch.streams", metric.WithUnit("{stream}"), metric.WithDescription("Open streams of events and log lines."))
 	keep(failed)
@@ -196,6 +201,10 @@ func (m *Metrics) Leased(waited time.Duration) {
 	if waited >= 0 {
 		m.wait.Record(context.Background(), waited.Seconds())
 	}
+}
+
+func (m *Metrics) Dispatched(took time.Duration) {
+	m.dispatch.Record(context.Background(), took.Seconds())
 }
 
 func (m *Metrics) LeaseLost(why coordinator.Loss) {

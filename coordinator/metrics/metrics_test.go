@@ -158,6 +158,7 @@ func TestACoordinator(t *testing.T) {
 	want(t, registry, "surmise_jobs_waiting", map[string]float64{"workers_busy": 1})
 	want(t, registry, "surmise_workers", map[string]float64{"busy": 1})
 	want(t, registry, "surmise_queue_wait_seconds", map[string]float64{"": 1})
+	want(t, registry, "surmise_dispatch_seconds", map[string]float64{"": 1})
 
 	say(&surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Heartbeat{Heartbeat: &surmisev1.Heartbeat{Lease: lease, Sequence: 1}}})
 	hear()
