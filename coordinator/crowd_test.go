@@ -45,7 +45,7 @@ func (c crowd) start(b *testing.B, said func(what string, took time.Duration)) (
 	if err != nil {
 		b.Fatal(err)
 	}
-	process := exec.Command(os.Args[0])
+	process := exec.CommandContext(context.WithoutCancel(b.Context()), os.Args[0])
 	process.Env = append(os.Environ(), crowdVariable+"="+string(text))
 	process.Stderr = os.Stderr
 	keep, err := process.StdinPipe()

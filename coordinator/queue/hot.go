@@ -23,7 +23,7 @@ func (h *hot) statement(ctx context.Context, query string) (*sql.Stmt, error) {
 	if stmt := h.ready[query]; stmt != nil {
 		return stmt, nil
 	}
-	stmt, err := h.db.PrepareContext(ctx, query)
+	stmt, err := h.db.PrepareContext(ctx, query) //nolint:sqlclosecheck // kept until close
 	if err != nil {
 		return nil, fmt.Errorf("preparing %q: %w", query, err)
 	}
@@ -32,7 +32,7 @@ func (h *hot) statement(ctx context.Context, query string) (*sql.Stmt, error) {
 }
 
 func (h *hot) ask(ctx context.Context, query string, row func(scanner) error, args ...any) error {
-	stmt, err := h.statement(ctx, query)
+	stmt, err := h.statement(ctx, query) //nolint:sqlclosecheck // kept until close
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func (c *sqliteConn) statement(ctx context.Context, query string) (*sql.Stmt, er
 }
 
 func (c *sqliteConn) exec(ctx context.Context, query string, args ...any) error {
-	stmt, err := c.statement(ctx, query)
+	stmt, err := c.statement(ctx, query) //nolint:sqlclosecheck // kept until close
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,7 @@ func (t *sqliteTx) do(ctx context.Context, query string, args ...any) error {
 }
 
 func (t *sqliteTx) ask(ctx context.Context, query string, row func(scanner) error, args ...any) error {
-	stmt, err := t.conn.statement(ctx, query)
+	stmt, err := t.conn.statement(ctx, query) //nolint:sqlclosecheck // kept until close
 	if err != nil {
 		return err
 	}
