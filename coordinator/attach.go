@@ -161,7 +161,7 @@ func (s *Server) left(ctx context.Context, w *session) error {
 func (s *Server) hear(stream attachStream, w *session, m *surmisev1.AttachRequest) error {
 	switch m := m.Message.(type) {
 	case *surmisev1.AttachRequest_Ready:
-		s.workers.ready(w)
+		s.workers.ready(w, s.clock.Now())
 		return nil
 	case *surmisev1.AttachRequest_Heartbeat:
 		return s.heartbeat(stream, m.Heartbeat)

@@ -69,6 +69,8 @@ type Store interface {
 	Demand(ctx context.Context, limit int) (queue.Demand, error)
 	// Events returns the events of a job after a revision, oldest first.
 	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
+	// Logged lets other coordinators know that there are new log lines of a job.
+	Logged(id string)
 	// Listen tells of what other coordinators do to the same jobs, until ctx ends; it returns nil then.
 	Listen(ctx context.Context, changed func(queue.Change)) error
 	SweepStore
@@ -127,6 +129,7 @@ type Config struct {
 	Auth   *auth.Authenticator // nil: everyone is auth.Anonymous and may do everything
 	Limits Limits
 	Audit  AuditSink // nil: no audit log; the caller closes it, after Serve
+	Local  *Local    // the way in for a worker of this process; nil: none
 }
 
 // DefaultLeaseDuration is long against a garbage collection or a slow disk, short against losing a worker's time.
@@ -177,6 +180,8 @@ type Server struct {
 	audit        *auditLog
 	messageBytes int
 	openJobs     int // of one owner; 0: any number
+	priority     PriorityLimits
+	local        *Local // nil: none
 
 	logs        *joblog.Store
 	logWatchers watchers
@@ -234,6 +239,8 @@ func New(cfg Config) (*Server, error) {
 		rates:        newCallerRates(cfg.Limits),
 		messageBytes: cfg.Limits.MessageBytes,
 		openJobs:     cfg.Limits.OpenJobs,
+		priority:     cfg.Limits.Priority,
+		local:        cfg.Local,
 
 		owner:       cfg.Owner,
 		logs:        joblog.New(filepath.Join(artifactDir, "jobs"), 0),
@@ -290,7 +297,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	codec := newRequestCodec()
 	server := grpc.NewServer(
 		grpc.ForceServerCodecV2(codec),
-		grpc.Creds(transport),
+		grpc.Creds(localOrRemote{transport}),
 		grpc.ConnectionTimeout(handshakePatience),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -328,6 +335,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		server.GracefulStop()
 		forced.Stop()
 	})
+	if s.local != nil {
+		running.Go(func() { _ = server.Serve(s.local) }) // ends when the other Serve does
+	}
 	s.log.Info("coordinator serves", "address", l.Addr().String(), "artifacts", s.artifacts.URL(), "lease", s.lease)
 
 	err := server.Serve(l)

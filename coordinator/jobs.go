@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/surmise-ml/surmise/artifact"
+	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -333,6 +334,9 @@ func (s *Server) scheduling(ctx context.Context, m *surmisev1.Scheduling) (queue
 			GPUs: int(m.GetNeeds().GetGpus()), Memory: m.GetNeeds().GetMemory(),
 			DataRoots: m.GetNeeds().GetDataRoots(), Labels: m.GetNeeds().GetLabels(),
 		},
+	}
+	if err := s.priority.check(auth.FromContext(ctx), sched.Priority); err != nil {
+		return sched, err
 	}
 	if s.owner != nil {
 		sched.Owner = s.owner(ctx)

@@ -39,11 +39,11 @@ func (s *Store) demand(ctx context.Context, limit int) (d Demand, err error) {
 		return d, err
 	}
 	defer func() { _ = tx.Rollback() }() // it changed nothing
-	now, err := s.clock(ctx, tx)
+	now, err := s.clock(ctx)
 	if err != nil {
 		return d, err
 	}
-	classes, err := readClasses(ctx, tx, now)
+	classes, err := readClasses(ctx, reader{tx}, now)
 	if err != nil {
 		return d, err
 	}

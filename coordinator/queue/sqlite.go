@@ -33,8 +33,8 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store %s: %w", path, err)
 	}
-	write.SetMaxOpenConns(1) // writers queue here, under their contexts, rather than on the file lock
-	s := &Store{write: write, now: now}
+	write.SetMaxOpenConns(1)
+	s := &Store{write: write, now: now, dialect: dialect{clock: "0"}}
 	if err := s.migrate(ctx, goose.DialectSQLite3, "sqlite"); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
 	}
@@ -42,6 +42,13 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
 	}
 	s.read.SetMaxOpenConns(sqliteReaders)
-	s.together = newTogether(write, now)
+	s.read.SetMaxIdleConns(sqliteReaders)
+	conn, err := newSQLiteConn(ctx, write)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), s.read.Close(), write.Close())
+	}
+	s.begin, s.end = newTogether(conn, now).update, conn.close
+	s.applies = newGather(togetherMax, s.applyAll)
+	s.hot = newHot(s.read)
 	return s, nil
 }

@@ -37,8 +37,14 @@ type Options struct {
 	KEDA          string          // host:port where KEDA is told how many workers are worth having; "": nowhere
 	// Serving, if set, is called with the address once connections are accepted.
 	Serving func(net.Addr)
-	Monitor *daemon.Monitor // shows how the coordinator is; nil: nobody looks
+	Local   *coordinator.Local // the way in for a worker of this process; nil: none
+	Monitor *daemon.Monitor    // shows how the coordinator is; nil: nobody looks
 }
+
+// A UsageError is an option, or several together, that cannot be.
+type UsageError struct{ error }
+
+func (e *UsageError) Unwrap() error { return e.error }
 
 // Service is the coordinator's name in a monitor.
 const Service = "coordinator"
@@ -55,7 +61,21 @@ func Run(ctx context.Context, o Options) (err error) {
 		return errors.New("the coordinator needs a data folder")
 	}
 	if err := o.Security.complete(); err != nil {
-		return err
+		return &UsageError{err}
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", o.Listen, err)
+	}
+	served := false
+	defer func() {
+		if !served { // nothing has been answered
+			err = errors.Join(err, listener.Close())
+		}
+	}()
+	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // before anything is made
+		return &UsageError{err}
 	}
 	if o.Store == "" {
 		o.Store = filepath.Join(o.DataDir, "jobs.db")
@@ -91,21 +111,13 @@ func Run(ctx context.Context, o Options) (err error) {
 		Logger:        o.Logger,
 		Comparer:      Comparer{},
 		Observer:      observer,
+		Local:         o.Local,
 	}
 	closeAudit, err := o.Security.secure(&cfg, o.Logger)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAudit()) }()
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", o.Listen)
-	if err != nil {
-		return fmt.Errorf("listening on %s: %w", o.Listen, err)
-	}
-	defer func() { _ = listener.Close() }()                             // again, once it was served
-	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // nothing has been answered yet
-		return err
-	}
 	launching := launcher{}
 	if o.Launcher != (LauncherOptions{}) {
 		if launching, err = o.Launcher.open(store, o.DataDir, listener.Addr(), o.Logger); err != nil {
@@ -135,6 +147,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Serving != nil {
 		o.Serving(listener.Addr())
 	}
+	served = true
 	if launching.Reconciler == nil {
 		return server.Serve(ctx, listener)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.opentelemetry.io/otel"
 
 	"github.com/surmise-ml/surmise/cmd/daemon"
@@ -258,8 +259,13 @@ paths that jobs name, and the coordinator's artifact folder under the same path,
 	o.Cache.TrainFlags(flags)
 	o.Artifacts.Flags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)
-	flags.StringVar(&o.MLflowURL, "mlflow-url", "", "address of an MLflow tracking server that is told of jobs (default none); MLFLOW_EXPERIMENT_NAME and MLFLOW_TRACKING_TOKEN are heeded")
+	MLflowFlag(flags, &o.MLflowURL)
 	flags.DurationVar(&o.Idle, "exit-when-idle", 0, "exit once there was no job for so long, with an error if the coordinator was away then (default never)")
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
+}
+
+// MLflowFlag is the flag that names a tracking server.
+func MLflowFlag(flags *pflag.FlagSet, url *string) {
+	flags.StringVar(url, "mlflow-url", "", "address of an MLflow tracking server that is told of jobs (default none); MLFLOW_EXPERIMENT_NAME and MLFLOW_TRACKING_TOKEN are heeded")
 }
