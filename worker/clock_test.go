@@ -29,7 +29,7 @@ func TestSleepIsAddedToTheClock(t *testing.T) {
 			t.Errorf("after %v and %v more: slept %v, want %v", c.on, c.still, got, c.want)
 		}
 	}
-	if got := newSystemClock().Now().Sub(time.Now()); got < -time.Second || got > time.Second {
+	if got := time.Until(newSystemClock().Now()); got < -time.Second || got > time.Second {
 		t.Errorf("a clock that has not slept is %v off", got)
 	}
 }

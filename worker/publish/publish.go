@@ -105,6 +105,7 @@ func (p *Publisher) Run(ctx context.Context, a worker.Assignment, r worker.Repor
 			if err := os.RemoveAll(at.work); err != nil {
 				p.o.Logger.Warn("the working folder of an attempt stays behind", "folder", at.work, "error", err)
 			}
+			_ = os.Remove(filepath.Dir(at.work)) // of the job; fails while another attempt is in it
 		}()
 		work.ArtifactDir = filepath.Join(at.work, "attempt")
 	}

@@ -236,7 +236,7 @@ func TestAStore(t *testing.T) {
 					t.Errorf("artifact %s: %v", name, err)
 				}
 			}
-			if left, err := os.ReadDir(filepath.Join(first, "attempts", "a")); len(left) > 0 {
+			if left, err := os.ReadDir(filepath.Join(first, "attempts")); len(left) > 0 {
 				t.Errorf("the working folder holds %v: %v", left, err)
 			}
 
