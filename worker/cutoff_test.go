@@ -122,6 +122,7 @@ func (s stales) Stale() {
 }
 func (stales) Submitted()                 {}
 func (stales) Leased(time.Duration)       {}
+func (stales) Dispatched(time.Duration)   {}
 func (stales) LeaseLost(coordinator.Loss) {}
 func (stales) Ended(queue.Job)            {}
 func (stales) Watching(int)               {}
