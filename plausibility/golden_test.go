@@ -86,7 +86,7 @@ func checkSurprise(t *testing.T, m *Model, videos golden.Tensor, want []float32,
 	if len(want) != videos.Shape[0]*len(contexts)*len(starts) {
 		t.Fatalf("%d windows of %d videos with %d contexts, want %d values", len(starts), videos.Shape[0], len(contexts), len(want))
 	}
-	device, err := xlatest.New()
+	device, err := xlatest.Open()
 	if err != nil {
 		t.Fatal(err)
 	}

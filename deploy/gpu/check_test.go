@@ -30,7 +30,7 @@ func newBundle(t *testing.T) *bundle {
 			t.Skipf("no %s", program)
 		}
 	}
-	b := &bundle{dir: t.TempDir(), golden: "=== RUN TestGoldenForward\n    --- PASS: TestGoldenForward/xla (0.10s)\nPASS\n"}
+	b := &bundle{dir: t.TempDir(), golden: "=== RUN TestGoldenForward\n    --- PASS: TestGoldenForward/xla (0.10s)\n--- PASS: TestGoldenSurprise (0.10s)\nPASS\n"}
 	for i := range 31 {
 		b.curve = append(b.curve, 1/float64(i+1))
 	}

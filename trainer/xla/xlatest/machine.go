@@ -12,7 +12,8 @@ import (
 	"github.com/surmise-ml/surmise/trainer/xla/gpu"
 )
 
-// On is the environment variable that names a real device, gpu or gpu:N, for Machine to use in place of an emulated one.
+// On is the environment variable that names a real device, gpu or gpu:N, for Open and Machine to use in place of an
+// emulated one.
 const On = "SURMISE_TEST_DEVICE"
 
 // lent is the device that On names, nil if it names none. All machines share it, and it goes with the process.
@@ -32,23 +33,34 @@ var lent = sync.OnceValues(func() (xla.Device, error) {
 	return d, nil
 })
 
+// shared is a device that stays open.
+type shared struct{ xla.Device }
+
+// Close does nothing.
+func (shared) Close() error { return nil }
+
+// Open gives an emulated device, or the real one that On names.
+func Open() (xla.Device, error) {
+	if d, err := lent(); err != nil {
+		return nil, err
+	} else if d != nil {
+		return shared{d}, nil
+	}
+	return New()
+}
+
 // owner is a machine with a device of its own.
 type owner struct {
 	*xla.Machine
-	d *Device
+	d xla.Device
 }
 
 // Close closes both. What the machine has left open is an error.
 func (o owner) Close() error { return errors.Join(o.Machine.Close(), o.d.Close()) }
 
-// Machine puts a program on an emulated device of its own, or on the real one that On names.
+// Machine puts a program on a device that Open gives.
 func Machine(p *graph.Program) (graph.Machine, error) {
-	if d, err := lent(); err != nil {
-		return nil, err
-	} else if d != nil {
-		return xla.New(context.Background(), p, d, xla.Options{})
-	}
-	d, err := New()
+	d, err := Open()
 	if err != nil {
 		return nil, err
 	}
