@@ -25,14 +25,30 @@ type Writer struct {
 	file *os.File
 }
 
-// Create starts a new event file in dir, which it makes. Files of earlier runs stay.
+// nameFormat is the name of an event file: when it was begun, in seconds, and its number among those of that second.
+const nameFormat = "events.out.tfevents.%010d.%03d.surmise"
+
+// Create starts a new event file in dir, which it makes. Files of earlier runs stay, and come before it in the order of
+// names, which is the order that TensorBoard and Read go by, also where they were begun by a clock that was ahead.
 func Create(dir string, now time.Time) (*Writer, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("event file: %w", err)
 	}
+	began := now.Unix()
+	earlier, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("event file: %w", err)
+	}
+	for _, e := range earlier {
+		var at int64
+		var n int
+		if _, err := fmt.Sscanf(e.Name(), nameFormat, &at, &n); err == nil {
+			began = max(began, at)
+		}
+	}
 	var f *os.File
-	for n := 0; ; n++ { // TensorBoard reads files in the order of their names
-		name := fmt.Sprintf("events.out.tfevents.%010d.%03d.surmise", now.Unix(), n)
+	for n := 0; ; n++ {
+		name := fmt.Sprintf(nameFormat, began, n)
 		var err error
 		if f, err = os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o644); err == nil {
 			break

@@ -145,6 +145,31 @@ func TestReadJoinsResumedRuns(t *testing.T) {
 	}
 }
 
+// A run may go on on a machine whose clock is behind that of the one before.
+func TestAClockThatIsBehindDoesNotUndoARun(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, 1, 2, 3, 4, 5)
+	w, err := Create(dir, at.Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []int{4, 5, 6} {
+		if err := w.Add(s, at.Add(-time.Hour), map[string]float64{"train/loss": 0.25}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if loss := got["train/loss"]; !slices.Equal(steps(loss), []int{1, 2, 3, 4, 5, 6}) || loss[2].Value != float64(float32(0.25)) || loss[3].Value != 0.25 || loss[5].Value != 0.25 {
+		t.Errorf("got %v", loss)
+	}
+}
+
 func TestReadOfDamagedFiles(t *testing.T) {
 	dir := t.TempDir()
 	name := write(t, dir, 1, 2, 3)
