@@ -8,7 +8,7 @@ PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibi
            ./video/wire/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/...
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
-.PHONY: help setup build demo test check lint race pure sanitize generate generated bench microbench fuzz clean
+.PHONY: help setup build demo test check lint race pure sanitize generate generated bench microbench fuzz chaos clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -66,6 +66,12 @@ FUZZTIME ?= 20s
 fuzz: setup ## each fuzz test for FUZZTIME (20s)
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func / /' | while read -r file name; do \
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; done
+
+ROUNDS ?= 100
+SEED ?= 0
+TOGETHER ?= 4
+chaos: setup ## ROUNDS (100) small systems that are killed, cut off and filled up; SEED=N repeats one
+	go test ./cmd/systemtest/chaos -run '^TestChaos$$' -count 1 -v -timeout 0 -parallel $(TOGETHER) -args -rounds $(ROUNDS) -seed $(SEED) $(CHAOS)
 
 clean: ## remove bin/
 	rm -rf bin
