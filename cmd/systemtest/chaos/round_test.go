@@ -326,8 +326,8 @@ func (r *round) replayEnds(ctx context.Context) {
 	}
 }
 
-// idleGoroutines is far above what a coordinator has that nobody but idle workers speaks to, and far below what it would
-// have after a round in which each call had left one.
+// idleGoroutines is above what a coordinator has that only idle workers and the test are connected to, 14 to 37 in 100
+// rounds, and far below what it would have if each call or stream of a round had left one.
 const idleGoroutines = 60
 
 // checkGoroutines waits until coordinators have no goroutine of calls and streams that are over, and returns how many they
