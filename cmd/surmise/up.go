@@ -43,6 +43,7 @@ either is started again. A second signal kills.`,
 	daemon.MetricsFlag(flags, &o.metricsAddr)
 	o.cache.Flags(flags)
 	o.cache.TrainFlags(flags)
+	o.artifacts.Flags(flags)
 	return cmd
 }
 
@@ -56,6 +57,7 @@ type upOptions struct {
 	dataRoots []string
 	lease     time.Duration
 	cache     workercmd.CacheOptions
+	artifacts coordinatorcmd.ArtifactOptions
 
 	takeDefault bool // see workercmd.Options
 
@@ -95,8 +97,8 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
 			Listen: o.listen, DataDir: o.dataDir, Store: o.store, LeaseDuration: o.lease, Logger: logger,
-			Security: coordinatorcmd.SecurityOptions{InsecureListen: o.insecureListen},
-			Serving:  func(a net.Addr) { address <- a }, Monitor: monitor,
+			Security: coordinatorcmd.SecurityOptions{InsecureListen: o.insecureListen}, Artifacts: o.artifacts,
+			Serving: func(a net.Addr) { address <- a }, Monitor: monitor,
 		})
 		stopWorker(err) // without a coordinator there is nothing to work for
 		return err

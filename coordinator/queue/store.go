@@ -284,20 +284,26 @@ func (s *Store) update(ctx context.Context, f func(context.Context, *sql.Tx, tim
 		return err
 	}
 	defer func() { _ = tx.Rollback() }() // no-op after Commit
-	var now time.Time
-	if s.now != nil {
-		now = s.now().UTC().Truncate(time.Microsecond)
-	} else {
-		var micros int64
-		if err := tx.QueryRowContext(ctx, s.dialect.clock).Scan(&micros); err != nil {
-			return fmt.Errorf("reading the database's clock: %w", err)
-		}
-		now = time.UnixMicro(micros).UTC()
+	now, err := s.clock(ctx, tx)
+	if err != nil {
+		return err
 	}
 	if err := f(ctx, tx, now); err != nil {
 		return err
 	}
 	return tx.Commit()
+}
+
+// clock tells the store's time, in a transaction of it.
+func (s *Store) clock(ctx context.Context, tx *sql.Tx) (time.Time, error) {
+	if s.now != nil {
+		return s.now().UTC().Truncate(time.Microsecond), nil
+	}
+	var micros int64
+	if err := tx.QueryRowContext(ctx, s.dialect.clock).Scan(&micros); err != nil {
+		return time.Time{}, fmt.Errorf("reading the database's clock: %w", err)
+	}
+	return time.UnixMicro(micros).UTC(), nil
 }
 
 // tell lets other coordinators know of a change that is on disk.

@@ -163,27 +163,44 @@ func checkStore(ctx context.Context, store string, want []*job) (errs []error) {
 	return errs
 }
 
-// checkFiles looks for what nobody will ever look at again: whatever is unfinished has a name that begins with a dot. newest
-// are the newest attempts of the jobs.
-func checkFiles(newest []string, folders ...string) (errs []error) {
+// patienceOfFiles is how long what is left over may stay: a coordinator that could not remove it tries again after a minute.
+const patienceOfFiles = 90 * time.Second
+
+// checkFiles waits until nothing unfinished is left that nobody would ever look at again.
+func checkFiles(ctx context.Context, folders ...string) error {
+	ctx, stop := context.WithTimeout(ctx, patienceOfFiles)
+	defer stop()
+	for {
+		left, err := unfinished(folders)
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		if pause(ctx, callAgain) != nil {
+			return fmt.Errorf("left behind: %s", strings.Join(left, "; "))
+		}
+	}
+}
+
+// unfinished finds what has a name that begins with a dot, as all has that is being written.
+func unfinished(folders []string) (found []string, err error) {
 	for _, folder := range folders {
 		err := filepath.WalkDir(folder, func(path string, d fs.DirEntry, err error) error {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // just removed, or never made
+			}
 			if err != nil {
 				return err
 			}
-			if d.IsDir() && filepath.Base(filepath.Dir(path)) == "attempts" && !slices.Contains(newest, path) {
-				return filepath.SkipDir // given up as a whole
-			}
 			if strings.HasPrefix(d.Name(), ".") || d.Name() == ballastName {
-				errs = append(errs, fmt.Errorf("left behind: %s", path))
+				found = append(found, path)
 			}
 			return nil
 		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, err)
+		if err != nil {
+			return nil, err
 		}
 	}
-	return errs
+	return found, nil
 }
 
 // patienceOfOrphans is how long a process may take to notice that the one that it works for is gone.

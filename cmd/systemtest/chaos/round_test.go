@@ -102,10 +102,11 @@ func (c *chaos) round(t *testing.T, p plan) map[string]outcome {
 	left := r.checkJobs()
 	r.replayEnds(ctx)
 	goroutines := r.checkGoroutines(ctx)
-	r.stop(ctx)
+	r.stop(ctx, r.workers)
+	r.fault(checkFiles(ctx, r.state, filepath.Join(r.dir, "tmp"))) // with coordinators: removing it is theirs
+	r.stop(ctx, r.coordinators)
 	r.fault(checkProcesses(ctx, mark+"="+r.dir))
 	r.fault(checkStore(ctx, r.store, r.jobs)...)
-	r.fault(checkFiles(r.newestAttempts(), r.state, r.cache, filepath.Join(r.dir, "tmp"))...)
 	for _, err := range r.faults {
 		t.Error(err)
 	}
@@ -309,14 +310,6 @@ func (r *round) checkJobs() map[string]outcome {
 	return left
 }
 
-// newestAttempts are the folders in which the jobs ended.
-func (r *round) newestAttempts() (folders []string) {
-	for _, j := range r.jobs {
-		folders = append(folders, filepath.Join(r.state, "artifacts", "jobs", j.id(), "attempts", fmt.Sprint(j.newest().GetEpoch())))
-	}
-	return folders
-}
-
 // replayEnds repeats how every job ended.
 func (r *round) replayEnds(ctx context.Context) {
 	for _, j := range r.jobs {
@@ -359,9 +352,9 @@ func (r *round) attempts() (n int64) {
 	return n
 }
 
-// stop ends everything in good order.
-func (r *round) stop(ctx context.Context) {
-	for _, s := range append(r.workers, r.coordinators...) {
+// stop ends services in good order.
+func (r *round) stop(ctx context.Context, services []*service) {
+	for _, s := range services {
 		r.fault(s.terminate(ctx))
 		s.mu.Lock()
 		faults := s.faults
