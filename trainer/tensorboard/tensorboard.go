@@ -20,9 +20,11 @@ import (
 	"time"
 )
 
-// Writer appends to one event file. It serves one goroutine.
+// Writer appends to one event file. It serves one goroutine. After a write has failed all others do: on a full disk it
+// leaves a record that is cut off, and readers pass over that only at the end of a file.
 type Writer struct {
-	file *os.File
+	file   *os.File
+	failed error // of the first write that did
 }
 
 // nameFormat is the name of an event file: when it was begun, in seconds, and its number among those of that second.
@@ -57,7 +59,7 @@ func Create(dir string, now time.Time) (*Writer, error) {
 			return nil, fmt.Errorf("event file: %w", err)
 		}
 	}
-	w := &Writer{f}
+	w := &Writer{file: f}
 	if err := w.write(event{wall: seconds(now), version: "brain.Event:2"}); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -75,10 +77,13 @@ func (w *Writer) Add(step int, now time.Time, figures map[string]float64) error 
 }
 
 func (w *Writer) write(e event) error {
-	if _, err := w.file.Write(appendRecord(nil, e.append(nil))); err != nil { // one write: whole, or cut off at the end
-		return fmt.Errorf("event file: %w", err)
+	if w.failed != nil {
+		return w.failed
 	}
-	return nil
+	if _, err := w.file.Write(appendRecord(nil, e.append(nil))); err != nil { // one write: whole, or cut off at the end
+		w.failed = fmt.Errorf("event file: %w", err)
+	}
+	return w.failed
 }
 
 // Close waits for the disk and closes the file.
