@@ -4,12 +4,29 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 BUILD   := go build -ldflags '-X main.version=$(VERSION)'
 # Packages without OpenCV, tested once more with cgo off and with the race detector. (Under the race detector
 # the OpenCV binding would be compiled again.)
-PURE    := ./artifact/... ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/heat/... ./plausibility/report/... ./proto/... ./internal/... \
-           ./video/wire/... ./video/source/... ./video/header/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/... ./trainer/xla/...
+PURE    := ./artifact/... \
+           ./masking/... \
+           ./coordinator/... \
+           ./plausibility/compare/... \
+           ./plausibility/heat/... \
+           ./plausibility/report/... \
+           ./proto/... \
+           ./internal/... \
+           ./video/wire/... \
+           ./video/source/... \
+           ./video/header/... \
+           ./video/remote/... \
+           ./video/synth/physics/... \
+           ./trainer/checkpoint/... \
+           ./trainer/tensorboard/... \
+           ./trainer/graph/... \
+           ./trainer/model/... \
+           ./trainer/cpu/... \
+           ./trainer/xla/...
 CONTROL := bin/kubernetes/kube-apiserver bin/kubernetes/kube-controller-manager bin/kubernetes/kube-scheduler
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
-.PHONY: help setup build mpi demo test test-mpi test-kubernetes test-fresh check lint race pure sanitize generate generated bench microbench fuzz gpu-check-bundle clean
+.PHONY: help setup build mpi demo test test-mpi test-kubernetes test-fresh check lint race pure sanitize generate generated bench microbench fuzz chaos gpu-check-bundle clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -87,6 +104,12 @@ FUZZTIME ?= 20s
 fuzz: setup ## each fuzz test for FUZZTIME (20s)
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func / /' | while read -r file name; do \
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; done
+
+ROUNDS ?= 100
+SEED ?= 0
+TOGETHER ?= 4
+chaos: setup ## ROUNDS (100) small systems that are killed, cut off and filled up; SEED=N repeats one
+	go test ./cmd/systemtest/chaos -run '^TestChaos$$' -count 1 -v -timeout 0 -parallel $(TOGETHER) -args -rounds $(ROUNDS) -seed $(SEED) $(CHAOS)
 
 gpu-check-bundle: setup ## bin/gpu-check: what checks and times this version on a machine with a GPU
 	sh deploy/gpu/build.sh

@@ -72,12 +72,15 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir
 	}
 	hooks.Progress = curves.step
 	hooks.Checkpoint = func(path string, step int) error {
+		if curves.err != nil {
+			return curves.err // an attempt that went on from here would have a gap in its curves
+		}
 		published = append(published, step)
 		r.Checkpoint(&surmisev1.Checkpoint{Step: int32(step), Path: path})
 		if err := checkpoint.Prune(dir, keep(published, int(r.Recorded()))); err != nil {
 			return infrastructure("%w", err)
 		}
-		return curves.err
+		return nil
 	}
 	result, err := trainer.Run(ctx, cfg, dir, hooks)
 	if err == nil {

@@ -367,6 +367,39 @@ func TestWorksOnWhileTheCoordinatorIsAway(t *testing.T) {
 	})
 }
 
+// A coordinator whose store fails welcomes a worker and then ends the stream. It is left in peace more and more, until a
+// stream has held for a while.
+func TestAttachesLessOftenWhileStreamsBreakAtOnce(t *testing.T) {
+	inBubbleWith(t, func(c *Config) { c.MinBackoff, c.MaxBackoff = time.Second, 20*time.Second }, nil, func(b *bench) {
+		attachAgain := func() time.Duration {
+			began := time.Now()
+			s, _ := b.accept()
+			s.welcome()
+			s.wantReady()
+			s.hang()
+			return time.Since(began)
+		}
+		attachAgain()
+		const times = 30
+		began := time.Now()
+		for range times {
+			attachAgain()
+		}
+		// 20 s when it has grown, half of it or half as much again by its jitter.
+		if took := time.Since(began); took < times*10*time.Second*8/10 {
+			t.Errorf("attached %d times within %v", times, took)
+		}
+		s, _ := b.accept()
+		s.welcome()
+		s.wantReady()
+		time.Sleep(20 * time.Second) // of the bubble
+		s.hang()
+		if wait := attachAgain(); wait > 2*time.Second {
+			t.Errorf("attached again %v after a stream that had held, want about a second", wait)
+		}
+	})
+}
+
 func TestSaysNothingMoreOfARevokedLease(t *testing.T) {
 	t.Run("running", func(t *testing.T) {
 		inBubble(t, untilStopped, func(b *bench) {

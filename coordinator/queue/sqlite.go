@@ -38,6 +38,9 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 	if err := s.migrate(ctx, goose.DialectSQLite3, "sqlite"); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
 	}
+	if err := writable(ctx, write); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
+	}
 	if s.read, err = sql.Open("sqlite", dsn); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
 	}
@@ -51,4 +54,11 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 	s.applies = newGather(togetherMax, s.applyAll)
 	s.hot = newHot(s.read)
 	return s, nil
+}
+
+// writable refuses a file that can only be read. SQLite opens one all the same, and then for reading alone even once the
+// disk takes writes again: better not to start, and to be started again. BEGIN IMMEDIATE would succeed.
+func writable(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, "UPDATE jobs SET revision = revision WHERE false")
+	return err
 }
