@@ -131,18 +131,20 @@ func (s *Server) leaseMessage(ctx context.Context, job queue.Job) (*surmisev1.At
 	if err := unmarshal(job, "spec", job.Spec, spec); err != nil {
 		return nil, err
 	}
-	modelPath, err := s.modelPath(ctx, spec)
+	model, err := s.model(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	return &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Lease{Lease: &surmisev1.Lease{
-		Lease:       leaseRef(job),
-		Spec:        spec,
-		Duration:    durationpb.New(s.lease),
-		ArtifactDir: s.attemptDir(job),
-		ResumeFrom:  checkpointMessage(job),
-		ModelPath:   modelPath,
-		Traceparent: s.traceDispatch(ctx, job, spec),
+		Lease:         leaseRef(job),
+		Spec:          spec,
+		Duration:      durationpb.New(s.lease),
+		ArtifactDir:   s.attemptDir(job),
+		ArtifactStore: s.artifactURL(),
+		ResumeFrom:    checkpointMessage(job),
+		ModelPath:     model.Path,
+		ModelSha256:   model.SHA256,
+		Traceparent:   s.traceDispatch(ctx, job, spec),
 	}}}, nil
 }
 

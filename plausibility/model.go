@@ -1,8 +1,6 @@
 package plausibility
 
 import (
-	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -89,78 +87,10 @@ func (m *Model) Twin(seed uint64) *Model {
 	return t
 }
 
-// Network is a model on the CPU machine, ready to score windows. It implements
-// Predictor for one caller at a time.
-type Network struct {
-	spec      Spec
-	scoring   *model.Scoring
-	machine   *cpu.Machine
-	batch     int
-	precision cpu.Precision // fp32 or bf16
-	copyLast  bool          // see CopyLast
-	inPlace   bool          // it has no weights of its own
-}
-
-// Network builds the model for batches of windows of a spec. It must be closed. The
-// precision may be another than the model was trained in.
-func (m *Model) Network(spec Spec, batch int, o cpu.Options) (*Network, error) {
-	return m.network(spec, batch, o, false)
-}
-
-func (m *Model) network(spec Spec, batch int, o cpu.Options, copyLast bool) (*Network, error) {
-	spec = spec.WithDefaults()
-	next := m.Config.Objective == model.NextTubelet
-	switch {
-	case spec.Window != m.Config.Frames:
-		return nil, fmt.Errorf("spec.window: %d frames, the model takes %d", spec.Window, m.Config.Frames)
-	case next && len(spec.Contexts) > 0:
-		return nil, fmt.Errorf("spec.contexts: %v, want none for a %s model", spec.Contexts, m.Config.Objective)
-	case !next && len(spec.Contexts) == 0:
-		return nil, fmt.Errorf("spec.contexts: none, a %s model needs at least one", m.Config.Objective)
-	}
-	if height, width := m.Config.Frame(); height != width {
-		return nil, fmt.Errorf("the model takes frames of %d×%d px; only square ones can be scored", height, width)
-	}
-	groups := max(1, len(spec.Contexts))
-	scoring, err := model.NewScoring(m.Config, batch, groups)
-	if err != nil {
-		return nil, err
-	}
-	if copyLast {
-		scoring.Program.Results = append(scoring.Program.Results, scoring.Target)
-	}
-	if o.Precision, err = cmp.Or(o.Precision, cpu.FP32).Resolve(); err != nil {
-		return nil, err
-	}
-	machine, err := m.compile(scoring.Graph, o)
-	var tooLarge *cpu.MemoryError
-	if errors.As(err, &tooLarge) {
-		return nil, fmt.Errorf("the model is too large to score batches of %d windows: %w: lower threads, give fewer contexts, or score a smaller model", batch, err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	n := &Network{spec: spec, scoring: scoring, machine: machine, batch: batch, precision: o.Precision, copyLast: copyLast, inPlace: m.inPlace}
-	if err := n.layOut(m); err != nil {
-		_ = machine.Close()
-		return nil, err
-	}
-	return n, nil
-}
-
 // NewModel is a model whose weights are in memory: tensors by name, as a checkpoint holds
 // them. It does not copy them; networks made of it do.
 func NewModel(config model.Config, record compare.Model, weights []checkpoint.Tensor) *Model {
 	return &Model{Config: config, Record: record, weights: weights}
-}
-
-// Reload gives the network the weights of another model of the same config. A network of a
-// model that was opened, or of a twin, reads weights where they lie, and has no others.
-func (n *Network) Reload(m *Model) error {
-	if n.inPlace {
-		return errors.New("reload: the network reads its model's weights in place")
-	}
-	return load(n.machine, n.scoring.Graph, m)
 }
 
 // load copies a model's weights into a machine.
@@ -220,69 +150,3 @@ func (m *Model) compile(g *model.Graph, o cpu.Options) (*cpu.Machine, error) {
 	}
 	return machine, nil
 }
-
-// layOut lays the windows' tokens out, the same for every batch.
-func (n *Network) layOut(m *Model) error {
-	var context, pred [][]int32
-	for range n.batch {
-		for _, frames := range n.spec.Contexts {
-			c, p, err := m.Config.Future(frames)
-			if err != nil {
-				return fmt.Errorf("spec.contexts: %w", err)
-			}
-			context, pred = append(context, c), append(pred, p)
-		}
-	}
-	return n.scoring.Pack(n.machine, context, pred)
-}
-
-// Surprise implements Predictor.
-func (n *Network) Surprise(ctx context.Context, windows []float32, count int) ([]WindowErrors, error) {
-	size := n.scoring.Config.ClipValues()
-	if count < 0 || len(windows) != count*size {
-		return nil, fmt.Errorf("score windows: %d values, want %d windows of %d", len(windows), count, size)
-	}
-	out := make([]WindowErrors, 0, count)
-	for first := 0; first < count; first += n.batch {
-		if err := context.Cause(ctx); err != nil {
-			return nil, err
-		}
-		run := min(n.batch, count-first)
-		copy(n.machine.Floats(n.scoring.Clip), windows[first*size:(first+run)*size])
-		if err := n.machine.SetClips(run); err != nil {
-			return nil, err
-		}
-		if err := n.machine.Run(); err != nil {
-			return nil, fmt.Errorf("score windows: %w", err)
-		}
-		for b := range run {
-			out = append(out, n.windowErrors(b))
-		}
-	}
-	return out, nil
-}
-
-// windowErrors copies window b's errors out of the machine.
-func (n *Network) windowErrors(b int) WindowErrors {
-	groups := n.scoring.Groups
-	out := make(WindowErrors, groups)
-	for g := range groups {
-		first, last, tokens := n.scoring.PredictedRows(n.machine, b*groups+g)
-		out[g] = ContextErrors{Tokens: append([]int32(nil), tokens...)}
-		if n.copyLast {
-			out[g].Errors = n.copyErrors(b, g, out[g].Tokens)
-		} else {
-			out[g].Errors = append([]float32(nil), n.machine.Floats(n.scoring.Errors)[first:last]...)
-		}
-		if len(n.spec.Contexts) > 0 {
-			out[g].Context = n.spec.Contexts[g]
-		}
-	}
-	return out
-}
-
-// Precision is what the network computes in: fp32 or bf16.
-func (n *Network) Precision() cpu.Precision { return n.precision }
-
-// Close frees the machine.
-func (n *Network) Close() error { return n.machine.Close() }

@@ -92,7 +92,7 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler) (
 	if err != nil {
 		return BenchmarkResult{}, err
 	}
-	s, err := newStepper(cfg, masks.groups(), precision, true)
+	s, err := newStepper(cfg, masks.groups(), precision, alone(cfg), true)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}

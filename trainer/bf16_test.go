@@ -42,7 +42,7 @@ func TestBF16FollowsTheLossOfFP32(t *testing.T) {
 	}
 	cfg.Threads = cores(t)
 	train := func(precision cpu.Precision) float64 {
-		s, err := newStepper(cfg, masks.groups(), precision, false)
+		s, err := newStepper(cfg, masks.groups(), precision, alone(cfg), false)
 		if err != nil {
 			t.Fatal(err)
 		}

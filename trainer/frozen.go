@@ -104,8 +104,8 @@ type frozenEncoder struct {
 	from      *featureSampler
 }
 
-// openEncoder opens the encoder of a config, and notes its digest there.
-func openEncoder(cfg *Config, precision cpu.Precision) (_ *frozenEncoder, err error) {
+// openEncoder opens the encoder of a config, for so many clips at once, and notes its digest there.
+func openEncoder(cfg *Config, clips int, precision cpu.Precision) (_ *frozenEncoder, err error) {
 	path := cfg.Encoder.From
 	file, source, err := openModel(path)
 	if err != nil {
@@ -135,13 +135,13 @@ func openEncoder(cfg *Config, precision cpu.Precision) (_ *frozenEncoder, err er
 			return nil, fmt.Errorf("%s: tensor %q: %d values, the model needs %d", path, p.Name, len(e.tensors[p.Name].Data), p.Size())
 		}
 	}
-	if e.embedding, err = model.NewEmbedding(cfg.Model, cfg.Batch, model.EncoderPrefix); err != nil {
+	if e.embedding, err = model.NewEmbedding(cfg.Model, clips, model.EncoderPrefix); err != nil {
 		return nil, err
 	}
 	e.machine, err = cpu.Compile(e.embedding.Program, cpu.Options{Threads: cfg.Threads, Precision: precision,
 		Weights: e.weights(e.embedding.Graph), Release: file.Release})
 	if err != nil {
-		return nil, fmt.Errorf("for batches of %d clips: %w", cfg.Batch, err)
+		return nil, fmt.Errorf("for batches of %d clips: %w", clips, err)
 	}
 	e.embedding.Pack(e.machine)
 	e.key = fmt.Sprintf("features 1\nencoder %s, objective %s\n%s with %s\n", file.Digest.SHA256, cfg.Model.Objective, precision, kernel.Features())

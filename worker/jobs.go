@@ -16,6 +16,7 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/parallel"
 	"github.com/surmise-ml/surmise/video"
 )
 
@@ -39,6 +40,10 @@ type Jobs struct {
 	Decoders  *video.Pool // that read the videos; nil: each job has its own
 
 	Features *trainer.Features // keeps what frozen encoders give of clips; nil: nothing is kept
+
+	// Group is the processes that do a training job together (see trainer.Hooks.Group); nil: this one alone. All of them
+	// call Train; what it reports and writes, the first one does.
+	Group parallel.Group
 
 	Now func() time.Time // clock of event files; nil: time.Now
 }

@@ -623,3 +623,40 @@ func TestRefusedForGood(t *testing.T) {
 		})
 	}
 }
+
+func idleFor(d time.Duration) func(*Config) { return func(cfg *Config) { cfg.Idle = d } }
+
+func TestExitsWhenItWasIdleForLong(t *testing.T) {
+	inBubbleWith(t, idleFor(15*time.Second), untilStopped, func(b *bench) {
+		s := b.begin()
+		s.wantHeartbeat()
+		s.renew(lease1, 1)
+		for range 2 { // 20 seconds at work are none of idleness
+			beat := s.wantHeartbeat()
+			s.renew(beat.Lease, beat.Sequence)
+		}
+		s.revoke(lease1)
+		s.wantReady()
+		began := time.Now()
+		if m, err := s.rpc.Recv(); err == nil {
+			t.Errorf("an idle worker says %v when it leaves", m)
+		}
+		s.end <- nil
+		err := <-b.ended
+		if after := time.Since(began); err != nil || after != 15*time.Second {
+			t.Errorf("Run returned %v after %v, want nil after 15 s", err, after)
+		}
+		b.ended <- nil
+	})
+}
+
+func TestIdleWithoutACoordinatorIsAnError(t *testing.T) {
+	inBubbleWith(t, idleFor(time.Minute), untilStopped, func(b *bench) {
+		b.coordinator.listener.Close()
+		err := <-b.ended
+		if !errors.Is(err, ErrIdleAlone) || !strings.Contains(err.Error(), "1m0s") {
+			t.Errorf("Run returned %v", err)
+		}
+		b.ended <- nil
+	})
+}

@@ -113,7 +113,7 @@ Results go to standard output, logs and progress to standard error.`,
 		}
 	}
 	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()), newTokenCommand())
-	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newLogsCommand(), newCancelCommand(), newSweepCommand())
+	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newLogsCommand(), newFetchCommand(), newCancelCommand(), newSweepCommand())
 	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand(),
 		newImportCommand(), newExportCommand(), newEmbedCommand(), newDoctorCommand())
 	root.AddCommand(newVersionCommand())

@@ -48,6 +48,7 @@ Other workers may attach as well. To open it to a network, --tls-cert, --tls-key
 	daemon.MetricsFlag(flags, &o.metricsAddr)
 	o.cache.Flags(flags)
 	o.cache.TrainFlags(flags)
+	o.artifacts.Flags(flags)
 	return cmd
 }
 
@@ -63,6 +64,7 @@ type upOptions struct {
 	offer     workercmd.Offer
 	mlflowURL string
 	cache     workercmd.CacheOptions
+	artifacts coordinatorcmd.ArtifactOptions
 
 	takeDefault bool // see workercmd.Options
 
@@ -106,7 +108,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
 			Listen: o.listen, DataDir: o.dataDir, Store: o.store, LeaseDuration: o.lease, Logger: logger,
-			Security: o.security, Local: inside,
+			Security: o.security, Local: inside, Artifacts: o.artifacts,
 			Serving: func(a net.Addr) { address <- a }, Monitor: monitor,
 		})
 		stopWorker(err) // without a coordinator there is nothing to work for

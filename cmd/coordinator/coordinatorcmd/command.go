@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,6 +32,9 @@ type Options struct {
 	LeaseDuration time.Duration // 0: coordinator.DefaultLeaseDuration
 	Logger        *slog.Logger  // nil: slog.Default()
 	Security      SecurityOptions
+	Artifacts     ArtifactOptions
+	Launcher      LauncherOptions // what starts workers; its zero value: nothing does
+	KEDA          string          // host:port where KEDA is told how many workers are worth having; "": nowhere
 	// Serving, if set, is called with the address once connections are accepted.
 	Serving func(net.Addr)
 	Local   *coordinator.Local // the way in for a worker of this process; nil: none
@@ -64,12 +68,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("listening on %s: %w", o.Listen, err)
 	}
-	served := false
-	defer func() {
-		if !served { // nothing has been answered
-			err = errors.Join(err, listener.Close())
-		}
-	}()
+	defer func() { _ = listener.Close() }()                             // again, once it was served
 	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // before anything is made
 		return &UsageError{err}
 	}
@@ -91,9 +90,18 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer func() { _ = m.Close() }() // nothing is sent at its end
 		observer, count = m, m.Count
 	}
+	artifacts, err := o.Artifacts.open(ctx, o.Logger)
+	if err != nil {
+		return err
+	}
+	if artifacts != nil {
+		defer func() { err = errors.Join(err, artifacts.Close()) }()
+	}
 	cfg := coordinator.Config{
 		Store:         store,
 		ArtifactDir:   filepath.Join(o.DataDir, "artifacts"),
+		Artifacts:     artifacts,
+		Retention:     o.Artifacts.retention(),
 		LeaseDuration: o.LeaseDuration,
 		Logger:        o.Logger,
 		Comparer:      Comparer{},
@@ -105,6 +113,13 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAudit()) }()
+	launching := launcher{}
+	if o.Launcher != (LauncherOptions{}) {
+		if launching, err = o.Launcher.open(store, o.DataDir, listener.Addr(), o.Logger); err != nil {
+			return err
+		}
+		cfg.Launch = launching
+	}
 	server, err := coordinator.New(cfg)
 	if err != nil {
 		return err
@@ -113,11 +128,30 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Monitor != nil {
 		o.Monitor.ReadyWhen(Service, server.Ready)
 	}
+	if o.KEDA != "" {
+		stop, err := serveKEDA(ctx, o.KEDA, store, o.Logger)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := stop(); err != nil {
+				o.Logger.Error("the scaler for KEDA", "error", err)
+			}
+		}()
+	}
 	if o.Serving != nil {
 		o.Serving(listener.Addr())
 	}
-	served = true
-	return server.Serve(ctx, listener)
+	if launching.Reconciler == nil {
+		return server.Serve(ctx, listener)
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	launchCtx, stopLaunching := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stopLaunching()
+	running.Go(func() { launching.run(launchCtx, stop) })
+	return server.Serve(serving, listener)
 }
 
 // Command is "coordinator". It stops gracefully when its context ends.
@@ -130,11 +164,15 @@ func Command() *cobra.Command {
 		Long: `Take jobs over gRPC and give them to the workers that attach.
 
 Jobs are kept in DATA-DIR/jobs.db, artifacts in DATA-DIR/artifacts, which workers on other machines must see under the
-same path.
+same path. With --artifacts s3://BUCKET/PREFIX they are kept there instead, and workers share no disk with anyone.
 
 With --store postgres://USER@HOST/DATABASE jobs are kept in PostgreSQL, and several coordinators may share them: a worker
-or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts. The password comes from
+or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts, or have the same --artifacts,
+and with it share only the logs of jobs through DATA-DIR/artifacts. The password comes from
 PGPASSWORD or ~/.pgpass rather than the command line, where others could read it.
+
+With --launcher workers are started as jobs wait for them, as processes of this machine, by Slurm or by Kubernetes, and
+leave when they find no work; docs/guides/cluster-slurm.md and cluster-kubernetes.md show it.
 
 Without more only this machine may call. --tls-cert, --tls-key and --tokens or --client-ca open it to a network;
 docs/guides/security.md has the commands.`,
@@ -160,7 +198,10 @@ docs/guides/security.md has the commands.`,
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	StoreFlag(cmd.Flags(), &o.Store)
 	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
+	o.Launcher.Flags(cmd.Flags())
+	cmd.Flags().StringVar(&o.KEDA, "keda-addr", "", "address (host:port) where KEDA's external scaler is answered, without a password (default nowhere)")
 	o.Security.Flags(cmd.Flags())
+	o.Artifacts.Flags(cmd.Flags())
 	daemon.MetricsFlag(cmd.Flags(), &metricsAddr)
 	return cmd
 }

@@ -64,6 +64,7 @@ func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coo
 		"lower priority gives way":                   preemption,
 		"how long jobs take":                         pace,
 		"what is queued, by needs":                   backlogs,
+		"what waits, and who is busy":                demand,
 		"many workers at once never share a job":     concurrent,
 		"a cancelled context stops before it stores": cancelled,
 	} {

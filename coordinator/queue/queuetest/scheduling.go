@@ -249,3 +249,31 @@ func backlogs(t *testing.T, s *suite) {
 	s.clock.advance(queue.Backoff(2))
 	want(queue.Backlog{Ready: 2}, queue.Backlog{Needs: gpu, Ready: 2})
 }
+
+func demand(t *testing.T, s *suite) {
+	want := func(want queue.Demand) {
+		t.Helper()
+		got, err := s.Demand(t.Context(), 3)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+	want(queue.Demand{})
+	gpu := queue.Needs{GPUs: 1, Labels: map[string]string{"zone": "x"}}
+	s.submit(t, "lost")
+	for range 2 { // it waits now
+		job := s.lease(t, "w")
+		s.apply(t, "lost", queue.Fail{Epoch: job.Epoch, Reason: "disk", Infrastructure: true})
+	}
+	want(queue.Demand{})
+	for i := range 5 {
+		s.submit(t, fmt.Sprint("plain", i))
+	}
+	s.lease(t, "w2")
+	s.lease(t, "w1")
+	s.submitFor(t, "gpu", queue.Scheduling{Needs: gpu, Priority: 1})
+	s.submitFor(t, "gpu of another", queue.Scheduling{Needs: gpu, Owner: "b"})
+	want(queue.Demand{Busy: []string{"w1", "w2"}, Waiting: []queue.Waiting{{Needs: gpu, Jobs: 2}, {Jobs: 3}}})
+	s.clock.advance(queue.Backoff(2))
+	want(queue.Demand{Busy: []string{"w1", "w2"}, Waiting: []queue.Waiting{{Needs: gpu, Jobs: 2}, {Jobs: 3}}}) // 4, of which 3 count
+}
