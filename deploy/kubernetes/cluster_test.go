@@ -358,6 +358,8 @@ func (i installation) shrink(t *testing.T, m *corev1.ConfigMap) {
 		t.Fatal(err)
 	}
 	m.Data[configFile] = string(text)
+	// Pods share this machine's ports, and the coordinator has this one at all addresses.
+	m.Data["cpu.yaml"] = strings.Replace(m.Data["cpu.yaml"], "$(POD_IP):9533", "$(POD_IP):9534", 1)
 }
 
 // A sweep runs to its end on a cluster that starts with nothing, though one worker's pod is killed and another's evicted:
@@ -375,9 +377,9 @@ func TestSweepOnCluster(t *testing.T) {
 	})
 
 	sweep := map[string]any{
-		"train": map[string]any{"data": []string{filepath.Join(i.dir, "clips", "clips")}, "steps": 400, "batch": 4, "log_every": 20, "checkpoint_every": 50, "threads": 1,
+		"train": map[string]any{"data": []string{filepath.Join(i.dir, "clips", "clips")}, "steps": 300, "batch": 4, "log_every": 10, "checkpoint_every": 50, "threads": 1,
 			"model": map[string]any{"size": 32, "frames": 8, "dim": 32, "depth": 2, "heads": 1, "pred_dim": 32, "pred_depth": 2, "pred_heads": 1}},
-		"parameters": []any{map[string]any{"path": "train.optimizer.learning_rate", "grid": []float64{1e-4, 1e-3, 1e-2}}, map[string]any{"path": "train.seed", "grid": []int{1, 2}}},
+		"parameters": []any{map[string]any{"path": "train.optimizer.learning_rate", "grid": []float64{1e-3, 1e-2}}, map[string]any{"path": "train.seed", "grid": []int{1, 2}}},
 	}
 	text, err := json.Marshal(sweep)
 	if err != nil {
@@ -404,7 +406,7 @@ func TestSweepOnCluster(t *testing.T) {
 	var table string
 	clustertest.Await(t, "the sweep's end", patience, func() (bool, string) {
 		table = i.remote(t, "sweep", name)
-		return strings.Contains(table, "6 children: 6 SUCCEEDED"), table
+		return strings.Contains(table, "4 children: 4 SUCCEEDED"), table
 	})
 	t.Log(table)
 	lost, handedBack := i.history(t, table)
