@@ -4,14 +4,32 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 BUILD   := go build -ldflags '-X main.version=$(VERSION)'
 # Packages without OpenCV, tested once more with cgo off and with the race detector. (Under the race detector
 # the OpenCV binding would be compiled again.)
-PURE    := ./masking/... ./coordinator/... ./plausibility/compare/... ./plausibility/heat/... ./plausibility/report/... ./proto/... ./internal/... \
-           ./video/wire/... ./video/remote/... ./video/synth/physics/... ./trainer/checkpoint/... ./trainer/tensorboard/... ./trainer/graph/... ./trainer/model/... ./trainer/cpu/... ./trainer/xla/...
+PURE    := ./artifact/... \
+           ./masking/... \
+           ./coordinator/... \
+           ./plausibility/compare/... \
+           ./plausibility/heat/... \
+           ./plausibility/report/... \
+           ./proto/... \
+           ./internal/... \
+           ./video/wire/... \
+           ./video/source/... \
+           ./video/header/... \
+           ./video/remote/... \
+           ./video/synth/physics/... \
+           ./trainer/checkpoint/... \
+           ./trainer/tensorboard/... \
+           ./trainer/graph/... \
+           ./trainer/model/... \
+           ./trainer/cpu/... \
+           ./trainer/xla/...
+CONTROL := bin/kubernetes/kube-apiserver bin/kubernetes/kube-controller-manager bin/kubernetes/kube-scheduler
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
-.PHONY: help setup build demo test check lint race pure sanitize generate generated bench microbench fuzz gpu-check-bundle clean
+.PHONY: help setup build mpi demo test test-mpi test-kubernetes test-fresh check lint race pure sanitize generate generated bench microbench fuzz chaos gpu-check-bundle clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
 
 setup: ## install what is missing (Debian 12)
 	@./deploy/setup.sh
@@ -21,12 +39,15 @@ build: setup ## bin/surmise, bin/coordinator (no cgo), bin/worker
 	CGO_ENABLED=0 $(BUILD) -o bin/coordinator ./cmd/coordinator
 	$(BUILD) -o bin/worker ./cmd/worker
 
+mpi: setup ## bin/surmise-mpi, for training one model in several processes
+	$(BUILD) -tags mpi -o bin/surmise-mpi ./cmd/surmise
+
 demo: build ## train a small model on made clips, score held-out pairs, write a report
 	bin/surmise demo
 
 test: setup check lint generated bin/tools/grpcurl ## everything: checks, all tests, race detector, sanitizers, the build without cgo
 	go test ./...
-	$(MAKE) race pure sanitize
+	$(MAKE) race pure sanitize test-mpi
 
 check: setup ## vet and gofmt
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt wants changes in:'; gofmt -l .; exit 1; }
@@ -44,9 +65,26 @@ pure: setup ## what must work without cgo
 	CGO_ENABLED=0 go test $(PURE)
 	go test -tags nonative ./trainer/cpu/...
 
+test-kubernetes: build $(CONTROL) ## the launcher and the manifests on a private Kubernetes, which the first time is compiled
+	./deploy/setup.sh cluster
+	SURMISE_KUBERNETES=$(CURDIR)/bin/kubernetes go test -count=1 -p 1 -timeout 60m -v -run OnCluster ./coordinator/launch/kubernetes ./deploy/kubernetes
+
+test-fresh: build ## the programs in a fresh Debian, set up as the images are (root)
+	./deploy/setup.sh fresh
+	./deploy/fresh.sh /var/tmp/surmise-fresh
+
 sanitize: setup ## the native kernels up to AVX2 under the address and the undefined-behaviour sanitizer
 	CGO_CFLAGS='-O1 -g' go test -asan -tags sanitize ./trainer/cpu/kernel
 	CGO_CFLAGS='-O1 -g -fsanitize=undefined -fno-sanitize-recover=all' CGO_LDFLAGS=-fsanitize=undefined go test -tags sanitize ./trainer/cpu/kernel
+
+# --oversubscribe: more processes than cores; a test may be root's.
+MPIRUN := env OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 mpirun --oversubscribe
+
+test-mpi: setup ## what needs several processes under MPI
+	go vet -tags mpi ./trainer/parallel
+	go test -tags mpi -c -o bin/parallel.test ./trainer/parallel
+	$(MPIRUN) -n 2 bin/parallel.test
+	$(MPIRUN) -n 3 bin/parallel.test
 
 generate: ## the Go of the API, from proto/
 	sh proto/generate.sh
@@ -67,11 +105,22 @@ fuzz: setup ## each fuzz test for FUZZTIME (20s)
 	@grep -ro --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' . | sed 's/:func / /' | while read -r file name; do \
 		go test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(FUZZTIME) "$$(dirname "$$file")" || exit 1; done
 
+ROUNDS ?= 100
+SEED ?= 0
+TOGETHER ?= 4
+chaos: setup ## ROUNDS (100) small systems that are killed, cut off and filled up; SEED=N repeats one
+	go test ./cmd/systemtest/chaos -run '^TestChaos$$' -count 1 -v -timeout 0 -parallel $(TOGETHER) -args -rounds $(ROUNDS) -seed $(SEED) $(CHAOS)
+
 gpu-check-bundle: setup ## bin/gpu-check: what checks and times this version on a machine with a GPU
 	sh deploy/gpu/build.sh
 
 clean: ## remove bin/
 	rm -rf bin
+
+# The version is what clients are told; the modules are those of tools/kubernetes/go.mod. kubectl is built on demand.
+bin/kubernetes/%: tools/kubernetes/go.mod tools/kubernetes/go.sum
+	CGO_ENABLED=0 go build -C tools/kubernetes -trimpath -o $(CURDIR)/$@ \
+		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' k8s.io/kubernetes/cmd/$(@F)
 
 bin/tools/staticcheck: tools/go.mod tools/go.sum
 	go build -C tools -o $(CURDIR)/$@ honnef.co/go/tools/cmd/staticcheck

@@ -1,13 +1,13 @@
 package coordinator
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -78,7 +78,7 @@ func (s *Server) Attach(stream attachStream) error {
 			return w.why
 		case err := <-closed:
 			if errors.Is(err, io.EOF) {
-				return nil
+				return s.left(ctx, w)
 			}
 			return err
 		case <-s.stopping:
@@ -128,11 +128,40 @@ func (s *Server) welcome(stream attachStream, w *session, hello *surmisev1.Hello
 	return nil
 }
 
+// leftPatience is how long the store may take about a worker that has left.
+const leftPatience = 10 * time.Second
+
+// left takes back a job that crossed the leave of its worker: one that ends its stream in order holds none, and one that
+// breaks comes again.
+func (s *Server) left(ctx context.Context, w *session) error {
+	if w.name == "" {
+		return nil // it never said who it is
+	}
+	s.workers.detach(w) // from here on it is given nothing
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leftPatience)
+	defer cancel()
+	held, err := s.store.HeldBy(ctx, w.name)
+	if err != nil {
+		return statusOf(err)
+	}
+	for _, job := range held {
+		if job.State != queue.Leased {
+			continue
+		}
+		job, effects, err := s.store.Apply(ctx, job.ID, queue.HandBack{Epoch: job.Epoch, Reason: "its worker left before it came"})
+		if err != nil && !errors.Is(err, queue.ErrStale) {
+			return statusOf(err)
+		}
+		s.changed(job, effects)
+	}
+	return nil
+}
+
 // hear acts on one message of an attached worker. A stale one is answered with revoked and changes nothing.
 func (s *Server) hear(stream attachStream, w *session, m *surmisev1.AttachRequest) error {
 	switch m := m.Message.(type) {
 	case *surmisev1.AttachRequest_Ready:
-		s.workers.ready(w)
+		s.workers.ready(w, s.clock.Now())
 		return nil
 	case *surmisev1.AttachRequest_Heartbeat:
 		return s.heartbeat(stream, m.Heartbeat)
@@ -174,11 +203,11 @@ func (s *Server) heartbeat(stream attachStream, h *surmisev1.Heartbeat) error {
 }
 
 func (s *Server) checkpoint(stream attachStream, c *surmisev1.CheckpointPublished) error {
-	if err := s.published(c.Lease, c.Checkpoint.Path); err != nil {
+	ref, err := s.published(stream.Context(), c.Lease, c.Checkpoint.Path, c.Checkpoint.Sha256)
+	if err != nil {
 		return s.misplaced(stream, c.Lease, err)
 	}
-	_, ok, err := s.apply(stream, c.Lease, queue.Checkpointed{
-		Epoch: c.Lease.Epoch, Step: int(c.Checkpoint.Step), Path: filepath.Clean(c.Checkpoint.Path)})
+	_, ok, err := s.apply(stream, c.Lease, queue.Checkpointed{Epoch: c.Lease.Epoch, Step: int(c.Checkpoint.Step), Path: ref.String()})
 	if err != nil || !ok {
 		return err
 	}
@@ -188,7 +217,7 @@ func (s *Server) checkpoint(stream attachStream, c *surmisev1.CheckpointPublishe
 
 func (s *Server) done(stream attachStream, d *surmisev1.Done) error {
 	for _, a := range d.Result.Artifacts {
-		if err := s.published(d.Lease, a.Path); err != nil {
+		if _, err := s.published(stream.Context(), d.Lease, a.Path, a.Sha256); err != nil {
 			return s.misplaced(stream, d.Lease, fmt.Errorf("artifact %s: %w", a.Name, err))
 		}
 	}
@@ -203,22 +232,12 @@ func (s *Server) done(stream attachStream, d *surmisev1.Done) error {
 	return s.settle(stream, d.Lease, queue.Done{Epoch: d.Lease.Epoch, Result: result, Progress: progress})
 }
 
-// published refuses a path that is not the attempt's own, or that is not there: workers publish to a file system that
-// they share with the coordinator.
-func (s *Server) published(lease *surmisev1.LeaseRef, path string) error {
-	dir := s.attemptDir(queue.Job{ID: strings.TrimPrefix(lease.Job, jobPrefix), Epoch: lease.Epoch})
-	below, err := filepath.Rel(dir, path)
-	if err != nil || below == "." || !filepath.IsLocal(below) {
-		return fmt.Errorf("%s does not lie below %s", path, dir)
-	}
-	if _, err := os.Stat(path); err != nil {
-		return fmt.Errorf("the coordinator does not see it: %w", err)
-	}
-	return nil
-}
-
-// misplaced ends an attempt whose worker published what cannot be kept. Another worker may do better.
+// misplaced ends an attempt whose worker published what cannot be kept. Another worker may do better. A status is for the
+// worker to try again with.
 func (s *Server) misplaced(stream attachStream, lease *surmisev1.LeaseRef, why error) error {
+	if status.Code(why) == codes.Unavailable {
+		return status.Error(codes.Unavailable, why.Error())
+	}
 	return s.settle(stream, lease, queue.Fail{Epoch: lease.Epoch, Reason: "publishing: " + why.Error(), Infrastructure: true})
 }
 
@@ -238,6 +257,9 @@ func (s *Server) apply(stream attachStream, lease *surmisev1.LeaseRef, e queue.E
 	switch {
 	case errors.Is(err, queue.ErrStale) || errors.Is(err, queue.ErrNotFound):
 		s.observer.Stale()
+		if job.State.Ended() && mayHaveLeft(job) {
+			s.tidier.add(job.ID) // it may have published after the end
+		}
 		s.log.Warn("stale worker", "job", lease.Job, "epoch", lease.Epoch, "event", fmt.Sprintf("%T", e), "error", err)
 		return job, false, stream.Send(&surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Revoked{
 			Revoked: &surmisev1.LeaseRevoked{Lease: lease, Reason: err.Error()}}})

@@ -33,6 +33,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/reflection"
 
+	"github.com/surmise-ml/surmise/artifact"
 	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/joblog"
 	"github.com/surmise-ml/surmise/coordinator/queue"
@@ -64,8 +65,12 @@ type Store interface {
 	// ExpireDue takes back the leases, and stops the jobs whose deadlines, have run out, and says how long until there is
 	// something to do again; negative: nothing.
 	ExpireDue(context.Context) (moved []queue.Moved, next time.Duration, err error)
+	// Demand returns what waits for a worker, counting no more jobs of a kind than limit, and who is busy.
+	Demand(ctx context.Context, limit int) (queue.Demand, error)
 	// Events returns the events of a job after a revision, oldest first.
 	Events(ctx context.Context, id string, after int64, limit int) ([]queue.LogEntry, error)
+	// Logged lets other coordinators know that there are new log lines of a job.
+	Logged(id string)
 	// Listen tells of what other coordinators do to the same jobs, until ctx ends; it returns nil then.
 	Listen(ctx context.Context, changed func(queue.Change)) error
 	SweepStore
@@ -86,6 +91,14 @@ type ScoreFile struct {
 	Path   string
 }
 
+// Launching has workers started as jobs wait for them; *launch.Reconciler is one.
+type Launching interface {
+	// Wake says that a job waits for a worker. It does not wait.
+	Wake()
+	// Explain says what a job with these needs waits for, as of the last look; "" when there is nothing to say.
+	Explain(queue.Needs) string
+}
+
 // Clock says when to look for leases that have run out, and for watchers that are stuck, and the time of rates and of
 // the audit log. Whether a lease has run out is for the store's own clock to say.
 type Clock interface {
@@ -95,15 +108,19 @@ type Clock interface {
 
 // Config says how a Server works. The zero value of a field has the meaning stated.
 type Config struct {
-	Store         Store         // required; the caller closes it, after Serve
-	ArtifactDir   string        // where attempts publish, shared with the workers; required
-	LeaseDuration time.Duration // 0: 30 s
-	Clock         Clock         // nil: the system's
-	Logger        *slog.Logger  // nil: slog.Default()
-	Comparer      Comparer      // nil: PlausibilityService answers UNIMPLEMENTED
+	Store         Store              // required; the caller closes it, after Serve
+	ArtifactDir   string             // where attempts publish, shared with the workers, and where their log is kept; required
+	Artifacts     *artifact.Store    // where attempts publish instead; nil: ArtifactDir. The caller closes it, after Serve
+	ArtifactCache *artifact.Cache    // of what is read of Artifacts; nil: one of 1 GiB in ArtifactDir
+	Retention     artifact.Retention // of checkpoints; zero: DefaultKeep
+	LeaseDuration time.Duration      // 0: 30 s
+	Clock         Clock              // nil: the system's
+	Logger        *slog.Logger       // nil: slog.Default()
+	Comparer      Comparer           // nil: PlausibilityService answers UNIMPLEMENTED
 	// Owner says whose the jobs of a call are; nil: the caller's, or without Auth what the request says.
 	Owner    func(context.Context) string
 	Observer Observer      // nil: nobody is told what happens
+	Launch   Launching     // nil: nobody starts workers
 	NewID    func() string // draws a job id, [a-z0-9-]{1,63}; nil: 60 random bits
 
 	TracerProvider trace.TracerProvider // of the spans of jobs; nil: OpenTelemetry's global one
@@ -112,6 +129,7 @@ type Config struct {
 	Auth   *auth.Authenticator // nil: everyone is auth.Anonymous and may do everything
 	Limits Limits
 	Audit  AuditSink // nil: no audit log; the caller closes it, after Serve
+	Local  *Local    // the way in for a worker of this process; nil: none
 }
 
 // DefaultLeaseDuration is long against a garbage collection or a slow disk, short against losing a worker's time.
@@ -140,11 +158,17 @@ type Server struct {
 
 	store       Store
 	artifactDir string // absolute
+	shared      bool   // attempts publish there
+	artifacts   *artifact.Store
+	cache       *artifact.Cache // nil when shared
+	retention   artifact.Retention
+	tidier      *tidier
 	lease       time.Duration
 	clock       Clock
 	log         *slog.Logger
 	comparer    Comparer
 	observer    Observer
+	launch      Launching // nil: none
 	traces      trace.TracerProvider
 	tracer      trace.Tracer
 	newID       func() string
@@ -156,6 +180,8 @@ type Server struct {
 	audit        *auditLog
 	messageBytes int
 	openJobs     int // of one owner; 0: any number
+	priority     PriorityLimits
+	local        *Local // nil: none
 
 	logs        *joblog.Store
 	logWatchers watchers
@@ -185,14 +211,26 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.Limits.check(); err != nil {
 		return nil, fmt.Errorf("coordinator: %w", err)
 	}
+	if cfg.Retention == (artifact.Retention{}) {
+		cfg.Retention.Last = DefaultKeep
+	}
+	if err := cfg.Retention.Check(); err != nil {
+		return nil, fmt.Errorf("coordinator: Retention: %w", err)
+	}
 	s := &Server{
 		store:       cfg.Store,
 		artifactDir: artifactDir,
+		shared:      cfg.Artifacts == nil,
+		artifacts:   cfg.Artifacts,
+		cache:       cfg.ArtifactCache,
+		retention:   cfg.Retention,
+		tidier:      newTidier(),
 		lease:       cfg.LeaseDuration,
 		clock:       cfg.Clock,
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
 		observer:    cfg.Observer,
+		launch:      cfg.Launch,
 		traces:      cfg.TracerProvider,
 		newID:       cfg.NewID,
 
@@ -201,6 +239,8 @@ func New(cfg Config) (*Server, error) {
 		rates:        newCallerRates(cfg.Limits),
 		messageBytes: cfg.Limits.MessageBytes,
 		openJobs:     cfg.Limits.OpenJobs,
+		priority:     cfg.Limits.Priority,
+		local:        cfg.Local,
 
 		owner:       cfg.Owner,
 		logs:        joblog.New(filepath.Join(artifactDir, "jobs"), 0),
@@ -236,6 +276,14 @@ func New(cfg Config) (*Server, error) {
 	if s.newID == nil {
 		s.newID = func() string { return strings.ToLower(rand.Text()[:12]) }
 	}
+	if s.shared {
+		s.artifacts, err = artifact.OpenFolder(artifactDir, artifact.Options{Logger: s.log})
+	} else if s.cache == nil {
+		s.cache, err = artifact.OpenCache(filepath.Join(artifactDir, "cache"), 1<<30, s.clock.Now)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("coordinator: %w", err)
+	}
 	return s, nil
 }
 
@@ -249,7 +297,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	codec := newRequestCodec()
 	server := grpc.NewServer(
 		grpc.ForceServerCodecV2(codec),
-		grpc.Creds(transport),
+		grpc.Creds(localOrRemote{transport}),
 		grpc.ConnectionTimeout(handshakePatience),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),
@@ -278,6 +326,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var running sync.WaitGroup
 	running.Go(func() { s.dispatch(dispatchCtx) })
 	running.Go(func() { s.listen(dispatchCtx) })
+	running.Go(func() { s.tidy(dispatchCtx) })
 	running.Go(func() {
 		<-dispatchCtx.Done()
 		healthServer.Shutdown()
@@ -286,7 +335,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		server.GracefulStop()
 		forced.Stop()
 	})
-	s.log.Info("coordinator serves", "address", l.Addr().String(), "artifacts", s.artifactDir, "lease", s.lease)
+	if s.local != nil {
+		running.Go(func() { _ = server.Serve(s.local) }) // ends when the other Serve does
+	}
+	s.log.Info("coordinator serves", "address", l.Addr().String(), "artifacts", s.artifacts.URL(), "lease", s.lease)
 
 	err := server.Serve(l)
 	stopDispatch()

@@ -898,3 +898,25 @@ func TestConfigFaultsNameTheField(t *testing.T) {
 		t.Error("New made a folder")
 	}
 }
+
+// A worker that leaves in order, because it was idle for long, may be given a job at that moment.
+func TestAJobThatCrossedTheLeaveOfItsWorkerIsGivenToAnother(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.ready("leaves")
+	w.lease() // not taken up
+	if err := w.stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.ended(); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v", err)
+	}
+	got := s.wantState(job.Name, surmisev1.JobState_QUEUED)
+	if !strings.HasPrefix(got.Reason, "handed back: its worker left before it came") {
+		t.Errorf("waits as %q", got.Reason)
+	}
+	other := s.ready("stays")
+	if l := other.lease(); l.Lease.Job != job.Name || l.Lease.Epoch != 2 {
+		t.Errorf("given %v", l.Lease)
+	}
+}

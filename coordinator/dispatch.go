@@ -70,7 +70,14 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 		var first error // every job is given, or its lease is lost until it runs out
 		for _, job := range jobs {
 			worker := byName[job.Worker]
-			s.workers.busy(worker)
+			free := s.workers.busy(worker)
+			if job.Epoch == 1 {
+				both := free
+				if job.Created.After(both) { // by the store's clock, which may differ
+					both = job.Created
+				}
+				s.observer.Dispatched(max(0, s.clock.Now().Sub(both)))
+			}
 			s.changed(job, queue.Effects{Log: queue.LogLeased})
 			if err := s.give(ctx, worker, job); err != nil && first == nil {
 				first = err
@@ -124,18 +131,20 @@ func (s *Server) leaseMessage(ctx context.Context, job queue.Job) (*surmisev1.At
 	if err := unmarshal(job, "spec", job.Spec, spec); err != nil {
 		return nil, err
 	}
-	modelPath, err := s.modelPath(ctx, spec)
+	model, err := s.model(ctx, spec)
 	if err != nil {
 		return nil, err
 	}
 	return &surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Lease{Lease: &surmisev1.Lease{
-		Lease:       leaseRef(job),
-		Spec:        spec,
-		Duration:    durationpb.New(s.lease),
-		ArtifactDir: s.attemptDir(job),
-		ResumeFrom:  checkpointMessage(job),
-		ModelPath:   modelPath,
-		Traceparent: s.traceDispatch(ctx, job, spec),
+		Lease:         leaseRef(job),
+		Spec:          spec,
+		Duration:      durationpb.New(s.lease),
+		ArtifactDir:   s.attemptDir(job),
+		ArtifactStore: s.artifactURL(),
+		ResumeFrom:    checkpointMessage(job),
+		ModelPath:     model.Path,
+		ModelSha256:   model.SHA256,
+		Traceparent:   s.traceDispatch(ctx, job, spec),
 	}}}, nil
 }
 
@@ -164,7 +173,8 @@ type session struct {
 	once  sync.Once
 	why   error // set before gone is closed
 
-	working bool // has a job; guarded by workers.mu
+	working bool      // has a job; guarded by workers.mu
+	free    time.Time // when it asked for one; guarded by workers.mu
 }
 
 // outgoing messages that a worker has not taken: a handful at most in good order.
@@ -235,9 +245,9 @@ func (ws *workers) detach(w *session) {
 }
 
 // ready notes that the worker asks for a job.
-func (ws *workers) ready(w *session) {
+func (ws *workers) ready(w *session, now time.Time) {
 	ws.mu.Lock()
-	w.working = false
+	w.working, w.free = false, now
 	ws.removeFree(w) // asking twice is asking once
 	if ws.byName[w.name] == w {
 		ws.free = append(ws.free, w)
@@ -266,12 +276,13 @@ func (ws *workers) busyOffers() []queue.Worker {
 	return offers
 }
 
-// busy notes that the worker has a job.
-func (ws *workers) busy(w *session) {
+// busy notes that the worker has a job, and tells since when it was free.
+func (ws *workers) busy(w *session) time.Time {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	w.working = true
 	ws.removeFree(w)
+	return w.free
 }
 
 // putBack undoes busy.
@@ -323,7 +334,7 @@ func (ws *workers) crew(needs queue.Needs) crew {
 func (ws *workers) removeFree(w *session) {
 	for i, f := range ws.free {
 		if f == w {
-			ws.free = append(ws.free[:i:i], ws.free[i+1:]...)
+			ws.free = slices.Delete(ws.free, i, i+1)
 			return
 		}
 	}

@@ -24,7 +24,12 @@ import (
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if text := os.Getenv(crowdVariable); text != "" {
+		os.Exit(runCrowd(text)) // this process is the workers of a benchmark
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // patience ends a test that waits for what never comes; no test waits for it when all is well.
 const patience = 30 * time.Second

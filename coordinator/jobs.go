@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,6 +16,8 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/surmise-ml/surmise/artifact"
+	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -46,7 +46,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 	if err != nil {
 		return nil, statusOf(err)
 	}
-	if _, err := s.modelPath(ctx, spec); err != nil {
+	if _, err := s.model(ctx, spec); err != nil {
 		return nil, statusOf(err)
 	}
 	if req.ValidateOnly {
@@ -151,6 +151,7 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 				workers[needs] = s.workers.crew(jobs[i].Needs)
 			}
 			explainWait(job, jobs[i], place.Position(jobs[i].Owner), workers[needs], mean, held)
+			s.explainLaunch(job, jobs[i], workers[needs])
 			place.Pass(jobs[i].Owner)
 		}
 		response.Jobs[i] = job
@@ -192,11 +193,15 @@ func (s *Server) CancelJob(ctx context.Context, req *surmisev1.CancelJobRequest)
 func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	s.audit.changed(s.clock.Now(), job, effects.Log)
 	s.observe(job, effects.Log)
+	s.tidyAfter(job, effects.Log)
 	if effects.Log != "" {
 		s.watchers.notify(job.ID)
 	}
 	if effects.Offer {
 		s.workers.wakeDispatch()
+		if s.launch != nil {
+			s.launch.Wake()
+		}
 	}
 	if effects.StopWorker {
 		s.workers.send(job.Worker, cancelMessage(job))
@@ -210,10 +215,9 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	}
 }
 
-// modelPath is where the model of a scoring or ranking job lies, or the frozen encoder of a training job, with "jobs/{id}"
-// resolved; "" for other jobs. A model
-// that is not there yet is a jobspec.Errors.
-func (s *Server) modelPath(ctx context.Context, spec *surmisev1.JobSpec) (string, error) {
+// model is where the model of a scoring or ranking job lies, or the frozen encoder of a training job, with "jobs/{id}"
+// resolved; "" for other jobs. A model that is not there yet is a jobspec.Errors.
+func (s *Server) model(ctx context.Context, spec *surmisev1.JobSpec) (artifact.Ref, error) {
 	name, field := spec.GetScore().GetModel(), "score.model"
 	if rank := spec.GetRank(); rank != nil {
 		name, field = rank.Model, "rank.model"
@@ -222,48 +226,29 @@ func (s *Server) modelPath(ctx context.Context, spec *surmisev1.JobSpec) (string
 		name, field = train.GetEncoder().GetFrom(), "train.encoder.from"
 	}
 	if !strings.HasPrefix(name, jobPrefix) {
-		return name, nil
+		return artifact.Ref{Path: name}, nil
 	}
 	fault := func(format string, args ...any) error {
 		return jobspec.Errors{{Field: field, Problem: fmt.Sprintf(format, args...)}}
 	}
 	trained, err := s.store.Get(ctx, strings.TrimPrefix(name, jobPrefix))
 	if errors.Is(err, queue.ErrNotFound) {
-		return "", fault("there is no job %s", name)
+		return artifact.Ref{}, fault("there is no job %s", name)
 	}
 	if err != nil {
-		return "", err
+		return artifact.Ref{}, err
 	}
 	if trained.State != queue.Succeeded {
-		return "", fault("%s has left no model: it is %s", name, trained.State)
+		return artifact.Ref{}, fault("%s has left no model: it is %s", name, trained.State)
 	}
-	path, err := artifactPath(trained, modelArtifact)
+	model, err := artifactOf(trained, modelArtifact)
 	if err != nil {
-		return "", err
+		return artifact.Ref{}, err
 	}
-	if path == "" {
-		return "", fault("%s has left no model: it is no training job", name)
+	if model == nil {
+		return artifact.Ref{}, fault("%s has left no model: it is no training job", name)
 	}
-	return path, nil
-}
-
-// artifactPath is where a job that succeeded left the artifact; "" when it left none of that name.
-func artifactPath(job queue.Job, name string) (string, error) {
-	result := &surmisev1.Result{}
-	if err := unmarshal(job, "result", job.Result, result); err != nil {
-		return "", err
-	}
-	for _, a := range result.Artifacts {
-		if a.Name == name {
-			return a.Path, nil
-		}
-	}
-	return "", nil
-}
-
-// attemptDir is the folder of the job's newest attempt.
-func (s *Server) attemptDir(job queue.Job) string {
-	return filepath.Join(s.artifactDir, "jobs", job.ID, "attempts", strconv.FormatInt(job.Epoch, 10))
+	return artifact.Ref{Path: model.Path, SHA256: model.Sha256}, nil
 }
 
 // describe is the job as callers see it.
@@ -287,6 +272,7 @@ func (s *Server) describe(ctx context.Context, job queue.Job) (*surmisev1.Job, e
 			place, workers = queue.Place{}, crew{attached: 1, able: 1, idle: 1}
 		}
 		explainWait(m, job, place.Position(job.Owner), workers, mean, held)
+		s.explainLaunch(m, job, workers)
 	}
 	return m, nil
 }
@@ -329,6 +315,17 @@ func explainWait(m *surmisev1.Job, job queue.Job, position int, workers crew, me
 	}
 }
 
+// explainLaunch adds how it stands with workers that are started for a job that waits for one, in the words of the engine
+// that starts them.
+func (s *Server) explainLaunch(m *surmisev1.Job, job queue.Job, workers crew) {
+	if s.launch == nil || workers.idle > 0 || !job.NotBefore.IsZero() {
+		return
+	}
+	if why := s.launch.Explain(job.Needs); why != "" {
+		m.Reason += "; " + why
+	}
+}
+
 // scheduling is what a request asks for, as the queue takes it.
 func (s *Server) scheduling(ctx context.Context, m *surmisev1.Scheduling) (queue.Scheduling, error) {
 	sched := queue.Scheduling{
@@ -337,6 +334,9 @@ func (s *Server) scheduling(ctx context.Context, m *surmisev1.Scheduling) (queue
 			GPUs: int(m.GetNeeds().GetGpus()), Memory: m.GetNeeds().GetMemory(),
 			DataRoots: m.GetNeeds().GetDataRoots(), Labels: m.GetNeeds().GetLabels(),
 		},
+	}
+	if err := s.priority.check(auth.FromContext(ctx), sched.Priority); err != nil {
+		return sched, err
 	}
 	if s.owner != nil {
 		sched.Owner = s.owner(ctx)
@@ -413,8 +413,9 @@ func checkpointMessage(job queue.Job) *surmisev1.Checkpoint {
 	if job.Checkpoint.Path == "" {
 		return nil
 	}
+	ref := artifact.ParseRef(job.Checkpoint.Path)
 	return &surmisev1.Checkpoint{
-		Step: int32(job.Checkpoint.Step), Path: job.Checkpoint.Path, CreateTime: timestamppb.New(job.Checkpoint.Time),
+		Step: int32(job.Checkpoint.Step), Path: ref.Path, Sha256: ref.SHA256, CreateTime: timestamppb.New(job.Checkpoint.Time),
 	}
 }
 

@@ -2,9 +2,11 @@ package coordinator
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/surmise-ml/surmise/coordinator/auth"
+	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
 // Limits bounds what callers may ask for. The zero value of a field has the meaning stated.
@@ -24,6 +27,34 @@ type Limits struct {
 	Burst          int // calls at once after a pause; 0: a second's worth, at least 1
 	MessageBytes   int // of one message to the coordinator; 0: 4 MiB
 	OpenJobs       int // jobs of one owner that have not ended; 0: no limit
+	// Priority bounds the priority that a caller may give to a job: by owner, or else by role. Those that are in neither
+	// may give any. Without anything that tells callers apart there is nothing to look up.
+	Priority PriorityLimits
+}
+
+// PriorityLimits are the highest priorities that callers may ask for.
+type PriorityLimits struct {
+	Owners map[string]int
+	Roles  map[auth.Role]int
+}
+
+// of is the highest priority for a caller; bounded is false when there is none.
+func (p PriorityLimits) of(caller auth.Identity) (most int, bounded bool) {
+	if most, ok := p.Owners[caller.Owner]; ok && caller.Owner != "" {
+		return most, true
+	}
+	most, ok := p.Roles[caller.Role]
+	return most, ok && caller != auth.Anonymous
+}
+
+// check refuses a job of a caller who asks for more.
+func (p PriorityLimits) check(caller auth.Identity, priority int) error {
+	most, bounded := p.of(caller)
+	if !bounded || priority <= most {
+		return nil
+	}
+	text := fmt.Sprintf("scheduling.priority %d: %s %q may ask for at most %d", priority, caller.Role, caller.Owner, most)
+	return auth.Refusal(codes.PermissionDenied, ReasonPriority, text)
 }
 
 // Reasons of refusals, in their google.rpc.ErrorInfo.
@@ -31,6 +62,7 @@ const (
 	ReasonRateLimited = "RATE_LIMITED"
 	ReasonOpenJobs    = "TOO_MANY_OPEN_JOBS"
 	ReasonNotOwner    = "NOT_OWNER"
+	ReasonPriority    = "PRIORITY_TOO_HIGH"
 	ReasonAudit       = "AUDIT_LOG_UNAVAILABLE"
 )
 
@@ -44,6 +76,11 @@ func (l Limits) check() error {
 		return fmt.Errorf("Limits.MessageBytes %d is negative", l.MessageBytes)
 	case l.OpenJobs < 0:
 		return fmt.Errorf("Limits.OpenJobs %d is negative", l.OpenJobs)
+	}
+	for _, most := range slices.Concat(slices.Collect(maps.Values(l.Priority.Owners)), slices.Collect(maps.Values(l.Priority.Roles))) {
+		if most < -queue.MaxPriority || most > queue.MaxPriority {
+			return fmt.Errorf("Limits.Priority %d: want %d to %d", most, -queue.MaxPriority, queue.MaxPriority)
+		}
 	}
 	return nil
 }

@@ -27,8 +27,12 @@ func (s *Server) listen(ctx context.Context) {
 func (s *Server) heard(ctx context.Context, c queue.Change) {
 	if c.Job == "" {
 		s.watchers.notifyAll()
+		s.logWatchers.notifyAll()
 		s.workers.wakeDispatch()
 		return
+	}
+	if c.Log {
+		s.logWatchers.notify(c.Job)
 	}
 	s.watchers.notify(c.Job)
 	if c.Offer {

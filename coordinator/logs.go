@@ -32,6 +32,7 @@ func (s *Server) keepLog(h *surmisev1.Heartbeat) {
 		return
 	}
 	s.logWatchers.notify(id)
+	s.store.Logged(id)
 }
 
 // ReadJobLog implements LogService.

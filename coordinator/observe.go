@@ -15,6 +15,9 @@ type Observer interface {
 	// Leased: a job was given to a worker. waited is the time since its submission, by the store's clock; negative when
 	// this is not its first lease.
 	Leased(waited time.Duration)
+	// Dispatched: a worker was given a job so long after both were there to be brought together. Jobs that were queued
+	// again are not told of.
+	Dispatched(took time.Duration)
 	// LeaseLost: an attempt ended without a result, though the job goes on or was given up.
 	LeaseLost(Loss)
 	// Ended: a job reached its last state.
@@ -69,17 +72,19 @@ func (s *Server) observe(job queue.Job, log queue.LogType) {
 
 type unobserved struct{}
 
-func (unobserved) Submitted()           {}
-func (unobserved) Leased(time.Duration) {}
-func (unobserved) LeaseLost(Loss)       {}
-func (unobserved) Ended(queue.Job)      {}
-func (unobserved) Stale()               {}
-func (unobserved) Watching(int)         {}
+func (unobserved) Submitted()               {}
+func (unobserved) Leased(time.Duration)     {}
+func (unobserved) Dispatched(time.Duration) {}
+func (unobserved) LeaseLost(Loss)           {}
+func (unobserved) Ended(queue.Job)          {}
+func (unobserved) Stale()                   {}
+func (unobserved) Watching(int)             {}
 
-// Workers tells how many workers are attached, and how many of those have no job.
-func (s *Server) Workers() (attached, idle int) {
-	c := s.workers.crew(queue.Needs{})
-	return c.attached, c.idle
+// Workers tells how many workers are attached, how many of those have what these needs ask for, and how many of those have
+// no job.
+func (s *Server) Workers(needs queue.Needs) (attached, able, idle int) {
+	c := s.workers.crew(needs)
+	return c.attached, c.able, c.idle
 }
 
 // Ready is nil when jobs can be taken: the coordinator is not stopping, and its store answers.

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -17,10 +18,11 @@ import (
 func (s *Server) CompareScores(ctx context.Context, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
 	var files []ScoreFile
 	for _, name := range req.Names {
-		file, err := s.scoreFile(ctx, name)
+		file, release, err := s.scoreFile(ctx, name)
 		if err != nil {
 			return nil, err
 		}
+		defer release()
 		files = append(files, file)
 	}
 	response, err := s.comparer.Compare(ctx, files, req)
@@ -29,33 +31,38 @@ func (s *Server) CompareScores(ctx context.Context, req *surmisev1.CompareScores
 
 // GetScores implements PlausibilityService.
 func (s *Server) GetScores(req *surmisev1.GetScoresRequest, stream grpc.ServerStreamingServer[surmisev1.GetScoresResponse]) error {
-	file, err := s.scoreFile(stream.Context(), req.Name)
+	file, release, err := s.scoreFile(stream.Context(), req.Name)
 	if err != nil {
 		return err
 	}
+	defer release()
 	return scoreStatus(s.comparer.Scores(stream.Context(), file.Path, stream.Send))
 }
 
-// scoreFile finds the scores of a job that succeeded.
-func (s *Server) scoreFile(ctx context.Context, name string) (ScoreFile, error) {
+// scoreFile finds the scores of a job that succeeded. The file stays until release.
+func (s *Server) scoreFile(ctx context.Context, name string) (file ScoreFile, release func(), err error) {
 	if s.comparer == nil {
-		return ScoreFile{}, status.Error(codes.Unimplemented, "this coordinator was built without comparison of scores")
+		return file, nil, status.Error(codes.Unimplemented, "this coordinator was built without comparison of scores")
 	}
 	job, err := s.store.Get(ctx, strings.TrimPrefix(name, jobPrefix))
 	if err != nil {
-		return ScoreFile{}, jobStatus(name, err)
+		return file, nil, jobStatus(name, err)
 	}
 	if job.State != queue.Succeeded {
-		return ScoreFile{}, status.Errorf(codes.FailedPrecondition, "%s has no scores: it is %s", name, job.State)
+		return file, nil, status.Errorf(codes.FailedPrecondition, "%s has no scores: it is %s", name, job.State)
 	}
-	path, err := artifactPath(job, scoresArtifact)
+	scores, err := artifactOf(job, scoresArtifact)
 	if err != nil {
-		return ScoreFile{}, err
+		return file, nil, err
 	}
-	if path == "" {
-		return ScoreFile{}, status.Errorf(codes.FailedPrecondition, "%s has no scores: it is no scoring job", name)
+	if scores == nil {
+		return file, nil, status.Errorf(codes.FailedPrecondition, "%s has no scores: it is no scoring job", name)
 	}
-	return ScoreFile{Source: name, Path: path}, nil
+	path, release, err := s.localFile(ctx, scores)
+	if err != nil {
+		return file, nil, scoreStatus(fmt.Errorf("the scores of %s: %w", name, err))
+	}
+	return ScoreFile{Source: name, Path: path}, release, nil
 }
 
 // scoreStatus is for errors of the Comparer: scores that cannot be read or compared are no fault of the request's form.

@@ -37,7 +37,7 @@ func (s *Server) RankContinuations(ctx context.Context, req *surmisev1.RankConti
 	if ended.State != queue.Succeeded {
 		return nil, status.Errorf(codes.FailedPrecondition, "%s is %s: %s", job.Name, ended.State, ended.Reason)
 	}
-	rankings, err := readRankings(ended)
+	rankings, err := s.readRankings(ctx, ended)
 	if err != nil {
 		return nil, err
 	}
@@ -95,12 +95,20 @@ func (s *Server) abandon(ctx context.Context, name string) {
 }
 
 // readRankings reads the artifact of a ranking job that succeeded.
-func readRankings(job queue.Job) (*surmisev1.Rankings, error) {
-	path, err := artifactPath(job, rankingArtifact)
+func (s *Server) readRankings(ctx context.Context, job queue.Job) (*surmisev1.Rankings, error) {
+	ranking, err := artifactOf(job, rankingArtifact)
 	if err != nil {
 		return nil, err
 	}
-	text, err := readBounded(path, maxMessageBytes)
+	if ranking == nil {
+		return nil, status.Errorf(codes.Internal, "%s left no ranking", jobPrefix+job.ID)
+	}
+	var text []byte
+	path, release, err := s.localFile(ctx, ranking)
+	if err == nil {
+		text, err = readBounded(path, maxMessageBytes)
+		release()
+	}
 	rankings := &surmisev1.Rankings{}
 	if err == nil {
 		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, rankings)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/queue"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -193,5 +195,36 @@ func TestBadSchedulingIsNamed(t *testing.T) {
 	} {
 		_, err := s.jobs.SubmitJob(s.ctx, trainWith(sched))
 		wantField(t, err, field)
+	}
+}
+
+type launching struct {
+	words map[int]string // by GPUs asked for
+	woken *atomic.Int32
+}
+
+func (l launching) Explain(n queue.Needs) string { return l.words[n.GPUs] }
+func (l launching) Wake()                        { l.woken.Add(1) }
+
+func TestAWaitingJobHasTheWordsOfWhoeverStartsWorkers(t *testing.T) {
+	l := launching{map[int]string{1: "Slurm refuses a worker of pool gpu: Invalid partition name specified"}, &atomic.Int32{}}
+	s := start(t, func(cfg *coordinator.Config) { cfg.Launch = l })
+	gpu := s.submit(trainWith(&surmisev1.Scheduling{Needs: &surmisev1.Needs{Gpus: 1}}))
+	plain := s.submit(train())
+	want := map[string]string{
+		gpu.Name:   "waiting: no worker is attached; Slurm refuses a worker of pool gpu: Invalid partition name specified",
+		plain.Name: "waiting: no worker is attached",
+	}
+	if n := l.woken.Load(); n != 2 {
+		t.Errorf("woken %d times by two jobs", n)
+	}
+	list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, job := range append(list.Jobs, s.get(gpu.Name), s.get(plain.Name)) {
+		if job.Reason != want[job.Name] {
+			t.Errorf("%s waits as %q, want %q", job.Name, job.Reason, want[job.Name])
+		}
 	}
 }

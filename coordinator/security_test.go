@@ -6,6 +6,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -608,4 +609,63 @@ func TestOwners(t *testing.T) {
 	if got, err := sweeps.CancelSweep(submitter, &surmisev1.CancelSweepRequest{Name: ours.Name}); err != nil || got.State != surmisev1.SweepState_SWEEP_CANCELLED {
 		t.Errorf("%v, %v", got, err)
 	}
+}
+
+// A caller gives its jobs no higher priority than its owner, or else its role, may.
+func TestPriorities(t *testing.T) {
+	s, secrets, _, _, _ := secure(t, func(c *coordinator.Config) {
+		c.Limits.Priority = coordinator.PriorityLimits{
+			Owners: map[string]int{"admin": 100}, Roles: map[auth.Role]int{auth.Submitter: -1, auth.Admin: 0},
+		}
+	})
+	sweeps := surmisev1.NewSweepServiceClient(s.conn)
+	for _, c := range []struct {
+		role     auth.Role
+		priority int32
+		may      bool
+	}{
+		{auth.Submitter, -1, true}, {auth.Submitter, 0, false}, {auth.Submitter, -1000, true}, {auth.Submitter, 1000, false},
+		{auth.Admin, 100, true}, {auth.Admin, 101, false}, // the owner's counts before the role's
+	} {
+		what := fmt.Sprintf("priority %d as %s", c.priority, c.role)
+		job := train()
+		job.Scheduling = &surmisev1.Scheduling{Priority: c.priority}
+		_, err := s.jobs.SubmitJob(as(s.ctx, secrets[c.role]), job)
+		_, sweepErr := sweeps.SubmitSweep(as(s.ctx, secrets[c.role]), &surmisev1.SubmitSweepRequest{
+			Spec: &surmisev1.SubmitSweepRequest_Train{Train: job.GetTrain()}, Seeds: []uint64{1}, Scheduling: job.Scheduling})
+		if c.may {
+			if err := errors.Join(err, sweepErr); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+			continue
+		}
+		withReason(t, what, err, codes.PermissionDenied, coordinator.ReasonPriority)
+		withReason(t, what+", a sweep", sweepErr, codes.PermissionDenied, coordinator.ReasonPriority)
+	}
+}
+
+// A worker of the coordinator's own process attaches without a token, and may do what a worker may.
+func TestAWorkerOfTheSameProcess(t *testing.T) {
+	inside := coordinator.NewLocal()
+	s, _, _, _, _ := secure(t, func(c *coordinator.Config) { c.Local = inside })
+	options, err := dial.Options{Through: inside.Dial}.DialOptions()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := grpc.NewClient("passthrough:///inside", options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := surmisev1.NewWorkerServiceClient(conn).Attach(s.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &worker{s.t, "w", stream, func() {}}
+	w.say(&surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Hello{Hello: &surmisev1.Hello{Name: "w"}}})
+	hear(w, (*surmisev1.AttachResponse).GetWelcome)
+	_, err = surmisev1.NewJobServiceClient(conn).ListJobs(s.ctx, &surmisev1.ListJobsRequest{})
+	withReason(t, "listing jobs", err, codes.PermissionDenied, auth.ReasonRoleNotAllowed)
+	_, err = s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{})
+	withReason(t, "over the network", err, codes.Unauthenticated, auth.ReasonNoCredentials)
 }

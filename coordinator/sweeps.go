@@ -119,7 +119,7 @@ func (s *Server) modelsExist(ctx context.Context, children []sweep.Child) error 
 			continue
 		}
 		checked[name] = true
-		if _, err := s.modelPath(ctx, c.Spec); err != nil {
+		if _, err := s.model(ctx, c.Spec); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -16,13 +17,34 @@ type machine struct {
 	installed string            // packages dpkg-query knows, separated by spaces
 	goVersion string            // what go env GOVERSION prints
 	env       map[string]string // beside PATH
+	argument  string            // of the script
+	noGo      bool
 	noSudo    bool
+}
+
+// packages are those that setup.sh wants for building and testing.
+var packages = list("build") + " " + list("test")
+
+// list is a variable of setup.sh, its words one space apart.
+func list(name string) string {
+	script, err := os.ReadFile("setup.sh")
+	if err != nil {
+		panic(err)
+	}
+	_, words, _ := strings.Cut(string(script), "\n"+name+"=\"")
+	words, _, _ = strings.Cut(words, "\"")
+	return strings.Join(strings.Fields(words), " ")
+}
+
+// without is the list of packages but for some.
+func without(names ...string) string {
+	return strings.Join(slices.DeleteFunc(strings.Fields(packages), func(p string) bool { return slices.Contains(names, p) }), " ")
 }
 
 var debian = machine{
 	osRelease: "ID=debian\nVERSION_ID=\"12\"\n",
 	user:      "0",
-	installed: "libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql",
+	installed: packages,
 	goVersion: "go1.26.8",
 }
 
@@ -37,7 +59,9 @@ func setup(t *testing.T, m machine) (out, commands string, code int) {
 		}
 	}
 	write("os-release", m.osRelease)
-	write("go", "#!/bin/sh\necho "+m.goVersion)
+	if !m.noGo {
+		write("go", "#!/bin/sh\necho "+m.goVersion)
+	}
 	write("id", "#!/bin/sh\necho "+m.user)
 	write("dpkg-query", `#!/bin/sh
 for last; do :; done
@@ -55,7 +79,7 @@ case " `+m.installed+` " in *" $last "*) printf 'ii ' ;; *) exit 1 ;; esac`)
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "./setup.sh")
+	cmd := exec.CommandContext(t.Context(), "./setup.sh", strings.Fields(m.argument)...)
 	cmd.Env = []string{"PATH=" + dir, "OS_RELEASE=" + filepath.Join(dir, "os-release")}
 	for k, v := range m.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
@@ -81,13 +105,17 @@ func TestSetup(t *testing.T) {
 		says     string
 	}{
 		"nothing missing": {func(*machine) {}, "", 0, ""},
-		"some missing":    {func(m *machine) { m.installed = "ffmpeg g++" }, update + install + "libopencv-dev libdnnl-dev pkg-config postgresql\n", 0, "installing libopencv-dev"},
-		"not root":        {func(m *machine) { m.user, m.installed = "1000", "ffmpeg g++ pkg-config libdnnl-dev postgresql" }, "sudo\n" + update + "sudo\n" + install + "libopencv-dev\n", 0, ""},
+		"some missing":    {func(m *machine) { m.installed = without("libopencv-dev", "pkg-config") }, update + install + "libopencv-dev pkg-config\n", 0, "installing libopencv-dev"},
+		"not root":        {func(m *machine) { m.user, m.installed = "1000", without("libopencv-dev") }, "sudo\n" + update + "sudo\n" + install + "libopencv-dev\n", 0, ""},
 		"no sudo":         {func(m *machine) { m.user, m.installed, m.noSudo = "1000", "ffmpeg", true }, "", 1, "as root, run: apt-get install"},
 		"other system":    {func(m *machine) { m.osRelease = "ID=fedora\nVERSION_ID=43\n" }, "", 1, "this is fedora 43"},
 		"newer Debian":    {func(m *machine) { m.osRelease = "ID=debian\nVERSION_ID=13\n" }, "", 1, "libopencv-dev libdnnl-dev ffmpeg"},
 		"taken as it is":  {func(m *machine) { m.osRelease, m.env = "ID=fedora\n", map[string]string{"SURMISE_SETUP": "skip"} }, "", 0, ""},
 		"old Go":          {func(m *machine) { m.goVersion = "go1.25.3" }, "", 1, "this is go1.25.3; Surmise needs Go 1.26"},
+		"to build":        {func(m *machine) { m.argument, m.installed = "build", "libopencv-dev" }, update + install + "libdnnl-dev ffmpeg pkg-config g++\n", 0, ""},
+		"to run":          {func(m *machine) { m.argument, m.installed, m.noGo = "run", "libopencv-dev libgomp1", true }, update + install + strings.Replace(list("run"), "libgomp1 ", "", 1) + "\n", 0, "installing libopencv-calib3d406"},
+		"another word":    {func(m *machine) { m.argument = "tests" }, "", 1, "unknown argument tests"},
+		"no Go":           {func(m *machine) { m.noGo = true }, "", 1, "no go in PATH"},
 		"unknown Go":      {func(m *machine) { m.goVersion = "devel" }, "", 1, "Surmise needs Go 1.26"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -67,27 +67,25 @@ func (c *Controls) validate() error {
 	return nil
 }
 
-// controls scores the altered copies of a possible video.
-func (s *scorer) controls(ctx context.Context, v Video, d decodedVideo) ([]controlled, error) {
+// controls has the altered copies of a possible video scored.
+func (s *scorer) controls(ctx context.Context, one *videoScores, d decodedVideo) error {
 	if s.c.Controls == nil {
-		return nil, nil
+		return nil
 	}
-	keep := s.c.Maps
-	s.c.Maps = nil // maps are of the videos themselves
-	defer func() { s.c.Maps = keep }()
-	var out []controlled
 	for _, kind := range s.c.Controls.Kinds {
 		clip, err := alter(d.clip, kind)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", kind, err)
+			return fmt.Errorf("video %s: %s: %w", one.path, kind, err)
 		}
-		one, err := s.video(ctx, v, decodedVideo{clip: clip, sha256: d.sha256})
+		v := one.out.video
+		altered, err := s.begin(ctx, Video{Path: one.path + " (" + kind + ")", Name: v.Path, Label: v.Label, Group: v.Group, Property: v.Property, Pair: v.Pair},
+			decodedVideo{clip: clip, sha256: d.sha256})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", kind, err)
+			return err
 		}
-		out = append(out, controlled{kind, one.video, one.scores})
+		one.controls = append(one.controls, alteredScores{kind, altered})
 	}
-	return out, nil
+	return nil
 }
 
 // add takes over the controls of a group that was scored whole.

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // Dataset is a published benchmark read from its folder: the videos in groups, as a
@@ -55,7 +56,7 @@ func DatasetNames() []string {
 }
 
 // ReadDataset lists the videos of a dataset below its root; with roots, only files below
-// one of these folders are accepted (see video.Below). Whatever does not fit the layout
+// one of these folders are accepted (see source.Below). Whatever does not fit the layout
 // is an error that names the file, or, where a video or a property is merely not there,
 // a note.
 func ReadDataset(name, root string, roots []string) (*Dataset, error) {
@@ -114,7 +115,7 @@ func (r *datasetReader) note(format string, args ...any) {
 
 // path is where a name relative to the dataset's folder lies; an error if that is outside the roots.
 func (r *datasetReader) path(name string) (string, error) {
-	return video.Below(r.roots, filepath.Join(r.set.Folder, filepath.FromSlash(name)))
+	return source.Below(r.roots, filepath.Join(r.set.Folder, filepath.FromSlash(name)))
 }
 
 // add takes a video whose name is relative to the dataset's folder.

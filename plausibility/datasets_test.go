@@ -144,18 +144,21 @@ func TestScoreIntPhys(t *testing.T) {
 	}
 }
 
-// everyContext answers for each context of a spec.
+// everyContext answers for each context of a spec, or of a window's own.
 type everyContext struct {
 	*changeDetector
 	spec Spec
 }
 
-func (e everyContext) Surprise(ctx context.Context, windows []float32, n int) ([]WindowErrors, error) {
-	errs, err := e.changeDetector.Surprise(ctx, windows, n)
+func (e everyContext) Surprise(ctx context.Context, windows []Window) ([]WindowErrors, error) {
+	errs, err := e.changeDetector.Surprise(ctx, windows)
 	for i := range errs {
-		all := errs[i][0]
+		all, contexts := errs[i][0], e.spec.Contexts
+		if windows[i].Contexts != nil {
+			contexts = windows[i].Contexts
+		}
 		errs[i] = nil
-		for _, c := range e.spec.Contexts {
+		for _, c := range contexts {
 			from := (c/e.tubelet - 1) * (e.size / e.patch) * (e.size / e.patch) // the detector says nothing of the first tubelet
 			errs[i] = append(errs[i], ContextErrors{Context: c, Tokens: all.Tokens[from:], Errors: all.Errors[from:]})
 		}

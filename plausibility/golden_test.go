@@ -1,7 +1,6 @@
 package plausibility
 
 import (
-	"context"
 	"math"
 	"path/filepath"
 	"strings"
@@ -81,7 +80,7 @@ func TestGoldenSurpriseOfAnImport(t *testing.T) {
 // checkSurprise scores videos [V,3,frames,S,S] and wants surprise [V,contexts,windows].
 func checkSurprise(t *testing.T, m *Model, videos golden.Tensor, want []float32, contexts []int, stride int) {
 	t.Helper()
-	frames, window, plane := videos.Shape[2], m.Config.Frames, m.Config.Size*m.Config.Size
+	frames, window := videos.Shape[2], m.Config.Frames
 	spec := Spec{Window: window, Stride: stride, Contexts: contexts}
 	starts := WindowStarts(frames, window, stride)
 	if len(want) != videos.Shape[0]*len(contexts)*len(starts) {
@@ -100,20 +99,19 @@ func checkSurprise(t *testing.T, m *Model, videos golden.Tensor, want []float32,
 		}
 		defer net.Close()
 		for v := range videos.Shape[0] {
-			var windows []float32
+			length := len(videos.F32) / videos.Shape[0]
+			of := &givenFrames{pix: videos.F32[v*length : (v+1)*length], frames: frames}
+			var windows []Window
 			for _, from := range starts {
-				for c := range 3 {
-					at := ((v*3+c)*frames + from) * plane
-					windows = append(windows, videos.F32[at:at+window*plane]...)
-				}
+				windows = append(windows, Window{Of: of, From: from})
 			}
-			got, err := net.Surprise(context.Background(), windows, len(starts))
+			got, err := net.Surprise(t.Context(), windows)
 			if err != nil {
 				t.Fatal(err)
 			}
 			r := newReducer(spec, m.Config)
 			for w := range got {
-				reduced, err := r.reduce(got[w])
+				reduced, err := r.reduce(got[w], nil)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,14 +50,37 @@ func randomWindows(c model.Config, n int) []float32 {
 	return out
 }
 
-func surprise(t *testing.T, m *Model, batch int, windows []float32, n int) []WindowErrors {
+// givenFrames are frames that are normalised already, [3,frames,S,S].
+type givenFrames struct {
+	pix    []float32
+	frames int
+}
+
+func (f *givenFrames) Normalize(dst []float32, from, count int) {
+	channel := len(f.pix) / 3
+	plane := channel / f.frames
+	for c := range 3 {
+		copy(dst[c*count*plane:(c+1)*count*plane], f.pix[c*channel+from*plane:])
+	}
+}
+
+// apart are windows that have no frame in common.
+func apart(c model.Config, windows []float32) []Window {
+	var out []Window
+	for w := range slices.Chunk(windows, c.ClipValues()) {
+		out = append(out, Window{Of: &givenFrames{w, c.Frames}})
+	}
+	return out
+}
+
+func surprise(t *testing.T, m *Model, batch int, windows []float32) []WindowErrors {
 	t.Helper()
 	net, err := m.Network(specFor(m.Config.Objective), batch, cpu.Options{Threads: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer net.Close()
-	got, err := net.Surprise(t.Context(), windows, n)
+	got, err := net.Surprise(t.Context(), apart(m.Config, windows))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,16 +92,16 @@ func TestSurpriseDoesNotDependOnTheBatch(t *testing.T) {
 	for _, objective := range []string{model.Masked, model.NextTubelet} {
 		m := smallModel(objective)
 		windows := randomWindows(m.Config, 5)
-		want := surprise(t, m, 1, windows, 5)
+		want := surprise(t, m, 1, windows)
 		if len(want) != 5 || reflect.DeepEqual(want[0], want[1]) {
 			t.Fatalf("%s: %d windows, alike: %t", objective, len(want), reflect.DeepEqual(want[0], want[1]))
 		}
 		for _, batch := range []int{2, 3, 5, 8} {
-			if got := surprise(t, m, batch, windows, 5); !reflect.DeepEqual(got, want) {
+			if got := surprise(t, m, batch, windows); !reflect.DeepEqual(got, want) {
 				t.Errorf("%s: batches of %d give other errors than windows one by one", objective, batch)
 			}
 		}
-		if got := surprise(t, m, 2, nil, 0); len(got) != 0 {
+		if got := surprise(t, m, 2, nil); len(got) != 0 {
 			t.Errorf("%s: no windows gave %d", objective, len(got))
 		}
 	}
@@ -86,7 +111,7 @@ func TestSurpriseDoesNotDependOnTheBatch(t *testing.T) {
 func TestScoringUsesTheFirstMaskToken(t *testing.T) {
 	m := smallModel(model.Masked)
 	windows := randomWindows(m.Config, 2)
-	want := surprise(t, m, 2, windows, 2)
+	want := surprise(t, m, 2, windows)
 	change := func(token string) []WindowErrors {
 		for _, x := range m.weights {
 			if x.Name == token {
@@ -95,7 +120,7 @@ func TestScoringUsesTheFirstMaskToken(t *testing.T) {
 				}
 			}
 		}
-		return surprise(t, m, 2, windows, 2)
+		return surprise(t, m, 2, windows)
 	}
 	if got := change("predictor.mask_tokens.1"); !reflect.DeepEqual(got, want) {
 		t.Error("mask token 1 has a part in the errors")
@@ -105,24 +130,26 @@ func TestScoringUsesTheFirstMaskToken(t *testing.T) {
 	}
 }
 
-func TestSurpriseRefusesAndStops(t *testing.T) {
+func TestSurpriseStops(t *testing.T) {
 	m := smallModel(model.NextTubelet)
 	net, err := m.Network(specFor(model.NextTubelet), 2, cpu.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer net.Close()
-	windows := randomWindows(m.Config, 2)
-	for _, n := range []int{1, 3, -2} {
-		if _, err := net.Surprise(t.Context(), windows, n); err == nil || !strings.Contains(err.Error(), "windows") {
-			t.Errorf("2 windows given as %d: got %v", n, err)
-		}
-	}
+	windows := apart(m.Config, randomWindows(m.Config, 2))
 	stop := errors.New("asked to stop")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(stop)
-	if _, err := net.Surprise(ctx, windows, 2); !errors.Is(err, stop) {
+	if _, err := net.Surprise(ctx, windows); !errors.Is(err, stop) {
 		t.Errorf("got %v, want the cause of the cancellation", err)
+	}
+	got, err := net.Surprise(t.Context(), windows) // what was not computed is not taken for known
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := surprise(t, m, 2, randomWindows(m.Config, 2)); !reflect.DeepEqual(got, want) {
+		t.Error("a call that was stopped changed the errors of the next")
 	}
 }
 
@@ -150,11 +177,11 @@ func TestOpenModel(t *testing.T) {
 		t.Errorf("opened %+v, want %+v", opened, m)
 	}
 	windows := randomWindows(m.Config, 1)
-	want := surprise(t, m, 1, windows, 1)
-	if got := surprise(t, opened, 1, windows, 1); !reflect.DeepEqual(got, want) {
+	want := surprise(t, m, 1, windows)
+	if got := surprise(t, opened, 1, windows); !reflect.DeepEqual(got, want) {
 		t.Error("the opened model gives other errors")
 	}
-	if got := surprise(t, opened.Twin(1), 1, windows, 1); reflect.DeepEqual(got, want) {
+	if got := surprise(t, opened.Twin(1), 1, windows); reflect.DeepEqual(got, want) {
 		t.Error("the untrained twin gives the model's errors")
 	}
 
@@ -208,6 +235,18 @@ func TestModelTooLargeToScoreIsRefused(t *testing.T) {
 	var tooLarge *cpu.MemoryError
 	if !errors.As(err, &tooLarge) || !strings.Contains(err.Error(), "lower threads, give fewer contexts") {
 		t.Errorf("got %v, want a MemoryError with the settings to lower", err)
+	}
+}
+
+// Videos are read as squares, so a model of other frames can be neither scored nor given videos to embed: it says so.
+func TestOnlySquareFrames(t *testing.T) {
+	m := modelOf(model.Masked, func(c *model.Config) { c.Height, c.Width = 16, 32 })
+	const want = "the model takes frames of 16×32 px"
+	if _, err := m.Network(specFor(model.Masked), 1, cpu.Options{Threads: 1}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("scoring: got %v, want an error that says %q", err, want)
+	}
+	if _, err := m.EmbedFiles(t.Context(), filepath.Join(t.TempDir(), "e.safetensors"), []string{"v.mp4"}, EmbedOptions{Read: made(16), Machine: cpu.Options{Threads: 1}}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("embedding: got %v, want an error that says %q", err, want)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // Bounds on a pairs file.
@@ -23,8 +23,8 @@ const (
 var pairsColumns = []string{"path", "label", "group", "property"}
 
 // ReadPairs reads a pairs file: CSV with the header path,label,group,property.
-// Paths are relative to the file's folder; with roots, only paths below one of
-// these folders are accepted, links resolved (see video.Below). Errors name the
+// Paths are relative to the file's folder, or URIs; with roots, only what lies below one of
+// these is accepted, links resolved (see source.Below and source.BelowURI). Errors name the
 // line and the field, or the group that has fewer than two videos, one label only,
 // or two properties.
 func ReadPairs(path string, roots []string) ([]Video, error) {
@@ -38,11 +38,15 @@ func ReadPairs(path string, roots []string) ([]Video, error) {
 		return nil, fmt.Errorf("pairs file %s: %w", path, err)
 	}
 	for i := range videos {
-		v := &videos[i]
-		if !filepath.IsAbs(v.Path) {
-			v.Path = filepath.Join(filepath.Dir(path), v.Path)
+		if v := &videos[i]; source.IsURI(v.Path) {
+			v.Path, err = source.BelowURI(roots, v.Path)
+		} else {
+			if !filepath.IsAbs(v.Path) {
+				v.Path = filepath.Join(filepath.Dir(path), v.Path)
+			}
+			v.Path, err = source.Below(roots, v.Path)
 		}
-		if v.Path, err = video.Below(roots, v.Path); err != nil {
+		if err != nil {
 			return nil, fmt.Errorf("pairs file %s: path: %w", path, err)
 		}
 	}

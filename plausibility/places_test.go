@@ -12,7 +12,6 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/heat"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
-	"github.com/surmise-ml/surmise/video"
 )
 
 // A corner of 4 pixels jumps in frame 8: the pair parts there, and a detector of change
@@ -189,10 +188,8 @@ func TestCopyLast(t *testing.T) {
 					moving.Pix[f*16*16*3+i] = uint8(40*f + i%7)
 				}
 			}
-			windows := make([]float32, 2*m.Config.ClipValues())
-			video.Normalize(windows[:len(windows)/2], still, 0, 6)
-			video.Normalize(windows[len(windows)/2:], moving, 0, 6)
-			got, err := net.Surprise(t.Context(), windows, 2)
+			windows := []Window{{Of: clipFrames{still}}, {Of: clipFrames{moving}}}
+			got, err := net.Surprise(t.Context(), windows)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -211,7 +208,7 @@ func TestCopyLast(t *testing.T) {
 					t.Errorf("%s %q: a moving video is copied without error", objective, target)
 				}
 			}
-			checkCopies(t, net, windows)
+			checkCopies(t, m, got, windows)
 			if err := net.Close(); err != nil {
 				t.Fatal(err)
 			}
@@ -219,16 +216,11 @@ func TestCopyLast(t *testing.T) {
 	}
 }
 
-// checkCopies works the errors out again from the targets of the first window.
-func checkCopies(t *testing.T, net *Network, windows []float32) {
+// checkCopies works the errors out again from the targets of whole windows.
+func checkCopies(t *testing.T, m *Model, got []WindowErrors, windows []Window) {
 	t.Helper()
-	got, err := net.Surprise(t.Context(), windows, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := net.scoring.Config
-	d := c.TargetDim()
-	targets := net.machine.Floats(net.scoring.Target)
+	d := m.Config.TargetDim()
+	_, targets := wholeWindows(t, m, windows, cpu.FP32)
 	row := func(window, tubelet, place int) []float32 {
 		return targets[((window*3+tubelet)*4+place)*d:][:d] // 3 tubelets of 2×2 tokens
 	}

@@ -5,6 +5,7 @@
 //	pairs.go     pairs.csv -> the videos to score
 //	datasets.go  the folder of a benchmark -> the same; intphys.go, intphys2.go, grasp.go, inflevel.go
 //	windows.go   frames -> sliding windows; token errors -> surprise
+//	network.go   a model at work on windows; tubelets.go: what overlapping ones have in common
 //	score.go     videos + model (+ its untrained twin) -> a score file
 //	places.go    token errors -> curves, maps, where surprise peaks and pairs part
 //	controls.go  possible videos against altered copies of themselves
@@ -24,6 +25,7 @@ import (
 	"context"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
+	"github.com/surmise-ml/surmise/video"
 )
 
 // Spec says how windows are taken and reduced; see compare.Spec.
@@ -31,7 +33,7 @@ type Spec = compare.Spec
 
 // Video is one row of a pairs file, or one video of a dataset.
 type Video struct {
-	Path     string // of the file, or of the folder of its frames
+	Path     string // of the file, or of the folder of its frames; or a URI
 	Name     string // as the pairs file or dataset names it, for the record; empty: Path
 	Label    int    // 1 possible, 0 impossible
 	Group    string // videos of a group share everything but the event
@@ -53,11 +55,32 @@ func (v *Video) name() string {
 	return v.Name
 }
 
+// Frames are the frames of a video. Two of them that are equal by == are the same video.
+type Frames interface {
+	// Normalize writes count frames from frame from on, normalised, as [3,count,S,S].
+	Normalize(dst []float32, from, count int)
+}
+
+// Window is where a window lies. Its length is the Spec's.
+type Window struct {
+	Of   Frames
+	From int // first frame
+	// Contexts are the context lengths it is scored at, in place of the spec's; nil: the spec's.
+	Contexts []int
+}
+
 // Predictor is what scoring needs of a model.
 type Predictor interface {
-	// Surprise returns the prediction errors of n windows; windows is
-	// [n,3,Window,S,S], normalised. Results are in the order of the windows.
-	Surprise(ctx context.Context, windows []float32, n int) ([]WindowErrors, error)
+	// Surprise returns the prediction errors of windows, in their order. Windows of one video that
+	// overlap are best given in one call, or one call after the other.
+	Surprise(ctx context.Context, windows []Window) ([]WindowErrors, error)
+}
+
+// clipFrames are the frames of a decoded video.
+type clipFrames struct{ *video.Clip }
+
+func (f clipFrames) Normalize(dst []float32, from, count int) {
+	video.Normalize(dst, f.Clip, from, count)
 }
 
 // WindowErrors holds the errors of one window, one element per context length of

@@ -291,41 +291,38 @@ func join(a, b *video.Clip) *video.Clip {
 // energies are those of the sequences' futures, over every window that holds some of
 // them. Windows of all sequences share batches, so that no core is idle.
 func (r *Ranker) energies(ctx context.Context, p Predictor, sequences []*video.Clip) ([]energy, error) {
-	type place struct{ sequence, from int } // of a window
-	var places []place
+	var windows []Window
+	var sequence []int // of each window
 	side := r.Size / r.Patch
 	tracks := make([]track, len(sequences))
 	for i, s := range sequences {
 		tracks[i] = track{tokens: side * side, tubelet: map[int]*trackedTubelet{}}
+		frames := clipFrames{s}
 		for from := max(0, r.ContextFrames-r.Spec.Window+r.Tubelet); from+r.Spec.Window <= s.Frames; from += r.Tubelet {
-			places = append(places, place{i, from})
+			windows, sequence = append(windows, Window{Of: frames, From: from}), append(sequence, i)
 		}
 	}
 	spec := r.Spec
 	spec.TopTokens = compare.NextTubeletTopTokens
 	reduce := reducer{spec: spec, tubelets: spec.Window / r.Tubelet, tubeletTokens: side * side}
-	length := 3 * spec.Window * r.Size * r.Size // of one window
-	windows := make([]float32, min(r.Batch, len(places))*length)
-	for batch := range slices.Chunk(places, r.Batch) {
-		for i, at := range batch {
-			video.Normalize(windows[i*length:(i+1)*length], sequences[at.sequence], at.from, spec.Window)
-		}
-		errs, err := p.Surprise(ctx, windows[:len(batch)*length], len(batch))
+	for batch := range slices.Chunk(windows, r.Batch) {
+		errs, err := p.Surprise(ctx, batch)
 		if err != nil {
 			return nil, err
 		}
 		if len(errs) != len(batch) {
 			return nil, fmt.Errorf("model returned %d windows for %d", len(errs), len(batch))
 		}
-		for i, at := range batch {
-			contexts, err := reduce.reduce(errs[i])
+		for i, w := range batch {
+			contexts, err := reduce.reduce(errs[i], nil)
 			if err != nil {
-				return nil, fmt.Errorf("candidate %d: %w", at.sequence, err)
+				return nil, fmt.Errorf("candidate %d: %w", sequence[i], err)
 			}
 			for c, x := range contexts {
-				tracks[at.sequence].add(errs[i][c], x.tubelet, at.from, r.Tubelet)
+				tracks[sequence[i]].add(errs[i][c], x.tubelet, w.From, r.Tubelet)
 			}
 		}
+		sequence = sequence[len(batch):]
 	}
 	out := make([]energy, len(sequences))
 	for i := range tracks {

@@ -18,6 +18,7 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/plausibility/heat"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // Config is one scoring run.
@@ -52,6 +53,17 @@ type Config struct {
 	Read func(ctx context.Context, path string, o video.ReadOptions) (*video.Clip, error)
 	// Count tells how many frames a video has, for Video.EqualLength; nil means CountFrames of those decoders.
 	Count func(ctx context.Context, path string) (int, error)
+	// Local returns the file of a video that may lie elsewhere, which stays until release is called; nil means that videos are
+	// files, and URIs are refused.
+	Local func(ctx context.Context, path string) (file string, release func(), err error)
+}
+
+// onlyFiles is a Local.
+func onlyFiles(_ context.Context, path string) (string, func(), error) {
+	if source.IsURI(path) {
+		return "", nil, &video.FileError{Path: path, Kind: video.Unreadable, Reason: "only files on this machine can be read here"}
+	}
+	return path, func() {}, nil
 }
 
 // Progress is how far a scoring run is.
@@ -74,6 +86,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.MaxFrames == 0 {
 		c.MaxFrames = defaultMaxFrames
+	}
+	if c.Local == nil {
+		c.Local = onlyFiles
 	}
 	if c.Progress == nil {
 		c.Progress = func(Progress) {}
@@ -119,7 +134,7 @@ func (c *Config) validate() error {
 // left that is an error. Any other failure, a NaN from the model too, ends the
 // run with an error that names the video.
 //
-// Memory holds the batch of windows, the frames of the video being scored and of
+// Memory holds the frames of the videos that a batch of windows is taken from, and of
 // the next one, which is decoded meanwhile, and small thumbnails of one group.
 func Score(ctx context.Context, c Config) (*compare.File, error) {
 	c.setDefaults()
@@ -240,6 +255,17 @@ func starts(ctx context.Context, c *Config, videos []Video) ([]decodedVideo, err
 }
 
 func read(ctx context.Context, c *Config, path string, first int) (decodedVideo, error) {
+	var unusable *video.FileError
+	path, release, err := c.Local(ctx, path)
+	switch {
+	case ctx.Err() != nil:
+		return decodedVideo{}, context.Cause(ctx)
+	case errors.As(err, &unusable):
+		return decodedVideo{skip: unusable.Reason}, nil
+	case err != nil:
+		return decodedVideo{}, err
+	}
+	defer release()
 	digest, exact, err := contentSHA256(path)
 	if err != nil {
 		return decodedVideo{skip: err.Error()}, nil
@@ -250,7 +276,6 @@ func read(ctx context.Context, c *Config, path string, first int) (decodedVideo,
 		options.MaxFrames = c.Spec.MaxFrames
 	}
 	clip, err := c.Read(ctx, path, options)
-	var unusable *video.FileError
 	switch {
 	case ctx.Err() != nil:
 		return decodedVideo{}, context.Cause(ctx)
@@ -312,8 +337,8 @@ func hashFile(h hash.Hash, path string) error {
 type scorer struct {
 	c          *Config
 	predictors []Predictor // of file.Sets
-	windows    []float32   // [Batch,3,Window,Size,Size]
 	reducer    reducer
+	pending    []pendingWindow // of videos of one group, so that batches are full whatever a video's length
 	file       *compare.File
 	progress   Progress
 }
@@ -323,7 +348,6 @@ func newScorer(c *Config) *scorer {
 	s := &scorer{
 		c:          c,
 		predictors: []Predictor{c.Predictor},
-		windows:    make([]float32, c.Batch*3*c.Spec.Window*c.Size*c.Size),
 		reducer:    reducer{spec: c.Spec, tubelets: c.Spec.Window / c.Tubelet, tubeletTokens: side * side},
 		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Grid: &compare.Grid{Tubelet: c.Tubelet, Patch: c.Patch}, Decoder: c.Decoder, Precision: c.Precision, Folder: c.Folder, Dataset: c.Dataset,
 			Skipped: []compare.Skipped{}, Sets: []compare.Set{{Name: compare.ModelSet, Model: c.Model}}},
@@ -347,14 +371,15 @@ type scoredVideo struct {
 	thumbnails [][]uint8
 	frames     []uint64            // digest of each frame, where they were stored without loss; else nil
 	times      []float64           // of its frames, seconds
-	maps       map[string]heat.Map // by set; nil unless they are kept
+	maps       map[string]heat.Map // by set; nil of altered copies
 	controls   []controlled        // per kind of control; none of impossible videos
 }
 
 // group scores the videos of one group as they are decoded, and enters them into
 // the file, all or none.
 func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decodedVideo) error {
-	var scored []scoredVideo
+	var begun []*videoScores
+	s.pending = s.pending[:0]
 	reasons := make([]string, len(videos))
 	broken := ""
 	for i, v := range videos {
@@ -369,14 +394,14 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 				broken = v.name()
 			}
 		case broken == "":
-			one, err := s.video(ctx, v, d)
+			one, err := s.begin(ctx, v, d)
 			if err == nil && v.Label == 1 {
-				one.controls, err = s.controls(ctx, v, d)
+				err = s.controls(ctx, one, d)
 			}
 			if err != nil {
-				return fmt.Errorf("video %s: %w", v.Path, err)
+				return err
 			}
-			scored = append(scored, one)
+			begun = append(begun, one)
 		}
 		s.progress.Done++
 		s.progress.Path = v.Path
@@ -394,6 +419,10 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		}
 		return nil
 	}
+	scored, err := s.finish(ctx, begun)
+	if err != nil {
+		return err
+	}
 	if slices.ContainsFunc(videos, func(v Video) bool { return v.Pair == "" }) {
 		for i := range scored {
 			scored[i].video.Pair = ""
@@ -401,6 +430,7 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		match(scored)
 	}
 	locate(scored, s.c.Size)
+	s.contrast(scored)
 	s.c.Controls.add(scored)
 	for _, one := range scored {
 		if s.c.Maps != nil {
@@ -412,6 +442,17 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		}
 	}
 	return nil
+}
+
+// contrast enters what only all of a group's videos together tell.
+func (s *scorer) contrast(group []scoredVideo) {
+	for k, set := range s.file.Sets {
+		maps := make([]heat.Map, len(group))
+		for i := range group {
+			maps[i] = group[i].maps[set.Name]
+		}
+		contrast(group, k, maps)
+	}
 }
 
 // sharedStart is how many frames two videos have in common before they differ.
@@ -452,70 +493,151 @@ func match(videos []scoredVideo) {
 	}
 }
 
-// video scores one video, batch by batch.
-func (s *scorer) video(ctx context.Context, v Video, d decodedVideo) (scoredVideo, error) {
+// videoScores are those of a video whose windows are being scored.
+type videoScores struct {
+	path     string
+	out      scoredVideo
+	tracks   []track // per set
+	controls []alteredScores
+}
+
+// alteredScores are those of an altered copy.
+type alteredScores struct {
+	kind   string
+	scores *videoScores
+}
+
+// pendingWindow is a window that waits for its batch to be full.
+type pendingWindow struct {
+	Window
+	video *videoScores
+}
+
+// begin has the windows of a video scored, as batches fill.
+func (s *scorer) begin(ctx context.Context, v Video, d decodedVideo) (*videoScores, error) {
 	spec := s.c.Spec
-	starts := WindowStarts(d.clip.Frames, spec.Window, spec.Stride)
-	out := scoredVideo{
+	one := &videoScores{path: v.Path, out: scoredVideo{
 		video: compare.Video{Path: v.name(), Label: v.Label, Group: v.Group, Property: v.Property, Pair: v.Pair, SHA256: d.sha256, Frames: d.clip.Frames, First: d.first},
-		// The frames themselves are let go after this video.
+		// The frames themselves are let go of when their windows are scored.
 		thumbnails: thumbnails(d.clip),
 		times:      d.clip.Times,
-	}
+	}}
 	if d.exact {
-		out.frames = frameDigests(d.clip)
-	}
-	for _, from := range starts {
-		out.video.WindowStart = append(out.video.WindowStart, d.clip.Times[from])
+		one.out.frames = frameDigests(d.clip)
 	}
 	side := s.c.Size / s.c.Patch
-	tracks := make([]track, len(s.predictors))
-	for k := range s.predictors {
-		tracks[k] = track{tokens: side * side, tubelet: map[int]*trackedTubelet{}}
-		out.scores = append(out.scores, compare.Scores{Surprise: make([][]float64, spec.NumContexts()), Peak: make([][]float64, spec.NumContexts())})
+	for range s.predictors {
+		one.tracks = append(one.tracks, track{tokens: side * side, tubelet: map[int]*trackedTubelet{}})
+		one.out.scores = append(one.out.scores, compare.Scores{Surprise: make([][]float64, spec.NumContexts()), Peak: make([][]float64, spec.NumContexts())})
 	}
-	length := 3 * spec.Window * s.c.Size * s.c.Size // of one window
-	for batch := range slices.Chunk(starts, s.c.Batch) {
-		for i, from := range batch {
-			video.Normalize(s.windows[i*length:(i+1)*length], d.clip, from, spec.Window)
+	frames := clipFrames{d.clip}
+	var windows []Window
+	if spec.Beginning {
+		longest := spec.ShorterContexts(len(spec.Contexts)-1, s.c.Tubelet)
+		windows = append(windows, Window{frames, 0, longest})
+		for range longest {
+			one.out.video.WindowStart = append(one.out.video.WindowStart, d.clip.Times[0])
 		}
-		for k, p := range s.predictors {
-			errs, err := p.Surprise(ctx, s.windows[:len(batch)*length], len(batch))
+	}
+	for _, from := range WindowStarts(d.clip.Frames, spec.Window, spec.Stride) {
+		one.out.video.WindowStart = append(one.out.video.WindowStart, d.clip.Times[from])
+		windows = append(windows, Window{Of: frames, From: from})
+	}
+	for _, w := range windows {
+		s.pending = append(s.pending, pendingWindow{w, one})
+		if len(s.pending) == s.c.Batch {
+			if err := s.flush(ctx); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return one, nil
+}
+
+// flush scores the windows that wait.
+func (s *scorer) flush(ctx context.Context) error {
+	var windows []Window
+	for _, w := range s.pending {
+		windows = append(windows, w.Window)
+	}
+	for k, p := range s.predictors {
+		if len(windows) == 0 {
+			break
+		}
+		set := s.file.Sets[k].Name
+		errs, err := p.Surprise(ctx, windows)
+		if err != nil {
+			return fmt.Errorf("video %s: %s: %w", s.pending[0].video.path, set, err)
+		}
+		if len(errs) != len(windows) {
+			return fmt.Errorf("video %s: %s: returned %d windows for %d", s.pending[0].video.path, set, len(errs), len(windows))
+		}
+		for i, w := range s.pending {
+			contexts, err := s.reducer.reduce(errs[i], w.Contexts)
 			if err != nil {
-				return out, fmt.Errorf("%s: %w", s.file.Sets[k].Name, err)
+				return fmt.Errorf("video %s: %s: window at %.3f s: %w", w.video.path, set, w.video.out.times[w.From], err)
 			}
-			if len(errs) != len(batch) {
-				return out, fmt.Errorf("%s: returned %d windows for %d", s.file.Sets[k].Name, len(errs), len(batch))
-			}
-			for i, from := range batch {
-				contexts, err := s.reducer.reduce(errs[i])
-				if err != nil {
-					return out, fmt.Errorf("%s: window at %.3f s: %w", s.file.Sets[k].Name, d.clip.Times[from], err)
+			scores := &w.video.out.scores[k]
+			for c, x := range contexts {
+				w.video.tracks[k].add(errs[i][c], x.tubelet, w.From, s.c.Tubelet)
+				if w.Contexts == nil {
+					scores.Surprise[c], scores.Peak[c] = append(scores.Surprise[c], x.surprise), append(scores.Peak[c], x.peak)
+					continue
 				}
-				for c, x := range contexts {
-					out.scores[k].Surprise[c] = append(out.scores[k].Surprise[c], x.surprise)
-					out.scores[k].Peak[c] = append(out.scores[k].Peak[c], x.peak)
-					tracks[k].add(errs[i][c], x.tubelet, from, s.c.Tubelet)
+				for row, longer := range s.c.Spec.Contexts { // of the beginning of every row that it is shorter than
+					if w.Contexts[c] < longer {
+						scores.Surprise[row], scores.Peak[row] = append(scores.Surprise[row], x.surprise), append(scores.Peak[row], x.peak)
+					}
 				}
 			}
 		}
 	}
-	frames := tracks[0].frames()
-	for _, f := range frames {
-		out.video.TubeletStart = append(out.video.TubeletStart, d.clip.Times[f])
+	clear(s.pending) // and with it the frames
+	s.pending = s.pending[:0]
+	return nil
+}
+
+// finish scores what is left of a group's windows and gathers what its videos have come to.
+func (s *scorer) finish(ctx context.Context, group []*videoScores) ([]scoredVideo, error) {
+	if err := s.flush(ctx); err != nil {
+		return nil, err
 	}
-	if s.c.Maps != nil {
-		out.maps = map[string]heat.Map{}
-	}
-	for k := range tracks {
-		if !slices.Equal(frames, tracks[k].frames()) {
-			return out, fmt.Errorf("%s predicts other tubelets than the model", s.file.Sets[k].Name)
+	var out []scoredVideo
+	for _, one := range group {
+		if err := s.curves(one, true); err != nil {
+			return nil, fmt.Errorf("video %s: %w", one.path, err)
 		}
-		out.scores[k].Curve = tracks[k].curve()
-		out.scores[k].PeakAt = tracks[k].peak(d.clip.Times, side, s.c.Patch)
-		if out.maps != nil {
-			out.maps[s.file.Sets[k].Name] = tracks[k].mapOf(side)
+		for _, x := range one.controls {
+			if err := s.curves(x.scores, false); err != nil { // maps are of the videos themselves
+				return nil, fmt.Errorf("video %s: %s: %w", one.path, x.kind, err)
+			}
+			one.out.controls = append(one.out.controls, controlled{x.kind, x.scores.out.video, x.scores.out.scores})
 		}
+		out = append(out, one.out)
 	}
 	return out, nil
+}
+
+// curves makes the curves of a video, and its maps, of its windows.
+func (s *scorer) curves(one *videoScores, maps bool) error {
+	side, tracks, times := s.c.Size/s.c.Patch, one.tracks, one.out.times
+	frames := tracks[0].frames()
+	for _, f := range frames {
+		one.out.video.TubeletStart = append(one.out.video.TubeletStart, times[f])
+	}
+	if maps {
+		one.out.maps = map[string]heat.Map{}
+	}
+	for k := range tracks {
+		name := s.file.Sets[k].Name
+		if !slices.Equal(frames, tracks[k].frames()) {
+			return fmt.Errorf("%s predicts other tubelets than the model", name)
+		}
+		one.out.scores[k].Curve = tracks[k].curve()
+		one.out.scores[k].PeakAt = tracks[k].peak(times, side, s.c.Patch)
+		if maps {
+			one.out.maps[name] = tracks[k].mapOf(side)
+		}
+	}
+	return nil
 }

@@ -23,16 +23,13 @@ type changeDetector struct {
 	spoil                        func([]WindowErrors)
 }
 
-func (d *changeDetector) Surprise(_ context.Context, windows []float32, n int) ([]WindowErrors, error) {
-	d.calls = append(d.calls, n)
+func (d *changeDetector) Surprise(_ context.Context, windows []Window) ([]WindowErrors, error) {
+	d.calls = append(d.calls, len(windows))
 	side := d.size / d.patch
-	length := 3 * d.window * d.size * d.size
-	if len(windows) != n*length {
-		return nil, errors.New("windows of another length")
-	}
+	pix := make([]float32, 3*d.window*d.size*d.size) // [3,T,S,S]
 	var out []WindowErrors
-	for w := range n {
-		pix := windows[w*length : (w+1)*length] // [3,T,S,S]
+	for _, w := range windows {
+		w.Of.Normalize(pix, w.From, d.window)
 		var c ContextErrors
 		for t := 1; t < d.window/d.tubelet; t++ {
 			for h := range side {
@@ -134,9 +131,9 @@ func TestScore(t *testing.T) {
 	if len(f.Videos) != 48 || len(f.Skipped) != 0 {
 		t.Fatalf("%d videos scored, %v skipped", len(f.Videos), f.Skipped)
 	}
-	// 14 frames, window 8, stride 2: 4 windows, in batches of 3 and 1.
-	if !reflect.DeepEqual(d.calls[:4], []int{3, 1, 3, 1}) {
-		t.Errorf("batches %v, want 3 and 1 for each video", d.calls[:4])
+	// 14 frames, window 8, stride 2: 4 windows, 16 in a group, in batches of 3.
+	if !reflect.DeepEqual(d.calls[:7], []int{3, 3, 3, 3, 3, 1, 3}) {
+		t.Errorf("batches %v, want full ones and the rest for each group", d.calls[:7])
 	}
 	if last := progress[len(progress)-1]; len(progress) != 48 || last.Done != 48 || last.Total != 48 {
 		t.Errorf("%d reports of progress, the last %+v", len(progress), last)

@@ -36,16 +36,20 @@ type contextSurprise struct {
 	tubelet  []float64 // [tubelets] mean error of the tubelet's (worst) tokens; NaN where none was predicted
 }
 
-// reduce checks one window's errors against the spec and reduces each context.
-func (r *reducer) reduce(window WindowErrors) ([]contextSurprise, error) {
-	if len(window) != r.spec.NumContexts() {
-		return nil, fmt.Errorf("model returned %d contexts, the spec has %d", len(window), r.spec.NumContexts())
+// reduce checks one window's errors against the contexts it was to be scored at, nil for the spec's, and reduces each.
+func (r *reducer) reduce(window WindowErrors, contexts []int) ([]contextSurprise, error) {
+	number := len(contexts)
+	if contexts == nil {
+		contexts, number = r.spec.Contexts, r.spec.NumContexts()
+	}
+	if len(window) != number {
+		return nil, fmt.Errorf("model returned %d contexts, the spec has %d", len(window), number)
 	}
 	out := make([]contextSurprise, len(window))
 	for i, c := range window {
 		want := 0
-		if len(r.spec.Contexts) > 0 {
-			want = r.spec.Contexts[i]
+		if len(contexts) > 0 {
+			want = contexts[i]
 		}
 		if c.Context != want {
 			return nil, fmt.Errorf("model returned context %d at position %d, the spec has %d", c.Context, i, want)

@@ -63,7 +63,7 @@ func TestReduceByHand(t *testing.T) {
 		{9, 18.0 / 8, 2.5, [2]float64{2.5, 2}},
 	} {
 		r := reducer{spec: Spec{Window: 6, Contexts: []int{2}, TopTokens: c.top}, tubelets: 3, tubeletTokens: 4}
-		got, err := r.reduce(WindowErrors{errs})
+		got, err := r.reduce(WindowErrors{errs}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func TestReduceRefuses(t *testing.T) {
 		"context 0 at position 0, the ": {{0, []int32{4}, []float32{1}}},
 	} {
 		r := reducer{spec: Spec{Window: 6, Contexts: []int{2}}, tubelets: 3, tubeletTokens: 4}
-		if _, err := r.reduce(w); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := r.reduce(w, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: got %v, want an error with %q", w, err, want)
 		}
 	}

@@ -107,7 +107,7 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 	if err != nil {
 		return BenchmarkResult{}, err
 	}
-	s, err := newStepper(ctx, cfg, masks.groups(), precision, on, true)
+	s, err := newStepper(ctx, cfg, masks.groups(), precision, alone(cfg), on, true)
 	if err != nil {
 		return BenchmarkResult{}, err
 	}

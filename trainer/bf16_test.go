@@ -42,7 +42,7 @@ func TestBF16FollowsTheLossOfFP32(t *testing.T) {
 	}
 	cfg.Threads = cores(t)
 	train := func(precision cpu.Precision) float64 {
-		s, err := newStepper(t.Context(), cfg, masks.groups(), precision, nil, false)
+		s, err := newStepper(t.Context(), cfg, masks.groups(), precision, alone(cfg), nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}

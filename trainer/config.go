@@ -12,6 +12,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/parallel"
 	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
@@ -204,11 +205,15 @@ type Hooks struct {
 	// resumed run calls it first for the step it begins at, if that is one of those. The weights are the run's own memory:
 	// valid until it returns, and to be left alone. An error ends the run.
 	Evaluate      func(ctx context.Context, step int, weights []checkpoint.Tensor) error
-	EvaluateEvery int              // 0: never
-	Features      *Features        // keeps what a frozen encoder gives of clips; nil: it is computed every time
-	Decoders      *video.Pool      // that read the videos; default the run's own
-	Device        xla.Device       // accelerator to train on, which stays the caller's; nil: the CPU
-	Now           func() time.Time // the clock that rates and ETA are measured with; default time.Now
+	EvaluateEvery int // 0: never
+	// Group is the processes that train the model together, each on its share of every batch; nil: this one alone. The
+	// first one reports and writes checkpoints; the others do nothing of that. When Run fails in one of them the others
+	// wait for it, until its caller calls Group.Abort.
+	Group    parallel.Group
+	Features *Features        // keeps what a frozen encoder gives of clips; nil: it is computed every time
+	Decoders *video.Pool      // that read the videos; default the run's own
+	Device   xla.Device       // accelerator to train on, which stays the caller's; nil: the CPU
+	Now      func() time.Time // the clock that rates and ETA are measured with; default time.Now
 }
 
 // Result is what a run that came to its end leaves behind.

@@ -102,7 +102,7 @@ func TestAcceleratorStopsAtTheStepThatIsNotFinite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := newStepper(t.Context(), cfg, drawn.groups(), cpu.FP32, emulated(t), false)
+	s, err := newStepper(t.Context(), cfg, drawn.groups(), cpu.FP32, alone(cfg), emulated(t), false)
 	if err != nil {
 		t.Fatal(err)
 	}

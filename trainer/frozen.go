@@ -111,8 +111,9 @@ type encoderMachine interface {
 	SetClips(n int) error
 }
 
-// openEncoder opens the encoder of a config, for an accelerator or the CPU (on is nil), and notes its digest there.
-func openEncoder(ctx context.Context, cfg *Config, precision cpu.Precision, on xla.Device) (_ *frozenEncoder, err error) {
+// openEncoder opens the encoder of a config, for so many clips at once, on an accelerator or the CPU (on is nil), and
+// notes its digest there.
+func openEncoder(ctx context.Context, cfg *Config, clips int, precision cpu.Precision, on xla.Device) (_ *frozenEncoder, err error) {
 	path := cfg.Encoder.From
 	file, source, err := openModel(path)
 	if err != nil {
@@ -142,7 +143,7 @@ func openEncoder(ctx context.Context, cfg *Config, precision cpu.Precision, on x
 			return nil, fmt.Errorf("%s: tensor %q: %d values, the model needs %d", path, p.Name, len(e.tensors[p.Name].Data), p.Size())
 		}
 	}
-	if e.embedding, err = model.NewEmbedding(cfg.Model, cfg.Batch, model.EncoderPrefix); err != nil {
+	if e.embedding, err = model.NewEmbedding(cfg.Model, clips, model.EncoderPrefix); err != nil {
 		return nil, err
 	}
 	by := kernel.Features()
@@ -162,7 +163,7 @@ func openEncoder(ctx context.Context, cfg *Config, precision cpu.Precision, on x
 		}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("for batches of %d clips: %w", cfg.Batch, err)
+		return nil, fmt.Errorf("for batches of %d clips: %w", clips, err)
 	}
 	e.embedding.Pack(e.machine)
 	e.key = fmt.Sprintf("features 1\nencoder %s, objective %s\n%s with %s\n", file.Digest.SHA256, cfg.Model.Objective, precision, by)

@@ -249,7 +249,7 @@ func goldenStepper(t *testing.T, manifest goldenTrain, cfg Config, compile func(
 	t.Helper()
 	batches := golden.Tensors(t, "vjepa1_train_batches.safetensors")
 	_, groups := goldenMasks(batches, "step1.masks_enc")
-	tr, err := newTraining(cfg, groups)
+	tr, err := newTraining(cfg, groups, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,7 @@ func (s *stepper) collapse() Collapse {
 	if s.cfg.Model.Target == model.Pixels {
 		return Collapse{}
 	}
-	return measureCollapse(s.m.Floats(s.model.Target), s.cfg.Batch, s.cfg.Model.TargetDim())
+	return measureCollapse(s.m.Floats(s.model.Target), s.model.Clips, s.cfg.Model.TargetDim())
 }
 
 // monitorRows bounds the tokens a monitor looks at: plenty for a rank of up to a

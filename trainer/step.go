@@ -22,6 +22,7 @@ type stepper struct {
 	due       func(int) bool     // the steps after which a pipeline is asked for figures; nil: all
 	dataset   checkpoint.Dataset // what its clips are cut from
 	encoder   *frozenEncoder     // nil: the encoder is trained
+	share     share              // of every batch
 }
 
 // figures are what one step measures.
@@ -31,21 +32,24 @@ type figures struct {
 	norms                [2]float64 // gradient norm of encoder and predictor, before clipping
 }
 
-// newTraining builds the training graph that a config asks for, with groups mask groups.
-func newTraining(cfg Config, groups int) (*model.Training, error) {
-	return model.NewTraining(cfg.Model, cfg.Batch, groups, model.TrainingOptions{
-		Exponent: cfg.LossExponent, VarianceCoeff: cfg.VarianceCoeff, Beta1: beta1, Beta2: beta2, Eps: adamEps})
+// newTraining builds the training graph that a config asks for, with groups mask groups, for one of so many processes.
+func newTraining(cfg Config, groups, processes int) (*model.Training, error) {
+	// The regulariser is a mean over clips, and what the processes compute is added up.
+	return model.NewTraining(cfg.Model, cfg.Batch/processes, groups, model.TrainingOptions{
+		Exponent: cfg.LossExponent, VarianceCoeff: cfg.VarianceCoeff / float64(processes), Beta1: beta1, Beta2: beta2, Eps: adamEps})
 }
 
-// step takes step number n, counted from 1, on clips [B,3,T,H,W], or what a feed of a
-// frozen encoder gives in their place, with their masks (see model.Graph.Pack). A loss or gradient that is not finite is an error, and then
-// no weight has changed.
+// step takes step number n, counted from 1, on this process's clips of it, [B,3,T,H,W], or what a feed of a frozen
+// encoder gives in their place, with the masks of all clips of the batch (see model.Graph.Pack). A loss or gradient that
+// is not finite is an error, and then no weight has changed.
 func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figures, error) {
 	var f figures
 	if err := s.input(n, clips); err != nil {
 		return f, fmt.Errorf("step %d: %w", n, err)
 	}
-	if err := s.model.Pack(s.m, visible, hidden); err != nil {
+	t, h, w := s.cfg.Model.Grid()
+	tokens := s.share.tokens(hidden, s.model.Groups, (t-1)*h*w)
+	if err := s.model.PackShare(s.m, of(s.share, visible), of(s.share, hidden), tokens); err != nil {
 		return f, fmt.Errorf("step %d: %w", n, err)
 	}
 	s.cfg.schedule(n, s.m.Floats(s.model.Schedule))
@@ -75,7 +79,7 @@ func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figur
 func (s *stepper) figures() (f figures) {
 	f.loss = float64(s.m.Floats(s.model.Loss)[0])
 	f.jepa = float64(s.m.Floats(s.model.LossJEPA)[0])
-	f.variance = float64(s.m.Floats(s.model.LossVariance)[0])
+	f.variance = float64(s.m.Floats(s.model.LossVariance)[0]) / float64(max(1, s.share.size)) // a mean over clips of each process
 	for i, norm := range s.model.Norms {
 		if norm == nil {
 			continue
@@ -112,7 +116,7 @@ func (s *stepper) pipelined(n int) (figures, error) {
 // input gives the machine the clips of step n.
 func (s *stepper) input(n int, clips []float32) error {
 	if s.encoder != nil {
-		return s.encoder.input(s.m, s.model, int64(n-1)*int64(s.cfg.Batch), clips)
+		return s.encoder.input(s.m, s.model, s.share.first(n, s.cfg.Batch), clips)
 	}
 	input := s.m.Floats(s.model.Clip)
 	if len(clips) != len(input) {

@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -34,14 +35,26 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	if err != nil {
 		return Result{}, fmt.Errorf("config: %w", err)
 	}
-	if err := checkpoint.Sweep(dir); err != nil {
+	part, err := newShare(cfg, hooks.Group)
+	if err != nil {
+		return Result{}, fmt.Errorf("config: %w", err)
+	}
+	if part.leads() {
+		err = checkpoint.Sweep(dir)
+	} else {
+		hooks.Progress, hooks.Checkpoint, hooks.Evaluate, hooks.Indexing = nil, nil, nil, nil
+	}
+	if err != nil {
 		return Result{}, err
 	}
 	precision, err := ResolvePrecision(cfg.Precision, hooks.Device)
 	if err != nil {
 		return Result{}, err
 	}
-	s, err := newStepper(ctx, cfg, masks.groups(), precision, hooks.Device, false) // before the videos: a model too large is known at once
+	if part.group != nil && hooks.Device != nil {
+		return Result{}, fmt.Errorf("config: several processes train one model on CPUs only, and this one was given %s", hooks.Device.Name())
+	}
+	s, err := newStepper(ctx, cfg, masks.groups(), precision, part, hooks.Device, false) // before the videos: a model too large is known at once
 	if err != nil {
 		return Result{}, err
 	}
@@ -58,17 +71,17 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	}
 	result := Result{Verdicts: data.Verdicts()}
 	s.dataset = identify(result.Verdicts)
-	resumed, err := s.resume(dir)
+	resumed, err := s.begin(dir)
 	if err != nil {
-		return result, fmt.Errorf("resume from %s: %w", dir, err)
+		return result, err
 	}
 
 	var clips video.Sampler = data
 	if s.encoder != nil {
 		clips = s.encoder.sampler(ctx, data, hooks.Features, cfg.Seed)
 	}
-	feed, err := video.NewFeed(ctx, clips, video.FeedOptions{
-		Seed: cfg.Seed, First: int64(resumed) * int64(cfg.Batch), Batch: cfg.Batch, Workers: cfg.Threads})
+	feed, err := video.NewFeed(ctx, sampled{clips, part}, video.FeedOptions{
+		Seed: cfg.Seed, First: int64(resumed) * int64(part.clips), Batch: part.clips, Workers: cfg.Threads})
 	if err != nil {
 		return result, err
 	}
@@ -77,6 +90,10 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	report := newReporter(cfg, data, hooks)
 	saved := resumed // the step of the newest checkpoint
 	save := func(step int) error {
+		if together, err := s.leaveToTheFirst(step); together || err != nil {
+			saved = step
+			return err
+		}
 		path, err := s.save(dir, step, report.last.Loss)
 		if err != nil {
 			return err
@@ -97,8 +114,8 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			return fmt.Errorf("step %d: %w", step, err)
 		}
 		err = hooks.Evaluate(ctx, step, weights)
-		if ctx.Err() != nil && saved < step {
-			return errors.Join(context.Cause(ctx), save(step))
+		if ctx.Err() != nil && step < cfg.Steps {
+			return nil // the loop stops, and keeps the step, as it does at any time
 		}
 		return err
 	}
@@ -107,8 +124,12 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	}
 	for step := resumed + 1; step <= cfg.Steps; step++ {
 		clips, waited, err := feed.Next(ctx)
-		if ctx.Err() != nil {
-			stopped := context.Cause(ctx)
+		stop, apart := part.stopTogether(ctx.Err() != nil)
+		if apart != nil {
+			return result, fmt.Errorf("step %d: %w", step, apart)
+		}
+		if stop {
+			stopped := cmp.Or(context.Cause(ctx), errStoppedElsewhere)
 			if saved < step-1 {
 				stopped = errors.Join(stopped, save(step-1))
 			}
@@ -139,7 +160,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			return result, err
 		}
 	}
-	if result.Checkpoint == "" { // resumed at the end: nothing was left to do
+	if result.Checkpoint == "" && part.leads() { // resumed at the end: nothing was left to do
 		result.Checkpoint, _, err = checkpoint.Latest(dir)
 	}
 	return result, err
@@ -147,16 +168,19 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 
 // newStepper builds the training graph with fresh weights, in a precision that ResolvePrecision has given, on an accelerator or, if
 // on is nil, on the CPU machine, which times its operations if told to.
-func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Precision, on xla.Device, profile bool) (_ *stepper, err error) {
-	t, err := newTraining(cfg, groups)
+func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Precision, part share, on xla.Device, profile bool) (_ *stepper, err error) {
+	t, err := newTraining(cfg, groups, part.size)
 	if err != nil {
 		return nil, err
 	}
 	t.Program.Results = append(t.Program.Results, t.Target) // for the monitors
-	s := &stepper{precision: precision, model: t}
+	s := &stepper{precision: precision, model: t, share: part}
 	options := cpu.Options{Threads: cfg.Threads, Precision: precision, Profile: profile}
+	if part.group != nil {
+		options.Peers = part.group
+	}
 	if cfg.Model.FrozenEncoder {
-		if s.encoder, err = openEncoder(ctx, &cfg, precision, on); err != nil {
+		if s.encoder, err = openEncoder(ctx, &cfg, part.clips, precision, on); err != nil {
 			return nil, fmt.Errorf("encoder: %w", err)
 		}
 		defer func() {
@@ -259,6 +283,52 @@ func (s *stepper) save(dir string, step int, loss float64) (string, error) {
 		m.Metrics = map[string]float64{"loss": loss}
 	}
 	return checkpoint.Save(dir, m, weights, moments)
+}
+
+// errStoppedElsewhere ends this process's part of a run that another one was told to end.
+var errStoppedElsewhere = errors.New("another process of this run was told to stop")
+
+// StoppedTogether tells whether a run of a group ended because ctx, or that of another of its processes, did: then all of
+// them have ended. After any other error the others wait for this one.
+func StoppedTogether(ctx context.Context, err error) bool {
+	return errors.Is(err, errStoppedElsewhere) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
+}
+
+// begin resumes, and gives all processes of the run what the first one begins with. It returns the steps that are done.
+func (s *stepper) begin(dir string) (resumed int, err error) {
+	if err := s.share.sameRun(s.cfg, s.dataset); err != nil {
+		return 0, err
+	}
+	if s.share.leads() {
+		if resumed, err = s.resume(dir); err != nil {
+			return 0, fmt.Errorf("resume from %s: %w", dir, err)
+		}
+	}
+	if s.share.group == nil {
+		return resumed, nil
+	}
+	weights, moments, err := s.tensors()
+	if err != nil {
+		return 0, err
+	}
+	weights = slices.DeleteFunc(weights, func(t checkpoint.Tensor) bool { return s.frozen(t.Name) })
+	if resumed, err = s.share.spread(resumed, weights, moments); err != nil {
+		return 0, fmt.Errorf("give all processes the same weights: %w", err)
+	}
+	return resumed, nil
+}
+
+// leaveToTheFirst compares the weights of all processes of the run, and says whether this one leaves a checkpoint to
+// another.
+func (s *stepper) leaveToTheFirst(step int) (bool, error) {
+	if s.share.group == nil {
+		return false, nil
+	}
+	weights, _, err := s.tensors()
+	if err != nil {
+		return false, err
+	}
+	return !s.share.leads(), s.share.sameWeights(step, weights)
 }
 
 // resume loads the newest whole checkpoint of dir, if there is one, and returns the

@@ -261,7 +261,7 @@ func TestCheckpointOfOtherVideosIsRefused(t *testing.T) {
 // What resume takes must be this run's in every part.
 func TestResumeIsStrict(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, nil, false)
+	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -394,7 +394,7 @@ func TestResumeKeepsThePrecision(t *testing.T) {
 	}
 	elsewhere := map[cpu.Precision]cpu.Precision{cpu.FP32: cpu.BF16, cpu.BF16: cpu.FP32}[here]
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, nil, false)
+	s, err := newStepper(t.Context(), cfg, 1, here, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -500,7 +500,7 @@ func TestStepsThatAreNotFiniteChangeNoWeight(t *testing.T) {
 
 func refuseStep(t *testing.T, what string, spoil func(s *stepper, clips []float32)) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, nil, false)
+	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -559,7 +559,7 @@ func (m *findingMachine) FirstNonFinite() (op, tensor string, ok bool) {
 // The error names the step, and the operation and tensor where the machine knows them; no update follows.
 func TestTheErrorSaysWhereValuesStoppedBeingFinite(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, nil, false)
+	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -634,7 +634,7 @@ func TestTheLastGoodCheckpointStays(t *testing.T) {
 
 func TestClipsOfAnotherSizeAreRefused(t *testing.T) {
 	cfg := Config{Model: tinyModel(), Batch: 2, Threads: 1}.Defaults()
-	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, nil, false)
+	s, err := newStepper(t.Context(), cfg, 1, cpu.FP32, alone(cfg), nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}

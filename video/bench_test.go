@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -61,7 +62,7 @@ func BenchmarkAgainstFFmpeg(b *testing.B) {
 			defer p.Close()
 			frames := 0
 			decode := func() {
-				if _, err := p.decode(b.Context(), Item{Path: path}, c.request, func() {}, func(frame) error { frames++; return nil }); err != nil {
+				if _, err := p.decode(b.Context(), source.Item{Path: path}, c.request, func() {}, func(frame) error { frames++; return nil }); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -136,7 +137,7 @@ func BenchmarkAgainstPyAV(b *testing.B) {
 	defer p.Close()
 	frames := 0
 	decode := func() {
-		_, err := p.decode(b.Context(), Item{Path: path}, wire.Request{Step: 1, Square: 112, Inspected: true}, func() {}, func(frame) error { frames++; return nil })
+		_, err := p.decode(b.Context(), source.Item{Path: path}, wire.Request{Step: 1, Square: 112, Inspected: true}, func() {}, func(frame) error { frames++; return nil })
 		if err != nil {
 			b.Fatal(err)
 		}

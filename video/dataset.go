@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // Dataset cuts training clips from the usable files of a Spec. Safe for concurrent use.
@@ -20,7 +22,7 @@ import (
 type Dataset struct {
 	pool     *Pool
 	spec     Spec
-	verdicts []Verdict // of all files, in the order of Resolve
+	verdicts []Verdict // of all files, in the order of source.Resolve
 	files    []*file   // the usable ones, in the same order
 	room     memory    // for decoded frames
 
@@ -32,7 +34,7 @@ type Dataset struct {
 
 // file is one usable video.
 type file struct {
-	item          Item
+	item          source.Item
 	height, width int // pixels, once the shorter side is at most Spec.ShortSide
 	frames        int
 	track         track
@@ -87,7 +89,7 @@ func (e *UnusableError) Error() string {
 // The pool must stay open as long as clips are sampled.
 // progress, unless nil, is called after each file, one call at a time.
 //
-// It fails on a field out of range, with a *NameError on a name Resolve refuses, and with an *UnusableError when too many files
+// It fails on a field out of range, with a *source.NameError on a name source.Resolve refuses, and with an *UnusableError when too many files
 // cannot be used, or none can. A video shorter than a clip is one that cannot be used.
 func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done, total int)) (*Dataset, error) {
 	spec = spec.WithDefaults()
@@ -130,7 +132,7 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 }
 
 // open judges file i, and keeps its frames where there is room for them.
-func (d *Dataset) open(ctx context.Context, i int, item Item) error {
+func (d *Dataset) open(ctx context.Context, i int, item source.Item) error {
 	f := &file{item: item}
 	d.files[i] = f
 	keep := d.keepWhileInspected(ctx, f)
@@ -156,7 +158,7 @@ func (d *Dataset) open(ctx context.Context, i int, item Item) error {
 	return nil
 }
 
-// Verdicts returns what was found of every file, unusable ones included, in the order of Resolve.
+// Verdicts returns what was found of every file, unusable ones included, in the order of source.Resolve.
 func (d *Dataset) Verdicts() []Verdict { return slices.Clone(d.verdicts) }
 
 // Files returns the number of usable files.

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // threeFiles is a folder of three small videos of different size and length.
@@ -284,7 +286,7 @@ func TestCacheIsBounded(t *testing.T) {
 	var all []*keeper
 	for range 3 {
 		k := &keeper{room: &room}
-		if _, _, err := decoders.examine(context.Background(), Item{Path: path}, defaultLimits, 0, k.keep); err != nil {
+		if _, _, err := decoders.examine(context.Background(), source.Item{Path: path}, defaultLimits, 0, k.keep); err != nil {
 			t.Fatal(err)
 		}
 		all = append(all, k)

@@ -8,6 +8,7 @@ import (
 
 	"gocv.io/x/gocv"
 
+	"github.com/surmise-ml/surmise/video/header"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -72,12 +73,9 @@ func scan(r reading) (scanned, error) {
 	path, lim := r.path, r.lim
 	var s scanned
 	c, err := identify(path, r.offset, r.length)
+	s.codec = c.Codec
 	if err != nil {
 		return s, err
-	}
-	s.codec = c.codec
-	if c.problem != nil {
-		return s, c.problem.of(path)
 	}
 	source := path
 	if r.length > 0 {
@@ -87,10 +85,10 @@ func scan(r reading) (scanned, error) {
 	capture, err := open(source)
 	if err != nil {
 		_ = capture.Close()
-		return s, fault(path, Unreadable, ": OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.name)
+		return s, fault(path, Unreadable, ": OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.Name)
 	}
 	defer capture.Close()
-	if tag := printable(capture.CodecString()); tag != "" && !strings.HasPrefix(strings.ToLower(c.codec), strings.ToLower(tag)) {
+	if tag := printable(capture.CodecString()); tag != "" && !strings.HasPrefix(strings.ToLower(c.Codec), strings.ToLower(tag)) {
 		s.codec = tag // where a container has no tag, OpenCV gives the first letters of the codec's name
 	}
 	s.claimed, s.claimedFPS = capture.Get(gocv.VideoCaptureFrameCount), capture.Get(gocv.VideoCaptureFPS)
@@ -99,7 +97,7 @@ func scan(r reading) (scanned, error) {
 		return s, err
 	}
 	if !r.inspected {
-		if s.frames, err = checkFrameSizes(path, source, newSizeReader(s.codec, c.codec), lim, r.alive); err != nil {
+		if s.frames, err = checkFrameSizes(path, source, header.NewSizeReader(s.codec, c.Codec), lim, r.alive); err != nil {
 			return s, err
 		}
 	}
@@ -244,24 +242,24 @@ func checkSize(path string, height, width int, lim limits) error {
 // for the end alike, so what the header claims is compared, where it can be true at all: a count of frames in
 // MP4 and AVI; elsewhere OpenCV makes one up from duration and rate, so the duration is compared. That is the
 // longest stream's: a video whose sound goes on for a good while after the picture counts as truncated.
-func checkEnd(path string, s scanned, c container) error {
+func checkEnd(path string, s scanned, c header.Container) error {
 	const (
 		minFrameBytes = 8 // no codec and container spend less on a frame, so a larger claim is nonsense
 		slack         = 2 // frames
 		share         = 0.9
 	)
-	seconds := s.claimed/s.claimedFPS - c.start
+	seconds := s.claimed/s.claimedFPS - c.Start
 	switch {
 	case s.frames == 0:
 		return fault(path, NoFrames, ": it opens, and not one frame can be decoded")
-	case !within(s.claimed, 1, float64(c.size)/minFrameBytes):
+	case !within(s.claimed, 1, float64(c.Size)/minFrameBytes):
 		return nil
-	case c.counts && float64(s.frames) < share*s.claimed-slack:
+	case c.Counts && float64(s.frames) < share*s.claimed-slack:
 		return fault(path, Truncated, " after frame %d of %.0f", s.frames, s.claimed)
-	case c.counts && float64(s.frames) == s.claimed+1:
+	case c.Counts && float64(s.frames) == s.claimed+1:
 		// OpenCV stops one past the header's count, whatever follows: a partly fragmented MP4.
 		return fault(path, Truncated, " after frame %d: its header counts %.0f, more follow, and OpenCV stops there", s.frames, s.claimed)
-	case !c.counts && s.end > 0 && within(seconds, 0, math.MaxFloat64) && s.end < share*seconds-slack/s.claimedFPS:
+	case !c.Counts && s.end > 0 && within(seconds, 0, math.MaxFloat64) && s.end < share*seconds-slack/s.claimedFPS:
 		return fault(path, Truncated, " after frame %d: %.3g s of %.3g s", s.frames, s.end, seconds)
 	}
 	return nil

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 func TestInspectUsable(t *testing.T) {
@@ -194,7 +196,7 @@ func TestLimits(t *testing.T) {
 		{limits{pixels: 64 * 48, frames: 39}, "too large: more than 39 frames"},
 		{limits{pixels: 64 * 48, frames: 40}, ""},
 	} {
-		v, _, err := decoders.examine(context.Background(), Item{Path: path}, c.lim, 0, nil)
+		v, _, err := decoders.examine(context.Background(), source.Item{Path: path}, c.lim, 0, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -206,9 +208,9 @@ func TestLimits(t *testing.T) {
 
 func TestInspectAllStops(t *testing.T) {
 	path := pattern(t, "good.mp4", 64, 48, 15, 40, "-c:v", "libx264", "-g", "10")
-	paths := make([]Item, 50)
+	paths := make([]source.Item, 50)
 	for i := range paths {
-		paths[i] = Item{Path: path}
+		paths[i] = source.Item{Path: path}
 	}
 	cause := errors.New("enough")
 	ctx, cancel := context.WithCancelCause(context.Background())

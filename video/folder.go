@@ -15,6 +15,7 @@ import (
 
 	"gocv.io/x/gocv"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -22,8 +23,11 @@ import (
 // that of IntPhys, the dataset that comes this way.
 const FolderFPS = 15
 
-func isFolder(path string) bool {
-	info, err := os.Stat(path)
+func isFolder(it source.Item) bool {
+	if it.URI != "" || it.Member != "" {
+		return false
+	}
+	info, err := os.Stat(it.Path)
 	return err == nil && info.IsDir()
 }
 
@@ -126,6 +130,7 @@ func scanImage(r reading, s *scanned, number int, name string) error {
 	if err != nil {
 		return unreadable(errors.Unwrap(err))
 	}
+	const headBytes = 64 << 10 // the size stands in the first 33
 	head, err := png.DecodeConfig(io.LimitReader(f, headBytes))
 	if closing := f.Close(); err == nil {
 		err = closing
@@ -154,6 +159,7 @@ func scanImage(r reading, s *scanned, number int, name string) error {
 // a *FileError.
 func (p *Pool) CountFrames(ctx context.Context, path string) (int, error) {
 	none := []int{math.MaxInt} // beyond any frame: all are decoded, none delivered
-	done, err := p.decode(ctx, Item{Path: path}, wire.Request{Numbers: none, NoPixels: true, Folder: isFolder(path)}, func() {}, func(frame) error { return nil })
+	item := itemOf(path)
+	done, err := p.decode(ctx, item, wire.Request{Numbers: none, NoPixels: true, Folder: isFolder(item)}, func() {}, func(frame) error { return nil })
 	return done.Frames, err
 }

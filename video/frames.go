@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -201,7 +202,7 @@ func (d *Dataset) keepWhileInspected(ctx context.Context, f *file) keep {
 	return keep{func(frame) {}, func() ([]uint8, bool) { return nil, true }, func() {}}
 }
 
-func (d *Dataset) identity(ctx context.Context, item Item) (fileIdentity, error) {
+func (d *Dataset) identity(ctx context.Context, item source.Item) (fileIdentity, error) {
 	path, release, err := d.pool.local(ctx, item)
 	if err != nil {
 		return fileIdentity{}, err

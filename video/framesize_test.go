@@ -97,23 +97,3 @@ func TestTallMPEG2InMP4(t *testing.T) {
 		t.Errorf("%+v", v)
 	}
 }
-
-func FuzzHeaderSizes(f *testing.F) {
-	f.Add([]byte("\x00\x00\x01\x67\x64\x00\x0a\xac\xd9\x44\x26\x84\x00\x00\x01\x68\xee\x3c\x80\x00\x00\x01\x65\x88\x84"))
-	f.Add([]byte("\x00\x00\x01\xb3\x14\x00\xf0"))
-	f.Add([]byte("\x10\x00\x00\x9d\x01\x2a\x40\x01\xf0\x00"))
-	f.Add([]byte("\x82\x49\x83\x42\x00\x13\xf0\x0e\xf0"))
-	f.Add([]byte("\xff\xd8\xff\xe0\x00\x04\x00\x00\xff\xc0\x00\x11\x08\x00\x40\x00\x60\x03"))
-	f.Add([]byte("\x12\x00\x0a\x0a\x00\x00\x00\x02\xaf\xff\x9b\x5f\x30\x08\x32\x10"))
-	codecs := []string{"h264", "hevc", "av1", "vp8", "vp9", "mpeg", "mpeg2", "mp4v", "h263", "mjpg", "mjp2", "png", "apcn", "avdn"}
-	f.Fuzz(func(t *testing.T, packet []byte) {
-		for _, codec := range codecs {
-			read := newSizeReader(codec)
-			for range 2 { // what the first call learned must not mislead the second
-				if w, h, ok := read(packet); ok && (w < 0 || h < 0) {
-					t.Errorf("%s: %dx%d", codec, w, h)
-				}
-			}
-		}
-	})
-}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -31,7 +32,7 @@ func (v *Verdict) refuse(f *FileError) { v.Usable, v.Kind, v.Reason = false, f.K
 
 // Inspect decodes a file from end to end and says whether it can be used.
 func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
-	v, _, err := p.judge(ctx, Item{Path: path}, 0, nil)
+	v, _, err := p.judge(ctx, source.Item{Path: path}, 0, nil)
 	if err != nil {
 		v.Path = path
 		v.refuse(fault(path, NotInspected, ": %v", err))
@@ -43,7 +44,7 @@ func (p *Pool) Inspect(ctx context.Context, path string) Verdict {
 // InspectAll inspects items in parallel, one per process, and returns their verdicts in the order of items.
 // progress, unless nil, is called after each file, one call at a time. The error is ctx's, or that no decoder
 // could be started.
-func (p *Pool) InspectAll(ctx context.Context, items []Item, progress func(done, total int)) ([]Verdict, error) {
+func (p *Pool) InspectAll(ctx context.Context, items []source.Item, progress func(done, total int)) ([]Verdict, error) {
 	verdicts := make([]Verdict, len(items))
 	err := forEach(ctx, p.Size(), len(items), progress, func(ctx context.Context, i int) (err error) {
 		if verdicts[i], _, err = p.judge(ctx, items[i], 0, nil); err == nil {
@@ -94,7 +95,7 @@ type track struct {
 }
 
 // judge recalls the verdict on an item, or examines it and remembers. A verdict that is recalled shows keep no frames.
-func (p *Pool) judge(ctx context.Context, item Item, short int, keep func(frame)) (Verdict, track, error) {
+func (p *Pool) judge(ctx context.Context, item source.Item, short int, keep func(frame)) (Verdict, track, error) {
 	v := Verdict{Path: item.Name()}
 	file, release, err := p.local(ctx, item)
 	var bad *FileError
@@ -134,7 +135,7 @@ func (p *Pool) judge(ctx context.Context, item Item, short int, keep func(frame)
 
 // examine decodes a file and judges it. It hands every frame, its shorter side at most short, to keep unless that
 // is nil; keep is called with frame 0 again when the reading begins anew. The error is not about the file.
-func (p *Pool) examine(ctx context.Context, item Item, lim limits, short int, keep func(frame)) (Verdict, track, error) {
+func (p *Pool) examine(ctx context.Context, item source.Item, lim limits, short int, keep func(frame)) (Verdict, track, error) {
 	var t track
 	path := item.Name()
 	request := wire.Request{MaxPixels: lim.pixels, MaxFrames: lim.frames, Step: 1, Digests: true, NoPixels: keep == nil, Short: short}

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -30,7 +31,7 @@ type PoolOptions struct {
 	Verdicts *Verdicts // what inspections find
 	Clips    *Clips    // decoded frames
 
-	Remote Remote // brings videos that are not on this machine; default none can be named
+	Remote source.Remote // brings videos that are not on this machine; default none can be named
 
 	sharedBytes int64
 }
@@ -227,8 +228,13 @@ type frame struct {
 	pix           []uint8 // [height,width,3], RGB; nil unless asked for
 }
 
+// Local returns the file of a path or URI, which stays until release is called.
+func (p *Pool) Local(ctx context.Context, name string) (path string, release func(), err error) {
+	return p.local(ctx, itemOf(name))
+}
+
 // local returns the file of an item, which stays until release is called.
-func (p *Pool) local(ctx context.Context, item Item) (path string, release func(), err error) {
+func (p *Pool) local(ctx context.Context, item source.Item) (path string, release func(), err error) {
 	if item.URI == "" {
 		return item.Path, func() {}, nil
 	}
@@ -242,9 +248,9 @@ func (p *Pool) local(ctx context.Context, item Item) (path string, release func(
 	return path, release, err
 }
 
-// Resolve is Resolve with what this pool can fetch.
-func (p *Pool) Resolve(ctx context.Context, data, roots []string) ([]Item, error) {
-	return Resolve(ctx, data, roots, p.o.Remote)
+// Resolve is source.Resolve with what this pool can fetch.
+func (p *Pool) Resolve(ctx context.Context, data, roots []string) ([]source.Item, error) {
+	return source.Resolve(ctx, data, roots, p.o.Remote)
 }
 
 // decode has one item decoded, whose part of r is filled in. begin is called before the first frame, and again when the reading has to begin anew;
@@ -252,7 +258,7 @@ func (p *Pool) Resolve(ctx context.Context, data, roots []string) ([]Item, error
 //
 // A process that has served before may have been broken by an earlier file. So a file is said to have crashed the
 // decoder only when it did so in a process of its own.
-func (p *Pool) decode(ctx context.Context, item Item, r wire.Request, begin func(), visit func(frame) error) (wire.Done, error) {
+func (p *Pool) decode(ctx context.Context, item source.Item, r wire.Request, begin func(), visit func(frame) error) (wire.Done, error) {
 	path := item.Name()
 	file, release, err := p.local(ctx, item)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -178,7 +179,7 @@ func TestPoolSurvivesItsDecoders(t *testing.T) {
 				o.Deadline = 200 * time.Millisecond
 			}
 			p := fakePool(t, c.fault, o)
-			verdicts, err := p.InspectAll(t.Context(), []Item{{Path: "good.mp4"}, {Path: "bad.mp4"}, {Path: "good.mp4"}}, nil)
+			verdicts, err := p.InspectAll(t.Context(), []source.Item{{Path: "good.mp4"}, {Path: "bad.mp4"}, {Path: "good.mp4"}}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -203,7 +204,7 @@ func TestPoolSurvivesItsDecoders(t *testing.T) {
 func TestDecoderThatCannotStart(t *testing.T) {
 	for fault, o := range map[string]PoolOptions{"cannot start": {}, "never starts": {Start: 100 * time.Millisecond}} {
 		p := fakePool(t, fault, o)
-		_, err := p.InspectAll(t.Context(), []Item{{Path: "good.mp4"}}, nil)
+		_, err := p.InspectAll(t.Context(), []source.Item{{Path: "good.mp4"}}, nil)
 		var bad *FileError
 		if err == nil || errors.As(err, &bad) || fault == "cannot start" && !strings.Contains(err.Error(), "no such library") {
 			t.Errorf("%s: %v", fault, err)
@@ -230,7 +231,7 @@ func TestPoolHearsItsContext(t *testing.T) {
 		<-began
 		cancel(cause)
 	})
-	_, err := p.decode(ctx, Item{Path: "bad.mp4"}, wire.Request{MaxPixels: 4, MaxFrames: 4}, func() {}, func(f frame) error {
+	_, err := p.decode(ctx, source.Item{Path: "bad.mp4"}, wire.Request{MaxPixels: 4, MaxFrames: 4}, func() {}, func(f frame) error {
 		if f.number == 2 {
 			close(began)
 		}
@@ -240,7 +241,7 @@ func TestPoolHearsItsContext(t *testing.T) {
 		t.Errorf("error %v, want %v", err, cause)
 	}
 	group.Wait()
-	if _, err := p.decode(ctx, Item{Path: "good.mp4"}, wire.Request{}, func() {}, nil); !errors.Is(err, cause) {
+	if _, err := p.decode(ctx, source.Item{Path: "good.mp4"}, wire.Request{}, func() {}, nil); !errors.Is(err, cause) {
 		t.Errorf("after the end: %v", err)
 	}
 	if v := p.Inspect(t.Context(), "good.mp4"); !v.Usable {
@@ -305,7 +306,7 @@ func TestDecodersEndWithTheirParent(t *testing.T) {
 	const variable = "SURMISE_TEST_PARENT"
 	if os.Getenv(variable) != "" {
 		p := NewPool(PoolOptions{Size: 1, Command: []string{"/proc/self/exe", fakeArgument, "sleep"}})
-		_, _ = p.decode(t.Context(), Item{Path: "bad.mp4"}, wire.Request{MaxPixels: 4, MaxFrames: 4}, func() {}, func(f frame) error {
+		_, _ = p.decode(t.Context(), source.Item{Path: "bad.mp4"}, wire.Request{MaxPixels: 4, MaxFrames: 4}, func() {}, func(f frame) error {
 			if f.number == 0 {
 				fmt.Println("at work")
 			}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -106,7 +107,7 @@ func TestDecoderMemory(t *testing.T) {
 	const limit = 150 << 10 // KiB
 	path := pattern(t, "hd.mp4", 1920, 1080, 30, 12, "-c:v", "libx264", "-preset", "ultrafast", "-bf", "2", "-pix_fmt", "yuv420p")
 	p, frames := alone(t), 0
-	_, err := p.decode(t.Context(), Item{Path: path}, wire.Request{Step: 1, Digests: true}, func() { frames = 0 }, func(frame) error {
+	_, err := p.decode(t.Context(), source.Item{Path: path}, wire.Request{Step: 1, Digests: true}, func() { frames = 0 }, func(frame) error {
 		if frames++; frames < 12 {
 			return nil
 		}
@@ -140,7 +141,7 @@ func TestDecodesOnOneThread(t *testing.T) {
 	path := pattern(t, "threads.mp4", 640, 480, 15, 12, "-c:v", "libx264", "-preset", "ultrafast") // several messages of frames
 	p, seen := alone(t), map[string]bool{}
 	for range files {
-		_, err := p.decode(t.Context(), Item{Path: path}, wire.Request{Step: 1}, func() {}, func(f frame) error {
+		_, err := p.decode(t.Context(), source.Item{Path: path}, wire.Request{Step: 1}, func() {}, func(f frame) error {
 			tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", onlyChild(t)))
 			for _, task := range tasks {
 				seen[task.Name()] = true

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -29,7 +30,24 @@ const (
 //
 // At FPS, the frame for each multiple of 1/FPS after the first frame read is the first one not before it, so one
 // is repeated where the video is slower. A file that cannot be read to where the reading ends is a *FileError.
+//
+// path may be a URI, whose object is fetched; what may be is for the pool's Remote to say, and for roots that have been
+// looked at before (see source.BelowURI).
 func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Clip, error) {
+	return p.ReadItem(ctx, itemOf(path), o)
+}
+
+// itemOf is the item of a path or URI.
+func itemOf(name string) source.Item {
+	if source.IsURI(name) {
+		return source.Item{URI: name}
+	}
+	return source.Item{Path: name}
+}
+
+// ReadItem is ReadFrames of what source.Resolve found.
+func (p *Pool) ReadItem(ctx context.Context, item source.Item, o ReadOptions) (*Clip, error) {
+	path := item.Name()
 	if o.FrameStep == 0 && o.FPS == 0 {
 		o.FrameStep = 1
 	}
@@ -52,8 +70,8 @@ func (p *Pool) ReadFrames(ctx context.Context, path string, o ReadOptions) (*Cli
 	}
 
 	clip := &Clip{}
-	request := wire.Request{Step: o.FrameStep, FPS: o.FPS, First: o.First, Square: o.Size, Whole: o.Whole, Keep: o.MaxFrames, Folder: isFolder(path)}
-	done, err := p.decode(ctx, Item{Path: path}, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
+	request := wire.Request{Step: o.FrameStep, FPS: o.FPS, First: o.First, Square: o.Size, Whole: o.Whole, Keep: o.MaxFrames, Folder: isFolder(item)}
+	done, err := p.decode(ctx, item, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
 		if clip.Frames == 0 {
 			clip.Height, clip.Width = f.height, f.width
 		}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
 
@@ -111,14 +112,14 @@ func TestClipsAreTheSameFromEverywhere(t *testing.T) {
 // A seek that lands on another frame than the inspection found there never gets further than the decoder.
 func TestStaleFrameAfterASeekIsNotDelivered(t *testing.T) {
 	path := pattern(t, "h264.mp4", 96, 64, 15, 120, "-g", "12", "-c:v", "libx264", "-bf", "3", "-pix_fmt", "yuv420p")
-	_, track, err := decoders.judge(t.Context(), Item{Path: path}, 0, nil)
+	_, track, err := decoders.judge(t.Context(), source.Item{Path: path}, 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ask := func(change func(*wire.Seek)) (got []int, done wire.Done) {
 		seek := &wire.Seek{At: track.times[80] - track.times[0], Want: 80, First: 72, Digests: slices.Clone(track.digests[72:91])}
 		change(seek)
-		done, err := decoders.decode(t.Context(), Item{Path: path}, wire.Request{MaxPixels: 1 << 20, MaxFrames: 1000, Numbers: []int{80, 85, 90}, Inspected: true, Seek: seek},
+		done, err := decoders.decode(t.Context(), source.Item{Path: path}, wire.Request{MaxPixels: 1 << 20, MaxFrames: 1000, Numbers: []int{80, 85, 90}, Inspected: true, Seek: seek},
 			func() { got = nil }, func(f frame) error {
 				got = append(got, f.number)
 				return nil

@@ -8,10 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 type member struct {
@@ -67,7 +68,7 @@ func TestTarShard(t *testing.T) {
 		member{name: long + "c.avi", content: content(t, files[2])}, member{name: "d.gif", content: content(t, files[3])},
 		member{name: "link.mp4", kind: tar.TypeSymlink}, member{name: "empty.mp4"}, member{name: "notes.txt", content: "no video"},
 	)))
-	items, err := Resolve(t.Context(), []string{dir}, []string{dir}, nil)
+	items, err := source.Resolve(t.Context(), []string{dir}, []string{dir}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,61 +91,10 @@ func TestTarShard(t *testing.T) {
 		"no videos": string(tarFile(t, member{name: "a.txt", content: "x"})),
 	} {
 		path := write(t, filepath.Join(t.TempDir(), "bad.tar"), text)
-		if items, err := Resolve(t.Context(), []string{path}, nil, nil); err == nil || !strings.Contains(err.Error(), "bad.tar") {
+		if items, err := source.Resolve(t.Context(), []string{path}, nil, nil); err == nil || !strings.Contains(err.Error(), "bad.tar") {
 			t.Errorf("%s: %v, %v", name, items, err)
 		}
 	}
-}
-
-func FuzzReadShard(f *testing.F) {
-	f.Add(tarFile(f, member{name: "a.mp4", content: "x"}, member{name: "a.cls", content: "1"}))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		items, err := readShard(context.Background(), bytes.NewReader(text))
-		for _, it := range items {
-			if err != nil || it.Offset < 512 || it.Length < 1 || it.Offset+it.Length > int64(len(text)) {
-				t.Errorf("%+v of %d bytes, error %v", it, len(text), err)
-			}
-		}
-	})
-}
-
-func TestOtherIndexes(t *testing.T) {
-	for _, c := range []struct {
-		extension, text string
-		want            []Item
-	}{
-		{".tsv", "path\tlabel\na b.mp4\t3\n", []Item{{Path: "a b.mp4", Label: "3"}}},
-		{".tsv", "a, b.mp4\t3\nc.mp4\n", []Item{{Path: "a, b.mp4", Label: "3"}, {Path: "c.mp4"}}},
-		{".jsonl", "{\"path\":\"a.mp4\",\"label\":3,\"x\":[]}\n\n{\"label\":\"dog\",\"path\":\"b.mp4\"}\n", []Item{{Path: "a.mp4", Label: "3"}, {Path: "b.mp4", Label: "dog"}}},
-		{".csv", "s3://b/a.mp4,1\n", []Item{{Path: "s3://b/a.mp4", Label: "1"}}},
-	} {
-		got, err := parseIndexFile(strings.NewReader(c.text), c.extension)
-		if err != nil || !reflect.DeepEqual(got, c.want) {
-			t.Errorf("%s %q: %+v, %v; want %+v", c.extension, c.text, got, err, c.want)
-		}
-	}
-	for text, want := range map[string]string{"{\"path\":\"a\"}\n[1]\n": "line 2", "{\"label\":1}\n": "line 1: no path", "{\"path\":\"a\\u0000b\"}\n": "zero byte"} {
-		if _, err := parseIndexFile(strings.NewReader(text), ".jsonl"); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%q: %v, want %q", text, err, want)
-		}
-	}
-}
-
-func FuzzOtherIndexes(f *testing.F) {
-	f.Add("path\tlabel\na\t1\n", true)
-	f.Add("{\"path\":\"a\",\"label\":1}\n", false)
-	f.Fuzz(func(t *testing.T, text string, table bool) {
-		extension := ".jsonl"
-		if table {
-			extension = ".tsv"
-		}
-		items, err := parseIndexFile(strings.NewReader(text), extension)
-		for _, it := range items {
-			if err != nil || it.Path == "" || strings.ContainsRune(it.Path, 0) || len(it.Path) > maxLineBytes {
-				t.Errorf("%+v, error %v", it, err)
-			}
-		}
-	})
 }
 
 // folderRemote serves a folder as if it were a bucket, and counts what is in use.
@@ -209,25 +159,14 @@ func TestDatasetElsewhere(t *testing.T) {
 		t.Errorf("%d files are still in use", remote.inUse)
 	}
 
-	for name, want := range map[string]bool{
-		"s3://bucket/in/a.mp4": true, "s3://bucket/in/": true, "s3://bucket/in/../in/a.mp4": true, "https://host/v/a.mp4?sig=1": true,
-		"s3://bucket/in/../out/a.mp4": false, "s3://bucket/in/%2e%2e/out/a.mp4": false, "s3://bucket/in-not/a.mp4": false, "s3://other/in/a.mp4": false,
-		"s3://bucket/in/a.mp4?endpoint=http://elsewhere": false, "gs://bucket/in/a.mp4": false, "https://host.evil/v/a.mp4": false,
-		"https://user@host/v/a.mp4": false, "http://host/v/a.mp4": false, "https://host/v/../w/a.mp4": false, "s3://bucket/in": false,
-	} {
-		_, err := belowURI([]string{"/data", "s3://bucket/in", "https://host/v/"}, name)
-		if (err == nil) != want {
-			t.Errorf("%s: %v, want allowed %v", name, err, want)
-		}
-	}
 	for _, data := range []string{"s3://bucket/0.mp4", dir} {
-		if _, err := Resolve(t.Context(), []string{data}, []string{"s3://bucket/in"}, remote); err == nil || !strings.Contains(err.Error(), "outside the folders") {
+		if _, err := source.Resolve(t.Context(), []string{data}, []string{"s3://bucket/in"}, remote); err == nil || !strings.Contains(err.Error(), "outside the folders") {
 			t.Errorf("%s: %v", data, err)
 		}
 	}
 	outside := write(t, filepath.Join(t.TempDir(), "i.csv"), "/etc/passwd,1\n")
 	copyFile(t, outside, filepath.Join(dir, "lists", "local.csv"), 0)
-	items, err := Resolve(t.Context(), []string{"s3://bucket/lists/local.csv"}, nil, remote)
+	items, err := source.Resolve(t.Context(), []string{"s3://bucket/lists/local.csv"}, nil, remote)
 	if err != nil || len(items) != 1 || items[0].Path != "" || items[0].URI != "s3://bucket/lists/etc/passwd" {
 		t.Errorf("an index elsewhere names %s, %v", fmt.Sprint(items), err)
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 func rememberingPool(t *testing.T, dir string, max int64) *Pool {
@@ -30,7 +32,7 @@ func TestVerdictsAreRemembered(t *testing.T) {
 	dir, cache := t.TempDir(), t.TempDir()
 	good := copyFile(t, pattern(t, "good.mp4", 64, 48, 15, 20, "-c:v", "libx264", "-bf", "2"), filepath.Join(dir, "good.mp4"), 0)
 	bad := write(t, filepath.Join(dir, "bad.mp4"), "no video")
-	paths := []Item{{Path: good}, {Path: bad}}
+	paths := []source.Item{{Path: good}, {Path: bad}}
 	first := rememberingPool(t, cache, 1<<20)
 	want, err := first.InspectAll(t.Context(), paths, nil)
 	if err != nil {
@@ -39,14 +41,14 @@ func TestVerdictsAreRemembered(t *testing.T) {
 	if first.Stats().Started == 0 {
 		t.Fatal("nothing was decoded")
 	}
-	_, wantTrack, _ := first.judge(t.Context(), Item{Path: good}, 0, nil)
+	_, wantTrack, _ := first.judge(t.Context(), source.Item{Path: good}, 0, nil)
 
 	again := rememberingPool(t, cache, 1<<20)
 	got, err := again.InspectAll(t.Context(), paths, nil)
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("remembered %+v, %v; want %+v", got, err, want)
 	}
-	_, track, err := again.judge(t.Context(), Item{Path: good}, 0, nil)
+	_, track, err := again.judge(t.Context(), source.Item{Path: good}, 0, nil)
 	if err != nil || !reflect.DeepEqual(track, wantTrack) || len(track.times) != 20 || len(track.digests) != 20 {
 		t.Errorf("track %v, %v; want %v", track, err, wantTrack)
 	}

@@ -1,11 +1,9 @@
 // Package video turns video files into clips for training and scoring.
 //
-// The path of a file, one source file each:
+// Which files there are, video/source says. The path of one of them, one source file each:
 //
-//	index.go      folders, globs and indexes -> the list of files
-//	tar.go        tar shards -> the videos in them
-//	uri.go        the same elsewhere, through a Remote
-//	container.go  the first bytes of a file -> which container it is, before any decoder sees it
+//	container.go  a file opened, and known by its first bytes before any decoder sees it
+//	framesize.go  frames that change their size, found in the packets before they are decoded
 //	decode.go     file -> frames, through OpenCV's FFmpeg backend
 //	folder.go     a folder of PNG images -> frames; a video's frames counted
 //	child.go      the decoder process: requests in, frames into shared memory
@@ -47,7 +45,7 @@ type Clip struct {
 
 // Spec says what a training set is and how clips are cut from it. The zero value of a field means its default.
 type Spec struct {
-	Data []string `json:"data"` // files, folders, globs, indexes, tar shards, URIs (see Resolve)
+	Data []string `json:"data"` // files, folders, globs, indexes, tar shards, URIs (see source.Resolve)
 
 	Size      int     `json:"size"`                 // pixels, height and width of a clip
 	Frames    int     `json:"frames"`               // frames in a clip

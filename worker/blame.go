@@ -21,7 +21,7 @@ func infrastructure(format string, args ...any) error {
 // machineErrors are what the operating system answers when a machine is full, out of something, or broken. What else it
 // answers, a file that is missing or may not be read, is for the job to put right.
 var machineErrors = []error{
-	syscall.ENOSPC, syscall.EDQUOT, // disk full
+	syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, // disk full, or the process may write no more
 	syscall.EIO, syscall.EROFS, syscall.ESTALE, syscall.ENODEV, syscall.ENXIO, // disk or mount gone bad
 	syscall.ENOMEM, syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE, // out of memory, processes, descriptors
 	syscall.ETIMEDOUT, syscall.EHOSTDOWN, syscall.ECONNRESET, syscall.ENOTCONN, // network file systems

@@ -103,7 +103,7 @@ func (j Jobs) newEvaluator(spec *surmisev1.TrainSpec, train trainer.Config, dir 
 		return nil, fmt.Errorf("train.eval: building the model: %w", err)
 	}
 	cfg.Videos, cfg.Folder, cfg.Decoder, cfg.Precision = source.videos, source.folder, video.Decoder(), string(machine.Precision)
-	cfg.Predictor, cfg.Read, cfg.Count = network, decoders.ReadFrames, decoders.CountFrames
+	cfg.Predictor, cfg.Read, cfg.Count, cfg.Local = network, decoders.ReadFrames, decoders.CountFrames, decoders.Local
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, infrastructure("making the folder of evaluations: %w", err)
 	}

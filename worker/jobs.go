@@ -16,6 +16,7 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/parallel"
 	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 )
@@ -41,6 +42,9 @@ type Jobs struct {
 
 	Features *trainer.Features // keeps what frozen encoders give of clips; nil: nothing is kept
 
+	// Group is the processes that do a training job together (see trainer.Hooks.Group); nil: this one alone. All of them
+	// call Train; what it reports and writes, the first one does.
+	Group parallel.Group
 	// Open opens the accelerator that a job's device asks for, which the job closes; a nil device is the CPU. See
 	// GPUs.Open. nil: jobs run on the CPU.
 	Open func(device string) (xla.Device, error)

@@ -314,6 +314,7 @@ func TestBlame(t *testing.T) {
 	}{
 		{fmt.Errorf("save: %w", &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}), true},
 		{fmt.Errorf("read: %w", syscall.EIO), true},
+		{&fs.PathError{Op: "write", Path: "x", Err: syscall.EFBIG}, true}, // ulimit -f, or a quota of some file systems
 		{infrastructure("no room"), true},
 		{&fs.PathError{Op: "open", Path: "clips", Err: syscall.ENOENT}, false},
 		{&fs.PathError{Op: "open", Path: "clips", Err: syscall.EACCES}, false},

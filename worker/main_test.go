@@ -9,5 +9,6 @@ import (
 
 func TestMain(m *testing.M) {
 	video.ServeIfAsked() // decoders are processes of the test binary
+	beSuspendedIfAsked()
 	os.Exit(m.Run())
 }

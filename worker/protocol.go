@@ -50,12 +50,16 @@ const (
 type protocol struct {
 	hello *surmisev1.Hello // as sent on every stream, but for the leases held
 	grace time.Duration    // how long a drained worker waits for its last word to be settled
+	idle  time.Duration    // a worker that has had no job for so long is to stop; 0: never
 
 	link     link
 	linkedAt time.Time // when hello was sent
 	asked    bool      // ready is out on this stream, unanswered
 	draining bool
 	attempt  *attempt // nil: idle
+
+	idleFrom time.Time // since when; zero while there is an attempt
+	idledOut bool      // it is to stop because it was idle for long
 
 	start  *surmisev1.Lease // to be started by the next flush
 	stop   error            // the attempt is to be stopped by the next flush, for this cause
@@ -79,6 +83,7 @@ type attempt struct {
 	confirmed bool      // the coordinator counts the lease on this stream; nothing is said about it before that
 	revoked   bool      // nothing is said about it any more
 	stopped   error     // why the attempt was told to stop; nil while it may run
+	over      bool      // the attempt was told that its lease is over, or will be before it can be renewed
 
 	sequence int64               // of the newest heartbeat
 	sent     map[int64]time.Time // heartbeats that are not answered yet, by sequence; the end under endSequence
@@ -102,6 +107,7 @@ type effects struct {
 	send   []*surmisev1.AttachRequest
 	start  *surmisev1.Lease
 	stop   error
+	over   bool // the lease of the running attempt is over: nothing may be published any more
 	exit   bool // nothing is left to do
 }
 
@@ -304,10 +310,14 @@ func (p *protocol) flush(now time.Time) effects {
 		if a.outcome == nil && !now.Before(a.stopAt()) {
 			p.stopAttempt(ErrLeaseEnds)
 		}
+		if a.outcome == nil && !a.over && (a.revoked || !now.Before(a.stopAt())) {
+			a.over, out.over = true, true
+		}
 		if p.link == attached && a.overdue(now) {
 			p.redial = errors.New("heartbeats are not answered")
 		}
 	}
+	p.checkIdle(now)
 	out.redial, p.redial = p.redial, nil
 	if out.redial != nil {
 		p.closed()
@@ -319,6 +329,27 @@ func (p *protocol) flush(now time.Time) effects {
 	}
 	out.exit = p.draining && (p.attempt == nil || p.attempt.outcome != nil && !now.Before(p.attempt.ended.Add(p.grace)))
 	return out
+}
+
+// checkIdle drains a worker that has been idle for long. A job that it is given at this moment is handed back.
+func (p *protocol) checkIdle(now time.Time) {
+	switch {
+	case p.attempt != nil:
+		p.idleFrom = time.Time{}
+	case p.idleFrom.IsZero():
+		p.idleFrom = now
+	case p.idle > 0 && !p.draining && !now.Before(p.idleFrom.Add(p.idle)):
+		p.idledOut = true
+		p.drain()
+	}
+}
+
+// farewell is what is wrong about the end.
+func (p *protocol) farewell() error {
+	if p.idledOut && p.link != attached {
+		return fmt.Errorf("%w, for %v", ErrIdleAlone, p.idle)
+	}
+	return nil
 }
 
 // say returns the messages that are due. A checkpoint goes out before the end that follows it.
@@ -417,7 +448,7 @@ func (p *protocol) wake() time.Time {
 		at = append(at, p.linkedAt.Add(greetingPatience))
 	}
 	if a := p.attempt; a != nil {
-		if a.outcome == nil && a.stopped == nil {
+		if a.outcome == nil && !a.over {
 			at = append(at, a.stopAt())
 		}
 		if p.link == attached && !a.revoked {
@@ -431,6 +462,9 @@ func (p *protocol) wake() time.Time {
 		if p.draining && a.outcome != nil {
 			at = append(at, a.ended.Add(p.grace))
 		}
+	}
+	if p.idle > 0 && !p.idleFrom.IsZero() && !p.draining {
+		at = append(at, p.idleFrom.Add(p.idle))
 	}
 	if len(at) == 0 {
 		return time.Time{}

@@ -14,6 +14,7 @@ import (
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // Rank does a ranking job whose spec is complete, with the model at modelPath.
@@ -87,7 +88,7 @@ func (j Jobs) rankSet(s *surmisev1.RankSet) (plausibility.RankSet, error) {
 		if err != nil {
 			return "", err
 		}
-		return video.Below(j.DataRoots, path)
+		return source.Below(j.DataRoots, path)
 	}
 	out := plausibility.RankSet{Make: s.GetMake()}
 	var err error

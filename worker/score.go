@@ -12,6 +12,7 @@ import (
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // ScoreBatch is how many windows are scored at a time: enough to keep a few cores busy, little memory.
@@ -70,7 +71,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	}
 	decoders, done := video.OwnPool(j.Decoders)
 	defer done()
-	cfg.Read, cfg.Count = decoders.ReadFrames, decoders.CountFrames
+	cfg.Read, cfg.Count, cfg.Local = decoders.ReadFrames, decoders.CountFrames, decoders.Local
 	cfg.Progress = func(p plausibility.Progress) {
 		r.Progress(&surmisev1.Progress{
 			Phase: "scoring", Step: int32(p.Done), Steps: int32(p.Total),
@@ -143,7 +144,7 @@ func (j Jobs) pairs(name string) (scoreVideos, error) {
 func (j Jobs) located(name string) (string, error) {
 	path, err := localPath(name)
 	if err == nil {
-		_, err = video.Below(j.DataRoots, path)
+		_, err = source.Below(j.DataRoots, path)
 	}
 	return path, err
 }

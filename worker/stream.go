@@ -67,13 +67,17 @@ func (w *worker) keepAttached(ctx context.Context, client surmisev1.WorkerServic
 	wait := backoff.NewExponentialBackOff() // jittered, so that a restarted coordinator is not stormed
 	wait.InitialInterval, wait.MaxInterval = w.cfg.MinBackoff, w.cfg.MaxBackoff
 	for ctx.Err() == nil {
-		err := w.attach(ctx, client, wait.Reset)
+		began := w.cfg.Clock.Now()
+		err := w.attach(ctx, client)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
 		if errors.Is(err, errRefused) {
 			w.tell(refused{fmt.Errorf("worker %s: coordinator %s: %w", w.cfg.Name, w.cfg.Coordinator, err)})
 			return
+		}
+		if w.cfg.Clock.Now().Sub(began) >= w.cfg.MaxBackoff { // a welcome alone shows little: a coordinator whose store fails gives it too
+			wait.Reset()
 		}
 		pause := wait.NextBackOff()
 		w.log.Warn("not attached to the coordinator", "address", w.cfg.Coordinator, "error", err, "retry_in", pause)
@@ -87,8 +91,8 @@ func (w *worker) keepAttached(ctx context.Context, client surmisev1.WorkerServic
 // errRefused marks what will be the same next time.
 var errRefused = errors.New("refused for good")
 
-// attach opens a stream and serves it until it breaks, or, without an error, until it is finished. It calls welcomed when the coordinator has accepted hello.
-func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClient, welcomed func()) (err error) {
+// attach opens a stream and serves it until it breaks, or, without an error, until it is finished.
+func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClient) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &stream{out: make(chan *surmisev1.AttachRequest, outgoingMessages), cancel: cancel}
@@ -141,10 +145,7 @@ func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClien
 			case err != nil:
 				return err
 			}
-			if m.GetWelcome() != nil && !greeted {
-				greeted = true
-				welcomed()
-			}
+			greeted = greeted || m.GetWelcome() != nil
 			w.tell(streamMessage{s, m})
 		}
 	})

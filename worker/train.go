@@ -19,6 +19,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/tensorboard"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // keepCheckpoints is how many checkpoints of an attempt stay on disk: one to go on from, one in case that is damaged.
@@ -44,6 +45,10 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir
 	if err := cfg.ValidateHere(on); err != nil {
 		return trainer.Result{}, fmt.Errorf("train.%w", err)
 	}
+	if j.Group != nil && j.Group.Rank() > 0 {
+		result, err := trainer.Run(ctx, cfg, dir, trainer.Hooks{Decoders: j.Decoders, Features: j.Features, Group: j.Group})
+		return result, dataFault(err)
+	}
 	events, err := tensorboard.Create(filepath.Join(dir, eventsArtifact), j.now())
 	if err != nil {
 		return trainer.Result{}, infrastructure("%w", err)
@@ -52,7 +57,7 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir
 	curves := &curves{jobs: j, reports: r, events: events}
 	decoders, done := video.OwnPool(j.Decoders)
 	defer done()
-	hooks := trainer.Hooks{Decoders: decoders, Features: j.Features, Device: on}
+	hooks := trainer.Hooks{Decoders: decoders, Features: j.Features, Group: j.Group, Device: on}
 	if spec.GetEval() != nil {
 		e, err := j.newEvaluator(spec, cfg, filepath.Join(dir, evaluationsArtifact), decoders, curves, on)
 		if err != nil {
@@ -67,12 +72,15 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir
 	}
 	hooks.Progress = curves.step
 	hooks.Checkpoint = func(path string, step int) error {
+		if curves.err != nil {
+			return curves.err // an attempt that went on from here would have a gap in its curves
+		}
 		published = append(published, step)
 		r.Checkpoint(&surmisev1.Checkpoint{Step: int32(step), Path: path})
 		if err := checkpoint.Prune(dir, keep(published, int(r.Recorded()))); err != nil {
 			return infrastructure("%w", err)
 		}
-		return curves.err
+		return nil
 	}
 	result, err := trainer.Run(ctx, cfg, dir, hooks)
 	if err == nil {
@@ -83,7 +91,7 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir
 
 // dataFault begins an error about the data with the field of the job that names it; others stay as they are.
 func dataFault(err error) error {
-	var name *video.NameError
+	var name *source.NameError
 	var unusable *video.UnusableError
 	switch {
 	case errors.As(err, &name):

@@ -20,10 +20,14 @@ type Assignment struct {
 	Job         string // "jobs/{id}"
 	Epoch       int64
 	Spec        *surmisev1.JobSpec    // complete
-	ArtifactDir string                // absolute; this attempt's own, which the runner makes
+	ArtifactDir string                // absolute; this attempt's own, which the runner makes; with ArtifactStore a key of it
 	ResumeFrom  *surmisev1.Checkpoint // newest of the attempts before; nil when there is none
 	ModelPath   string                // scoring and ranking: where the model lies; training: the frozen encoder
 	Traceparent string                // W3C trace context of the dispatch; "" when the job is not traced
+
+	ArtifactStore string          // URL of where artifacts are kept; "": in ArtifactDir
+	ModelSHA256   string          // what the model at ModelPath was published with; "": not known
+	Over          <-chan struct{} // closed once the lease is over: nothing that is published from then on counts; nil: never
 }
 
 // Reports are what an attempt says while it runs. Calls return at once.
@@ -62,7 +66,7 @@ func (noLog) End()                          {}
 func (noLog) News() <-chan struct{}         { return nil }
 func (noLog) Take(int) []*surmisev1.LogLine { return nil }
 
-// Clock tells the time and waits. Now must be monotonic, as time.Now is.
+// Clock tells the time and waits. Now must be monotonic, as time.Now is, and go on while the machine sleeps.
 type Clock interface {
 	Now() time.Time
 	After(time.Duration) <-chan time.Time
@@ -82,6 +86,7 @@ type Config struct {
 
 	Runner Runner        // required
 	Grace  time.Duration // how long a stopping worker waits for the coordinator to settle its last word; 0: 10 s
+	Idle   time.Duration // Run returns once the worker has had no job for so long; 0: never
 	Clock  Clock         // nil: the system's
 	Logger *slog.Logger  // nil: slog.Default()
 	JobLog JobLog        // what is logged about a job, for the coordinator to keep; nil: it keeps nothing
@@ -100,6 +105,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("worker: Name is empty")
 	case c.Runner == nil:
 		return c, errors.New("worker: Runner is nil")
+	case c.Idle < 0:
+		return c, fmt.Errorf("worker: Idle %v is negative", c.Idle)
 	}
 	if c.Grace == 0 {
 		c.Grace = 10 * time.Second
@@ -111,7 +118,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.MaxBackoff = 5 * time.Second
 	}
 	if c.Clock == nil {
-		c.Clock = systemClock{}
+		c.Clock = newSystemClock()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
@@ -125,11 +132,6 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-type systemClock struct{}
-
-func (systemClock) Now() time.Time                         { return time.Now() }
-func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
-
 // worker is the loop's state. Only the goroutine of Run touches it, but for events and goroutines.
 type worker struct {
 	cfg      Config
@@ -137,11 +139,12 @@ type worker struct {
 	protocol protocol
 
 	events     chan event // what streams and attempts tell the loop
-	over       <-chan struct{}
+	ended      <-chan struct{}
 	goroutines sync.WaitGroup
 
 	stream  *stream                 // nil: none
 	stop    context.CancelCauseFunc // of the running attempt; nil: none
+	over    chan<- struct{}         // of the running attempt, until its lease is over; nil: none
 	reports *reports                // of the running attempt
 	jobLog  *slog.Logger            // names the running attempt
 	shown   progressLog             // of the running attempt
@@ -174,9 +177,13 @@ type (
 	}
 )
 
-// Run works for a coordinator until ctx ends or the coordinator drains it; it then takes a checkpoint, hands back what
-// it holds, waits for that to be settled and returns nil. While the coordinator cannot be reached it goes on with its
-// job and tries again. An error means that the coordinator refused it for good.
+// ErrIdleAlone ends a worker that has had no job for its Idle time while the coordinator could not be reached.
+var ErrIdleAlone = errors.New("no job, and no coordinator to give one")
+
+// Run works for a coordinator until ctx ends, the coordinator drains it or it has been idle for long; it then takes a
+// checkpoint, hands back what it holds, waits for that to be settled and returns nil. While the coordinator cannot be
+// reached it goes on with its job and tries again. An error means that the coordinator refused it for good, or is
+// ErrIdleAlone.
 func Run(ctx context.Context, cfg Config) error {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
@@ -193,9 +200,9 @@ func Run(ctx context.Context, cfg Config) error {
 	w := &worker{
 		cfg:      cfg,
 		log:      cfg.Logger.With("worker", cfg.Name),
-		protocol: protocol{grace: cfg.Grace, hello: hello(cfg)},
+		protocol: protocol{grace: cfg.Grace, idle: cfg.Idle, hello: hello(cfg)},
 		events:   make(chan event),
-		over:     inner.Done(),
+		ended:    inner.Done(),
 	}
 	defer w.goroutines.Wait()
 	defer cancel()
@@ -223,11 +230,15 @@ func (w *worker) loop(ctx, inner context.Context) error {
 		w.takeLog(w.protocol.wantsLog())
 		if w.carryOut(inner, w.protocol.flush(now)) {
 			w.hangUp()
-			return nil
+			return w.protocol.farewell()
 		}
 		var alarm <-chan time.Time
 		if at := w.protocol.wake(); !at.IsZero() {
-			alarm = w.cfg.Clock.After(at.Sub(now))
+			wait := at.Sub(now)
+			if w.protocol.attempt != nil {
+				wait = min(wait, clockLook)
+			}
+			alarm = w.cfg.Clock.After(wait)
 		}
 		select {
 		case <-stopping:
@@ -294,7 +305,7 @@ func (w *worker) handle(now time.Time, e event) error {
 		w.protocol.checkpointed(e.checkpoint)
 	case attemptFinished:
 		w.stop(nil)
-		w.stop, w.reports = nil, nil
+		w.stop, w.reports, w.over = nil, nil, nil
 		w.logEnd(e)
 		w.cfg.JobLog.End()
 		w.takeLog(math.MaxInt) // all of it, to be sent before the end
@@ -323,6 +334,10 @@ func (w *worker) carryOut(ctx context.Context, e effects) (exit bool) {
 	if e.start != nil {
 		w.startAttempt(ctx, e.start)
 	}
+	if e.over && w.over != nil {
+		close(w.over)
+		w.over = nil
+	}
 	if e.stop != nil && w.stop != nil {
 		w.log.Info("stopping the job", "cause", e.stop)
 		w.stop(e.stop)
@@ -350,7 +365,10 @@ func (w *worker) hangUp() {
 }
 
 func (w *worker) startAttempt(ctx context.Context, l *surmisev1.Lease) {
+	over := make(chan struct{})
+	w.over = over
 	a := Assignment{
+		ArtifactStore: l.GetArtifactStore(), ModelSHA256: l.GetModelSha256(), Over: over,
 		Job: l.GetLease().GetJob(), Epoch: l.GetLease().GetEpoch(), Spec: l.GetSpec(),
 		ArtifactDir: l.GetArtifactDir(), ResumeFrom: l.GetResumeFrom(), ModelPath: l.GetModelPath(), Traceparent: l.GetTraceparent(),
 	}
@@ -370,7 +388,7 @@ func (w *worker) startAttempt(ctx context.Context, l *surmisev1.Lease) {
 func (w *worker) tell(e event) {
 	select {
 	case w.events <- e:
-	case <-w.over:
+	case <-w.ended:
 	}
 }
 

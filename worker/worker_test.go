@@ -367,6 +367,39 @@ func TestWorksOnWhileTheCoordinatorIsAway(t *testing.T) {
 	})
 }
 
+// A coordinator whose store fails welcomes a worker and then ends the stream. It is left in peace more and more, until a
+// stream has held for a while.
+func TestAttachesLessOftenWhileStreamsBreakAtOnce(t *testing.T) {
+	inBubbleWith(t, func(c *Config) { c.MinBackoff, c.MaxBackoff = time.Second, 20*time.Second }, nil, func(b *bench) {
+		attachAgain := func() time.Duration {
+			began := time.Now()
+			s, _ := b.accept()
+			s.welcome()
+			s.wantReady()
+			s.hang()
+			return time.Since(began)
+		}
+		attachAgain()
+		const times = 30
+		began := time.Now()
+		for range times {
+			attachAgain()
+		}
+		// 20 s when it has grown, half of it or half as much again by its jitter.
+		if took := time.Since(began); took < times*10*time.Second*8/10 {
+			t.Errorf("attached %d times within %v", times, took)
+		}
+		s, _ := b.accept()
+		s.welcome()
+		s.wantReady()
+		time.Sleep(20 * time.Second) // of the bubble
+		s.hang()
+		if wait := attachAgain(); wait > 2*time.Second {
+			t.Errorf("attached again %v after a stream that had held, want about a second", wait)
+		}
+	})
+}
+
 func TestSaysNothingMoreOfARevokedLease(t *testing.T) {
 	t.Run("running", func(t *testing.T) {
 		inBubble(t, untilStopped, func(b *bench) {
@@ -622,4 +655,41 @@ func TestRefusedForGood(t *testing.T) {
 			})
 		})
 	}
+}
+
+func idleFor(d time.Duration) func(*Config) { return func(cfg *Config) { cfg.Idle = d } }
+
+func TestExitsWhenItWasIdleForLong(t *testing.T) {
+	inBubbleWith(t, idleFor(15*time.Second), untilStopped, func(b *bench) {
+		s := b.begin()
+		s.wantHeartbeat()
+		s.renew(lease1, 1)
+		for range 2 { // 20 seconds at work are none of idleness
+			beat := s.wantHeartbeat()
+			s.renew(beat.Lease, beat.Sequence)
+		}
+		s.revoke(lease1)
+		s.wantReady()
+		began := time.Now()
+		if m, err := s.rpc.Recv(); err == nil {
+			t.Errorf("an idle worker says %v when it leaves", m)
+		}
+		s.end <- nil
+		err := <-b.ended
+		if after := time.Since(began); err != nil || after != 15*time.Second {
+			t.Errorf("Run returned %v after %v, want nil after 15 s", err, after)
+		}
+		b.ended <- nil
+	})
+}
+
+func TestIdleWithoutACoordinatorIsAnError(t *testing.T) {
+	inBubbleWith(t, idleFor(time.Minute), untilStopped, func(b *bench) {
+		b.coordinator.listener.Close()
+		err := <-b.ended
+		if !errors.Is(err, ErrIdleAlone) || !strings.Contains(err.Error(), "1m0s") {
+			t.Errorf("Run returned %v", err)
+		}
+		b.ended <- nil
+	})
 }

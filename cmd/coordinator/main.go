@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -23,6 +24,10 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		stop()
-		os.Exit(1)
+		code := 1
+		if usage := (*coordinatorcmd.UsageError)(nil); errors.As(err, &usage) {
+			code = 2
+		}
+		os.Exit(code)
 	}
 }

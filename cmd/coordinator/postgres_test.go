@@ -21,6 +21,7 @@ type node struct {
 	process *exec.Cmd
 	jobs    surmisev1.JobServiceClient
 	workers surmisev1.WorkerServiceClient
+	logs    surmisev1.LogServiceClient
 }
 
 func startNode(t *testing.T, store, dir string) node {
@@ -48,7 +49,7 @@ func startNode(t *testing.T, store, dir string) node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return node{cmd, surmisev1.NewJobServiceClient(conn), surmisev1.NewWorkerServiceClient(conn)}
+	return node{cmd, surmisev1.NewJobServiceClient(conn), surmisev1.NewWorkerServiceClient(conn), surmisev1.NewLogServiceClient(conn)}
 }
 
 // attach opens a worker's stream; held is what it works on already.
@@ -147,4 +148,31 @@ func TestKilledCoordinatorsWorkGoesOnAtAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	hear(t, worker, (*surmisev1.AttachResponse).GetCancel) // though its worker is attached elsewhere
+}
+
+// Who follows the log of a job at one coordinator sees what its worker, attached to another, logs.
+func TestLogsAreFollowedAtAnotherCoordinator(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	store, dir := queuetest.StartPostgres(t, false).Database(t), t.TempDir()
+	a, b := startNode(t, store, dir), startNode(t, store, dir)
+	job, err := a.jobs.SubmitJob(ctx, &surmisev1.SubmitJobRequest{
+		Spec: &surmisev1.SubmitJobRequest_Train{Train: &surmisev1.TrainSpec{Data: []string{"clips"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker := a.attach(ctx, t)
+	lease := ready(t, worker)
+	follow, err := b.logs.ReadJobLog(ctx, &surmisev1.ReadJobLogRequest{Name: job.Name, Follow: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := int64(1); n <= 3; n++ {
+		say(t, worker, &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Heartbeat{Heartbeat: &surmisev1.Heartbeat{
+			Lease: lease, Log: []*surmisev1.LogLine{{Number: n, Level: "INFO", Text: "a line"}}}}})
+		hear(t, worker, (*surmisev1.AttachResponse).GetRenewed)
+		if got, err := follow.Recv(); err != nil || len(got.Lines) != 1 || got.Lines[0].Number != n {
+			t.Fatalf("at the other coordinator: %v, %v; want line %d", got, err, n)
+		}
+	}
 }

@@ -63,7 +63,7 @@ figures are their means, and intervals resample them too. Without a NAME a model
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&measure, "measure", "", "avg, max, filtered_avg, filtered_max, peak, peak_avg, peak_after_parting or peak_at_parting; of one context as in max@4 (default what suits the scores)")
+	flags.StringVar(&measure, "measure", "", "avg, max, filtered_avg, filtered_max, peak, peak_avg, peak_after_parting, peak_at_parting or contrast_at_parting; of one context as in max@4 (default what suits the scores)")
 	flags.Uint64Var(&seed, "seed", 0, "seed of the bootstrap and of the halves of the groups")
 	flags.BoolVar(&videos, "videos", false, "list every video with its surprise and its percentile among possible ones")
 	flags.BoolVar(&published, "published", false, "print the metrics of the published evaluation of one file, quirks included, in place of the table")

@@ -33,8 +33,8 @@ func newDoctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check this machine, and say what to do",
-		Long: `Check whether this machine can do the work: processor, memory, libraries, GPU, disk, clock and decoding, and with --server
-whether a coordinator answers and its clock agrees. Each line is ok, warn (it works, with less than it could) or fail,
+		Long: `Check whether this machine can do the work: processor, memory, libraries, GPU, disk, clock and decoding, and with
+--coordinator whether a coordinator answers and its clock agrees. Each line is ok, warn (it works, with less than it could) or fail,
 and what is not ok says what to do. Exits with 1 when something fails.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -57,7 +57,10 @@ and what is not ok says what to do. Exits with 1 when something fails.`,
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print a line of JSON per check")
-	cmd.Flags().StringVar(&o.Server, "server", "", "address of a coordinator to ask (host:port; default none)")
+	cmd.Flags().StringVar(&o.Server, "coordinator", "", "address of a coordinator to ask (host:port; default none)")
+	cmd.Flags().StringVar(&o.Server, "server", "", "the same as --coordinator, as it was called before")
+	_ = cmd.Flags().MarkHidden("server") // the flag is there
+	cmd.MarkFlagsMutuallyExclusive("coordinator", "server")
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	gpus.flags(cmd.Flags())
 	to.Flags(cmd.Flags())

@@ -42,7 +42,7 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("%s: %+v", name, c)
 		}
 	}
-	code, out, said := surmise(t, "", "doctor", "--data-dir", dir, "--server", "127.0.0.1:1")
+	code, out, said := surmise(t, "", "doctor", "--data-dir", dir, "--coordinator", "127.0.0.1:1")
 	if code != exitFailed || !strings.Contains(out, "fail") || !strings.Contains(out, "surmise up") || !strings.Contains(said, "1 of 15 checks failed") {
 		t.Errorf("without a coordinator: exit code %d\n%s%s", code, out, said)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 type embedOptions struct {
@@ -33,7 +34,8 @@ func newEmbedCommand() *cobra.Command {
 		Use:   "embed --model MODEL --out FILE.safetensors PATH…",
 		Short: "Write what a model makes of videos: the representation of their clips",
 		Long: `Cut each video into clips of the model's length, encode them, and write a tensor per video: [clips, features], the mean over
-each clip's tokens, or with --pool none [clips, tokens, features]. PATH is a file, a folder, a glob or a CSV index.
+each clip's tokens, or with --pool none [clips, tokens, features]. PATH is a file, a folder, a glob, an
+index, a tar shard, or a URI of any of these, as a training job names its data.
 
 The tensor of a video has its path as name. The file's metadata says which model, which preprocessing, and when each clip
 begins. A video that cannot be used is named, and left out.`,
@@ -89,12 +91,20 @@ func (o *embedOptions) run(cmd *cobra.Command, names []string) (err error) {
 		return badInput(err)
 	}
 	defer done()
-	paths, err := localVideos(ctx, decoders, names)
+	found, err := decoders.Resolve(ctx, names, nil)
 	if err != nil {
 		return inputUnlessMachine(err)
 	}
+	var paths []string
+	items := map[string]source.Item{}
+	for _, item := range found {
+		paths = append(paths, item.Name())
+		items[item.Name()] = item
+	}
 	view := newProgressView(cmd.ErrOrStderr())
-	o.Read = decoders.ReadFrames
+	o.Read = func(ctx context.Context, name string, read video.ReadOptions) (*video.Clip, error) {
+		return decoders.ReadItem(ctx, items[name], read)
+	}
 	o.Progress = func(done, total int) {
 		view.update(&surmisev1.Progress{Phase: "embedding", Step: int32(done), Steps: int32(total)})
 	}
@@ -116,21 +126,6 @@ func (o *embedOptions) run(cmd *cobra.Command, names []string) (err error) {
 		return nil
 	}
 	return writeEmbedded(cmd.OutOrStdout(), embedded)
-}
-
-// localVideos are the files that names stand for, each once. Objects elsewhere and members of tar shards are refused.
-func localVideos(ctx context.Context, decoders *video.Pool, names []string) (paths []string, err error) {
-	items, err := decoders.Resolve(ctx, names, nil)
-	if err != nil {
-		return nil, err
-	}
-	for _, item := range items {
-		if item.Path == "" || item.Member != "" {
-			return nil, fmt.Errorf("%s: only files of this machine can be embedded", item.Name())
-		}
-		paths = append(paths, item.Path)
-	}
-	return paths, nil
 }
 
 func writeEmbedded(w io.Writer, embedded []plausibility.Embedded) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -151,5 +152,67 @@ func TestGoldenTrainOnAnImportedEncoder(t *testing.T) {
 		if len(scores.Videos) != 2 || len(scores.Sets) != 2 || !strings.Contains(string(scores.Sets[0].Model.Config), "sha256") {
 			t.Errorf("scores of %d videos by %d models: %s", len(scores.Videos), len(scores.Sets), scores.Sets[0].Model.Config)
 		}
+	}
+}
+
+// An imported checkpoint is scored by a worker as it is here; a job's model is the frozen encoder of another job, both
+// named to a coordinator.
+func TestGoldenModelsKnownToACoordinator(t *testing.T) {
+	var shape struct {
+		Config struct{ Img, Frames, Heads, Pheads int }
+	}
+	golden.JSON(t, "vjepa2_forward.json", &shape)
+	c := shape.Config
+	dir := t.TempDir()
+	importedPath := filepath.Join(dir, "model.safetensors")
+	ok(t, "import", "--from", golden.Path(t, "vjepa2_ckpt.pt"), "--out", importedPath, "--heads", strconv.Itoa(c.Heads), "--pred-heads", strconv.Itoa(c.Pheads),
+		"--frames", strconv.Itoa(c.Frames), "--size", strconv.Itoa(c.Img))
+	made, err := synth.Generate(t.Context(), synth.Options{Dir: filepath.Join(dir, "videos"), Clips: 3, Pairs: 1, Size: 32, Frames: max(16, 2*c.Frames), FPS: 8}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pairs, clips := made.PairsCSV, made.ClipsDir
+	up := startUp(t, "--data-dir", filepath.Join(dir, "state"), "--data-root", dir, "--cache-dir", filepath.Join(dir, "kept"))
+	to := "--coordinator=" + up.address
+	result := func(job string) string {
+		code, out, shown := surmise(t, job, "submit", to, "-f", "-", "--wait")
+		if code != exitOK {
+			t.Fatalf("%s\nexit code %d: %s", job, code, shown)
+		}
+		return strings.TrimSpace(out)
+	}
+	here := filepath.Join(dir, "here.json")
+	ok(t, "score", "--model", importedPath, "--pairs", pairs, "--out", here, "--threads", "1", "--cache-dir", "none")
+	scored := result(`{"score":{"pairs":"` + pairs + `","model":"` + importedPath + `","threads":1}}`)
+	there := load(t, artifactPath(t, to, scored, "scores"))
+	if want := load(t, here); !reflect.DeepEqual(there.Sets, want.Sets) || !reflect.DeepEqual(there.Videos, want.Videos) {
+		t.Error("a worker scores the imported model otherwise")
+	}
+
+	encoder := result(`{"train":{"data":["` + clips + `"],"steps":3,"batch":2,"threads":1,` + tinyModel + `}}`)
+	predictor := result(`{"train":{"data":["` + clips + `"],"steps":3,"batch":2,"threads":1,"encoder":{"from":"` + encoder + `","frozen":true},
+		"model":{"objective":"next_tubelet","predDim":16,"predDepth":1,"predHeads":1}}}`)
+	scored = result(`{"score":{"pairs":"` + pairs + `","model":"` + predictor + `","threads":1}}`)
+	var config struct {
+		Model struct {
+			Frozen bool `json:"frozen_encoder"`
+		}
+		Encoder struct{ SHA256 string }
+	}
+	m := load(t, artifactPath(t, to, scored, "scores")).Sets[0].Model
+	if err := json.Unmarshal(m.Config, &config); err != nil {
+		t.Fatal(err)
+	}
+	weights, err := checkpoint.LoadModel(artifactPath(t, to, encoder, "model"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer weights.Close()
+	if !config.Model.Frozen || config.Encoder.SHA256 != weights.Digest.SHA256 {
+		t.Errorf("the model scored is %s; want the encoder frozen that %s ended with, %s", m.Config, encoder, weights.Digest.SHA256)
+	}
+	code, _, shown := surmise(t, `{"train":{"data":["`+clips+`"],"encoder":{"from":"jobs/nope","frozen":true}}}`, "submit", to, "-f", "-")
+	if code != exitUsage || !strings.Contains(shown, "train.encoder.from: there is no job jobs/nope") {
+		t.Errorf("an encoder of no job: exit code %d\n%s", code, shown)
 	}
 }

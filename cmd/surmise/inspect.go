@@ -18,6 +18,7 @@ import (
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 func newInspectCommand() *cobra.Command {
@@ -66,7 +67,7 @@ What is found is kept, so that training on the same files starts at once; a file
 // inspectAll judges the files that the names stand for, in their order. A name that stands for none has a verdict too,
 // and a fault.
 func inspectAll(ctx context.Context, decoders *video.Pool, names []string, show io.Writer) (verdicts []video.Verdict, faults []error, err error) {
-	var items []video.Item
+	var items []source.Item
 	var places []int // of items, among the verdicts
 	for _, name := range names {
 		found, err := decoders.Resolve(ctx, []string{name}, nil)

@@ -125,6 +125,8 @@ func TestMetricsOverHTTP(t *testing.T) {
 		t.Errorf("a step of %g s, %g of it waiting", step, wait)
 	}
 
+	checkDashboards(t, text)
+
 	started := int(value(t, text, "surmise_decoder_starts_total"))
 	if killed := killChildren(t); killed != started || killed == 0 {
 		t.Fatalf("killed %d decoders of %d", killed, started)

@@ -101,8 +101,11 @@ func scoresOfJob(ctx context.Context, to dial.Options, name string, scores *stri
 	if err != nil {
 		return "", err
 	}
-	if *scores = artifact(job, "scores"); *scores == "" {
+	if *scores = artifactFile(job, "scores"); *scores == "" {
 		return "", badInput(fmt.Errorf("%s has no scores: it is %s", name, job.State))
+	}
+	if !filepath.IsAbs(*scores) {
+		return "", badInput(fmt.Errorf("the scores of %s lie in an artifact store, at %s: bring them here with 'surmise fetch', and name the file", name, *scores))
 	}
 	model := job.GetSpec().GetScore().GetModel()
 	if !strings.HasPrefix(model, "jobs/") {
@@ -112,7 +115,7 @@ func scoresOfJob(ctx context.Context, to dial.Options, name string, scores *stri
 	if err != nil {
 		return "", err
 	}
-	if events := artifact(trained, "events"); events != "" {
+	if events := artifactFile(trained, "events"); filepath.IsAbs(events) {
 		return filepath.Dir(events), nil
 	}
 	return "", nil

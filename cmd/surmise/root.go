@@ -113,7 +113,7 @@ Results go to standard output, logs and progress to standard error.`,
 		}
 	}
 	group("service", newUpCommand(), coordinatorcmd.Command(), workercmd.Command(programVersion()), newTokenCommand())
-	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newLogsCommand(), newCancelCommand(), newSweepCommand())
+	group("jobs", newSubmitCommand(), newWatchCommand(), newJobsCommand(), newJobCommand(), newLogsCommand(), newFetchCommand(), newCancelCommand(), newSweepCommand())
 	group("local", newDemoCommand(), newTrainCommand(), newScoreCommand(), newCompareCommand(), newReportCommand(), newRankCommand(), newInspectCommand(), newSynthCommand(), newBenchCommand(),
 		newImportCommand(), newExportCommand(), newEmbedCommand(), newDoctorCommand())
 	root.AddCommand(newVersionCommand(), newGPUProbeCommand())
@@ -138,12 +138,13 @@ func exitCode(err error) int {
 	var job jobError
 	var flag *workercmd.FlagError
 	var address *daemon.AddressError
+	var usage *coordinatorcmd.UsageError
 	switch {
 	case err == nil:
 		return exitOK
 	case errors.As(err, &job):
 		return exitJob
-	case errors.As(err, &input), errors.As(err, &fields), errors.As(err, &flag), errors.As(err, &address):
+	case errors.As(err, &input), errors.As(err, &fields), errors.As(err, &flag), errors.As(err, &address), errors.As(err, &usage):
 		return exitUsage
 	}
 	if st, ok := grpcStatus(err); ok {

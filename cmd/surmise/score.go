@@ -20,6 +20,7 @@ func newScoreCommand() *cobra.Command {
 	var roots []string
 	var topTokens int32
 	var asJSON bool
+	var cache workercmd.CacheOptions
 	var device workercmd.DeviceOptions
 	cmd := &cobra.Command{
 		Use:   "score --model MODEL (--pairs PAIRS.csv | --dataset NAME --root DIR) --out SCORES.json",
@@ -30,10 +31,10 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&spec.Model, "model", "", "checkpoint folder or .safetensors file")
-	flags.StringVar(&spec.Pairs, "pairs", "", "CSV file with the columns path,label,group,property; label 1 is possible, 0 impossible")
+	flags.StringVar(&spec.Pairs, "pairs", "", "CSV file with the columns path,label,group,property; a path may be a URI; label 1 is possible, 0 impossible")
 	flags.StringVar(&spec.Dataset, "dataset", "", "in place of --pairs, the benchmark that lies in --root: intphys, intphys2, grasp or inflevel")
 	flags.StringVar(&spec.Root, "root", "", "folder of the dataset, as it is published")
-	flags.StringVar(&spec.Protocol, "protocol", "", "settings as published (intphys, grasp, inflevel), or every context at every tubelet (continuous)")
+	flags.StringVar(&spec.Protocol, "protocol", "", "settings as published (intphys, intphys2, grasp, inflevel), or every context at every tubelet (continuous)")
 	flags.StringVar(&out, "out", "", "file to write the scores to")
 	flags.Int32Var(&spec.Window, "window", 0, "frames of a window; only what the model takes, the default, will do")
 	flags.Int32Var(&spec.Stride, "stride", 0, "frames between the starts of windows (default 2)")
@@ -52,6 +53,7 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32 (default auto)")
 	device.Flags(flags)
 	flags.StringArrayVar(&roots, "data-root", nil, "folder below which files may be named; repeat for more (default any)")
+	cache.Flags(flags)
 	flags.BoolVar(&asJSON, "json", false, "print what the scores show as JSON")
 	for _, name := range []string{"model", "out"} {
 		cobra.CheckErr(cmd.MarkFlagRequired(name))
@@ -93,12 +95,17 @@ settings are those of a protocol, whose name and version are recorded in the fil
 		if err != nil {
 			return err
 		}
+		decoders, done, err := workercmd.OpenDecoders(cache)
+		if err != nil {
+			return badInput(err)
+		}
+		defer done()
 		gpus, err := device.GPUs()
 		if err != nil {
 			return badInput(err)
 		}
 		view := newProgressView(cmd.ErrOrStderr())
-		jobs := worker.Jobs{DataRoots: roots, Open: gpus.Open}
+		jobs := worker.Jobs{DataRoots: roots, Decoders: decoders, Open: gpus.Open}
 		scores, err := jobs.Score(cmd.Context(), complete.GetScore(), spec.Model, out, localReports{view})
 		view.close()
 		if err != nil {

@@ -2,17 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/parallel"
 	"github.com/surmise-ml/surmise/worker"
 )
 
 func newTrainCommand() *cobra.Command {
 	var file, out string
+	var together bool
 	var cache workercmd.CacheOptions
 	var device workercmd.DeviceOptions
 	var roots []string
@@ -20,9 +24,13 @@ func newTrainCommand() *cobra.Command {
 		Use:   "train -f JOB.json --out DIR",
 		Short: "Train without a coordinator",
 		Long: `Do a training job in this process. Checkpoints go to DIR; with one there already, of the same job, training goes on from
-it. An interruption leaves a checkpoint.`,
+it. An interruption leaves a checkpoint.
+
+With --mpi, all processes that mpirun or srun has started train one model: each takes its share of every batch, which must
+divide evenly, and their gradients are added up. The first process reports and writes the checkpoints. Threads are those
+of each process.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			request, err := readJobFile(file, cmd.InOrStdin())
 			if err != nil {
 				return err
@@ -33,6 +41,15 @@ it. An interruption leaves a checkpoint.`,
 			spec, err := specOf(request)
 			if err != nil {
 				return err
+			}
+			jobs := worker.Jobs{DataRoots: roots}
+			if together {
+				group, leave, err := parallel.Join()
+				if err != nil {
+					return badInput(fmt.Errorf("--mpi: %w", err))
+				}
+				defer func() { err = errors.Join(err, leave()) }()
+				jobs.Group = group
 			}
 			decoders, done, err := workercmd.OpenDecoders(cache)
 			if err != nil {
@@ -48,19 +65,28 @@ it. An interruption leaves a checkpoint.`,
 				return badInput(err)
 			}
 			view := newProgressView(cmd.ErrOrStderr())
-			jobs := worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features, Open: gpus.Open}
+			jobs.Decoders, jobs.Features, jobs.Open = decoders, features, gpus.Open
 			result, err := jobs.Train(cmd.Context(), spec.GetTrain(), out, localReports{view})
 			view.close()
 			if err != nil {
+				switch {
+				case trainer.StoppedTogether(cmd.Context(), err):
+					return errors.New("training was interrupted")
+				case jobs.Group != nil:
+					jobs.Group.Abort(err) // the others wait for this one
+				}
 				return localFailure(cmd.Context(), "training", err)
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), result.Checkpoint)
+			if result.Checkpoint != "" {
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), result.Checkpoint)
+			}
 			return err
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "job file; - for standard input")
 	cmd.Flags().StringVar(&out, "out", "surmise-run", "folder of the run's checkpoints")
 	cmd.Flags().StringArrayVar(&roots, "data-root", nil, "folder below which the job may name files; repeat for more (default any)")
+	cmd.Flags().BoolVar(&together, "mpi", false, "train together with the other processes that mpirun or srun has started")
 	cache.Flags(cmd.Flags())
 	cache.TrainFlags(cmd.Flags())
 	device.Flags(cmd.Flags())

@@ -22,10 +22,13 @@ func newUpCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Run a coordinator and a worker in one process",
-		Long: `Run a coordinator and a worker in one process; they talk over gRPC as two would.
+		Long: `Run a coordinator and a worker in one process; they talk over gRPC as two would, though not over the network.
 
 On SIGTERM or SIGINT the worker takes a checkpoint and hands its job back, and the coordinator stops; the job goes on when
-either is started again. A second signal kills.`,
+either is started again. A second signal kills.
+
+Other workers may attach as well. To open it to a network, --tls-cert, --tls-key and --tokens or --client-ca are those of
+'surmise coordinator'; the worker inside needs neither token nor certificate.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return up(cmd.Context(), o, func(a net.Addr) {
@@ -34,15 +37,18 @@ either is started again. A second signal kills.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.listen, "listen", coordinatorcmd.DefaultListen, "address to listen on (host:port), of this machine alone; to open a coordinator to others, run 'surmise coordinator'")
-	flags.BoolVar(&o.insecureListen, "insecure-listen", false, "listen beyond this machine all the same, without protection: whoever reaches the port may run jobs")
+	flags.StringVar(&o.listen, "listen", coordinatorcmd.DefaultListen, "address to listen on (host:port); beyond loopback only with TLS, and tokens or client certificates")
+	o.security.Flags(flags)
 	flags.StringVar(&o.dataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	coordinatorcmd.StoreFlag(flags, &o.store)
 	flags.StringArrayVar(&o.dataRoots, "data-root", nil, "folder below which jobs may name files; repeat for more (default any)")
 	flags.DurationVar(&o.lease, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
+	o.offer.Flags(flags)
+	workercmd.MLflowFlag(flags, &o.mlflowURL)
 	daemon.MetricsFlag(flags, &o.metricsAddr)
 	o.cache.Flags(flags)
 	o.cache.TrainFlags(flags)
+	o.artifacts.Flags(flags)
 	o.device.Flags(flags)
 	return cmd
 }
@@ -52,11 +58,14 @@ type upOptions struct {
 	dataDir string
 	store   string
 
-	insecureListen bool
+	security coordinatorcmd.SecurityOptions
 
 	dataRoots []string
 	lease     time.Duration
+	offer     workercmd.Offer
+	mlflowURL string
 	cache     workercmd.CacheOptions
+	artifacts coordinatorcmd.ArtifactOptions
 	device    workercmd.DeviceOptions
 
 	takeDefault bool // see workercmd.Options
@@ -64,6 +73,9 @@ type upOptions struct {
 	metricsAddr    string
 	metricsServing func(net.Addr) // nil: nobody wants to know
 }
+
+// thisProcess is the coordinator's name where connections are made inside.
+const thisProcess = "passthrough:///this-process"
 
 // up runs both until ctx ends or one of them fails. The coordinator outlives the worker, to hear what it hands back.
 func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
@@ -94,11 +106,12 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		}
 	}
 	address := make(chan net.Addr, 1)
+	inside := coordinator.NewLocal()
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
 			Listen: o.listen, DataDir: o.dataDir, Store: o.store, LeaseDuration: o.lease, Logger: logger,
-			Security: coordinatorcmd.SecurityOptions{InsecureListen: o.insecureListen},
-			Serving:  func(a net.Addr) { address <- a }, Monitor: monitor,
+			Security: o.security, Local: inside, Artifacts: o.artifacts,
+			Serving: func(a net.Addr) { address <- a }, Monitor: monitor,
 		})
 		stopWorker(err) // without a coordinator there is nothing to work for
 		return err
@@ -109,21 +122,13 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		case a := <-address:
 			serving(a)
 			return workercmd.Run(workerCtx, workercmd.Options{
-				Coordinator: dial.Options{Address: local(a)}, DataRoots: o.dataRoots, DataDir: o.dataDir, Cache: o.cache, Device: o.device, Version: programVersion(), Logger: logger,
-				Monitor: monitor, TakeDefault: o.takeDefault,
+				Coordinator: dial.Options{Address: thisProcess, Through: inside.Dial},
+				DataRoots:   o.dataRoots, DataDir: o.dataDir, Offer: o.offer, MLflowURL: o.mlflowURL, Cache: o.cache, Device: o.device, Version: programVersion(),
+				Logger: logger, Monitor: monitor, TakeDefault: o.takeDefault,
 			})
 		case <-workerCtx.Done():
 			return nil
 		}
 	})
 	return both.Wait()
-}
-
-// local is where a listener on this machine is reached: one on all addresses, on loopback.
-func local(a net.Addr) string {
-	tcp, ok := a.(*net.TCPAddr)
-	if !ok || !tcp.IP.IsUnspecified() {
-		return a.String()
-	}
-	return net.JoinHostPort("127.0.0.1", fmt.Sprint(tcp.Port))
 }

@@ -30,7 +30,9 @@ func TestFollowingTheLogOfAJob(t *testing.T) {
 	}
 	dir := t.TempDir()
 	surmise := filepath.Join(dir, "surmise")
-	goBuild(t, root, nil, "-o", surmise, "./cmd/surmise")
+	if err := goBuild(root, nil, "-o", surmise, "./cmd/surmise"); err != nil {
+		t.Fatal(err)
+	}
 	videos, err := synth.Generate(ctx, synth.Options{Dir: filepath.Join(dir, "videos"), Clips: 3, Size: 32, Frames: 16}, nil)
 	if err != nil {
 		t.Fatal(err)

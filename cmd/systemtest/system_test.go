@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -152,31 +153,57 @@ func TestGrpcurlSession(t *testing.T) {
 
 type binaries struct{ coordinator, worker, grpcurl string }
 
+// programs is where build puts them, once for all tests.
+var programs string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "surmise-programs-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	programs = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir) // what is left is no result
+	os.Exit(code)
+}
+
+var buildOnce = sync.OnceValues(func() (b binaries, err error) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		return b, err
+	}
+	b = binaries{filepath.Join(programs, "coordinator"), filepath.Join(programs, "worker"), filepath.Join(root, "bin", "tools", "grpcurl")}
+	if err := goBuild(root, []string{"CGO_ENABLED=0"}, "-o", b.coordinator, "./cmd/coordinator"); err != nil {
+		return b, err
+	}
+	if err := goBuild(root, nil, "-o", b.worker, "./cmd/worker"); err != nil {
+		return b, err
+	}
+	if _, err := os.Stat(b.grpcurl); err != nil {
+		b.grpcurl = filepath.Join(programs, "grpcurl")
+		return b, goBuild(filepath.Join(root, "tools"), nil, "-o", b.grpcurl, "github.com/fullstorydev/grpcurl/cmd/grpcurl")
+	}
+	return b, nil
+})
+
 // build makes the programs as the Makefile does: the coordinator without cgo, grpcurl from the module that pins tools.
 func build(t *testing.T) binaries {
 	t.Helper()
-	root, err := filepath.Abs("../..")
+	b, err := buildOnce()
 	if err != nil {
 		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	b := binaries{filepath.Join(dir, "coordinator"), filepath.Join(dir, "worker"), filepath.Join(root, "bin", "tools", "grpcurl")}
-	goBuild(t, root, []string{"CGO_ENABLED=0"}, "-o", b.coordinator, "./cmd/coordinator")
-	goBuild(t, root, nil, "-o", b.worker, "./cmd/worker")
-	if _, err := os.Stat(b.grpcurl); err != nil {
-		b.grpcurl = filepath.Join(dir, "grpcurl")
-		goBuild(t, filepath.Join(root, "tools"), nil, "-o", b.grpcurl, "github.com/fullstorydev/grpcurl/cmd/grpcurl")
 	}
 	return b
 }
 
-func goBuild(t *testing.T, dir string, env []string, args ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", append([]string{"build"}, args...)...)
+func goBuild(dir string, env []string, args ...string) error {
+	cmd := exec.CommandContext(context.Background(), "go", append([]string{"build"}, args...)...) // of no one test
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build %s: %v\n%s", strings.Join(args, " "), err, out)
+		return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
+	return nil
 }
 
 // process is a program under test.

@@ -52,11 +52,25 @@ type Authenticator struct {
 	Certificates bool    // a verified client certificate names a role; see certificateIdentity
 }
 
+// InProcess is the credentials.AuthInfo of a connection from the coordinator's own process.
+type InProcess struct{ credentials.CommonAuthInfo }
+
+// AuthType names it.
+func (InProcess) AuthType() string { return "in-process" }
+
+// localWorker is who comes from the coordinator's own process.
+var localWorker = Identity{ID: "in-process", Role: Worker}
+
 // Identify says who makes a call. A token counts before a certificate. The errors are statuses with code
 // UNAUTHENTICATED and never hold what the caller sent.
 func (a *Authenticator) Identify(ctx context.Context) (Identity, error) {
 	if a == nil {
 		return Anonymous, nil
+	}
+	if p, ok := peer.FromContext(ctx); ok {
+		if _, local := p.AuthInfo.(InProcess); local {
+			return localWorker, nil
+		}
 	}
 	if values := metadata.ValueFromIncomingContext(ctx, "authorization"); len(values) > 0 && a.Tokens != nil {
 		scheme, secret, _ := strings.Cut(values[0], " ")

@@ -1,12 +1,14 @@
 // Package metrics lets a Prometheus server read what a coordinator does: its queue, its workers and what becomes of jobs.
 //
 //	surmise_jobs{state}                     jobs in the store, by state
-//	surmise_jobs_waiting{reason}            queued jobs, by what they wait for: no_worker is attached, workers_busy,
-//	                                        or dispatch, which is about to happen
+//	surmise_jobs_waiting{reason}            queued jobs, by what they wait for: backoff after lost attempts, no_worker is
+//	                                        attached, needs that no attached worker meets, workers_busy, or dispatch,
+//	                                        which is about to happen
 //	surmise_workers{state}                  attached workers: idle, busy
 //	surmise_jobs_submitted_total            jobs stored
 //	surmise_leases_total                    jobs given to workers
 //	surmise_queue_wait_seconds              histogram: submission to first lease
+//	surmise_dispatch_seconds                histogram: from when a worker is free and a new job is there to its lease
 //	surmise_lease_losses_total{reason}      attempts without a result: see coordinator.Loss
 //	surmise_stale_messages_total            words of workers whose lease was over
 //	surmise_jobs_ended_total{state}         jobs that reached their last state
@@ -32,15 +34,20 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
-// Counter counts the jobs of a store by their state.
+// Counter counts the jobs of a store, by their state and, of those that are queued, by their needs.
 type Counter interface {
 	Counts(context.Context) (map[queue.State]int, error)
+	Backlogs(context.Context) ([]queue.Backlog, error)
 }
 
 // Workers are counted when a scrape asks; *coordinator.Server knows them.
 type Workers interface {
-	Workers() (attached, idle int)
+	Workers(queue.Needs) (attached, able, idle int)
 }
+
+type noWorkers struct{}
+
+func (noWorkers) Workers(queue.Needs) (attached, able, idle int) { return 0, 0, 0 }
 
 // Metrics are those of one coordinator, whose Observer they are. Safe for concurrent use.
 type Metrics struct {
@@ -49,12 +56,15 @@ type Metrics struct {
 	provider *sdk.MeterProvider
 
 	submitted, leases, losses, stale, ended metric.Int64Counter
-	wait, run                               metric.Float64Histogram
+	wait, run, dispatch                     metric.Float64Histogram
 	watching                                metric.Int64UpDownCounter
 }
 
-// Buckets in seconds: moments when a worker is free, days behind others; a test run to a week of training.
+// Buckets in seconds: moments when a worker is free, days behind others; a test run to a week of training; a transaction to
+// a store that is away.
 var (
+	dispatchBuckets = []float64{0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 30}
+
 	waitBuckets = []float64{0.05, 0.25, 1, 5, 30, 120, 600, 3600, 4 * 3600, 24 * 3600}
 	runBuckets  = []float64{1, 10, 60, 300, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600, 3 * 24 * 3600, 7 * 24 * 3600}
 )
@@ -106,6 +116,7 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 	m.ended = counter("surmise.jobs.ended", "{job}", "Jobs that reached their last state, by it.")
 	m.wait = histogram("surmise.queue.wait", "Time from a job's submission to its first lease.", waitBuckets)
 	m.run = histogram("surmise.job.run", "Time from a job's first report of work to its end, by its last state.", runBuckets)
+	m.dispatch = histogram("surmise.dispatch", "Time from when a worker is free and a new job is there to its lease.", dispatchBuckets)
 	var failed error
 	m.watching, failed = meter.Int64UpDownCounter("surmise.watch.streams", metric.WithUnit("{stream}"), metric.WithDescription("Open streams of events and log lines."))
 	keep(failed)
@@ -128,10 +139,11 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 		m.ended.Add(ctx, 0, by("state", string(state)))
 	}
 	_, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
-		attached, idle := 0, 0
+		var crew Workers = noWorkers{}
 		if w := m.workers.Load(); w != nil {
-			attached, idle = (*w).Workers()
+			crew = *w
 		}
+		attached, _, idle := crew.Workers(queue.Needs{})
 		o.ObserveInt64(workers, int64(idle), by("state", "idle"))
 		o.ObserveInt64(workers, int64(attached-idle), by("state", "busy"))
 		counts, err := m.jobs.Counts(ctx)
@@ -141,7 +153,11 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 		for _, state := range []queue.State{queue.Queued, queue.Leased, queue.Running, queue.Cancelling, queue.Succeeded, queue.Failed, queue.Cancelled} {
 			o.ObserveInt64(jobs, int64(counts[state]), by("state", string(state)))
 		}
-		for reason, n := range waits(counts[queue.Queued], attached, idle) {
+		backlogs, err := m.jobs.Backlogs(ctx)
+		if err != nil {
+			return err
+		}
+		for reason, n := range waits(backlogs, crew) {
 			o.ObserveInt64(waiting, int64(n), by("reason", reason))
 		}
 		return nil
@@ -149,15 +165,26 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 	return err
 }
 
-// waits says what queued jobs wait for: the first of them for the idle workers, the others for the busy ones.
-func waits(queued, attached, idle int) map[string]int {
-	out := map[string]int{"no_worker": 0, "workers_busy": 0, "dispatch": 0}
-	if attached == 0 {
-		out["no_worker"] = queued
-		return out
+// waits says what queued jobs wait for: as many as there are idle workers that can serve them for dispatch, the others for
+// the busy ones. An idle worker is counted for one job.
+func waits(backlogs []queue.Backlog, crew Workers) map[string]int {
+	out := map[string]int{"backoff": 0, "no_worker": 0, "needs": 0, "workers_busy": 0, "dispatch": 0}
+	_, _, left := crew.Workers(queue.Needs{})
+	for _, b := range backlogs {
+		out["backoff"] += b.Delayed
+		attached, able, idle := crew.Workers(b.Needs)
+		switch {
+		case attached == 0:
+			out["no_worker"] += b.Ready
+		case able == 0:
+			out["needs"] += b.Ready
+		default:
+			next := min(b.Ready, idle, left)
+			left -= next
+			out["dispatch"] += next
+			out["workers_busy"] += b.Ready - next
+		}
 	}
-	out["dispatch"] = min(queued, idle)
-	out["workers_busy"] = queued - out["dispatch"]
 	return out
 }
 
@@ -174,6 +201,10 @@ func (m *Metrics) Leased(waited time.Duration) {
 	if waited >= 0 {
 		m.wait.Record(context.Background(), waited.Seconds())
 	}
+}
+
+func (m *Metrics) Dispatched(took time.Duration) {
+	m.dispatch.Record(context.Background(), took.Seconds())
 }
 
 func (m *Metrics) LeaseLost(why coordinator.Loss) {

@@ -158,6 +158,7 @@ func TestACoordinator(t *testing.T) {
 	want(t, registry, "surmise_jobs_waiting", map[string]float64{"workers_busy": 1})
 	want(t, registry, "surmise_workers", map[string]float64{"busy": 1})
 	want(t, registry, "surmise_queue_wait_seconds", map[string]float64{"": 1})
+	want(t, registry, "surmise_dispatch_seconds", map[string]float64{"": 1})
 
 	say(&surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Heartbeat{Heartbeat: &surmisev1.Heartbeat{Lease: lease, Sequence: 1}}})
 	hear()
@@ -197,7 +198,61 @@ func TestACoordinator(t *testing.T) {
 	}
 }
 
+// queued is a store with these jobs, and attached are workers.
+type (
+	queued   []queue.Backlog
+	attached []struct {
+		worker queue.Worker
+		idle   bool
+	}
+)
+
+func (q queued) Counts(context.Context) (map[queue.State]int, error) { return nil, nil }
+func (q queued) Backlogs(context.Context) ([]queue.Backlog, error)   { return q, nil }
+
+func (a attached) Workers(needs queue.Needs) (all, able, idle int) {
+	for _, w := range a {
+		all++
+		if w.worker.Lacks(needs) == "" {
+			able++
+			if w.idle {
+				idle++
+			}
+		}
+	}
+	return all, able, idle
+}
+
+// Every reason for which a job waits is counted, and an idle worker is counted for one job.
+func TestReasonsToWait(t *testing.T) {
+	gpu, label := queue.Needs{GPUs: 1}, queue.Needs{Labels: map[string]string{"zone": "x"}}
+	jobs := queued{{Ready: 5, Delayed: 2}, {Needs: gpu, Ready: 3}, {Needs: label, Ready: 4, Delayed: 1}}
+	for name, c := range map[string]struct {
+		workers attached
+		want    map[string]float64
+	}{
+		"nobody": {nil, map[string]float64{"backoff": 3, "no_worker": 12}},
+		"one without a GPU": {attached{{queue.Worker{}, true}},
+			map[string]float64{"backoff": 3, "needs": 7, "workers_busy": 4, "dispatch": 1}},
+		"one with a GPU, and one at work": {attached{{queue.Worker{GPUs: 2}, true}, {queue.Worker{Labels: label.Labels}, false}},
+			map[string]float64{"backoff": 3, "workers_busy": 11, "dispatch": 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			registry := prometheus.NewRegistry()
+			m, err := metrics.New(jobs, registry)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			m.Count(c.workers)
+			want(t, registry, "surmise_jobs_waiting", c.want)
+		})
+	}
+}
+
 type broken struct{}
+
+func (broken) Backlogs(context.Context) ([]queue.Backlog, error) { return nil, errors.New("disk gone") }
 
 func (broken) Counts(context.Context) (map[queue.State]int, error) {
 	return nil, errors.New("disk gone")

@@ -18,7 +18,7 @@ const (
 	ListenInterval = 5 * time.Second
 
 	channel = "surmise_jobs"
-	// changesPerNotice keeps a notice below PostgreSQL's limit of 8000 bytes: a change is below 110.
+	// changesPerNotice keeps a notice below PostgreSQL's limit of 8000 bytes: a change is below 130.
 	changesPerNotice = 60
 	// closePatience is how long the last notices may take when the store closes.
 	closePatience = 2 * time.Second
@@ -66,6 +66,7 @@ func (c *changes) tell(change Change) {
 	before := c.pending[change.Job]
 	change.Offer = change.Offer || before.Offer
 	change.Stop = change.Stop || before.Stop
+	change.Log = change.Log || before.Log
 	c.pending[change.Job] = change
 	c.mu.Unlock()
 	select {

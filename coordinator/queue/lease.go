@@ -3,64 +3,66 @@ package queue
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
 )
 
-// readyHead is the first job of a class that may be leased now: not one that waits after a lost attempt.
-const readyHead = `state = 'QUEUED' AND class = %s AND (not_before IS NULL OR not_before <= %s) ORDER BY sequence LIMIT 1`
+// ready are the jobs of a class, from a sequence on, that may be leased now: not those that wait after a lost attempt. A
+// range of one class, ordered by it, is what only the index jobs_queue has in this order: asked for the class that equals,
+// PostgreSQL may walk all jobs in the order of their sequence, because it does not know how far that is.
+const ready = `state = 'QUEUED' AND (class, sequence) >= (%[1]s, %[2]s) AND class <= %[1]s AND (not_before IS NULL OR not_before <= %[3]s)
+	ORDER BY class, sequence LIMIT %[4]s`
 
-// scanClasses walks from class to class, one look into the index for each, however many jobs wait.
+// scanClasses walks from class to class, a few looks into the index for each, however many jobs wait.
 var scanClasses = `
 	WITH RECURSIVE classes (class) AS (
 		SELECT min(class) FROM jobs WHERE state = 'QUEUED'
 		UNION ALL
 		SELECT (SELECT min(class) FROM jobs WHERE state = 'QUEUED' AND class > classes.class) FROM classes WHERE classes.class IS NOT NULL
 	)
-	SELECT classes.class,
-		(SELECT sequence FROM jobs WHERE ` + fmt.Sprintf(readyHead, "classes.class", "$1") + `),
-		(SELECT needs FROM jobs WHERE ` + fmt.Sprintf(readyHead, "classes.class", "$1") + `)
+	SELECT classes.class, (SELECT CAST(sequence AS TEXT) || ' ' || needs FROM jobs WHERE ` + fmt.Sprintf(ready, "classes.class", "0", "$1", "1") + `)
 	FROM classes WHERE classes.class IS NOT NULL`
 
-var leaseHead = selectJobs + `WHERE ` + fmt.Sprintf(readyHead, "$1", "$2")
+var (
+	// readyOf begins where the class does: what was leased a moment ago still lies in the index before that.
+	readyOf = `SELECT sequence FROM jobs WHERE ` + fmt.Sprintf(ready, "$1", "$2", "$3", "$4")
+	toLease = selectJobs + `WHERE sequence = $1 AND state = 'QUEUED'`
+)
 
 // Lease gives each of these free workers the job that it serves next: of the highest priority, then of the owner with the
 // fewest jobs held, then the one submitted first, of those whose needs it meets. Workers for which there is none are left
 // out.
 func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration) (jobs []Job, err error) {
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
-		classes, err := readClasses(ctx, tx, now)
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
+		classes, err := readClasses(ctx, t, t.now())
 		if err != nil || len(classes) == 0 {
 			return err
 		}
-		held, err := readHeld(ctx, tx)
+		held, err := s.shares.read(ctx, t)
 		if err != nil {
 			return err
 		}
-		for _, w := range workers {
-			for {
-				at := next(classes, held, w)
-				if at < 0 {
-					break
-				}
-				job, err := scanJob(tx.QueryRowContext(ctx, leaseHead+s.dialect.forLease, classes[at].name, now.UnixMicro()))
-				if errors.Is(err, ErrNotFound) { // none left, or another coordinator has them
-					classes = append(classes[:at], classes[at+1:]...)
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				if job, _, err = applyTo(ctx, tx, job, Lease{Worker: w.Name, For: lease}, now); err != nil {
-					return err
-				}
-				held[classes[at].owner]++
-				classes[at].head = job.Sequence + 1
-				jobs = append(jobs, job)
-				break
+		lines := make([]line, len(classes))
+		for i, c := range classes {
+			lines[i].class = c
+		}
+		for waiting := workers; len(waiting) > 0; {
+			if err := fillLines(ctx, t, lines, waiting); err != nil {
+				return err
 			}
+			picks, later := choose(lines, held, waiting)
+			leased, without, err := s.leasePicks(ctx, t, picks, lease)
+			if err != nil {
+				return err
+			}
+			for _, p := range without { // another coordinator was faster
+				held[p.owner]--
+				later = append(later, p.worker)
+			}
+			jobs, waiting = append(jobs, leased...), later
 		}
 		return nil
 	})
@@ -68,65 +70,94 @@ func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration
 		return nil, fmt.Errorf("leasing jobs: %w", err)
 	}
 	for _, job := range jobs {
+		s.shares.add(job.Owner, 1)
 		s.tell(Change{Job: job.ID})
 	}
 	return jobs, nil
 }
 
-// readClasses reads the classes that have a job that may be leased, by service.
-func readClasses(ctx context.Context, tx *sql.Tx, now time.Time) (classes []class, err error) {
-	rows, err := tx.QueryContext(ctx, scanClasses, now.UnixMicro())
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var name string
-		var head sql.NullInt64
-		var needs sql.NullString
-		if err := rows.Scan(&name, &head, &needs); err != nil {
-			return nil, err
+// pick is a job chosen for a worker; whether it is still there is not known yet.
+type pick struct {
+	worker   Worker
+	owner    string // as escaped in classes
+	sequence int64
+}
+
+// leasePicks leases the jobs that were picked, but for those that another coordinator has taken meanwhile.
+func (s *Store) leasePicks(ctx context.Context, t tx, picks []pick, lease time.Duration) (jobs []Job, without []pick, err error) {
+	found := make([]*Job, len(picks))
+	for i, p := range picks {
+		err := t.askLater(ctx, toLease+s.dialect.forLease, func(row scanner) error {
+			job, err := scanJob(row)
+			found[i] = &job
+			return err
+		}, p.sequence)
+		if err != nil {
+			return nil, nil, err
 		}
-		if !head.Valid {
+	}
+	if err := t.flush(ctx); err != nil {
+		return nil, nil, err
+	}
+	for i, p := range picks {
+		if found[i] == nil {
+			without = append(without, p)
 			continue
+		}
+		job, _, err := applyTo(ctx, t, *found[i], Lease{Worker: p.worker.Name, For: lease})
+		if err != nil {
+			return nil, nil, err
+		}
+		jobs = append(jobs, job)
+	}
+	return jobs, without, nil
+}
+
+// readClasses reads the classes that have a job that may be leased, by service.
+func readClasses(ctx context.Context, q asker, now time.Time) (classes []class, err error) {
+	err = q.ask(ctx, scanClasses, func(row scanner) error {
+		var name string
+		var head sql.NullString
+		if err := row.Scan(&name, &head); err != nil || !head.Valid {
+			return err
 		}
 		c, err := parseClass(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		c.head = head.Int64
-		if c.needs, err = parseNeeds(needs.String); err != nil {
-			return nil, fmt.Errorf("needs of the jobs of class %q: %w", name, err)
+		first, needs, _ := strings.Cut(head.String, " ")
+		if c.head, err = strconv.ParseInt(first, 10, 64); err != nil {
+			return fmt.Errorf("first job of class %q: %w", name, err)
+		}
+		if c.needs, err = parseNeeds(needs); err != nil {
+			return fmt.Errorf("needs of the jobs of class %q: %w", name, err)
 		}
 		classes = append(classes, c)
-	}
-	return classes, rows.Err()
+		return nil
+	}, now.UnixMicro())
+	return classes, err
 }
 
 // heldByClass reads an index that holds no other jobs.
 const heldByClass = `SELECT class, count(*) FROM jobs WHERE lease_until IS NOT NULL GROUP BY class`
 
 // readHeld counts the jobs that workers hold, by owner as escaped in classes.
-func readHeld(ctx context.Context, tx *sql.Tx) (map[string]int, error) {
-	rows, err := tx.QueryContext(ctx, heldByClass)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
+func readHeld(ctx context.Context, q asker) (map[string]int, error) {
 	held := map[string]int{}
-	for rows.Next() {
+	err := q.ask(ctx, heldByClass, func(row scanner) error {
 		var name string
 		var n int
-		if err := rows.Scan(&name, &n); err != nil {
-			return nil, err
+		if err := row.Scan(&name, &n); err != nil {
+			return err
 		}
 		c, err := parseClass(name)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		held[c.owner] += n
-	}
-	return held, rows.Err()
+		return nil
+	})
+	return held, err
 }
 
 // Place says where a queued job stands.
@@ -195,28 +226,30 @@ const allHeld = `WHERE lease_until IS NOT NULL ORDER BY +sequence`
 func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, err error) {
 	var first sql.NullString
 	var lowest sql.NullInt64
-	err = s.read.QueryRowContext(ctx, `
-		SELECT (SELECT min(class) FROM jobs WHERE state = 'QUEUED'), (SELECT min(priority) FROM jobs WHERE lease_until IS NOT NULL)`).Scan(&first, &lowest)
+	err = s.hot.ask(ctx, `
+		SELECT (SELECT min(class) FROM jobs WHERE state = 'QUEUED'), (SELECT min(priority) FROM jobs WHERE lease_until IS NOT NULL)`,
+		func(row scanner) error { return row.Scan(&first, &lowest) })
 	if err != nil {
 		return nil, fmt.Errorf("looking for jobs that give way: %w", err)
 	}
 	if !first.Valid || !lowest.Valid || first.String >= classPrefix(int(lowest.Int64)) {
 		return nil, nil // the usual case, at the cost of two looks into indexes
 	}
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
-		waiting, err := readClasses(ctx, tx, now)
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
+		waiting, err := readClasses(ctx, t, t.now())
 		if err != nil {
 			return err
 		}
 		counts := make([]int, len(waiting))
 		for i, c := range waiting {
-			err := tx.QueryRowContext(ctx, `
-				SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'QUEUED' AND class = $1 LIMIT $2) AS waiting`, c.name, len(workers)).Scan(&counts[i])
+			err := t.askLater(ctx, `
+				SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'QUEUED' AND class = $1 LIMIT $2) AS waiting`,
+				func(row scanner) error { return row.Scan(&counts[i]) }, c.name, len(workers))
 			if err != nil {
 				return err
 			}
 		}
-		held, err := queryJobs(ctx, tx, withoutSpec+allHeld+s.dialect.forLease)
+		held, err := queryJobs(ctx, t, withoutSpec+allHeld+s.dialect.forLease)
 		if err != nil {
 			return err
 		}
@@ -225,7 +258,7 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 			byName[w.Name] = w
 		}
 		for _, job := range victims(waiting, counts, held, byName) {
-			after, effects, err := applyTo(ctx, tx, job, Preempt{Reason: "a job of higher priority waits"}, now)
+			after, effects, err := applyTo(ctx, t, job, Preempt{Reason: "a job of higher priority waits"})
 			if err != nil {
 				return fmt.Errorf("job %s: %w", job.ID, err)
 			}

@@ -25,15 +25,28 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store: %w", err) // pgx takes the password out
 	}
+	for _, plan := range []string{"enable_seqscan", "enable_bitmapscan"} {
+		// Every statement has an index made for it. The planner, which does not know yet that few of many new jobs are held,
+		// would pass over all, or gather them in a bitmap, which does not clean the index of what is over.
+		if config.RuntimeParams[plan] == "" {
+			config.RuntimeParams[plan] = "off"
+		}
+	}
 	name := fmt.Sprintf("%s on %s", config.Database, config.Host)
 	db := stdlib.OpenDB(*config)
 	db.SetMaxOpenConns(postgresConnections)
 	db.SetMaxIdleConns(postgresConnections)
 	s := &Store{write: db, read: db, now: now, dialect: dialect{
-		forUpdate: " FOR UPDATE",
-		forLease:  " FOR UPDATE SKIP LOCKED",
-		clock:     "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+		// Not FOR UPDATE: no key changes, and who refers to a job, as events do, need not wait.
+		forUpdate: " FOR NO KEY UPDATE",
+		forLease:  " FOR NO KEY UPDATE SKIP LOCKED",
+		clock:     "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
 	}}
+	s.begin = func(ctx context.Context, f change) error {
+		return inPostgres(ctx, db, now, "SELECT "+s.dialect.clock, f)
+	}
+	s.applies = newGather(togetherMax, s.applyAll)
+	s.hot = newHot(s.read)
 	// Coordinators that start together migrate one after the other.
 	locker, err := lock.NewPostgresSessionLocker()
 	if err == nil {

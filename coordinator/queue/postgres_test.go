@@ -2,8 +2,10 @@ package queue_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -96,6 +98,10 @@ func TestPostgresTellsOtherCoordinatorsWhatChanged(t *testing.T) {
 	if got := next(); got != (queue.Change{Job: "a", Stop: true}) {
 		t.Errorf("after a cancellation: %+v", got)
 	}
+	stores[0].Logged("a")
+	if got := next(); got != (queue.Change{Job: "a", Log: true}) {
+		t.Errorf("after log lines: %+v", got)
+	}
 	stopMine()
 	for c := range mine {
 		if c != (queue.Change{}) {
@@ -120,5 +126,70 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 		if !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v; want %q in it, and no password", address, err, want)
 		}
+	}
+}
+
+// Two coordinators work on the children of a sweep while it is cancelled: none waits for another for ever, every event is
+// taken or refused for what the job is, and every child ends.
+func TestPostgresCoordinatorsDoNotBlockEachOther(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	const children, workers = 120, 8
+	address := queuetest.StartPostgres(t, false).Database(t)
+	var stores [2]*queue.Store
+	for i := range stores {
+		var err error
+		if stores[i], err = queue.OpenPostgres(ctx, address, nil); err != nil {
+			t.Fatal(err)
+		}
+		defer stores[i].Close()
+	}
+	sub := queue.SweepSubmission{ID: "s", Request: []byte(`{}`)}
+	for i := range children {
+		sub.Children = append(sub.Children, queue.ChildSubmission{ID: fmt.Sprint("c", i), Spec: []byte(`{}`), Values: []byte(`{}`)})
+	}
+	if _, _, err := stores[0].SubmitSweep(ctx, sub); err != nil {
+		t.Fatal(err)
+	}
+	half := make(chan struct{})
+	var leases atomic.Int64
+	var running sync.WaitGroup
+	for w := range workers {
+		running.Go(func() {
+			store := stores[w%len(stores)]
+			for {
+				jobs, err := store.Lease(ctx, []queue.Worker{{Name: fmt.Sprint("w", w)}}, time.Minute)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if len(jobs) == 0 {
+					return
+				}
+				if leases.Add(1) == children/2 {
+					close(half)
+				}
+				for _, e := range []queue.Event{
+					queue.Heartbeat{Epoch: jobs[0].Epoch, For: time.Minute, Progress: []byte(`{}`)}, queue.Done{Epoch: jobs[0].Epoch, Result: []byte(`{}`)},
+				} {
+					if _, _, err := store.Apply(ctx, jobs[0].ID, e); err != nil {
+						t.Error(err)
+					}
+				}
+			}
+		})
+	}
+	select {
+	case <-half:
+	case <-ctx.Done():
+		t.Error(ctx.Err())
+	}
+	if _, err := stores[1].CancelSweep(ctx, "s", "enough"); err != nil {
+		t.Error(err)
+	}
+	running.Wait()
+	counts, err := stores[0].CountChildren(ctx, "s")
+	if err != nil || counts[queue.Succeeded]+counts[queue.Cancelled] != children || counts[queue.Succeeded] < children/2-workers {
+		t.Errorf("children: %v, %v", counts, err)
 	}
 }

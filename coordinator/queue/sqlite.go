@@ -33,15 +33,32 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store %s: %w", path, err)
 	}
-	write.SetMaxOpenConns(1) // writers queue here, under their contexts, rather than on the file lock
-	s := &Store{write: write, now: now}
+	write.SetMaxOpenConns(1)
+	s := &Store{write: write, now: now, dialect: dialect{clock: "0"}}
 	if err := s.migrate(ctx, goose.DialectSQLite3, "sqlite"); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
+	}
+	if err := writable(ctx, write); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
 	}
 	if s.read, err = sql.Open("sqlite", dsn); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), write.Close())
 	}
 	s.read.SetMaxOpenConns(sqliteReaders)
-	s.together = newTogether(write, now)
+	s.read.SetMaxIdleConns(sqliteReaders)
+	conn, err := newSQLiteConn(ctx, write)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), s.read.Close(), write.Close())
+	}
+	s.begin, s.end = newTogether(conn, now).update, conn.close
+	s.applies = newGather(togetherMax, s.applyAll)
+	s.hot = newHot(s.read)
 	return s, nil
+}
+
+// writable refuses a file that can only be read. SQLite opens one all the same, and then for reading alone even once the
+// disk takes writes again: better not to start, and to be started again. BEGIN IMMEDIATE would succeed.
+func writable(ctx context.Context, db *sql.DB) error {
+	_, err := db.ExecContext(ctx, "UPDATE jobs SET revision = revision WHERE false")
+	return err
 }

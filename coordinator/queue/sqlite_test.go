@@ -1,12 +1,15 @@
 package queue_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/coordinator/queue"
@@ -42,5 +45,56 @@ func TestSQLiteThatCannotBeOpenedNamesTheFile(t *testing.T) {
 	}
 	if !strings.Contains(err.Error(), path) {
 		t.Errorf("the error does not name the file: %v", err)
+	}
+}
+
+// SQLite would open a file that can only be read, and go on reading it alone once it could be written again.
+func TestSQLiteThatCannotBeWrittenIsNotOpened(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "jobs.db")
+	first, err := queue.OpenSQLite(t.Context(), path, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close() // without it nothing would be left for a reader to go by, as after a kill
+	readOnly(t, dir)
+	if store, err := queue.OpenSQLite(t.Context(), path, time.Now); err == nil {
+		store.Close()
+		t.Error("opened")
+	} else if !strings.Contains(err.Error(), path) {
+		t.Errorf("the error does not name the file: %v", err)
+	}
+}
+
+// readOnly lets a folder be read only, until the test ends. Permissions do not stop root.
+func readOnly(t *testing.T, dir string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		for name, mode := range map[string]os.FileMode{filepath.Join(dir, "jobs.db"): 0o400, dir: 0o500} {
+			if err := os.Chmod(name, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		t.Cleanup(func() {
+			if err := os.Chmod(dir, 0o700); err != nil {
+				t.Error(err)
+			}
+		})
+		return
+	}
+	err := unix.Mount(dir, dir, "", unix.MS_BIND, "")
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("root may neither be refused by permissions nor mount here")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+		t.Fatal(err)
 	}
 }

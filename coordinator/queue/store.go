@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -30,13 +29,6 @@ type Submission struct {
 	MaxOpen     int // jobs of its owner that may be open once it is stored; 0: any number
 }
 
-// child is the place of a new job in a sweep; the zero child is in none.
-type child struct {
-	sweep  string
-	index  int
-	values json.RawMessage
-}
-
 // Filter chooses jobs to list, newest first.
 type Filter struct {
 	State  State // "" for all
@@ -56,8 +48,9 @@ type LogEntry struct {
 // have changed.
 type Change struct {
 	Job   string // its id
-	Offer bool   // it waits for a worker
-	Stop  bool   // its worker must be told to stop
+	Offer bool   `json:",omitempty"` // it waits for a worker
+	Stop  bool   `json:",omitempty"` // its worker must be told to stop
+	Log   bool   `json:",omitempty"` // it has logged lines, which the store does not hold
 }
 
 // Store keeps jobs in SQL: in one SQLite file (OpenSQLite) or in a PostgreSQL database (OpenPostgres), with the same
@@ -67,15 +60,19 @@ type Store struct {
 	write, read *sql.DB
 	now         func() time.Time // nil: the database's clock
 	dialect     dialect
-	changes     *changes  // tells other coordinators; nil: there are none
-	together    *together // gathers changes; nil: each has a transaction of its own
+	begin       func(context.Context, change) error // runs a transaction, see update
+	end         func() error                        // gives up what begin needs; nil: nothing
+	applies     *gather[*applying]
+	hot         *hot
+	shares      shares
+	changes     *changes // tells other coordinators; nil: there are none
 }
 
 // dialect is where the databases differ.
 type dialect struct {
 	forUpdate string // ends a SELECT of the job that the transaction changes
 	forLease  string // the same, but passes over jobs that another transaction is changing
-	clock     string // SELECT of the database's clock in microseconds since 1970
+	clock     string // an expression: the database's clock in microseconds since 1970
 }
 
 func (s *Store) migrate(ctx context.Context, name goose.Dialect, folder string, options ...goose.ProviderOption) error {
@@ -96,7 +93,11 @@ func (s *Store) Close() error {
 	if s.changes != nil {
 		s.changes.close()
 	}
-	err := s.write.Close()
+	err := s.hot.close()
+	if s.end != nil {
+		err = errors.Join(err, s.end())
+	}
+	err = errors.Join(err, s.write.Close())
 	if s.read != s.write {
 		err = errors.Join(s.read.Close(), err)
 	}
@@ -117,20 +118,17 @@ func (s *Store) Listen(ctx context.Context, changed func(Change)) error {
 // Submit stores a new job at the end of the queue. When a job with the same RequestID exists, that job is returned
 // unchanged and created is false.
 func (s *Store) Submit(ctx context.Context, sub Submission) (job Job, created bool, err error) {
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
-		statements, err := prepareInsert(ctx, tx)
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
+		stored, err := insert(ctx, t, sub.Scheduling, []newJob{{Submission: sub}})
 		if err != nil {
 			return err
 		}
-		defer statements.close()
-		job, created, err = statements.insert(ctx, sub, child{}, now)
-		if err == nil && !created {
-			job, err = scanJob(tx.QueryRowContext(ctx, selectJobs+"WHERE request_id = $1", sub.RequestID))
+		if created = len(stored) == 1; !created {
+			job, err = oneJob(ctx, t, selectJobs+"WHERE request_id = $1", sub.RequestID)
+			return err
 		}
-		if err == nil && created {
-			err = checkOpen(ctx, tx, job.Owner, sub.MaxOpen)
-		}
-		return err
+		job = stored[0]
+		return checkOpen(ctx, t, job.Owner, sub.MaxOpen)
 	})
 	if err != nil {
 		return Job{}, false, fmt.Errorf("storing the job: %w", err)
@@ -143,7 +141,7 @@ func (s *Store) Submit(ctx context.Context, sub Submission) (job Job, created bo
 
 // Get returns a job, or ErrNotFound.
 func (s *Store) Get(ctx context.Context, id string) (Job, error) {
-	job, err := scanJob(s.read.QueryRowContext(ctx, selectJobs+"WHERE id = $1", id))
+	job, err := oneJob(ctx, s.hot, selectJobs+"WHERE id = $1", id)
 	if err != nil {
 		return Job{}, fmt.Errorf("reading job %s: %w", id, err)
 	}
@@ -152,7 +150,7 @@ func (s *Store) Get(ctx context.Context, id string) (Job, error) {
 
 // List returns the jobs that the filter chooses, newest first.
 func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
-	jobs, err := queryJobs(ctx, s.read, selectJobs+`WHERE ($1 = '' OR state = $1) AND (sequence < $2 OR $2 = 0) ORDER BY sequence DESC LIMIT $3`,
+	jobs, err := queryJobs(ctx, reader{s.read}, selectJobs+`WHERE ($1 = '' OR state = $1) AND (sequence < $2 OR $2 = 0) ORDER BY sequence DESC LIMIT $3`,
 		f.State, f.Before, f.Limit)
 	if err != nil {
 		return nil, fmt.Errorf("listing jobs: %w", err)
@@ -164,49 +162,62 @@ const heldByWorker = `WHERE lease_until IS NOT NULL AND worker = $1 ORDER BY +se
 
 // HeldBy returns the jobs that a worker holds.
 func (s *Store) HeldBy(ctx context.Context, worker string) ([]Job, error) {
-	jobs, err := queryJobs(ctx, s.read, selectJobs+heldByWorker, worker)
+	jobs, err := queryJobs(ctx, s.hot, selectJobs+heldByWorker, worker)
 	if err != nil {
 		return nil, fmt.Errorf("listing the jobs of worker %s: %w", worker, err)
 	}
 	return jobs, nil
 }
 
-// Apply moves a job on by an event, as the function Apply does, and stores what comes out. The errors are that
-// function's, and ErrNotFound.
-func (s *Store) Apply(ctx context.Context, id string, e Event) (job Job, effects Effects, err error) {
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
-		job, err = scanJob(tx.QueryRowContext(ctx, selectJobs+"WHERE id = $1"+s.dialect.forUpdate, id))
-		if err != nil {
-			return err
-		}
-		job, effects, err = applyTo(ctx, tx, job, e, now)
-		return err
-	})
-	if err != nil {
-		return job, Effects{}, fmt.Errorf("job %s: %w", id, err)
-	}
-	if effects != (Effects{}) {
-		s.tell(Change{Job: id, Offer: effects.Offer, Stop: effects.StopWorker})
-	}
-	return job, effects, nil
-}
-
 // What ExpireDue looks for. +sequence keeps SQLite from passing over all jobs in their order.
 const (
 	dueLeases    = `WHERE lease_until IS NOT NULL AND lease_until <= $1 ORDER BY +sequence`
 	dueDeadlines = `WHERE deadline <= $1 AND deadline IS NOT NULL AND ended IS NULL AND state <> 'CANCELLING' ORDER BY +sequence`
-	nextDue      = `
-		SELECT min(due) FROM (
+	// nextDue is the time, and the first time that something is due. %s is the clock.
+	nextDue = `
+		WITH clock (now) AS (SELECT %s)
+		SELECT (SELECT now FROM clock), (SELECT min(due) FROM (
 			SELECT min(lease_until) AS due FROM jobs WHERE lease_until IS NOT NULL
 			UNION ALL SELECT min(deadline) FROM jobs WHERE deadline IS NOT NULL AND ended IS NULL AND state <> 'CANCELLING'
-			UNION ALL SELECT min(not_before) FROM jobs WHERE not_before IS NOT NULL AND not_before > $1) AS times`
+			UNION ALL SELECT min(not_before) FROM jobs WHERE not_before IS NOT NULL AND not_before > (SELECT now FROM clock)) AS times)`
 )
 
 // ExpireDue takes back every lease that has run out and fails or stops every job whose deadline has passed. It returns the
 // jobs concerned, and how long until there is something to do again: a lease or deadline that runs out, or a job that has
 // waited long enough after a lost attempt; negative when there is nothing.
 func (s *Store) ExpireDue(ctx context.Context) (moved []Moved, next time.Duration, err error) {
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
+	next, err = s.nextDue(ctx)
+	if err == nil && next == 0 { // mostly nothing is due, and nothing is written
+		if moved, err = s.expire(ctx); err == nil {
+			next, err = s.nextDue(ctx)
+		}
+	}
+	if err != nil {
+		return moved, 0, fmt.Errorf("taking back leases: %w", err)
+	}
+	return moved, next, nil
+}
+
+// nextDue is how long until something is due; negative: nothing is.
+func (s *Store) nextDue(ctx context.Context) (time.Duration, error) {
+	clock, args := s.dialect.clock, []any(nil)
+	if s.now != nil {
+		clock, args = "CAST($1 AS BIGINT)", []any{s.now().UnixMicro()}
+	}
+	var now int64
+	var first sql.NullInt64
+	err := s.hot.ask(ctx, fmt.Sprintf(nextDue, clock), func(row scanner) error { return row.Scan(&now, &first) }, args...)
+	if err != nil {
+		return 0, err
+	}
+	if !first.Valid {
+		return -1, nil
+	}
+	return max(0, time.Duration(first.Int64-now)*time.Microsecond), nil
+}
+
+func (s *Store) expire(ctx context.Context) (moved []Moved, err error) {
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
 		for _, due := range []struct {
 			where string
 			event Event
@@ -214,36 +225,30 @@ func (s *Store) ExpireDue(ctx context.Context) (moved []Moved, next time.Duratio
 			{dueLeases, Expire{}},
 			{dueDeadlines, Deadline{}},
 		} {
-			jobs, err := queryJobs(ctx, tx, withoutSpec+due.where+s.dialect.forLease, now.UnixMicro())
+			jobs, err := queryJobs(ctx, t, withoutSpec+due.where+s.dialect.forLease, t.now().UnixMicro())
 			if err != nil {
 				return err
 			}
 			for _, job := range jobs {
-				after, effects, err := applyTo(ctx, tx, job, due.event, now)
+				after, effects, err := applyTo(ctx, t, job, due.event)
 				if err != nil {
 					return err
 				}
 				moved = append(moved, Moved{Job: after, Effects: effects, LeaseLost: due.event == Expire{}})
 			}
 		}
-		var first sql.NullInt64
-		err := tx.QueryRowContext(ctx, nextDue, now.UnixMicro()).Scan(&first)
-		if err != nil {
-			return err
-		}
-		next = -1
-		if first.Valid {
-			next = max(0, time.UnixMicro(first.Int64).Sub(now))
-		}
 		return nil
 	})
 	if err != nil {
-		return nil, 0, fmt.Errorf("taking back leases: %w", err)
+		return nil, err
 	}
 	for _, m := range moved {
+		if m.LeaseLost {
+			s.shares.add(m.Job.Owner, -1)
+		}
 		s.tell(Change{Job: m.Job.ID, Offer: m.Effects.Offer, Stop: m.Effects.StopWorker})
 	}
-	return moved, next, nil
+	return moved, nil
 }
 
 // Events returns up to limit events of a job after a revision, oldest first.
@@ -274,224 +279,25 @@ func (s *Store) Events(ctx context.Context, id string, after int64, limit int) (
 	return entries, nil
 }
 
-// update runs f in a transaction that is on disk when update returns nil. Times are cut to what the store keeps.
-func (s *Store) update(ctx context.Context, f func(context.Context, *sql.Tx, time.Time) error) error {
-	if s.together != nil {
-		return s.together.update(ctx, f)
-	}
-	tx, err := s.write.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }() // no-op after Commit
-	var now time.Time
+// clock is the store's time, cut to what it keeps.
+func (s *Store) clock(ctx context.Context) (time.Time, error) {
 	if s.now != nil {
-		now = s.now().UTC().Truncate(time.Microsecond)
-	} else {
-		var micros int64
-		if err := tx.QueryRowContext(ctx, s.dialect.clock).Scan(&micros); err != nil {
-			return fmt.Errorf("reading the database's clock: %w", err)
-		}
-		now = time.UnixMicro(micros).UTC()
+		return s.now().UTC().Truncate(time.Microsecond), nil
 	}
-	if err := f(ctx, tx, now); err != nil {
-		return err
-	}
-	return tx.Commit()
+	var micros int64
+	err := s.hot.ask(ctx, "SELECT "+s.dialect.clock, func(row scanner) error { return row.Scan(&micros) })
+	return time.UnixMicro(micros).UTC(), err
 }
+
+// update runs f in a transaction that is on disk when update returns nil.
+func (s *Store) update(ctx context.Context, f change) error { return s.begin(ctx, f) }
+
+// Logged lets other coordinators know that there are new log lines of a job.
+func (s *Store) Logged(id string) { s.tell(Change{Job: id, Log: true}) }
 
 // tell lets other coordinators know of a change that is on disk.
 func (s *Store) tell(c Change) {
 	if s.changes != nil {
 		s.changes.tell(c)
 	}
-}
-
-// applyTo moves on a job that was read in tx. On error the job is as it was.
-func applyTo(ctx context.Context, tx *sql.Tx, job Job, e Event, now time.Time) (Job, Effects, error) {
-	after, effects, err := Apply(job, e, now)
-	if err != nil {
-		return job, Effects{}, err
-	}
-	if err := save(ctx, tx, &after, effects.Log, now); err != nil {
-		return job, Effects{}, err
-	}
-	return after, effects, nil
-}
-
-// save writes what can change of a job, and a log entry unless typ is "".
-func save(ctx context.Context, tx *sql.Tx, j *Job, typ LogType, now time.Time) error {
-	if typ != "" {
-		j.Revision++
-	}
-	j.Reason = printable(j.Reason)
-	_, err := tx.ExecContext(ctx, `
-		UPDATE jobs SET state = $1, reason = $2, epoch = $3, worker = $4, lease_until = $5, losses = $6, progress = $7,
-			checkpoint_step = $8, checkpoint_path = $9, checkpoint_time = $10, result = $11, started = $12, ended = $13,
-			revision = $14, not_before = $15, stop = $16
-		WHERE id = $17`,
-		j.State, j.Reason, j.Epoch, j.Worker, micros(j.LeaseUntil), j.Losses, text(j.Progress),
-		j.Checkpoint.Step, j.Checkpoint.Path, micros(j.Checkpoint.Time), text(j.Result), micros(j.Started), micros(j.Ended),
-		j.Revision, micros(j.NotBefore), j.Stop, j.ID)
-	if err != nil || typ == "" {
-		return err
-	}
-	snapshot, err := logged(*j)
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, insertEvent, j.ID, j.Revision, now.UnixMicro(), typ, snapshot)
-	return err
-}
-
-// logged is a job as the event log keeps it.
-func logged(j Job) (string, error) {
-	j.Spec = nil
-	snapshot, err := json.Marshal(j)
-	return string(snapshot), err
-}
-
-const (
-	insertJob = `
-		INSERT INTO jobs (id, request_id, display_name, spec, state, reason, epoch, worker, losses,
-			checkpoint_step, checkpoint_path, created, revision, sweep_id, sweep_index, sweep_values, owner, priority, needs, class, deadline)
-		VALUES ($1, $2, $3, $4, $5, '', 0, '', 0, 0, '', $6, 1, $7, $8, $9, $10, $11, $12, $13, $14)
-		ON CONFLICT (request_id) DO NOTHING RETURNING sequence`
-	insertEvent = `INSERT INTO events (job_id, revision, time, type, job) VALUES ($1, $2, $3, $4, $5)`
-)
-
-// inserter holds the statements that store new jobs in a transaction.
-type inserter struct{ job, event *sql.Stmt }
-
-func prepareInsert(ctx context.Context, tx *sql.Tx) (in inserter, err error) {
-	if in.job, err = tx.PrepareContext(ctx, insertJob); err != nil {
-		return in, err
-	}
-	if in.event, err = tx.PrepareContext(ctx, insertEvent); err != nil {
-		return in, errors.Join(err, in.job.Close())
-	}
-	return in, nil
-}
-
-// close gives the statements up; the end of the transaction would as well.
-func (in inserter) close() {
-	_ = in.job.Close()
-	_ = in.event.Close()
-}
-
-// insert stores a queued job with its first event; created is false, and nothing is stored, when its request id is taken.
-func (in inserter) insert(ctx context.Context, sub Submission, c child, now time.Time) (job Job, created bool, err error) {
-	sub.Scheduling = sub.Scheduling.Normal()
-	needs, err := sub.Scheduling.Needs.text()
-	if err != nil {
-		return Job{}, false, err
-	}
-	job = Job{
-		ID: sub.ID, RequestID: sub.RequestID, DisplayName: printable(sub.DisplayName), Spec: sub.Spec, State: Queued, Created: now,
-		Scheduling: sub.Scheduling, Revision: 1, Sweep: c.sweep, SweepIndex: c.index, SweepValues: c.values,
-	}
-	err = in.job.QueryRowContext(ctx, job.ID, optional(job.RequestID), job.DisplayName, string(job.Spec), job.State, now.UnixMicro(),
-		optional(c.sweep), c.index, text(c.values), job.Owner, job.Priority, needs, className(job.Owner, job.Priority, needs),
-		micros(job.Deadline)).Scan(&job.Sequence)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Job{}, false, nil
-	}
-	if err != nil {
-		return Job{}, false, err
-	}
-	snapshot, err := logged(job)
-	if err != nil {
-		return Job{}, false, err
-	}
-	_, err = in.event.ExecContext(ctx, job.ID, job.Revision, now.UnixMicro(), LogSubmitted, snapshot)
-	return job, err == nil, err
-}
-
-const (
-	jobColumns = ` state, reason, epoch, worker, lease_until, losses, progress,
-		checkpoint_step, checkpoint_path, checkpoint_time, result, created, started, ended, revision,
-		sweep_id, sweep_index, sweep_values, owner, priority, needs, not_before, deadline, stop FROM jobs `
-	selectJobs = `SELECT sequence, id, request_id, display_name, spec,` + jobColumns
-	// withoutSpec is for where many jobs are read and none is run.
-	withoutSpec = `SELECT sequence, id, request_id, display_name, '',` + jobColumns
-)
-
-// queryJobs reads all jobs that a query answers, which begins with selectJobs or withoutSpec.
-func queryJobs(ctx context.Context, db interface {
-	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-}, query string, args ...any) ([]Job, error) {
-	rows, err := db.QueryContext(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var jobs []Job
-	for rows.Next() {
-		job, err := scanJob(rows)
-		if err != nil {
-			return nil, err
-		}
-		jobs = append(jobs, job)
-	}
-	return jobs, rows.Err()
-}
-
-func scanJob(row interface{ Scan(...any) error }) (Job, error) {
-	var j Job
-	var request sql.NullString
-	var spec string
-	var progress, result, sweep, values sql.NullString
-	var lease, checkpoint, created, started, ended, notBefore, deadline sql.NullInt64
-	var needs string
-	err := row.Scan(&j.Sequence, &j.ID, &request, &j.DisplayName, &spec, &j.State, &j.Reason, &j.Epoch, &j.Worker, &lease,
-		&j.Losses, &progress, &j.Checkpoint.Step, &j.Checkpoint.Path, &checkpoint, &result, &created, &started, &ended, &j.Revision,
-		&sweep, &j.SweepIndex, &values, &j.Owner, &j.Priority, &needs, &notBefore, &deadline, &j.Stop)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Job{}, ErrNotFound
-	}
-	if err != nil {
-		return Job{}, err
-	}
-	j.RequestID, j.Sweep, j.SweepValues = request.String, sweep.String, raw(values)
-	if spec != "" {
-		j.Spec = json.RawMessage(spec)
-	}
-	j.Progress, j.Result = raw(progress), raw(result)
-	j.LeaseUntil, j.Checkpoint.Time = instant(lease), instant(checkpoint)
-	j.NotBefore, j.Deadline = instant(notBefore), instant(deadline)
-	if j.Needs, err = parseNeeds(needs); err != nil {
-		return Job{}, fmt.Errorf("needs of job %s: %w", j.ID, err)
-	}
-	j.Created, j.Started, j.Ended = instant(created), instant(started), instant(ended)
-	return j, nil
-}
-
-// printable is s as every database can keep it: PostgreSQL's text holds no NUL.
-func printable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }
-
-func micros(t time.Time) sql.NullInt64 {
-	if t.IsZero() {
-		return sql.NullInt64{}
-	}
-	return sql.NullInt64{Int64: t.UnixMicro(), Valid: true}
-}
-
-func instant(n sql.NullInt64) time.Time {
-	if !n.Valid {
-		return time.Time{}
-	}
-	return time.UnixMicro(n.Int64).UTC()
-}
-
-func optional(s string) sql.NullString { return sql.NullString{String: s, Valid: s != ""} }
-
-func text(m json.RawMessage) sql.NullString {
-	return sql.NullString{String: string(m), Valid: m != nil}
-}
-
-func raw(s sql.NullString) json.RawMessage {
-	if !s.Valid {
-		return nil
-	}
-	return json.RawMessage(s.String)
 }

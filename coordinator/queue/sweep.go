@@ -44,33 +44,28 @@ type ChildSubmission struct {
 // SubmitSweep stores a sweep and its children, or nothing. When a sweep with the same RequestID exists, that one is
 // returned unchanged and created is false.
 func (s *Store) SubmitSweep(ctx context.Context, sub SweepSubmission) (sweep Sweep, created bool, err error) {
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
-		sweep = Sweep{ID: sub.ID, RequestID: sub.RequestID, Request: sub.Request, Created: now}
-		err := tx.QueryRowContext(ctx, `
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
+		sweep = Sweep{ID: sub.ID, RequestID: sub.RequestID, Request: sub.Request, Created: t.now()}
+		created = false
+		err := t.ask(ctx, `
 			INSERT INTO sweeps (id, request_id, request, created) VALUES ($1, $2, $3, $4)
-			ON CONFLICT (request_id) DO NOTHING RETURNING sequence`,
-			sweep.ID, optional(sweep.RequestID), string(sweep.Request), now.UnixMicro()).Scan(&sweep.Sequence)
-		if errors.Is(err, sql.ErrNoRows) {
-			sweep, err = scanSweep(tx.QueryRowContext(ctx, selectSweeps+"WHERE request_id = $1", sub.RequestID))
-			return err
-		}
+			ON CONFLICT (request_id) DO NOTHING RETURNING sequence`, into(&created, &sweep.Sequence),
+			sweep.ID, optional(sweep.RequestID), string(sweep.Request), sweep.Created.UnixMicro())
 		if err != nil {
 			return err
 		}
-		created = true
-		statements, err := prepareInsert(ctx, tx)
-		if err != nil {
+		if !created {
+			sweep, err = oneSweep(ctx, t, selectSweeps+"WHERE request_id = $1", sub.RequestID)
 			return err
 		}
-		defer statements.close()
+		children := make([]newJob, len(sub.Children))
 		for i, c := range sub.Children {
-			_, _, err := statements.insert(ctx, Submission{ID: c.ID, DisplayName: c.DisplayName, Spec: c.Spec, Scheduling: sub.Scheduling},
-				child{sweep: sub.ID, index: i, values: c.Values}, now)
-			if err != nil {
-				return fmt.Errorf("child %d: %w", i, err)
-			}
+			children[i] = newJob{Submission: Submission{ID: c.ID, DisplayName: c.DisplayName, Spec: c.Spec}, sweep: sub.ID, index: i, values: c.Values}
 		}
-		return checkOpen(ctx, tx, sub.Scheduling.Normal().Owner, sub.MaxOpen)
+		if _, err := insert(ctx, t, sub.Scheduling, children); err != nil {
+			return err
+		}
+		return checkOpen(ctx, t, sub.Scheduling.Normal().Owner, sub.MaxOpen)
 	})
 	if err != nil {
 		return Sweep{}, false, fmt.Errorf("storing the sweep: %w", err)
@@ -83,7 +78,7 @@ func (s *Store) SubmitSweep(ctx context.Context, sub SweepSubmission) (sweep Swe
 
 // GetSweep returns a sweep, or ErrNoSweep.
 func (s *Store) GetSweep(ctx context.Context, id string) (Sweep, error) {
-	sweep, err := scanSweep(s.read.QueryRowContext(ctx, selectSweeps+"WHERE id = $1", id))
+	sweep, err := oneSweep(ctx, reader{s.read}, selectSweeps+"WHERE id = $1", id)
 	if err != nil {
 		return Sweep{}, fmt.Errorf("reading sweep %s: %w", id, err)
 	}
@@ -92,19 +87,8 @@ func (s *Store) GetSweep(ctx context.Context, id string) (Sweep, error) {
 
 // ListSweeps returns up to limit sweeps, newest first, of those with a sequence below before; 0: of all.
 func (s *Store) ListSweeps(ctx context.Context, before int64, limit int) (sweeps []Sweep, err error) {
-	rows, err := s.read.QueryContext(ctx, selectSweeps+"WHERE sequence < $1 OR $1 = 0 ORDER BY sequence DESC LIMIT $2", before, limit)
+	sweeps, err = querySweeps(ctx, reader{s.read}, selectSweeps+"WHERE sequence < $1 OR $1 = 0 ORDER BY sequence DESC LIMIT $2", before, limit)
 	if err != nil {
-		return nil, fmt.Errorf("listing sweeps: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		sweep, err := scanSweep(rows)
-		if err != nil {
-			return nil, fmt.Errorf("listing sweeps: %w", err)
-		}
-		sweeps = append(sweeps, sweep)
-	}
-	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("listing sweeps: %w", err)
 	}
 	return sweeps, nil
@@ -112,7 +96,7 @@ func (s *Store) ListSweeps(ctx context.Context, before int64, limit int) (sweeps
 
 // Children returns up to limit children of a sweep, from the one with index first on, without their specifications.
 func (s *Store) Children(ctx context.Context, sweep string, first, limit int) ([]Job, error) {
-	jobs, err := queryJobs(ctx, s.read, withoutSpec+`WHERE sweep_id = $1 AND sweep_index >= $2 ORDER BY sweep_index LIMIT $3`, sweep, first, limit)
+	jobs, err := queryJobs(ctx, reader{s.read}, withoutSpec+`WHERE sweep_id = $1 AND sweep_index >= $2 ORDER BY sweep_index LIMIT $3`, sweep, first, limit)
 	if err != nil {
 		return nil, fmt.Errorf("reading the children of sweep %s: %w", sweep, err)
 	}
@@ -121,21 +105,15 @@ func (s *Store) Children(ctx context.Context, sweep string, first, limit int) ([
 
 // CountChildren says how many children of a sweep are in each state.
 func (s *Store) CountChildren(ctx context.Context, sweep string) (map[State]int, error) {
-	rows, err := s.read.QueryContext(ctx, `SELECT state, count(*) FROM jobs WHERE sweep_id = $1 GROUP BY state`, sweep)
-	if err != nil {
-		return nil, fmt.Errorf("counting the children of sweep %s: %w", sweep, err)
-	}
-	defer rows.Close()
 	counts := map[State]int{}
-	for rows.Next() {
+	err := reader{s.read}.ask(ctx, `SELECT state, count(*) FROM jobs WHERE sweep_id = $1 GROUP BY state`, func(row scanner) error {
 		var state State
 		var n int
-		if err := rows.Scan(&state, &n); err != nil {
-			return nil, fmt.Errorf("counting the children of sweep %s: %w", sweep, err)
-		}
+		err := row.Scan(&state, &n)
 		counts[state] = n
-	}
-	if err := rows.Err(); err != nil {
+		return err
+	}, sweep)
+	if err != nil {
 		return nil, fmt.Errorf("counting the children of sweep %s: %w", sweep, err)
 	}
 	return counts, nil
@@ -148,22 +126,25 @@ type Moved struct {
 	LeaseLost bool // because its lease ran out
 }
 
+const openChildren = `WHERE sweep_id = $1 AND ended IS NULL ORDER BY id || ''`
+
 // CancelSweep cancels every child of a sweep that has not ended, all or none, and returns those that this changed. The
 // errors include ErrNoSweep.
 func (s *Store) CancelSweep(ctx context.Context, id, reason string) (moved []Moved, err error) {
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, now time.Time) error {
-		if _, err := scanSweep(tx.QueryRowContext(ctx, selectSweeps+"WHERE id = $1"+s.dialect.forUpdate, id)); err != nil {
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
+		if _, err := oneSweep(ctx, t, selectSweeps+"WHERE id = $1"+s.dialect.forUpdate, id); err != nil {
 			return err
 		}
-		jobs, err := queryJobs(ctx, tx, withoutSpec+`WHERE sweep_id = $1 AND ended IS NULL ORDER BY +sequence`+s.dialect.forUpdate, id)
+		// In the order of applyIn; the expression keeps SQLite from passing over all jobs in it.
+		jobs, err := queryJobs(ctx, t, withoutSpec+openChildren+s.dialect.forUpdate, id)
 		if err != nil || len(jobs) == 0 {
 			return err
 		}
-		if _, err := tx.ExecContext(ctx, `UPDATE sweeps SET cancelled = $1 WHERE id = $2 AND cancelled IS NULL`, now.UnixMicro(), id); err != nil {
+		if err := t.do(ctx, `UPDATE sweeps SET cancelled = $1 WHERE id = $2 AND cancelled IS NULL`, t.now().UnixMicro(), id); err != nil {
 			return err
 		}
 		for _, job := range jobs {
-			after, effects, err := applyTo(ctx, tx, job, Cancel{Reason: reason}, now)
+			after, effects, err := applyTo(ctx, t, job, Cancel{Reason: reason})
 			if err != nil {
 				return fmt.Errorf("job %s: %w", job.ID, err)
 			}
@@ -183,30 +164,20 @@ func (s *Store) CancelSweep(ctx context.Context, id, reason string) (moved []Mov
 // ReachRung records what a child of a sweep reported at a rung of successive halving, and returns the values of all
 // children that have come to it. A child counts once: first is false, and nothing changes, when it was there before.
 func (s *Store) ReachRung(ctx context.Context, job Job, rung int, value float64) (values []float64, first bool, err error) {
-	err = s.update(ctx, func(ctx context.Context, tx *sql.Tx, _ time.Time) error {
-		result, err := tx.ExecContext(ctx, `
-			INSERT INTO rungs (sweep_id, rung, job_id, value) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`, job.Sweep, rung, job.ID, value)
+	err = s.update(ctx, func(ctx context.Context, t tx) error {
+		var one int
+		err := t.ask(ctx, `
+			INSERT INTO rungs (sweep_id, rung, job_id, value) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING 1`,
+			into(&first, &one), job.Sweep, rung, job.ID, value)
 		if err != nil {
 			return err
 		}
-		n, err := result.RowsAffected()
-		if err != nil {
-			return err
-		}
-		first = n == 1
-		rows, err := tx.QueryContext(ctx, `SELECT value FROM rungs WHERE sweep_id = $1 AND rung = $2`, job.Sweep, rung)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
+		return t.ask(ctx, `SELECT value FROM rungs WHERE sweep_id = $1 AND rung = $2`, func(row scanner) error {
 			var v float64
-			if err := rows.Scan(&v); err != nil {
-				return err
-			}
+			err := row.Scan(&v)
 			values = append(values, v)
-		}
-		return rows.Err()
+			return err
+		}, job.Sweep, rung)
 	})
 	if err != nil {
 		return nil, false, fmt.Errorf("recording rung %d of job %s: %w", rung, job.ID, err)
@@ -216,15 +187,33 @@ func (s *Store) ReachRung(ctx context.Context, job Job, rung int, value float64)
 
 const selectSweeps = `SELECT sequence, id, request_id, request, created, cancelled FROM sweeps `
 
-func scanSweep(row interface{ Scan(...any) error }) (Sweep, error) {
+func querySweeps(ctx context.Context, q asker, query string, args ...any) (sweeps []Sweep, err error) {
+	err = q.ask(ctx, query, func(row scanner) error {
+		sweep, err := scanSweep(row)
+		sweeps = append(sweeps, sweep)
+		return err
+	}, args...)
+	return sweeps, err
+}
+
+// oneSweep reads the sweep that a query answers, or is ErrNoSweep.
+func oneSweep(ctx context.Context, q asker, query string, args ...any) (Sweep, error) {
+	sweeps, err := querySweeps(ctx, q, query, args...)
+	if err == nil && len(sweeps) == 0 {
+		err = ErrNoSweep
+	}
+	if err != nil {
+		return Sweep{}, err
+	}
+	return sweeps[0], nil
+}
+
+func scanSweep(row scanner) (Sweep, error) {
 	var s Sweep
 	var request sql.NullString
 	var text string
 	var created, cancelled sql.NullInt64
 	err := row.Scan(&s.Sequence, &s.ID, &request, &text, &created, &cancelled)
-	if errors.Is(err, sql.ErrNoRows) {
-		return Sweep{}, ErrNoSweep
-	}
 	if err != nil {
 		return Sweep{}, err
 	}

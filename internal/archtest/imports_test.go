@@ -38,12 +38,22 @@ var rules = []rule{
 		"masks are pure arithmetic on token indices; anyone can lift them out and test them alone"},
 	{"video", []string{"video"}, []string{"gocv.io/x/gocv", "golang.org/x/sys/unix"},
 		"decoding hostile files runs in a child process that should hold as little as possible"},
+	{"video/source", nothing, nothing,
+		"what people name is found, and kept within bounds, without a decoder"},
+	{"video/header", nothing, nothing,
+		"what files say of themselves is read and fuzzed without a decoder"},
 	{"video/wire", nothing, nothing,
 		"what processes say to each other is tested and fuzzed without a decoder"},
 	{"video/synth/physics", nothing, nothing,
 		"what moves is arithmetic, tested without a picture"},
 	{"video/remote", nothing, []string{"gocloud.dev"},
 		"the SDKs of object stores stay out of what decodes"},
+	{"artifact", nothing, []string{"gocloud.dev", "github.com/cenkalti/backoff/v5", "golang.org/x/sync"},
+		"bundles are files and digests, whoever made them; both coordinator and worker keep them here"},
+	{"artifact/stores", nothing, []string{"gocloud.dev"},
+		"the SDKs of object stores come into programs that ask for them"},
+	{"artifact/artifacttest", nothing, anything,
+		"a server for tests"},
 	{"trainer/graph", nothing, gorgonia,
 		"the operations are the common ground of all machines and depend on none"},
 	{"trainer/model", []string{"trainer/graph"}, gorgonia,
@@ -56,9 +66,13 @@ var rules = []rule{
 		"files outlive models: names, shapes and numbers only"},
 	{"trainer/checkpoint/torch", nothing, nothing,
 		"what reads hostile pickles holds nothing else"},
+	{"trainer/parallel", nothing, nothing,
+		"what joins processes knows nothing of what they compute"},
+	{"trainer/parallel/paralleltest", []string{"trainer/parallel"}, nothing,
+		"a group for tests"},
 	{"trainer/exchange", []string{"trainer/checkpoint", "trainer/model"}, nothing,
 		"layouts of other programs are names and shapes; no machine is needed to move weights"},
-	{"trainer", []string{"video", "masking", "trainer/graph", "trainer/model", "trainer/cpu", "trainer/xla", "trainer/checkpoint"}, anything,
+	{"trainer", []string{"video", "masking", "trainer/graph", "trainer/model", "trainer/cpu", "trainer/xla", "trainer/checkpoint", "trainer/parallel"}, anything,
 		"training must run without a coordinator, and scoring must not depend on it"},
 	{"plausibility", []string{"plausibility", "video", "masking", "trainer/graph", "trainer/model", "trainer/cpu", "trainer/xla", "trainer/checkpoint"}, anything,
 		"a score depends on a model's weights, never on the code that trained it"},
@@ -68,9 +82,11 @@ var rules = []rule{
 		"the job state machine and its stores know jobs as plain data"},
 	{"coordinator/queue/queuetest", []string{"coordinator"}, anything,
 		"the suite meets stores through the interface that the coordinator declares"},
-	{"coordinator", []string{"coordinator", "proto", "plausibility/compare"}, anything,
+	{"coordinator/launch", []string{"coordinator/launch", "coordinator/queue"}, anything,
+		"what starts workers knows how many jobs wait, and nothing of what is in them"},
+	{"coordinator", []string{"coordinator", "artifact", "proto", "plausibility/compare"}, anything,
 		"the coordinator runs where neither OpenCV nor a model is installed"},
-	{"worker", []string{"worker", "proto", "trainer", "plausibility", "video", "masking"}, anything, // the last two for the settings of the two before
+	{"worker", []string{"worker", "artifact", "proto", "trainer", "plausibility", "video", "masking"}, anything, // the last two for the settings of the two before
 		"a worker knows its coordinator only through the API"},
 	{"proto", []string{"proto"}, anything,
 		"the API depends on nothing that implements it"},
@@ -90,7 +106,7 @@ var (
 )
 
 // withoutCgo may not reach cgo through any of our packages: the coordinator is one static binary.
-var withoutCgo = []string{"cmd/coordinator", "coordinator", "masking", "trainer/checkpoint", "proto"}
+var withoutCgo = []string{"artifact", "cmd/coordinator", "coordinator", "masking", "trainer/checkpoint", "proto"}
 
 func TestImports(t *testing.T) {
 	packages := readImports(t)
@@ -121,6 +137,9 @@ func TestRulesBite(t *testing.T) {
 		{"masking", "gonum.org/v1/gonum/stat", false},
 		{"video/synth", module + "/video", true},
 		{"video", module + "/masking", false},
+		{"artifact", "gocloud.dev/blob/fileblob", true},
+		{"artifact", module + "/trainer/checkpoint", false},
+		{"trainer", module + "/artifact", false},
 		{"trainer/model", "gorgonia.org/gorgonia", true},
 		{"trainer/model", module + "/trainer/cpu", false},
 		{"trainer", module + "/trainer/checkpoint", true},

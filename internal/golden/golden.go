@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
@@ -20,13 +19,29 @@ func Path(t testing.TB, name string) string {
 	t.Helper()
 	dir := os.Getenv("SURMISE_GOLDEN")
 	if dir == "" {
-		_, file, _, ok := runtime.Caller(0)
-		if !ok {
-			t.Fatal("golden data: this file's path is not known")
-		}
-		dir = filepath.Join(filepath.Dir(file), "..", "..", "testdata", "golden")
+		dir = filepath.Join(moduleRoot(t), "testdata", "golden")
 	}
 	return filepath.Join(dir, name)
+}
+
+// moduleRoot is the nearest folder with a go.mod, from that of the test on, which is where go test runs it. The path of
+// this source file would not do: builds with -trimpath do not know it.
+func moduleRoot(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			t.Fatal("golden data: no go.mod above this test's folder")
+		}
+		dir = parent
+	}
 }
 
 // JSON decodes a manifest into v.

@@ -19,14 +19,16 @@ import (
 //	peak_avg      mean over windows of each window's largest tubelet
 //	peak_after_parting  largest tubelet from the one on in which the video parts from that it is paired with
 //	peak_at_parting     largest of the first PartingTubelets tubelets from that one on
+//	contrast_at_parting by how much it surprises more than the video it is paired with, token by token, where they part;
+//	                    whole groups are judged by both of their sides laid over one another (Contrast)
 //
 // Up to where they part the two videos of a pair look the same and surprise alike: if that is where they surprise most,
-// peak ties. The last two look at what differs. Where that begins is found by looking at the pixels of
+// peak ties. The last three look at what differs. Where that begins is found by looking at the pixels of
 // both videos (Video.Divergence), not at labels: exchange the two, and it is the same. They are statistics of pairs,
 // and say less of a single video, which has no other to part from. A video that parts from none counts whole.
 //
 // avg, max and the plain peaks take the mean over contexts, or the one context that
-// Context names; those of the parting are of Scores.Curve, which is a mean over
+// Context names; those of the parting are of tubelets and tokens, whose surprise is a mean over
 // contexts. The context is part of the question, fixed beforehand: the published
 // headline numbers take the best one on the evaluation data itself, which is an
 // oracle.
@@ -35,7 +37,7 @@ type Aggregation struct {
 	Context int // frames; 0: all contexts
 }
 
-// Aggregations lists every aggregation over all contexts.
+// Aggregations lists every aggregation over all contexts that score files of any version have.
 func Aggregations() []Aggregation {
 	return []Aggregation{{Name: "avg"}, {Name: "max"}, {Name: "filtered_avg"}, {Name: "filtered_max"}, {Name: "peak"}, {Name: "peak_avg"},
 		{Name: "peak_after_parting"}, {Name: "peak_at_parting"}}
@@ -65,12 +67,12 @@ func ParseAggregation(text string) (Aggregation, error) {
 		a.Context = c
 	}
 	if _, ok := reductions[name]; !ok {
-		return a, fmt.Errorf("aggregation: %q, want one of avg, max, filtered_avg, filtered_max, peak, peak_avg, peak_after_parting, peak_at_parting", text)
+		return a, fmt.Errorf("aggregation: %q, want one of avg, max, filtered_avg, filtered_max, peak, peak_avg, peak_after_parting, peak_at_parting, contrast_at_parting", text)
 	}
 	if a.Context != 0 && reductions[name].filtered {
 		return a, fmt.Errorf("aggregation %q: filtered takes the minimum over contexts, so it takes no context", text)
 	}
-	if a.Context != 0 && reductions[name].parting > 0 {
+	if a.Context != 0 && a.OfPairs() {
 		return a, fmt.Errorf("aggregation %q: the surprise of a tubelet is a mean over contexts, so it takes no context", text)
 	}
 	return a, nil
@@ -94,6 +96,7 @@ func (a *Aggregation) UnmarshalText(text []byte) (err error) {
 
 type reduction struct {
 	peak, filtered, max bool
+	contrast            bool
 	parting             int // how many tubelets from the parting on, of which the largest counts; 0: windows are reduced
 }
 
@@ -111,6 +114,8 @@ var reductions = map[string]reduction{
 
 	"peak_after_parting": {parting: math.MaxInt},
 	"peak_at_parting":    {parting: PartingTubelets},
+
+	"contrast_at_parting": {contrast: true},
 }
 
 // Videos returns one surprise per video of f, whose set s is, [N].
@@ -132,6 +137,13 @@ func (s *Set) Videos(f *File, a Aggregation) ([]float64, error) {
 	}
 	out := make([]float64, len(s.Scores))
 	for i := range s.Scores {
+		if r.contrast {
+			if s.Scores[i].Contrast == nil {
+				return nil, fmt.Errorf("aggregation %s: video %s has no contrast: it was scored before there was one, it is paired with no video, or one of its group has other tubelets", a, f.Videos[i].Path)
+			}
+			out[i] = s.Scores[i].Contrast.Pair
+			continue
+		}
 		if r.parting > 0 {
 			curve := f.Videos[i].fromParting(s.Scores[i].Curve, r.parting)
 			if len(curve) == 0 {
@@ -152,30 +164,57 @@ func (s *Set) Videos(f *File, a Aggregation) ([]float64, error) {
 	return out, nil
 }
 
+// whole returns what groups are judged by: one number per video of f, whose set s is, that add up to the group's, [N].
+func (s *Set) whole(f *File, a Aggregation) ([]float64, error) {
+	videos, err := s.Videos(f, a)
+	if err != nil || !reductions[a.Name].contrast {
+		return videos, err
+	}
+	out := make([]float64, len(videos))
+	for i := range s.Scores {
+		out[i] = s.Scores[i].Contrast.Group
+	}
+	return out, nil
+}
+
 // fromParting is the part of a video's curve that begins with the tubelet in which it parts from the video it is paired
 // with, at most n tubelets; the whole curve if there is no such video.
 func (v *Video) fromParting(curve []float64, n int) []float64 {
 	if v.Divergence == nil {
 		return curve
 	}
+	curve = curve[v.Parting():]
+	return curve[:min(n, len(curve))]
+}
+
+// Parting is the tubelet, along TubeletStart, in which a video parts from the one it is paired with; 0 if it parts from none.
+func (v *Video) Parting() int {
 	parting := 0
+	if v.Divergence == nil {
+		return parting
+	}
 	for t, start := range v.TubeletStart {
 		if start <= v.Divergence.Second {
 			parting = t
 		}
 	}
-	curve = curve[parting:]
-	return curve[:min(n, len(curve))]
+	return parting
 }
 
 // OfPairs says whether a statistic of a video needs the one it is paired with.
-func (a Aggregation) OfPairs() bool { return reductions[a.Name].parting > 0 }
+func (a Aggregation) OfPairs() bool {
+	r := reductions[a.Name]
+	return r.parting > 0 || r.contrast
+}
 
-// reduce takes values [C,W] to one number.
+// reduce takes values [C,W] to one number. Rows may differ in length (see Spec.Beginning).
 func (r reduction) reduce(values [][]float64) float64 {
 	var sum float64
 	largest := math.Inf(-1)
-	windows := len(values[0])
+	windows := 0
+	for _, row := range values {
+		windows = max(windows, len(row))
+	}
 	for w := range windows {
 		x := r.contexts(values, w)
 		sum += x
@@ -187,16 +226,19 @@ func (r reduction) reduce(values [][]float64) float64 {
 	return sum / float64(windows)
 }
 
-// contexts takes window w of values [C,W] to one number.
+// contexts takes window w of values [C,W] to one number: of the rows that are as long.
 func (r reduction) contexts(values [][]float64, w int) float64 {
 	var sum float64
-	smallest := math.Inf(1)
-	for c := range values {
-		sum += values[c][w]
-		smallest = min(smallest, values[c][w])
+	smallest, n := math.Inf(1), 0
+	for _, row := range values {
+		if w < len(row) {
+			sum += row[w]
+			smallest = min(smallest, row[w])
+			n++
+		}
 	}
 	if r.filtered {
 		return smallest
 	}
-	return sum / float64(len(values))
+	return sum / float64(n)
 }

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Version is the score file version this package writes. It also reads oldestVersion,
@@ -70,8 +71,11 @@ type Spec struct {
 	FPS       float64 `json:"fps,omitempty"`        // or this many frames a second; not both
 	Contexts  []int   `json:"contexts,omitempty"`   // frames the model sees of a window, ascending; empty for next-tubelet models
 	TopTokens int     `json:"top_tokens,omitempty"` // worst tokens averaged per tubelet; 0 means all
-	MaxFrames int     `json:"max_frames,omitempty"` // frames of a video that are used, from its start; 0 means all
-	Crop      string  `json:"crop,omitempty"`       // what of a frame is scaled to the model's size: "" the largest centred square, or CropWhole
+	// Beginning scores the first window after every shorter context of whole tubelets too, so that what happens before the
+	// first context ends is seen. Those results come before those of windows, and a longer context has more of them.
+	Beginning bool   `json:"beginning,omitempty"`
+	MaxFrames int    `json:"max_frames,omitempty"` // frames of a video that are used, from its start; 0 means all
+	Crop      string `json:"crop,omitempty"`       // what of a frame is scaled to the model's size: "" the largest centred square, or CropWhole
 }
 
 // CropWhole brings the whole frame to a square, whatever its shape.
@@ -132,6 +136,8 @@ func (s Spec) Validate() error {
 		return fmt.Errorf("crop: %q, want none or %q", s.Crop, CropWhole)
 	case s.TopTokens < 0:
 		return fmt.Errorf("top_tokens: %d, want 0 (all tokens) or more", s.TopTokens)
+	case s.Beginning && len(s.Contexts) == 0:
+		return errors.New("beginning: true, want false without contexts")
 	case len(s.Contexts) > maxContexts:
 		return fmt.Errorf("contexts: %d of them, at most %d", len(s.Contexts), maxContexts)
 	}
@@ -149,6 +155,16 @@ func (s Spec) Validate() error {
 // NumContexts is C, the rows of every score matrix: 1 for next-tubelet models.
 func (s Spec) NumContexts() int { return max(1, len(s.Contexts)) }
 
+// ShorterContexts are the contexts that Beginning adds to the first window before row c's own: every number of whole
+// tubelets below it.
+func (s Spec) ShorterContexts(c, tubelet int) []int {
+	var out []int
+	for frames := tubelet; s.Beginning && frames < s.Contexts[c]; frames += tubelet {
+		out = append(out, frames)
+	}
+	return out
+}
+
 // Video is one scored video.
 type Video struct {
 	Path     string `json:"path"`  // as the pairs file names it (see File.Location)
@@ -160,7 +176,7 @@ type Video struct {
 	Frames   int    `json:"frames"`          // after sampling
 	First    int    `json:"first,omitempty"` // frame of the file that the sampling begins with
 
-	WindowStart  []float64 `json:"window_start_s"`  // [W] seconds
+	WindowStart  []float64 `json:"window_start_s"`  // [W] seconds; with Spec.Beginning W is that of the longest context
 	TubeletStart []float64 `json:"tubelet_start_s"` // time axis of Scores.Curve, seconds, ascending
 
 	// Divergence is the first frame that differs visibly from the video it is paired with, and the middle of what
@@ -194,16 +210,30 @@ type Model struct {
 
 // Scores is the surprise of one video.
 type Scores struct {
-	Surprise [][]float64 `json:"surprise"` // [C,W] mean over predicted tokens (over the worst of each tubelet with TopTokens)
+	Surprise [][]float64 `json:"surprise"` // [C,W], with Spec.Beginning fewer in rows of shorter contexts; mean over predicted tokens (over the worst of each tubelet with TopTokens)
 	Peak     [][]float64 `json:"peak"`     // [C,W] largest tubelet of the window
 	Curve    []float64   `json:"curve"`    // surprise over time, one value per Video.TubeletStart, mean over windows and contexts
+
+	Contrast *Contrast `json:"contrast,omitempty"` // absent where the videos of a group cannot be laid over one another
 
 	PeakAt *Place `json:"peak_at,omitempty"` // first frame of the curve's largest tubelet, and the middle of its worst token
 }
 
-// Location is where a video of the file was when it was scored.
+// Contrast is by how much a video surprises more than others do in the same places, in the tubelet in which they part: the
+// mean over the ContrastTokens tokens in which it does so most. What all of them show costs all of them alike, and is gone.
+// The numbers may be negative. Exchange possible and impossible, and every difference changes its sign.
+type Contrast struct {
+	Pair  float64 `json:"pair"`  // to the video that it is paired with
+	Group float64 `json:"group"` // the group's videos of its label, on average, to those of the other: the same for all of a label
+}
+
+// ContrastTokens is how many tokens of a tubelet a contrast is the mean of. Events are local; 1, 4 and 16 do alike
+// (docs/experiments.md).
+const ContrastTokens = 4
+
+// Location is where a video of the file was when it was scored: a path or URI.
 func (f *File) Location(v *Video) string {
-	if filepath.IsAbs(v.Path) {
+	if filepath.IsAbs(v.Path) || strings.Contains(v.Path, "://") {
 		return v.Path
 	}
 	return filepath.Join(f.Folder, v.Path)
@@ -348,6 +378,9 @@ func (f *File) validateSet(s *Set) error {
 		if len(sc.Curve) != len(v.TubeletStart) {
 			return fmt.Errorf("video %s: curve: %d values for %d times", v.Path, len(sc.Curve), len(v.TubeletStart))
 		}
+		if sc.Contrast != nil && !(finite(sc.Contrast.Pair) && finite(sc.Contrast.Group)) {
+			return fmt.Errorf("video %s: contrast: %g and %g, want finite numbers", v.Path, sc.Contrast.Pair, sc.Contrast.Group)
+		}
 		for t, x := range sc.Curve {
 			if !finite(x) || x < 0 {
 				return fmt.Errorf("video %s: curve: %g at %g s, want finite and not negative", v.Path, x, v.TubeletStart[t])
@@ -362,8 +395,16 @@ func (f *File) validateMatrix(m [][]float64, windows int) error {
 		return fmt.Errorf(": %d contexts, the spec has %d", len(m), f.Spec.NumContexts())
 	}
 	for c := range m {
-		if len(m[c]) != windows {
-			return fmt.Errorf("[%d]: %d windows, the video has %d", c, len(m[c]), windows)
+		want := windows
+		if f.Spec.Beginning {
+			if f.Grid == nil || f.Grid.Tubelet < 1 {
+				return errors.New(": with spec.beginning, but without the tubelet in grid")
+			}
+			last := len(f.Spec.Contexts) - 1
+			want -= len(f.Spec.ShorterContexts(last, f.Grid.Tubelet)) - len(f.Spec.ShorterContexts(c, f.Grid.Tubelet))
+		}
+		if len(m[c]) != want || want < 1 {
+			return fmt.Errorf("[%d]: %d windows, the video has %d", c, len(m[c]), want)
 		}
 		for w, x := range m[c] {
 			if !finite(x) || x < 0 {

@@ -23,6 +23,7 @@ func Like(a, b *File) error {
 		{"spec.fps", a.Spec.FPS, b.Spec.FPS},
 		{"spec.contexts", fmt.Sprint(a.Spec.Contexts), fmt.Sprint(b.Spec.Contexts)},
 		{"spec.top_tokens", a.Spec.TopTokens, b.Spec.TopTokens},
+		{"spec.beginning", a.Spec.Beginning, b.Spec.Beginning},
 		{"spec.max_frames", a.Spec.MaxFrames, b.Spec.MaxFrames},
 		{"spec.crop", a.Spec.Crop, b.Spec.Crop},
 		{"size_px", a.Size, b.Size},

@@ -13,7 +13,7 @@ type Protocol struct {
 	Version int
 	Source  string // where the settings are from
 
-	published *Spec // what is fixed; nil: the spec follows from the model (see For)
+	published []Spec // what is fixed, for each length of windows; none: the spec follows from the model (see For)
 }
 
 // The published settings are those of jepa-intuitive-physics at 41fbfff (Garrido et al.,
@@ -22,13 +22,21 @@ type Protocol struct {
 //	IntPhys   readers take 99/2 = 49 frames, two apart: the last two of 100 are never seen
 //	GRASP     the largest centred square of every tenth frame
 //	InfLevel  the whole frame squeezed into a square
+//
+// IntPhys 2 has code and configuration files of its own (Bordes et al., arXiv:2506.09849; facebookresearch/IntPhys2), one
+// for V-JEPA with windows of 16 frames and one for V-JEPA 2 with windows of 48, which take every tenth frame and the first
+// window at shorter contexts too (max_context_mode). There tokens are cut for frames of 224 px whatever the model's size;
+// that is not kept.
 var protocols = []Protocol{
 	{Name: "intphys", Version: 1, Source: "arXiv:2502.11831",
-		published: &Spec{Window: 16, Stride: 2, FrameStep: 2, Contexts: []int{2, 4, 6, 8, 10}, MaxFrames: 49}},
+		published: []Spec{{Window: 16, Stride: 2, FrameStep: 2, Contexts: []int{2, 4, 6, 8, 10}, MaxFrames: 49}}},
+	{Name: "intphys2", Version: 1, Source: "arXiv:2506.09849", published: []Spec{
+		{Window: 16, Stride: 2, FrameStep: 10, Contexts: []int{4, 6, 8, 10, 12, 14}, Beginning: true},
+		{Window: 48, Stride: 2, FrameStep: 10, Contexts: []int{12, 18, 24, 30, 36, 42}, Beginning: true}}},
 	{Name: "grasp", Version: 1, Source: "arXiv:2502.11831",
-		published: &Spec{Window: 16, Stride: 2, FrameStep: 10, Contexts: []int{2, 4, 6, 8, 10}}},
+		published: []Spec{{Window: 16, Stride: 2, FrameStep: 10, Contexts: []int{2, 4, 6, 8, 10}}}},
 	{Name: "inflevel", Version: 1, Source: "arXiv:2502.11831",
-		published: &Spec{Window: 32, Stride: 2, FrameStep: 5, Contexts: []int{4, 8, 12, 16, 20}, Crop: CropWhole}},
+		published: []Spec{{Window: 32, Stride: 2, FrameStep: 5, Contexts: []int{4, 8, 12, 16, 20}, Crop: CropWhole}}},
 	{Name: "continuous", Version: 1, Source: "this project"},
 }
 
@@ -74,13 +82,19 @@ func (p Protocol) For(window, tubelet int, nextTubelet bool) (Spec, error) {
 		}
 		return s, nil
 	}
-	s := *p.published
+	s, lengths := p.published[0], ""
+	for i, variant := range p.published {
+		if variant.Window == window {
+			s = variant
+		}
+		lengths += map[bool]string{true: " or "}[i > 0] + fmt.Sprint(variant.Window)
+	}
 	s.Protocol, s.ProtocolVersion, s.Contexts = p.Name, p.Version, slices.Clone(s.Contexts)
 	switch {
 	case nextTubelet:
 		return s, fmt.Errorf("protocol: %s predicts after contexts of %v frames, and a next_tubelet model has none; the continuous protocol fits it", p.Name, s.Contexts)
 	case window != s.Window:
-		return s, fmt.Errorf("protocol: %s takes windows of %d frames, the model's clips have %d", p.Name, s.Window, window)
+		return s, fmt.Errorf("protocol: %s takes windows of %s frames, the model's clips have %d", p.Name, lengths, window)
 	}
 	for _, c := range s.Contexts {
 		if c%tubelet != 0 {
@@ -107,7 +121,12 @@ func (s Spec) keepsProtocol() error {
 		if p.Name != s.Protocol || p.Version != s.ProtocolVersion || p.published == nil {
 			continue
 		}
-		want := *p.published
+		want := p.published[0]
+		for _, variant := range p.published {
+			if variant.Window == s.Window {
+				want = variant
+			}
+		}
 		for _, f := range []struct {
 			name      string
 			got, want any
@@ -115,7 +134,7 @@ func (s Spec) keepsProtocol() error {
 			{"window", s.Window, want.Window}, {"stride", s.Stride, want.Stride},
 			{"frame_step", s.FrameStep, want.FrameStep}, {"fps", s.FPS, want.FPS},
 			{"contexts", fmt.Sprint(s.Contexts), fmt.Sprint(want.Contexts)}, {"top_tokens", s.TopTokens, want.TopTokens},
-			{"max_frames", s.MaxFrames, want.MaxFrames}, {"crop", s.Crop, want.Crop},
+			{"beginning", s.Beginning, want.Beginning}, {"max_frames", s.MaxFrames, want.MaxFrames}, {"crop", s.Crop, want.Crop},
 		} {
 			if f.got != f.want {
 				return fmt.Errorf("%s: %s, but protocol %s version %d has %s", f.name, shown(f.got), p.Name, p.Version, shown(f.want))

@@ -10,11 +10,14 @@ import (
 
 // The table of the published procedure, setting by setting.
 func TestPublishedProtocols(t *testing.T) {
-	for name, want := range map[string]Spec{
-		"intphys":  {Window: 16, Stride: 2, FrameStep: 2, Contexts: []int{2, 4, 6, 8, 10}, MaxFrames: 49},
-		"grasp":    {Window: 16, Stride: 2, FrameStep: 10, Contexts: []int{2, 4, 6, 8, 10}},
-		"inflevel": {Window: 32, Stride: 2, FrameStep: 5, Contexts: []int{4, 8, 12, 16, 20}, Crop: "whole"},
+	for id, want := range map[string]Spec{
+		"intphys":     {Window: 16, Stride: 2, FrameStep: 2, Contexts: []int{2, 4, 6, 8, 10}, MaxFrames: 49},
+		"intphys2":    {Window: 16, Stride: 2, FrameStep: 10, Contexts: []int{4, 6, 8, 10, 12, 14}, Beginning: true},
+		"intphys2 48": {Window: 48, Stride: 2, FrameStep: 10, Contexts: []int{12, 18, 24, 30, 36, 42}, Beginning: true},
+		"grasp":       {Window: 16, Stride: 2, FrameStep: 10, Contexts: []int{2, 4, 6, 8, 10}},
+		"inflevel":    {Window: 32, Stride: 2, FrameStep: 5, Contexts: []int{4, 8, 12, 16, 20}, Crop: "whole"},
 	} {
+		name, _, _ := strings.Cut(id, " ")
 		p, err := FindProtocol(name)
 		if err != nil {
 			t.Fatal(err)
@@ -39,18 +42,21 @@ func TestPublishedProtocols(t *testing.T) {
 
 func TestProtocolRefuses(t *testing.T) {
 	for want, try := range map[string]func() error{
-		`protocol: "intphis", want one of intphys, grasp, inflevel, continuous`: func() error { _, err := FindProtocol("intphis"); return err },
-		"inflevel takes windows of 32 frames, the model's clips have 16":        func() error { return forModel("inflevel", 16, 2, false) },
-		"the continuous protocol fits it":                                       func() error { return forModel("grasp", 16, 2, true) },
-		"context of 2 frames, no multiple of the model's tubelet of 4":          func() error { return forModel("intphys", 16, 4, false) },
-		"stride: 4, but protocol intphys version 1 has 2":                       func() error { return changed(func(s *Spec) { s.Stride = 4 }) },
-		"frame_step: 1, but protocol intphys version 1 has 2":                   func() error { return changed(func(s *Spec) { s.FrameStep = 1 }) },
-		"contexts: [2 4], but protocol intphys":                                 func() error { return changed(func(s *Spec) { s.Contexts = []int{2, 4} }) },
-		"crop: whole, but protocol intphys version 1 has empty":                 func() error { return changed(func(s *Spec) { s.Crop = CropWhole }) },
-		"max_frames: 0, but protocol intphys version 1 has 49":                  func() error { return changed(func(s *Spec) { s.MaxFrames = 0 }) },
-		`protocol: "intphys" of version 0`:                                      func() error { return changed(func(s *Spec) { s.ProtocolVersion = 0 }) },
-		`crop: "centre", want none or "whole"`:                                  func() error { return changed(func(s *Spec) { s.Crop = "centre" }) },
-		"max_frames: 3, want 0 (all) or at least the window of 16":              func() error { return changed(func(s *Spec) { s.MaxFrames = 3 }) },
+		`protocol: "intphis", want one of intphys, intphys2, grasp, inflevel, continuous`: func() error { _, err := FindProtocol("intphis"); return err },
+		"inflevel takes windows of 32 frames, the model's clips have 16":                  func() error { return forModel("inflevel", 16, 2, false) },
+		"intphys2 takes windows of 16 or 48 frames, the model's clips have 64":            func() error { return forModel("intphys2", 64, 2, false) },
+		"beginning: true, but protocol intphys version 1 has false":                       func() error { return changed(func(s *Spec) { s.Beginning = true }) },
+		"beginning: true, want false without contexts":                                    func() error { return Spec{Window: 4, Stride: 2, FrameStep: 1, Beginning: true}.Validate() },
+		"the continuous protocol fits it":                                                 func() error { return forModel("grasp", 16, 2, true) },
+		"context of 2 frames, no multiple of the model's tubelet of 4":                    func() error { return forModel("intphys", 16, 4, false) },
+		"stride: 4, but protocol intphys version 1 has 2":                                 func() error { return changed(func(s *Spec) { s.Stride = 4 }) },
+		"frame_step: 1, but protocol intphys version 1 has 2":                             func() error { return changed(func(s *Spec) { s.FrameStep = 1 }) },
+		"contexts: [2 4], but protocol intphys":                                           func() error { return changed(func(s *Spec) { s.Contexts = []int{2, 4} }) },
+		"crop: whole, but protocol intphys version 1 has empty":                           func() error { return changed(func(s *Spec) { s.Crop = CropWhole }) },
+		"max_frames: 0, but protocol intphys version 1 has 49":                            func() error { return changed(func(s *Spec) { s.MaxFrames = 0 }) },
+		`protocol: "intphys" of version 0`:                                                func() error { return changed(func(s *Spec) { s.ProtocolVersion = 0 }) },
+		`crop: "centre", want none or "whole"`:                                            func() error { return changed(func(s *Spec) { s.Crop = "centre" }) },
+		"max_frames: 3, want 0 (all) or at least the window of 16":                        func() error { return changed(func(s *Spec) { s.MaxFrames = 3 }) },
 	} {
 		if err := try(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error with %q", err, want)

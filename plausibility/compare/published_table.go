@@ -67,17 +67,23 @@ func PublishedTable(f *File) ([]PublishedRow, error) {
 	return out, nil
 }
 
-// publishedLosses is row c of surprise [C,W], or for c = C the minimum over contexts, then zeros.
+// publishedLosses is row c of surprise [C,W], or for c = C the minimum over contexts, then zeros. A row that is shorter
+// than others ends in zeros too, as published, and so does the minimum then.
 func publishedLosses(surprise [][]float64, c, windows int) []float32 {
-	out := make([]float32, windows)
-	for w := range surprise[0] {
-		if c < len(surprise) {
-			out[w] = float32(surprise[c][w])
-			continue
+	row := func(c int) []float32 {
+		out := make([]float32, windows)
+		for w, x := range surprise[c] {
+			out[w] = float32(x)
 		}
-		out[w] = float32(surprise[0][w])
-		for _, row := range surprise[1:] {
-			out[w] = min(out[w], float32(row[w]))
+		return out
+	}
+	if c < len(surprise) {
+		return row(c)
+	}
+	out := row(0)
+	for c := range surprise {
+		for w, x := range row(c) {
+			out[w] = min(out[w], x)
 		}
 	}
 	return out

@@ -50,9 +50,9 @@ func rowGroups(groups []group) []namedGroups {
 	return append(rows, namedGroups{All, true, groups})
 }
 
-// makeRow computes one row from the surprise of every column and seed, [columns][seeds][N].
-// withAUROC false leaves the AUROC, most of the work, at zero.
-func makeRow(r namedGroups, names []string, surprise [][][]float64, o Options, withAUROC bool) (Row, error) {
+// makeRow computes one row from the surprise of every column and seed, and what whole groups are judged by,
+// [columns][seeds][N] each. withAUROC false leaves the AUROC, most of the work, at zero.
+func makeRow(r namedGroups, names []string, surprise, whole [][][]float64, o Options, withAUROC bool) (Row, error) {
 	row := Row{Name: r.name, Pooled: r.pooled, Groups: len(r.groups)}
 	pairs := make([]float64, len(r.groups)) // [G]
 	for g := range r.groups {
@@ -64,8 +64,10 @@ func makeRow(r namedGroups, names []string, surprise [][][]float64, o Options, w
 	}
 	results := make([][]pairResult, len(surprise)) // [columns][seeds]
 	for c := range surprise {
-		for _, seed := range surprise[c] {
-			results[c] = append(results[c], judge(r.groups, seed))
+		for k, seed := range surprise[c] {
+			result := judge(r.groups, seed)
+			result.groupWins = groupWins(r.groups, whole[c][k])
+			results[c] = append(results[c], result)
 		}
 	}
 
@@ -233,9 +235,26 @@ type ordered struct {
 	possible bool
 }
 
+// groupWins tells for each group, [G], whether its impossible videos together surprise more than its possible ones: 1 or 0.
+func groupWins(groups []group, surprise []float64) []float64 {
+	wins := make([]float64, len(groups))
+	for g := range groups {
+		average := func(videos []int) (mean float64) {
+			for _, v := range videos {
+				mean += surprise[v]
+			}
+			return mean / float64(len(videos))
+		}
+		if average(groups[g].possible) < average(groups[g].impossible) {
+			wins[g] = 1
+		}
+	}
+	return wins
+}
+
 // judge compares the videos of each group by their surprise.
 func judge(groups []group, surprise []float64) pairResult {
-	r := pairResult{wins: make([]float64, len(groups)), groupWins: make([]float64, len(groups)), within: make([]within, len(groups))}
+	r := pairResult{wins: make([]float64, len(groups)), groupWins: groupWins(groups, surprise), within: make([]within, len(groups))}
 	for g := range groups {
 		for _, p := range groups[g].pairs {
 			right := surprise[p.Possible] < surprise[p.Impossible]
@@ -247,13 +266,10 @@ func judge(groups []group, surprise []float64) pairResult {
 			}
 			r.right = append(r.right, right)
 		}
-		var possible, impossible float64
 		for _, v := range groups[g].possible {
-			possible += surprise[v]
 			r.ordered = append(r.ordered, ordered{surprise[v], g, true})
 		}
 		for _, v := range groups[g].impossible {
-			impossible += surprise[v]
 			r.ordered = append(r.ordered, ordered{surprise[v], g, false})
 		}
 		for _, p := range groups[g].possible {
@@ -266,9 +282,6 @@ func judge(groups []group, surprise []float64) pairResult {
 					r.within[g].won += 0.5
 				}
 			}
-		}
-		if possible/float64(len(groups[g].possible)) < impossible/float64(len(groups[g].impossible)) {
-			r.groupWins[g] = 1
 		}
 	}
 	slices.SortStableFunc(r.ordered, func(a, b ordered) int {

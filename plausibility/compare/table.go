@@ -149,6 +149,18 @@ func (c *column) surprise(a Aggregation) ([][]float64, error) {
 	return out, nil
 }
 
+// whole is the same for judging whole groups.
+func (c *column) whole(a Aggregation) ([][]float64, error) {
+	out := make([][]float64, len(c.sets))
+	for k, set := range c.sets {
+		var err error
+		if out[k], err = set.whole(c.file, a); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.name, err)
+		}
+	}
+	return out, nil
+}
+
 // Summarize sets the model of a score file beside its untrained twin (if it was
 // scored), per property and pooled.
 func Summarize(f *File, o Options) (*Table, error) {
@@ -332,11 +344,9 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 		return nil, err
 	}
 	groups := f.groups()
-	surprise := make([][][]float64, len(columns)) // [columns][seeds][N]
-	for i := range columns {
-		if surprise[i], err = columns[i].surprise(o.Aggregation); err != nil {
-			return nil, err
-		}
+	surprise, whole, err := surprises(columns, o.Aggregation)
+	if err != nil {
+		return nil, err
 	}
 	t := &Table{Aggregation: o.Aggregation, Confidence: o.Confidence, Resamples: o.Resamples, Seed: o.Seed,
 		Protocol: f.Spec.protocolText(), Calibrated: []Calibrated{}, Selections: []Selection{}, Skipped: f.Skipped, Warnings: []string{}}
@@ -370,7 +380,7 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 		}
 	}
 	for _, r := range rowGroups(groups) {
-		row, err := makeRow(r, t.Columns, surprise, o, true)
+		row, err := makeRow(r, t.Columns, surprise, whole, o, true)
 		if err != nil {
 			return nil, err
 		}
@@ -422,15 +432,28 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 // pooled is the All row of columns, without AUROC.
 func pooled(f *File, columns []column, o Options) (Row, error) {
 	var names []string
-	var surprise [][][]float64
 	for i := range columns {
-		s, err := columns[i].surprise(o.Aggregation)
-		if err != nil {
-			return Row{}, err
-		}
-		names, surprise = append(names, columns[i].name), append(surprise, s)
+		names = append(names, columns[i].name)
 	}
-	return makeRow(namedGroups{All, true, f.groups()}, names, surprise, o, false)
+	surprise, whole, err := surprises(columns, o.Aggregation)
+	if err != nil {
+		return Row{}, err
+	}
+	return makeRow(namedGroups{All, true, f.groups()}, names, surprise, whole, o, false)
+}
+
+// surprises is what columns make of every video, and what whole groups are judged by, [columns][seeds][N] each.
+func surprises(columns []column, a Aggregation) (videos, whole [][][]float64, err error) {
+	videos, whole = make([][][]float64, len(columns)), make([][][]float64, len(columns))
+	for i := range columns {
+		if videos[i], err = columns[i].surprise(a); err != nil {
+			return nil, nil, err
+		}
+		if whole[i], err = columns[i].whole(a); err != nil {
+			return nil, nil, err
+		}
+	}
+	return videos, whole, nil
 }
 
 // Row returns the row of a name.

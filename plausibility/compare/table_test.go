@@ -141,7 +141,7 @@ func TestBootstrapCoverage(t *testing.T) {
 			surprise = append(surprise, 2, 2+event, 3, 3+event)
 			r.groups = append(r.groups, group{possible: []int{i, i + 2}, impossible: []int{i + 1, i + 3}, pairs: []Pair{{i, i + 1}, {i + 2, i + 3}}})
 		}
-		row, err := makeRow(r, []string{"m"}, [][][]float64{{surprise}}, Options{Confidence: 0.95, Resamples: 400, Seed: uint64(trial)}, true)
+		row, err := makeRow(r, []string{"m"}, [][][]float64{{surprise}}, [][][]float64{{surprise}}, Options{Confidence: 0.95, Resamples: 400, Seed: uint64(trial)}, true)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,5 +357,35 @@ func BenchmarkSummarize(b *testing.B) {
 		if _, err := Summarize(f, Options{}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// Under contrast_at_parting pairs are judged by one number, whole groups by another; a file without says so.
+func TestContrastAtParting(t *testing.T) {
+	f := madeUp(3, 12, 1, "gravity")
+	a := Aggregation{Name: "contrast_at_parting"}
+	if _, err := Summarize(f, Options{Aggregation: a, Resamples: 100}); err == nil || !strings.Contains(err.Error(), "has no contrast") {
+		t.Errorf("without contrasts: %v", err)
+	}
+	for s := range f.Sets {
+		for i := range f.Videos {
+			label := float64(f.Videos[i].Label)
+			f.Sets[s].Scores[i].Contrast = &Contrast{Pair: label, Group: -label} // pairs all wrong, groups all right
+		}
+	}
+	table, err := Summarize(f, Options{Aggregation: a, Resamples: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := table.Rows[len(table.Rows)-1].Cells[0]
+	if all.Accuracy.Value != 0 || all.GroupAccuracy.Value != 1 {
+		t.Errorf("pairs %g, groups %g, want 0 and 1", all.Accuracy.Value, all.GroupAccuracy.Value)
+	}
+	f.Sets[0].Scores[0].Contrast.Group = math.NaN()
+	if err := f.Validate(); err == nil || !strings.Contains(err.Error(), "contrast") {
+		t.Errorf("a contrast of NaN: %v", err)
+	}
+	if _, err := ParseAggregation("contrast_at_parting@4"); err == nil {
+		t.Error("a context of contrast_at_parting is accepted")
 	}
 }

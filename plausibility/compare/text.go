@@ -157,7 +157,7 @@ func (t *Table) WriteVideos(w io.Writer) error {
 // writeGroups prints the share of whole groups, unless every group is one pair and the
 // table has said it.
 func (t *Table) writeGroups(b *strings.Builder) {
-	if all := t.Rows[len(t.Rows)-1]; all.Groups == all.Pairs {
+	if !t.hasQuadruplets() {
 		return
 	}
 	b.WriteString("\nWhole groups: all impossible videos of a group together against all possible ones, which cancels what they share (%):\n")
@@ -188,6 +188,12 @@ func (t *Table) writeGroups(b *strings.Builder) {
 		lines = append(lines, append(line, strings.Join(verdicts, ", ")))
 	}
 	writeColumns(b, lines)
+}
+
+// hasQuadruplets tells whether groups are more than one pair each.
+func (t *Table) hasQuadruplets() bool {
+	all := t.Rows[len(t.Rows)-1]
+	return all.Groups != all.Pairs
 }
 
 func (t *Table) writeCalibrated(b *strings.Builder) {
@@ -282,29 +288,48 @@ func writeColumns(b *strings.Builder, lines [][]string) {
 	}
 }
 
-// Sentence says in words what a row shows.
+// Sentence says in words what a row shows of its pairs.
 func (t *Table) Sentence(row *Row) string {
-	first := row.Cells[0]
-	pairs := row.Name + " pairs"
-	if row.Name == All {
-		pairs = "pairs in all"
-	}
+	first := row.Cells[0].Accuracy
 	text := fmt.Sprintf("%s finds the impossible video in %s of the %d %s (%.0f %% interval %s): %s.",
-		subject(t.Columns[0]), percent(first.Accuracy.Value), row.Pairs, pairs, 100*t.Confidence, span(first.Accuracy), first.Verdict)
+		subject(t.Columns[0]), percent(first.Value), row.Pairs, row.called("pairs"), 100*t.Confidence, span(first), row.Cells[0].Verdict)
 	for i, d := range row.Differences {
-		cell := row.Cells[i+1]
-		gap := fmt.Sprintf("%.1f points (%s)", 100*math.Abs(d.Accuracy.Value), span(d.Accuracy))
-		switch d.Verdict {
-		case Higher:
-			gap += " lower"
-		case Lower:
-			gap += " higher"
-		default:
-			gap = fmt.Sprintf("the difference of %.1f points (%s) is inconclusive", 100*d.Accuracy.Value, span(d.Accuracy))
-		}
-		text += fmt.Sprintf(" %s: %s (%s); %s.", subject(d.Column), percent(cell.Accuracy.Value), span(cell.Accuracy), gap)
+		text += beside(d.Column, row.Cells[i+1].Accuracy, d.Accuracy, d.Verdict)
 	}
 	return text
+}
+
+// GroupSentence says in words what a row shows of its whole groups.
+func (t *Table) GroupSentence(row *Row) string {
+	first := row.Cells[0].GroupAccuracy
+	text := fmt.Sprintf("%s finds the impossible side of %s of the %d %s (%s): %s.",
+		subject(t.Columns[0]), percent(first.Value), row.Groups, row.called("groups"), span(first), verdict(first, 0.5, AboveChance, BelowChance))
+	for i, d := range row.Differences {
+		text += beside(d.Column, row.Cells[i+1].GroupAccuracy, d.GroupAccuracy, verdict(d.GroupAccuracy, 0, Higher, Lower))
+	}
+	return text
+}
+
+// called names the pairs or groups of a row.
+func (r *Row) called(things string) string {
+	if r.Name == All {
+		return things + " in all"
+	}
+	return r.Name + " " + things
+}
+
+// beside says what another column comes to, and what the first one less it is.
+func beside(column string, its, difference Interval, verdict string) string {
+	gap := fmt.Sprintf("%.1f points (%s)", 100*math.Abs(difference.Value), span(difference))
+	switch verdict {
+	case Higher:
+		gap += " lower"
+	case Lower:
+		gap += " higher"
+	default:
+		gap = fmt.Sprintf("the difference of %.1f points (%s) is inconclusive", 100*difference.Value, span(difference))
+	}
+	return fmt.Sprintf(" %s: %s (%s); %s.", subject(column), percent(its.Value), span(its), gap)
 }
 
 func subject(column string) string {
@@ -313,19 +338,24 @@ func subject(column string) string {
 		return "The model"
 	case TwinSet:
 		return "Its untrained twin"
+	case CopySet:
+		return "Copying the last frame"
 	}
 	return column
 }
 
-// Sentences are those of the pooled rows.
+// Sentences are those of the pooled rows: of pairs, then of whole groups where these are more than a pair.
 func (t *Table) Sentences() []string {
-	var all []string
+	var pairs, groups []string
 	for i := range t.Rows {
 		if t.Rows[i].Pooled {
-			all = append(all, t.Sentence(&t.Rows[i]))
+			pairs, groups = append(pairs, t.Sentence(&t.Rows[i])), append(groups, t.GroupSentence(&t.Rows[i]))
 		}
 	}
-	return all
+	if !t.hasQuadruplets() {
+		return pairs
+	}
+	return append(pairs, groups...)
 }
 
 func percent(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }

@@ -201,6 +201,48 @@ func TestHTMLIsSelfContained(t *testing.T) {
 	}
 }
 
+// A reader sees every column: each row has as many cells as its table's head, tables that are too wide can be scrolled,
+// and what is referred to inside the page is there, once.
+func TestHTMLStructure(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteHTML(&b, madeUpPage(t)); err != nil {
+		t.Fatal(err)
+	}
+	text := b.String()
+	cells := func(row string) int { return len(regexp.MustCompile(`<t[hd][ >]`).FindAllString(row, -1)) }
+	tables := regexp.MustCompile(`(?s)<section class="card"( style="overflow-x:auto")?>\s*(?:<h3>.*?</h3>)?\s*(<table.*?</table>)`).FindAllStringSubmatch(text, -1)
+	if all := strings.Count(text, "<table"); len(tables) != all || all < 6 {
+		t.Errorf("%d of %d tables are in cards of their own", len(tables), all)
+	}
+	for _, table := range tables {
+		if table[1] == "" && !strings.HasPrefix(table[2], `<table class="prov">`) { // whose cells break lines
+			t.Errorf("this table cannot be scrolled: %.200s", table[2])
+		}
+		rows := strings.Split(table[2], "<tr")[1:]
+		for i, row := range rows {
+			if cells(row) != cells(rows[0]) || cells(row) == 0 {
+				t.Errorf("row %d has %d cells, the first %d: %.300s", i, cells(row), cells(rows[0]), row)
+			}
+		}
+	}
+	ids := map[string]int{}
+	for _, id := range regexp.MustCompile(` id="([^"]*)"`).FindAllStringSubmatch(text, -1) {
+		if ids[id[1]]++; ids[id[1]] > 1 {
+			t.Errorf("two elements are called %q", id[1])
+		}
+	}
+	for _, ref := range regexp.MustCompile(`href="#([^"]*)"`).FindAllStringSubmatch(text, -1) {
+		if ids[ref[1]] == 0 {
+			t.Errorf("nothing is called %q", ref[1])
+		}
+	}
+	for _, tag := range []string{"section", "figure", "table", "tr", "td", "svg", "main", "div", "ul"} {
+		if opened, closed := len(regexp.MustCompile(`<`+tag+`[ >]`).FindAllString(text, -1)), strings.Count(text, "</"+tag+">"); opened != closed {
+			t.Errorf("%d <%s>, %d ends of it", opened, tag, closed)
+		}
+	}
+}
+
 func errorsOf(errs ...error) error {
 	for _, err := range errs {
 		if err != nil {

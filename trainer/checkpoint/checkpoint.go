@@ -317,6 +317,14 @@ func Sweep(dir string) error {
 	return nil
 }
 
+// Remove removes the checkpoint in the folder path.
+func Remove(path string) error {
+	if err := discard(filepath.Clean(path)); err != nil {
+		return fmt.Errorf("remove checkpoint: %w", err)
+	}
+	return nil
+}
+
 // discard removes a checkpoint. It is renamed first: a kill half-way must not leave a damaged one.
 func discard(path string) error {
 	dir, name := filepath.Split(path)

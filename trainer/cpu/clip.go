@@ -174,6 +174,15 @@ func (m atStep) call(s step) (call, error) {
 	switch op := n.Op().(type) {
 	case *graph.PatchifyOp:
 		c, clips := in[0].Shape(), m.floats[in[0]] // [B,C,F,Y,X]
+		if c[1]*c[3]*c[4] == 1 {                   // rows already: an input that another program has computed
+			return func(w *worker, b int) {
+				if out := y.cells(w, b); out.Half() {
+					kernel.Narrow(out.H, m.perClip(clips, b))
+				} else {
+					copy(out.F, m.perClip(clips, b))
+				}
+			}, nil
+		}
 		return func(w *worker, b int) {
 			kernel.Patchify(y.cells(w, b), m.perClip(clips, b), c[1], c[2], c[3], c[4], op.Tubelet, op.Patch, w.scratch)
 		}, nil

@@ -93,6 +93,7 @@ func (p *plan) layOut() {
 	}
 	l.full = make([]int, len(l.buffers))
 	l.floats, _ = l.run(l.full, nil, func(r rowCount) int { return r.capacity })
+	p.buckets, p.completeAfter = p.orderSums()
 	for _, n := range p.tensorSums {
 		p.sumAt[n] = p.sumFloats
 		p.sumFloats += roundUp(n.Shape().TotalSize(), cacheLine)

@@ -11,6 +11,7 @@
 //	pack.go     weights laid out for products, once a step
 //	machine.go  the run: bind offsets, all clips, sums, results; then the update
 //	clip.go     one clip through the operations, each a call into package kernel
+//	peers.go    sums over the clips of other machines
 //	profile.go  where the time goes
 //	finite.go   where a value that is no number came from
 //	arena.go    memory outside the Go heap
@@ -26,6 +27,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
@@ -51,6 +53,9 @@ type Options struct {
 	// Release, if set, is called after each matrix of Weights has been laid out for products, from any thread: the memory
 	// that it was read from is hardly needed again.
 	Release func()
+	// Peers, if set, run the same program on other clips of the batch: sums over clips are then those over the clips of
+	// all, and so are losses, gradients and what becomes of the state. Results that are rows of clips stay this machine's.
+	Peers Peers
 }
 
 // MemoryError refuses a program before anything is allocated for it.
@@ -89,8 +94,10 @@ type Machine struct {
 	adam      []adamStep
 	release   func() // see Options
 	profile   *profile
+	exchange  *exchange // nil: there are no peers
 	workers   []*worker
 	wg        sync.WaitGroup
+	sums      []float64 // of scalars, over clips
 	costs     []clipCost
 	clipsOf   []int // clip -> index of the worker that takes it
 	active    int   // clips of the batch that are run
@@ -121,6 +128,9 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 	m := &Machine{plan: pl, active: p.Clips, release: o.Release, ints: map[*G.Node][]int32{}, floats: map[*G.Node][]float32{}}
 	if err := m.allocate(o); err != nil {
 		return nil, err
+	}
+	if o.Peers != nil {
+		m.exchange = &exchange{peers: o.Peers, complete: make([]atomic.Int32, len(pl.buckets)), last: make([]int, len(m.workers)), done: make(chan error, 1)}
 	}
 	if o.Profile {
 		m.profile = newProfile(m.plan, len(m.workers))
@@ -205,6 +215,7 @@ func (m *Machine) allocate(o Options) error {
 	for i := range p.scalars {
 		p.scalars[i] = make([]float64, p.clips)
 	}
+	m.sums = make([]float64, len(p.scalarSums))
 	m.costs, m.clipsOf = make([]clipCost, p.clips), make([]int, p.clips)
 	return nil
 }
@@ -278,24 +289,39 @@ func (m *Machine) Run() error {
 		return err
 	}
 	m.dealClips()
-	if err := m.timed(clipPhase, (*worker).runClips); err != nil {
+	if err := m.runAllClips(); err != nil {
 		return err
 	}
 	if err := m.timed(sumPhase, (*worker).addSums); err != nil {
 		return err
 	}
-	for i, n := range m.plan.scalarSums {
-		var sum float64
+	for i := range m.plan.scalarSums {
+		m.sums[i] = 0
 		for _, x := range m.plan.scalars[i] { // in the order of clips: independent of threads
-			sum += x
+			m.sums[i] += x
 		}
-		m.floats[n][0] = float32(sum)
+	}
+	if err := m.exchangeScalars(m.sums); err != nil {
+		return err
+	}
+	for i, n := range m.plan.scalarSums {
+		m.floats[n][0] = float32(m.sums[i])
 	}
 	for _, n := range m.plan.epilogue {
 		m.runOnce(n)
 	}
 	m.ran = true
 	return nil
+}
+
+// runAllClips takes the clips through the program, and meanwhile adds up with peers what is complete.
+func (m *Machine) runAllClips() error {
+	if m.exchange == nil {
+		return m.timed(clipPhase, (*worker).runClips)
+	}
+	m.beginExchange()
+	err := m.timed(clipPhase, (*worker).runClips)
+	return errors.Join(err, m.finishExchange())
 }
 
 // all has every worker do one thing and waits.
@@ -585,17 +611,29 @@ func (w *worker) runClips() error {
 			w.m.profile.clip(w, b)
 			continue
 		}
-		for _, do := range w.m.clip {
+		x := w.m.exchange
+		if x == nil || b != x.last[w.index] {
+			for _, do := range w.m.clip {
+				do(w, b)
+			}
+			continue
+		}
+		for i, do := range w.m.clip {
 			do(w, b)
+			x.completed(w.m.plan, i)
 		}
 	}
 	return nil
 }
 
-// addSums adds all threads' sums over this thread's share of every gradient to the first thread's, and squares them.
+// addSums adds all threads' sums over this thread's share of every gradient to the first thread's, unless that was done
+// for the peers, and squares them.
 func (w *worker) addSums() error {
 	p := w.m.plan
 	for _, n := range p.tensorSums {
+		if w.m.exchange != nil {
+			break
+		}
 		out := w.m.floats[n]
 		at := p.sumAt[n]
 		first, last := share(len(out), w.index, w.threads)

@@ -26,6 +26,10 @@ type plan struct {
 	epilogue   G.Nodes     // run once, after the sums
 	packs      []pack      // weights laid out for products, once a step
 
+	// For machines with peers: tensorSums in buckets, and how many of these are complete after each step.
+	buckets       []bucket
+	completeAfter []int
+
 	place  map[*G.Node]*place // of clip nodes
 	layout layout             // of a clip's buffers in a worker's memory
 	sumAt  map[*G.Node]int    // of tensorSums, in a worker's sums

@@ -59,6 +59,9 @@ func (r *profile) clip(w *worker, b int) {
 		now := time.Now()
 		r.steps[w.index][i] += now.Sub(began)
 		r.flops[w.index][i] += w.m.stepFLOPs(w.m.plan.steps[i], b)
+		if x := w.m.exchange; x != nil && b == x.last[w.index] {
+			x.completed(w.m.plan, i)
+		}
 		began = time.Now()
 	}
 }

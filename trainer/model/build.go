@@ -115,11 +115,11 @@ func newBuilder(c Config, clips, groups int, dtype tensor.Dtype, prefixes ...str
 	return b, b.err
 }
 
-// patches adds the clip, and returns its patches [B·N, 3·tubelet·patch²].
-func (b *builder) patches() *G.Node {
+// patches adds the clip, of so many frames, and returns its patches, [B·N, 3·tubelet·patch²] of a whole one.
+func (b *builder) patches(frames int) *G.Node {
 	c := b.Config
 	height, width := c.Frame()
-	b.Clip = b.input("clip", b.dtype, b.Clips, channels, c.Frames, height, width)
+	b.Clip = b.input("clip", b.dtype, b.Clips, channels, frames, height, width)
 	return b.node(graph.Patchify(b.Clip, c.Tubelet, c.Patch))
 }
 
@@ -129,7 +129,7 @@ func build(c Config, clips, groups int, dtype tensor.Dtype) (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	patches := b.patches()
+	patches := b.patches(c.Frames)
 	if c.Objective == Masked {
 		b.packMasked()
 		b.Target = b.target(patches, b.fullToken, b.full.offsets)
@@ -161,11 +161,13 @@ func (b *builder) packMasked() {
 // sees their representations and a mask token for every hidden one.
 func (b *builder) predictFrom(patches *G.Node) {
 	visible := b.node(graph.Gather(patches, b.contextToken, b.full.offsets, b.context.offsets))
-	b.predictor(b.encoder(EncoderPrefix, visible, b.contextToken, b.context, b.context.offsets))
+	b.predictor(b.encoder(EncoderPrefix, visible, b.contextToken, b.context, b.context.offsets), false)
 }
 
-// predictor sets Pred from the representation of visible tokens, context [S·N,D].
-func (b *builder) predictor(context *G.Node) {
+// predictor sets Pred from the representation of visible tokens, context [S·N,D]. In the last block nothing reads what
+// becomes of visible tokens after attention; with early they are dropped there. The errors are the same, and a forward pass
+// has less to do.
+func (b *builder) predictor(context *G.Node, early bool) {
 	c := b.Config
 	// x [S·N,P]: representation of visible tokens, mask token for hidden ones; plus position, if it is not rotary
 	x := b.linear("predictor.predictor_embed", context)
@@ -183,8 +185,14 @@ func (b *builder) predictor(context *G.Node) {
 		p.token = b.ints("both token", b.both.capacity)
 		b.bothToken = p.token
 	}
+	hidden := func(x *G.Node) *G.Node { return b.node(graph.Gather(x, b.predPlace, b.both.offsets, b.pred.offsets)) }
+	if early {
+		p.pick = hidden
+	}
 	x = b.blocks(p, b.node(graph.Add(x, y)))
-	x = b.node(graph.Gather(x, b.predPlace, b.both.offsets, b.pred.offsets))
+	if !early {
+		x = hidden(x)
+	}
 	b.Pred = b.linear("predictor.predictor_proj", b.norm("predictor.predictor_norm", x))
 }
 
@@ -215,16 +223,24 @@ func (b *builder) packNextTubelet() {
 // predictNext takes tubelets that were encoded one by one, with attention inside each, context [B·N,D]; it adds time,
 // and predicts tubelet t+1 from the block-causal predictor's output at t plus a linear map of the token at t.
 func (b *builder) predictNext(context *G.Node) {
+	last := func(x *G.Node) *G.Node { return b.node(graph.Gather(x, b.nextFrom, b.full.offsets, b.next.offsets)) }
+	x := b.blockCausal(context, b.fullToken, b.full, last)
+	b.Pred = b.node(graph.Add(x, b.linear("predictor.predictor_skip", last(context))))
+}
+
+// blockCausal is NextTubelet's predictor, but for the linear map beside it, on tubelets in a space of rows whose tokens
+// are given; pick, if there is one, takes the rows that are wanted of the last block's output.
+func (b *builder) blockCausal(context, token *G.Node, space rows, pick func(*G.Node) *G.Node) *G.Node {
 	c := b.Config
 	_, h, w := c.Grid()
 	x := b.linear("predictor.predictor_embed", context)
-	x = b.position(x, b.fullToken, b.full, "predictor.predictor_pos_embed")
-	x = b.blocks(stack{prefix: "predictor.predictor_blocks", depth: c.PredDepth, heads: c.PredHeads, mlp: c.PredMLP, offsets: b.full.offsets,
-		causal: h * w, token: b.fullToken, space: b.full}, x)
-	x = b.node(graph.Gather(x, b.nextFrom, b.full.offsets, b.next.offsets))
-	x = b.linear("predictor.predictor_proj", b.norm("predictor.predictor_norm", x))
-	from := b.node(graph.Gather(context, b.nextFrom, b.full.offsets, b.next.offsets))
-	b.Pred = b.node(graph.Add(x, b.linear("predictor.predictor_skip", from)))
+	x = b.position(x, token, space, "predictor.predictor_pos_embed")
+	x = b.blocks(stack{prefix: "predictor.predictor_blocks", depth: c.PredDepth, heads: c.PredHeads, mlp: c.PredMLP, offsets: space.offsets,
+		causal: h * w, token: token, space: space}, x)
+	if pick != nil {
+		x = pick(x)
+	}
+	return b.linear("predictor.predictor_proj", b.norm("predictor.predictor_norm", x))
 }
 
 // predictedTargets are the rows of Target that Pred predicts, in Pred's order.
@@ -244,7 +260,18 @@ const (
 // encoder is a ViT on tubelet rows x [R, 3·tubelet·patch²]; result [R,D]. Attention
 // stays inside the segments of the given offsets, which divide the same rows as space.
 func (b *builder) encoder(prefix string, x, token *G.Node, space rows, attention *G.Node) *G.Node {
-	x = b.linear(prefix+"patch_embed.proj", x)
+	return b.encodeEmbedded(prefix, b.embed(prefix, x), token, space, attention)
+}
+
+const patchEmbedding = "patch_embed."
+
+// embed is an encoder's patch embedding, without positions: [R, 3·tubelet·patch²] -> [R,D].
+func (b *builder) embed(prefix string, x *G.Node) *G.Node {
+	return b.linear(prefix+patchEmbedding+"proj", x)
+}
+
+// encodeEmbedded is what an encoder does after that.
+func (b *builder) encodeEmbedded(prefix string, x, token *G.Node, space rows, attention *G.Node) *G.Node {
 	x = b.position(x, token, space, prefix+"pos_embed")
 	x = b.blocks(stack{prefix: prefix + "blocks", depth: b.Config.Depth, heads: b.Config.Heads, mlp: b.Config.MLP, offsets: attention,
 		token: token, space: space}, x)
@@ -256,10 +283,11 @@ type stack struct {
 	prefix       string
 	depth, heads int
 	mlp          string
-	offsets      *G.Node // of the segments that attention stays inside
-	causal       int     // see graph.AttentionOp
-	token        *G.Node // rotary positions: the token of each row
-	space        rows    // of those rows
+	offsets      *G.Node               // of the segments that attention stays inside
+	causal       int                   // see graph.AttentionOp
+	token        *G.Node               // rotary positions: the token of each row
+	space        rows                  // of those rows
+	pick         func(*G.Node) *G.Node // takes the rows that are wanted of the last block; nil: all
 }
 
 // blocks are pre-norm transformer blocks on x [R,D].
@@ -267,7 +295,11 @@ func (b *builder) blocks(s stack, x *G.Node) *G.Node {
 	for i := range s.depth {
 		p := fmt.Sprintf("%s.%d", s.prefix, i)
 		a := b.rotate(s, b.linear(p+".attn.qkv", b.norm(p+".norm1", x))) // [R,3D]
-		a = b.linear(p+".attn.proj", b.node(graph.Attention(a, s.offsets, s.heads, s.causal)))
+		a = b.node(graph.Attention(a, s.offsets, s.heads, s.causal))
+		if i == s.depth-1 && s.pick != nil {
+			a, x = s.pick(a), s.pick(x)
+		}
+		a = b.linear(p+".attn.proj", a)
 		x = b.node(graph.Add(x, a))
 		x = b.node(graph.Add(x, b.mlp(s.mlp, p+".mlp", b.norm(p+".norm2", x))))
 	}

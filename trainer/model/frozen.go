@@ -30,7 +30,7 @@ func buildOnFeatures(c Config, clips, groups int, dtype tensor.Dtype) (*builder,
 	b.Target = b.node(graph.Normalize(features, targetEps))
 	if c.Objective == Masked {
 		b.packMasked()
-		b.predictFrom(b.patches())
+		b.predictFrom(b.patches(c.Frames))
 	} else {
 		b.packNextTubelet()
 		b.predictNext(features)
@@ -38,12 +38,18 @@ func buildOnFeatures(c Config, clips, groups int, dtype tensor.Dtype) (*builder,
 	return b, b.err
 }
 
-// features adds Features and returns it as rows [B·N,D]: a clip of one channel and N·D frames of one pixel, cut into
-// tubelets of D frames, is its tokens.
+// features adds Features and returns it as rows [B·N,D].
 func (b *builder) features() *G.Node {
-	n, d := b.Config.Tokens(), b.Config.Dim
-	b.Features = b.input("features", b.dtype, b.Clips, 1, n*d, 1, 1)
-	return b.node(graph.Patchify(b.Features, d, 1))
+	var rows *G.Node
+	b.Features, rows = b.rows("features", b.Config.Tokens(), b.Config.Dim)
+	return rows
+}
+
+// rows adds an input of n rows of d features for each clip. It is set as [B,1,n·d,1,1] and read as rows [B·n,d]: a clip of
+// one channel and n·d frames of one pixel, cut into tubelets of d frames.
+func (b *builder) rows(name string, n, d int) (input, rows *G.Node) {
+	input = b.input(name, b.dtype, b.Clips, 1, n*d, 1, 1)
+	return input, b.node(graph.Patchify(input, d, 1))
 }
 
 // FeatureValues is how many numbers an encoder gives of a clip: N·D.

@@ -217,7 +217,7 @@ func predict(t *testing.T, compile func(*graph.Program) (graph.Machine, error), 
 	representation := b.input("representation", tensor.Float32, clips*most, c.Dim)
 	// A row of each: what the planner takes for rows of clips comes from an operation.
 	place := b.ints("representation row", clips*most)
-	b.predictor(b.node(graph.Lookup(place, b.context.offsets, representation)))
+	b.predictor(b.node(graph.Lookup(place, b.context.offsets, representation)), false)
 	b.Program.Results = append(b.Program.Results, b.Pred)
 	if b.err != nil {
 		t.Fatal(b.err)

@@ -16,12 +16,22 @@ import (
 // Loss weights make the loss the mean over groups of the mean over all of a group's
 // predicted tokens in the batch and their features, as published.
 func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
+	return g.PackShare(m, context, pred, nil)
+}
+
+// PackShare is Pack for clips that are a part of a batch: tokens says how many tokens are predicted in the whole batch,
+// in each mask group. The losses of all parts add up to the batch's.
+func (g *Graph) PackShare(m graph.Buffers, context, pred [][]int32, tokens []int) error {
+	if tokens != nil && len(tokens) != g.Groups {
+		return fmt.Errorf("pack: tokens of %d mask groups, want %d", len(tokens), g.Groups)
+	}
 	n := g.Config.Tokens()
 	if g.Config.Objective == NextTubelet {
 		if len(context)+len(pred) > 0 {
 			return fmt.Errorf("pack: objective %s takes no masks, got %d", NextTubelet, len(context)+len(pred))
 		}
 		g.packNext(m)
+		g.weigh(m, g.clipTokens(tokens))
 		return nil
 	}
 	s := g.Clips * g.Groups
@@ -56,22 +66,40 @@ func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
 		m.Ints(g.pred.offsets)[k+1] = int32(np)
 		m.Ints(g.both.offsets)[k+1] = int32(nc + np)
 	}
-	if g.weights != nil {
-		for k, w := 0, m.Floats(g.weights); k < s; k++ {
-			w[k] = float32(1 / float64(g.Groups*predicted[k%g.Groups]*g.Config.TargetDim()))
-		}
+	if tokens != nil {
+		predicted = tokens
 	}
+	g.weigh(m, predicted)
 	return nil
 }
 
-// packFull lays out whole clips.
+// weigh writes the loss weights of a batch in which so many tokens are predicted in each mask group.
+func (g *Graph) weigh(m graph.Buffers, predicted []int) {
+	if g.weights == nil {
+		return
+	}
+	for k, w := 0, m.Floats(g.weights); k < len(w); k++ {
+		w[k] = float32(1 / float64(g.Groups*predicted[k%g.Groups]*g.Config.TargetDim()))
+	}
+}
+
+// clipTokens is how many tokens are predicted in all clips of a batch, those of the graph unless tokens says otherwise.
+func (g *Graph) clipTokens(tokens []int) []int {
+	if tokens != nil {
+		return tokens
+	}
+	t, h, w := g.Config.Grid()
+	return []int{g.Clips * (t - 1) * h * w}
+}
+
+// packFull lays out whole clips. A graph on tubelets that are encoded already has no use for some of it, and no such inputs.
 func (g *Graph) packFull(m graph.Buffers) {
 	t, h, w := g.Config.Grid()
 	ramp(m.Ints(g.full.offsets), t*h*w)
 	for i := range m.Ints(g.fullToken) {
 		m.Ints(g.fullToken)[i] = int32(i % (t * h * w))
 	}
-	if g.Config.Objective == NextTubelet { // the encoder sees tubelets one by one
+	if g.tubelets != nil { // the encoder sees tubelets one by one
 		ramp(m.Ints(g.tubelets), h*w)
 		for i := range m.Ints(g.fullSpace) {
 			m.Ints(g.fullSpace)[i] = int32(i % (h * w))
@@ -88,11 +116,6 @@ func (g *Graph) packNext(m graph.Buffers) {
 	for i := range m.Ints(g.nextFrom) {
 		m.Ints(g.nextFrom)[i] = int32(i % (n - area))
 		m.Ints(g.nextTo)[i] = int32(i%(n-area) + area)
-	}
-	if g.weights != nil {
-		for k, w := 0, m.Floats(g.weights); k < len(w); k++ {
-			w[k] = float32(1 / float64(g.Clips*(n-area)*g.Config.TargetDim()))
-		}
 	}
 }
 

@@ -127,28 +127,6 @@ func (t *Training) optimiser(b *builder, o TrainingOptions) error {
 	return b.err
 }
 
-// Scoring is the forward pass whose result is each predicted token's error.
-type Scoring struct {
-	*Graph
-	Errors *G.Node // [R,1]: mean |prediction - target| over features, packed as Pred is
-}
-
-// NewScoring builds the scoring graph for batches of clips windows, each with groups
-// context lengths (1 for NextTubelet).
-func NewScoring(c Config, clips, groups int) (*Scoring, error) {
-	b, err := build(c, clips, groups, tensor.Float32)
-	if err != nil {
-		return nil, fmt.Errorf("build scoring graph: %w", err)
-	}
-	b.firstMaskTokenForAllSegments = true
-	s := &Scoring{Graph: b.Graph, Errors: b.node(graph.RowError(b.Pred, b.predictedTargets()))}
-	b.Program.Results = append(b.Program.Results, s.Errors)
-	if b.err != nil {
-		return nil, fmt.Errorf("build scoring graph: %w", b.err)
-	}
-	return s, b.Program.Validate()
-}
-
 // Embedding is one encoder's forward pass on whole clips.
 type Embedding struct {
 	*Graph
@@ -171,7 +149,7 @@ func NewEmbedding(c Config, clips int, prefix string) (*Embedding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build embedding graph: %w", err)
 	}
-	patches := b.patches()
+	patches := b.patches(c.Frames)
 	b.fullToken = b.ints("full token", clips*c.Tokens())
 	attention := b.full.offsets
 	if c.Objective == NextTubelet {

@@ -20,19 +20,37 @@ import (
 	"time"
 )
 
-// Writer appends to one event file. It serves one goroutine.
+// Writer appends to one event file. It serves one goroutine. After a write has failed all others do: on a full disk it
+// leaves a record that is cut off, and readers pass over that only at the end of a file.
 type Writer struct {
-	file *os.File
+	file   *os.File
+	failed error // of the first write that did
 }
 
-// Create starts a new event file in dir, which it makes. Files of earlier runs stay.
+// nameFormat is the name of an event file: when it was begun, in seconds, and its number among those of that second.
+const nameFormat = "events.out.tfevents.%010d.%03d.surmise"
+
+// Create starts a new event file in dir, which it makes. Files of earlier runs stay, and come before it in the order of
+// names, which is the order that TensorBoard and Read go by, also where they were begun by a clock that was ahead.
 func Create(dir string, now time.Time) (*Writer, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("event file: %w", err)
 	}
+	began := now.Unix()
+	earlier, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("event file: %w", err)
+	}
+	for _, e := range earlier {
+		var at int64
+		var n int
+		if _, err := fmt.Sscanf(e.Name(), nameFormat, &at, &n); err == nil {
+			began = max(began, at)
+		}
+	}
 	var f *os.File
-	for n := 0; ; n++ { // TensorBoard reads files in the order of their names
-		name := fmt.Sprintf("events.out.tfevents.%010d.%03d.surmise", now.Unix(), n)
+	for n := 0; ; n++ {
+		name := fmt.Sprintf(nameFormat, began, n)
 		var err error
 		if f, err = os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL|os.O_APPEND, 0o644); err == nil {
 			break
@@ -41,7 +59,7 @@ func Create(dir string, now time.Time) (*Writer, error) {
 			return nil, fmt.Errorf("event file: %w", err)
 		}
 	}
-	w := &Writer{f}
+	w := &Writer{file: f}
 	if err := w.write(event{wall: seconds(now), version: "brain.Event:2"}); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -59,10 +77,13 @@ func (w *Writer) Add(step int, now time.Time, figures map[string]float64) error 
 }
 
 func (w *Writer) write(e event) error {
-	if _, err := w.file.Write(appendRecord(nil, e.append(nil))); err != nil { // one write: whole, or cut off at the end
-		return fmt.Errorf("event file: %w", err)
+	if w.failed != nil {
+		return w.failed
 	}
-	return nil
+	if _, err := w.file.Write(appendRecord(nil, e.append(nil))); err != nil { // one write: whole, or cut off at the end
+		w.failed = fmt.Errorf("event file: %w", err)
+	}
+	return w.failed
 }
 
 // Close waits for the disk and closes the file.

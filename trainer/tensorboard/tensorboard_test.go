@@ -145,6 +145,67 @@ func TestReadJoinsResumedRuns(t *testing.T) {
 	}
 }
 
+// What a full disk cuts off must stay the end of its file, though there may be room again for the next record.
+func TestNothingFollowsARecordThatCouldNotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	w, err := Create(dir, at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	add := func(step int) error { return w.Add(step, at, map[string]float64{"train/loss": 1}) }
+	if err := add(1); err != nil {
+		t.Fatal(err)
+	}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("needs a device without room: %v", err)
+	}
+	file := w.file
+	w.file = full
+	first := add(2)
+	if first == nil || full.Close() != nil {
+		t.Fatalf("writing to a full device: %v", first)
+	}
+	if _, err := file.Write([]byte("cut")); err != nil { // as much of it as there was room for
+		t.Fatal(err)
+	}
+	w.file = file
+	if err := add(3); err == nil || err.Error() != first.Error() {
+		t.Errorf("writing after a write that failed: %v, want %v", err, first)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Read(dir); err != nil || !slices.Equal(steps(got["train/loss"]), []int{1}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+// A run may go on on a machine whose clock is behind that of the one before.
+func TestAClockThatIsBehindDoesNotUndoARun(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, 1, 2, 3, 4, 5)
+	w, err := Create(dir, at.Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []int{4, 5, 6} {
+		if err := w.Add(s, at.Add(-time.Hour), map[string]float64{"train/loss": 0.25}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Read(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if loss := got["train/loss"]; !slices.Equal(steps(loss), []int{1, 2, 3, 4, 5, 6}) || loss[2].Value != float64(float32(0.25)) || loss[3].Value != 0.25 || loss[5].Value != 0.25 {
+		t.Errorf("got %v", loss)
+	}
+}
+
 func TestReadOfDamagedFiles(t *testing.T) {
 	dir := t.TempDir()
 	name := write(t, dir, 1, 2, 3)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,10 +32,19 @@ type Options struct {
 	LeaseDuration time.Duration // 0: coordinator.DefaultLeaseDuration
 	Logger        *slog.Logger  // nil: slog.Default()
 	Security      SecurityOptions
+	Artifacts     ArtifactOptions
+	Launcher      LauncherOptions // what starts workers; its zero value: nothing does
+	KEDA          string          // host:port where KEDA is told how many workers are worth having; "": nowhere
 	// Serving, if set, is called with the address once connections are accepted.
 	Serving func(net.Addr)
-	Monitor *daemon.Monitor // shows how the coordinator is; nil: nobody looks
+	Local   *coordinator.Local // the way in for a worker of this process; nil: none
+	Monitor *daemon.Monitor    // shows how the coordinator is; nil: nobody looks
 }
+
+// A UsageError is an option, or several together, that cannot be.
+type UsageError struct{ error }
+
+func (e *UsageError) Unwrap() error { return e.error }
 
 // Service is the coordinator's name in a monitor.
 const Service = "coordinator"
@@ -51,7 +61,21 @@ func Run(ctx context.Context, o Options) (err error) {
 		return errors.New("the coordinator needs a data folder")
 	}
 	if err := o.Security.complete(); err != nil {
-		return err
+		return &UsageError{err}
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", o.Listen)
+	if err != nil {
+		return fmt.Errorf("listening on %s: %w", o.Listen, err)
+	}
+	served := false
+	defer func() {
+		if !served { // nothing has been answered
+			err = errors.Join(err, listener.Close())
+		}
+	}()
+	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // before anything is made
+		return &UsageError{err}
 	}
 	if o.Store == "" {
 		o.Store = filepath.Join(o.DataDir, "jobs.db")
@@ -71,19 +95,36 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer func() { _ = m.Close() }() // nothing is sent at its end
 		observer, count = m, m.Count
 	}
+	artifacts, err := o.Artifacts.open(ctx, o.Logger)
+	if err != nil {
+		return err
+	}
+	if artifacts != nil {
+		defer func() { err = errors.Join(err, artifacts.Close()) }()
+	}
 	cfg := coordinator.Config{
 		Store:         store,
 		ArtifactDir:   filepath.Join(o.DataDir, "artifacts"),
+		Artifacts:     artifacts,
+		Retention:     o.Artifacts.retention(),
 		LeaseDuration: o.LeaseDuration,
 		Logger:        o.Logger,
 		Comparer:      Comparer{},
 		Observer:      observer,
+		Local:         o.Local,
 	}
 	closeAudit, err := o.Security.secure(&cfg, o.Logger)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAudit()) }()
+	launching := launcher{}
+	if o.Launcher != (LauncherOptions{}) {
+		if launching, err = o.Launcher.open(store, o.DataDir, listener.Addr(), o.Logger); err != nil {
+			return err
+		}
+		cfg.Launch = launching
+	}
 	server, err := coordinator.New(cfg)
 	if err != nil {
 		return err
@@ -92,18 +133,31 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Monitor != nil {
 		o.Monitor.ReadyWhen(Service, server.Ready)
 	}
-	var config net.ListenConfig
-	listener, err := config.Listen(ctx, "tcp", o.Listen)
-	if err != nil {
-		return fmt.Errorf("listening on %s: %w", o.Listen, err)
-	}
-	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // nothing has been answered yet
-		return errors.Join(err, listener.Close())
+	if o.KEDA != "" {
+		stop, err := serveKEDA(ctx, o.KEDA, store, o.Logger)
+		if err != nil {
+			return err
+		}
+		defer func() {
+			if err := stop(); err != nil {
+				o.Logger.Error("the scaler for KEDA", "error", err)
+			}
+		}()
 	}
 	if o.Serving != nil {
 		o.Serving(listener.Addr())
 	}
-	return server.Serve(ctx, listener)
+	served = true
+	if launching.Reconciler == nil {
+		return server.Serve(ctx, listener)
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	launchCtx, stopLaunching := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stopLaunching()
+	running.Go(func() { launching.run(launchCtx, stop) })
+	return server.Serve(serving, listener)
 }
 
 // Command is "coordinator". It stops gracefully when its context ends.
@@ -116,11 +170,15 @@ func Command() *cobra.Command {
 		Long: `Take jobs over gRPC and give them to the workers that attach.
 
 Jobs are kept in DATA-DIR/jobs.db, artifacts in DATA-DIR/artifacts, which workers on other machines must see under the
-same path.
+same path. With --artifacts s3://BUCKET/PREFIX they are kept there instead, and workers share no disk with anyone.
 
 With --store postgres://USER@HOST/DATABASE jobs are kept in PostgreSQL, and several coordinators may share them: a worker
-or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts. The password comes from
+or a client that loses one goes on with another. They must see the same DATA-DIR/artifacts, or have the same --artifacts,
+and with it share only the logs of jobs through DATA-DIR/artifacts. The password comes from
 PGPASSWORD or ~/.pgpass rather than the command line, where others could read it.
+
+With --launcher workers are started as jobs wait for them, as processes of this machine, by Slurm or by Kubernetes, and
+leave when they find no work; docs/guides/cluster-slurm.md and cluster-kubernetes.md show it.
 
 Without more only this machine may call. --tls-cert, --tls-key and --tokens or --client-ca open it to a network;
 docs/guides/security.md has the commands.`,
@@ -146,7 +204,10 @@ docs/guides/security.md has the commands.`,
 	cmd.Flags().StringVar(&o.DataDir, "data-dir", "surmise-data", "folder of jobs and artifacts")
 	StoreFlag(cmd.Flags(), &o.Store)
 	cmd.Flags().DurationVar(&o.LeaseDuration, "lease", coordinator.DefaultLeaseDuration, "time after which a silent worker's job goes to another one")
+	o.Launcher.Flags(cmd.Flags())
+	cmd.Flags().StringVar(&o.KEDA, "keda-addr", "", "address (host:port) where KEDA's external scaler is answered, without a password (default nowhere)")
 	o.Security.Flags(cmd.Flags())
+	o.Artifacts.Flags(cmd.Flags())
 	daemon.MetricsFlag(cmd.Flags(), &metricsAddr)
 	return cmd
 }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/coordinator/auth"
+	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
 // SecurityOptions says who may call a coordinator and how much. The zero value: anyone who reaches the port may do
@@ -26,7 +28,11 @@ type SecurityOptions struct {
 	AuditKeep  int    // full files; 0: coordinator.DefaultAuditKeep
 
 	Limits coordinator.Limits
+	// MaxPriority is the highest priority that callers may ask for, by role or "owner/NAME".
+	MaxPriority map[string]int
 }
+
+const ownerPrefix = "owner/"
 
 // Flags adds the flags of a coordinator's security.
 func (o *SecurityOptions) Flags(flags *pflag.FlagSet) {
@@ -41,6 +47,7 @@ func (o *SecurityOptions) Flags(flags *pflag.FlagSet) {
 	flags.Float64Var(&o.Limits.CallsPerSecond, "max-calls-per-second", 500, "calls a second of one caller, that is, token, certificate or address; 0 is any number")
 	flags.IntVar(&o.Limits.MessageBytes, "max-message-bytes", 4<<20, "size of one message to the coordinator")
 	flags.IntVar(&o.Limits.OpenJobs, "max-open-jobs", 0, "jobs of one owner that have not ended; 0 is any number")
+	flags.StringToIntVar(&o.MaxPriority, "max-priority", nil, "ROLE=N or owner/NAME=N: the highest priority that such callers may give to a job; an owner's counts before its role's; repeat for more (default any)")
 }
 
 // ErrInsecureListen: the address can be reached from other machines, and nothing protects it.
@@ -75,12 +82,43 @@ func (o SecurityOptions) complete() error {
 	case o.TLS.ClientCA != "" && o.TLS.Cert == "":
 		return fmt.Errorf("--client-ca %q needs --tls-cert and --tls-key", o.TLS.ClientCA)
 	}
+	if _, err := o.priorities(); err != nil {
+		return err
+	}
+	if len(o.MaxPriority) > 0 && o.TokensFile == "" && o.TLS.ClientCA == "" {
+		return errors.New("--max-priority needs --tokens or --client-ca, which tell callers apart")
+	}
 	return nil
+}
+
+// priorities are what --max-priority means.
+func (o SecurityOptions) priorities() (limits coordinator.PriorityLimits, err error) {
+	limits = coordinator.PriorityLimits{Owners: map[string]int{}, Roles: map[auth.Role]int{}}
+	for who, most := range o.MaxPriority {
+		owner, isOwner := strings.CutPrefix(who, ownerPrefix)
+		if isOwner {
+			limits.Owners[owner] = most
+			err = auth.CheckOwner(owner)
+		} else {
+			limits.Roles[auth.Role(who)] = most
+			_, err = auth.ParseRole(who)
+		}
+		if err == nil && (most < -queue.MaxPriority || most > queue.MaxPriority) {
+			err = fmt.Errorf("want %d to %d", -queue.MaxPriority, queue.MaxPriority)
+		}
+		if err != nil {
+			return limits, fmt.Errorf("--max-priority %s=%d: %w", who, most, err)
+		}
+	}
+	return limits, nil
 }
 
 // secure fills in a coordinator's configuration. closed must be called when the coordinator has ended.
 func (o SecurityOptions) secure(cfg *coordinator.Config, log *slog.Logger) (closed func() error, err error) {
 	cfg.Limits = o.Limits
+	if cfg.Limits.Priority, err = o.priorities(); err != nil {
+		return nil, err
+	}
 	if cfg.TLS, err = o.tlsConfig(log); err != nil {
 		return nil, err
 	}

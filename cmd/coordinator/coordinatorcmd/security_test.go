@@ -49,6 +49,11 @@ func TestListening(t *testing.T) {
 		"as told":                      {beyond, SecurityOptions{InsecureListen: true}, "as --insecure-listen asks"},
 		"a certificate alone":          {loopback, SecurityOptions{TLS: auth.TLSFiles{Cert: cert}}, "!--tls-key"},
 		"client CA alone":              {loopback, SecurityOptions{TLS: auth.TLSFiles{ClientCA: clients}}, "!--client-ca"},
+		"a priority for nobody known":  {loopback, SecurityOptions{MaxPriority: map[string]int{"viewer": 1}}, "!--max-priority needs --tokens"},
+		"a priority of no role":        {loopback, SecurityOptions{TokensFile: tokens, MaxPriority: map[string]int{"guest": 1}}, `!--max-priority guest=1: role "guest"`},
+		"a priority of no owner":       {loopback, SecurityOptions{TokensFile: tokens, MaxPriority: map[string]int{"owner/": 1}}, `!--max-priority owner/=1: owner ""`},
+		"a priority that is none":      {loopback, SecurityOptions{TokensFile: tokens, MaxPriority: map[string]int{"owner/ann": 1001}}, "!want -1000 to 1000"},
+		"priorities":                   {loopback, SecurityOptions{TokensFile: tokens, MaxPriority: map[string]int{"owner/ann": 5, "submitter": 0}}, "callers are told apart"},
 		"no such tokens":               {loopback, SecurityOptions{TokensFile: tokens + "x"}, "!--tokens"},
 		"a key that is none":           {loopback, SecurityOptions{TLS: auth.TLSFiles{Cert: cert, Key: cert}}, "!" + cert},
 		"an audit log in no folder":    {loopback, SecurityOptions{AuditFile: filepath.Join(dir, "no", "log")}, "!audit log"},
@@ -58,13 +63,23 @@ func TestListening(t *testing.T) {
 			ctx, stop := context.WithTimeout(t.Context(), time.Minute)
 			defer stop()
 			var log bytes.Buffer
+			data := filepath.Join(t.TempDir(), "state")
 			err := Run(ctx, Options{
-				Listen: c.listen, DataDir: t.TempDir(), Security: c.security, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+				Listen: c.listen, DataDir: data, Security: c.security, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 				Serving: func(net.Addr) { stop() },
 			})
 			if fault, ok := strings.CutPrefix(c.says, "!"); ok {
 				if err == nil || !strings.Contains(err.Error(), fault) {
 					t.Errorf("got %v, want %s", err, fault)
+				}
+				if !errors.Is(err, ErrInsecureListen) {
+					return
+				}
+				if usage := (*UsageError)(nil); !errors.As(err, &usage) {
+					t.Errorf("%v is no wrong usage", err)
+				}
+				if _, err := os.Stat(data); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("the data folder: %v; want none", err)
 				}
 			} else if err != nil || !strings.Contains(log.String(), c.says) {
 				t.Errorf("got %v and the log\n%s\nwant %q", err, &log, c.says)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.opentelemetry.io/otel"
 
 	"github.com/surmise-ml/surmise/cmd/daemon"
@@ -38,11 +39,13 @@ type Options struct {
 	Device      DeviceOptions // what jobs run on
 	Version     string        // of the program
 	Grace       time.Duration // for the last word when stopping; 0: the worker's default
+	Idle        time.Duration // Run returns when there was no job for so long; 0: never
 	Logger      *slog.Logger  // nil: slog.Default()
 
 	Monitor *daemon.Monitor // shows how the worker is; nil: nobody looks
 
-	MLflowURL string // tracking server that is told of jobs; "": none
+	Artifacts ArtifactOptions // where what jobs leave is kept
+	MLflowURL string          // tracking server that is told of jobs; "": none
 
 	// TakeDefault makes the worker's logger slog's default, so that what decoders and the trainer log while a job runs is
 	// kept with the job. It is for processes whose main work is the worker, and that have set slog's default before.
@@ -59,6 +62,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if err := o.Offer.check(); err != nil {
 		return err
+	}
+	if o.Idle < 0 {
+		return &FlagError{"exit-when-idle", o.Idle.String(), errors.New("want 0 or more")}
 	}
 	book := joblog.New()
 	o.Logger = slog.New(book.Handler(o.Logger.Handler()))
@@ -102,7 +108,12 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	var runner worker.Runner = worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features, Open: gpus.Open}
+	publisher, err := o.publisher(worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features, Open: gpus.Open})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = publisher.Close() }() // connections; what was published is in the store
+	var runner worker.Runner = publisher
 	if o.MLflowURL != "" {
 		tracker, err := mlflow.New(mlflow.Options{URL: o.MLflowURL, Experiment: os.Getenv("MLFLOW_EXPERIMENT_NAME"), Token: os.Getenv("MLFLOW_TRACKING_TOKEN"),
 			User: os.Getenv("MLFLOW_TRACKING_USERNAME"), Password: os.Getenv("MLFLOW_TRACKING_PASSWORD"), Logger: o.Logger})
@@ -135,6 +146,7 @@ func Run(ctx context.Context, o Options) error {
 		Version:     o.Version,
 		Runner:      runner,
 		Grace:       o.Grace,
+		Idle:        o.Idle,
 		Logger:      o.Logger,
 		Linked:      linked,
 		JobLog:      book,
@@ -217,8 +229,8 @@ func Command(version string) *cobra.Command {
 		Long: `Run the jobs of a coordinator, one at a time.
 
 The worker attaches over gRPC and keeps trying when the coordinator is away; a job in hand goes on meanwhile. On SIGTERM or
-SIGINT it takes a checkpoint, hands the job back and exits; a second signal kills it. It must see the videos and the
-coordinator's artifact folder under the same paths.`,
+SIGINT it takes a checkpoint, hands the job back and exits; a second signal kills it. It must see the videos under the
+paths that jobs name, and the coordinator's artifact folder under the same path, unless the coordinator has --artifacts.`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -240,13 +252,20 @@ coordinator's artifact folder under the same paths.`,
 	o.Coordinator.Flags(flags)
 	flags.StringVar(&o.Name, "name", "", "name among workers (default one that the data folder keeps)")
 	flags.StringArrayVar(&o.DataRoots, "data-root", nil, "folder, or beginning of a URI, below which jobs may name videos; repeat for more (default any)")
-	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again")
+	flags.StringVar(&o.DataDir, "data-dir", "surmise-data", "folder for the worker's own files: the names that workers keep when they start again, and the folders that jobs work in")
 	o.Offer.Flags(flags)
 	o.Cache.Flags(flags)
 	o.Device.Flags(flags)
 	o.Cache.TrainFlags(flags)
+	o.Artifacts.Flags(flags)
 	daemon.MetricsFlag(flags, &metricsAddr)
-	flags.StringVar(&o.MLflowURL, "mlflow-url", "", "address of an MLflow tracking server that is told of jobs (default none); MLFLOW_EXPERIMENT_NAME and MLFLOW_TRACKING_TOKEN are heeded")
+	MLflowFlag(flags, &o.MLflowURL)
+	flags.DurationVar(&o.Idle, "exit-when-idle", 0, "exit once there was no job for so long, with an error if the coordinator was away then (default never)")
 	flags.DurationVar(&o.Grace, "grace", 10*time.Second, "how long a stopping worker waits for the coordinator to take note")
 	return cmd
+}
+
+// MLflowFlag is the flag that names a tracking server.
+func MLflowFlag(flags *pflag.FlagSet, url *string) {
+	flags.StringVar(url, "mlflow-url", "", "address of an MLflow tracking server that is told of jobs (default none); MLFLOW_EXPERIMENT_NAME and MLFLOW_TRACKING_TOKEN are heeded")
 }

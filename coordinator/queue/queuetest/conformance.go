@@ -63,6 +63,8 @@ func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coo
 		"a job fails at its deadline":                deadlines,
 		"lower priority gives way":                   preemption,
 		"how long jobs take":                         pace,
+		"what waits, and who is busy":                demand,
+		"what is queued, by needs":                   backlogs,
 		"many workers at once never share a job":     concurrent,
 		"a cancelled context stops before it stores": cancelled,
 	} {

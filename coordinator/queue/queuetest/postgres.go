@@ -32,10 +32,10 @@ type Postgres struct {
 // tests; without, it survives the end of any process.
 func StartPostgres(tb testing.TB, durable bool) *Postgres {
 	tb.Helper()
-	bin := postgresFolder()
-	if bin == "" {
-		tb.Skip("needs PostgreSQL: neither initdb in PATH nor /usr/lib/postgresql/*/bin/initdb is there (Debian's package postgresql; deploy/setup.sh installs it)")
+	if why := PostgresMissing(); why != "" {
+		tb.Skip(why)
 	}
+	bin := postgresFolder()
 	dir, err := os.MkdirTemp("", "surmise-pg-")
 	if err != nil {
 		tb.Fatal(err)
@@ -50,7 +50,7 @@ func StartPostgres(tb testing.TB, durable bool) *Postgres {
 	if os.Getuid() == 0 {
 		uid, gid, err := postgresUser()
 		if err != nil {
-			tb.Skipf("needs a user for PostgreSQL, which does not run as root: %v", err)
+			tb.Fatal(err)
 		}
 		attributes.Credential = &syscall.Credential{Uid: uid, Gid: gid}
 		if err := os.Chown(dir, int(uid), int(gid)); err != nil {
@@ -113,6 +113,20 @@ func StartPostgres(tb testing.TB, durable bool) *Postgres {
 		_, _ = io.Copy(io.Discard, lines) // ends with the server
 	}()
 	return &Postgres{dir: dir}
+}
+
+// PostgresMissing says what StartPostgres needs and this machine lacks; "" for nothing.
+func PostgresMissing() string {
+	if postgresFolder() == "" {
+		return "needs PostgreSQL: neither initdb in PATH nor /usr/lib/postgresql/*/bin/initdb is there (Debian's package postgresql; deploy/setup.sh installs it)"
+	}
+	if os.Getuid() != 0 {
+		return ""
+	}
+	if _, _, err := postgresUser(); err != nil {
+		return fmt.Sprintf("needs a user for PostgreSQL, which does not run as root: %v", err)
+	}
+	return ""
 }
 
 // Database makes an empty database and returns its URL.

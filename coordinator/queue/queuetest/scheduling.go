@@ -1,8 +1,10 @@
 package queuetest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -215,4 +217,63 @@ func pace(t *testing.T, s *suite) {
 	if mean, held, err := s.Pace(t.Context()); mean != 3*time.Second || held != 1 || err != nil {
 		t.Errorf("got %v, %d, %v; want 3s, 1", mean, held, err)
 	}
+}
+
+func demand(t *testing.T, s *suite) {
+	want := func(want queue.Demand) {
+		t.Helper()
+		got, err := s.Demand(t.Context(), 3)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+	want(queue.Demand{})
+	gpu := queue.Needs{GPUs: 1, Labels: map[string]string{"zone": "x"}}
+	s.submit(t, "lost")
+	for range 2 { // it waits now
+		job := s.lease(t, "w")
+		s.apply(t, "lost", queue.Fail{Epoch: job.Epoch, Reason: "disk", Infrastructure: true})
+	}
+	want(queue.Demand{})
+	for i := range 5 {
+		s.submit(t, fmt.Sprint("plain", i))
+	}
+	s.lease(t, "w2")
+	s.lease(t, "w1")
+	s.submitFor(t, "gpu", queue.Scheduling{Needs: gpu, Priority: 1})
+	s.submitFor(t, "gpu of another", queue.Scheduling{Needs: gpu, Owner: "b"})
+	want(queue.Demand{Busy: []string{"w1", "w2"}, Waiting: []queue.Waiting{{Needs: gpu, Jobs: 2}, {Jobs: 3}}})
+	s.clock.advance(queue.Backoff(2))
+	want(queue.Demand{Busy: []string{"w1", "w2"}, Waiting: []queue.Waiting{{Needs: gpu, Jobs: 2}, {Jobs: 3}}}) // 4, of which 3 count
+}
+
+func backlogs(t *testing.T, s *suite) {
+	counter, ok := s.Store.(interface {
+		Backlogs(context.Context) ([]queue.Backlog, error)
+	})
+	if !ok {
+		t.Fatalf("a %T counts no backlogs", s.Store)
+	}
+	want := func(want ...queue.Backlog) {
+		t.Helper()
+		got, err := counter.Backlogs(t.Context())
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+	want()
+	gpu := queue.Needs{GPUs: 1, Labels: map[string]string{"zone": "x"}}
+	s.submit(t, "lost")
+	for range 2 { // it waits now
+		job := s.lease(t, "w")
+		s.apply(t, "lost", queue.Fail{Epoch: job.Epoch, Reason: "disk", Infrastructure: true})
+	}
+	s.submitFor(t, "gpu", queue.Scheduling{Needs: gpu, Priority: 1})
+	s.submitFor(t, "gpu of another", queue.Scheduling{Needs: gpu, Owner: "b"})
+	s.submit(t, "plain")
+	s.submit(t, "held")
+	s.lease(t, "w")
+	want(queue.Backlog{Ready: 1, Delayed: 1}, queue.Backlog{Needs: gpu, Ready: 2})
+	s.clock.advance(queue.Backoff(2))
+	want(queue.Backlog{Ready: 2}, queue.Backlog{Needs: gpu, Ready: 2})
 }

@@ -1540,7 +1540,7 @@ type ScoreSpec struct {
 	Dataset string `protobuf:"bytes,13,opt,name=dataset,proto3" json:"dataset,omitempty"`
 	// Folder of the dataset as the worker sees it.
 	Root string `protobuf:"bytes,14,opt,name=root,proto3" json:"root,omitempty"`
-	// Settings under a name, recorded with the scores: "intphys", "grasp" and "inflevel" as published, which settle window,
+	// Settings under a name, recorded with the scores: "intphys", "intphys2", "grasp" and "inflevel" as published, which settle window,
 	// stride, frame_step, contexts and top_tokens for masked models; "continuous": a window at every tubelet, every
 	// context length, which settles window, stride and contexts. A field that the protocol settles must be left empty.
 	Protocol string `protobuf:"bytes,15,opt,name=protocol,proto3" json:"protocol,omitempty"`
@@ -2471,10 +2471,12 @@ type Checkpoint struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Optimiser steps that it holds.
 	Step int32 `protobuf:"varint,1,opt,name=step,proto3" json:"step,omitempty"`
-	// Its folder.
+	// Its folder, or its key in the artifact store: "jobs/{id}/attempts/{epoch}/checkpoints/step-{step}".
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// When the coordinator recorded it. Set by the coordinator.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// SHA-256 of its manifest, in lower-case hex: what it was published with. Empty: not known.
+	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2528,6 +2530,13 @@ func (x *Checkpoint) GetCreateTime() *timestamppb.Timestamp {
 		return x.CreateTime
 	}
 	return nil
+}
+
+func (x *Checkpoint) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
 }
 
 // Result is what a job that succeeded leaves behind.
@@ -2592,10 +2601,11 @@ type Artifact struct {
 	// "events" (training) is a folder that TensorBoard reads; "evaluations" (training with eval) a folder of score files;
 	// "maps" and "controls" (scoring) lie beside the scores; "ranking" is Rankings as JSON.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// A path, or a key of the artifact store: "jobs/{id}/attempts/{epoch}/…".
 	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// Bytes; 0 for a folder.
 	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	// SHA-256 in lower-case hex; empty for a folder, whose manifest holds the digests.
+	// SHA-256 in lower-case hex: of a file its own, of a folder that of the manifest it was published with. Empty: not known.
 	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2837,7 +2847,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\xe3\a\n" +
+	"_clip_norm\"\xed\a\n" +
 	"\tScoreSpec\x12\x1e\n" +
 	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
@@ -2861,8 +2871,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\tprecision\x18\f \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12>\n" +
 	"\x06device\x18\x10 \x01(\tB&\xbaH#r!2\x1f^(auto|cpu|gpu(:[0-9]{1,3})?)?$R\x06device\x12E\n" +
 	"\adataset\x18\r \x01(\tB+\xbaH(r&R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\adataset\x12\x1c\n" +
-	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12I\n" +
-	"\bprotocol\x18\x0f \x01(\tB-\xbaH*r(R\x00R\aintphysR\x05graspR\binflevelR\n" +
+	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12S\n" +
+	"\bprotocol\x18\x0f \x01(\tB7\xbaH4r2R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\n" +
 	"continuousR\bprotocol\x12\x12\n" +
 	"\x04maps\x18\x14 \x01(\bR\x04maps\x12&\n" +
 	"\x0fcopy_last_frame\x18\x15 \x01(\bR\rcopyLastFrame\x12\x1a\n" +
@@ -2949,14 +2959,15 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x05auroc\x18\x06 \x01(\x01R\x05auroc\x12\x14\n" +
 	"\x05pairs\x18\a \x01(\x05R\x05pairs\x12\x18\n" +
 	"\ameasure\x18\b \x01(\tR\ameasure\x12\x18\n" +
-	"\aseconds\x18\t \x01(\x01R\aseconds\"\x86\x01\n" +
+	"\aseconds\x18\t \x01(\x01R\aseconds\"\xb8\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x1b\n" +
 	"\x04step\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04step\x12\x1e\n" +
 	"\x04path\x18\x02 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x04path\x12;\n" +
 	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"\xcf\x01\n" +
+	"createTime\x120\n" +
+	"\x06sha256\x18\x04 \x01(\tB\x18\xbaH\x15r\x132\x11^([0-9a-f]{64})?$R\x06sha256\"\xcf\x01\n" +
 	"\x06Result\x12<\n" +
 	"\tartifacts\x18\x01 \x03(\v2\x14.surmise.v1.ArtifactB\b\xbaH\x05\x92\x01\x02\x10dR\tartifacts\x12K\n" +
 	"\ametrics\x18\x02 \x03(\v2\x1f.surmise.v1.Result.MetricsEntryB\x10\xbaH\r\x9a\x01\n" +

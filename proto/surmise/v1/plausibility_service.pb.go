@@ -136,8 +136,8 @@ type CompareScoresRequest struct {
 	// with the field that differs.
 	Names []string `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
 	// How the surprise of a video becomes one number: "avg", "max", "filtered_avg", "filtered_max" (smallest over
-	// contexts first), "peak" (largest tubelet), "peak_avg", "peak_after_parting" or "peak_at_parting" (from where the
-	// videos of a pair part); of one context with "@" and its frames, as in "max@4".
+	// contexts first), "peak" (largest tubelet), "peak_avg", "peak_after_parting", "peak_at_parting" or
+	// "contrast_at_parting" (from where the videos of a pair part); of one context with "@" and its frames, as in "max@4".
 	// Default what suits the scores: peak for next_tubelet models, filtered_avg with several contexts, avg with one.
 	Measure string `protobuf:"bytes,2,opt,name=measure,proto3" json:"measure,omitempty"`
 	// Seed of the bootstrap and of the halves; default 0, which is a seed like any other.

@@ -696,7 +696,8 @@ func (x *Heartbeat) GetLog() []*LogLine {
 	return nil
 }
 
-// CheckpointPublished says that a checkpoint is whole and on disk. Answered with checkpoint_recorded.
+// CheckpointPublished says that a checkpoint is whole and on disk, or in the artifact store. Answered with
+// checkpoint_recorded.
 type CheckpointPublished struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Lease *LeaseRef              `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
@@ -750,7 +751,7 @@ func (x *CheckpointPublished) GetCheckpoint() *Checkpoint {
 	return nil
 }
 
-// Done: the job is finished and its artifacts are whole and on disk. Answered with settled.
+// Done: the job is finished and its artifacts are whole and on disk, or in the artifact store. Answered with settled.
 type Done struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Lease *LeaseRef              `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
@@ -983,14 +984,18 @@ type Lease struct {
 	Spec     *JobSpec               `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
 	Duration *durationpb.Duration   `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
 	// Folder of this attempt, which the worker makes and whose artifacts it publishes there; no other attempt writes to
-	// it.
+	// it. With artifact_store the key below which it publishes.
 	ArtifactDir string `protobuf:"bytes,4,opt,name=artifact_dir,json=artifactDir,proto3" json:"artifact_dir,omitempty"`
 	// The newest checkpoint of the attempts before; absent when there is none.
 	ResumeFrom *Checkpoint `protobuf:"bytes,5,opt,name=resume_from,json=resumeFrom,proto3" json:"resume_from,omitempty"`
-	// Scoring and ranking: where the model lies, with "jobs/{id}" resolved.
+	// Scoring and ranking: where the model lies, with "jobs/{id}" resolved; a key if it lies in the artifact store.
 	ModelPath string `protobuf:"bytes,6,opt,name=model_path,json=modelPath,proto3" json:"model_path,omitempty"`
 	// W3C trace context of the dispatch, for the spans of the attempt; empty when the job is not traced.
-	Traceparent   string `protobuf:"bytes,7,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,7,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Where artifacts are published and read, as a URL; empty when worker and coordinator share a file system.
+	ArtifactStore string `protobuf:"bytes,8,opt,name=artifact_store,json=artifactStore,proto3" json:"artifact_store,omitempty"`
+	// SHA-256 of what the model was published with; empty for one that no job made.
+	ModelSha256   string `protobuf:"bytes,9,opt,name=model_sha256,json=modelSha256,proto3" json:"model_sha256,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1070,6 +1075,20 @@ func (x *Lease) GetModelPath() string {
 func (x *Lease) GetTraceparent() string {
 	if x != nil {
 		return x.Traceparent
+	}
+	return ""
+}
+
+func (x *Lease) GetArtifactStore() string {
+	if x != nil {
+		return x.ArtifactStore
+	}
+	return ""
+}
+
+func (x *Lease) GetModelSha256() string {
+	if x != nil {
+		return x.ModelSha256
 	}
 	return ""
 }
@@ -1334,7 +1353,8 @@ func (x *Settled) GetState() JobState {
 	return JobState_JOB_STATE_UNSPECIFIED
 }
 
-// CheckpointRecorded: the checkpoint is durable in the job; older ones of this job may be deleted.
+// CheckpointRecorded: the checkpoint is durable in the job; older ones of this job may be deleted. In the artifact store,
+// or where attempts share a folder, the coordinator does.
 type CheckpointRecorded struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Lease         *LeaseRef              `protobuf:"bytes,1,opt,name=lease,proto3" json:"lease,omitempty"`
@@ -1460,7 +1480,7 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\x05lease\x18\x01 \x01(\v2\x14.surmise.v1.LeaseRefB\x06\xbaH\x03\xc8\x01\x01R\x05lease\x12!\n" +
 	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01R\x06reason\"K\n" +
 	"\aWelcome\x12@\n" +
-	"\x0elease_duration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xb0\x02\n" +
+	"\x0elease_duration\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\rleaseDuration\"\xfa\x02\n" +
 	"\x05Lease\x12*\n" +
 	"\x05lease\x18\x01 \x01(\v2\x14.surmise.v1.LeaseRefR\x05lease\x12'\n" +
 	"\x04spec\x18\x02 \x01(\v2\x13.surmise.v1.JobSpecR\x04spec\x125\n" +
@@ -1470,7 +1490,9 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"resumeFrom\x12\x1d\n" +
 	"\n" +
 	"model_path\x18\x06 \x01(\tR\tmodelPath\x12 \n" +
-	"\vtraceparent\x18\a \x01(\tR\vtraceparent\"\x8d\x01\n" +
+	"\vtraceparent\x18\a \x01(\tR\vtraceparent\x12%\n" +
+	"\x0eartifact_store\x18\b \x01(\tR\rartifactStore\x12!\n" +
+	"\fmodel_sha256\x18\t \x01(\tR\vmodelSha256\"\x8d\x01\n" +
 	"\fLeaseRenewed\x12*\n" +
 	"\x05lease\x18\x01 \x01(\v2\x14.surmise.v1.LeaseRefR\x05lease\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x125\n" +

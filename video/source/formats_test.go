@@ -1,0 +1,89 @@
+package source
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func FuzzReadShard(f *testing.F) {
+	var seed bytes.Buffer
+	archive := tar.NewWriter(&seed)
+	for name, content := range map[string]string{"a.mp4": "x", "a.cls": "1"} {
+		if err := archive.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content))}); err != nil {
+			f.Fatal(err)
+		}
+		if _, err := archive.Write([]byte(content)); err != nil {
+			f.Fatal(err)
+		}
+	}
+	if err := archive.Close(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed.Bytes())
+	f.Fuzz(func(t *testing.T, text []byte) {
+		items, err := readShard(context.Background(), bytes.NewReader(text))
+		for _, it := range items {
+			if err != nil || it.Offset < 512 || it.Length < 1 || it.Offset+it.Length > int64(len(text)) {
+				t.Errorf("%+v of %d bytes, error %v", it, len(text), err)
+			}
+		}
+	})
+}
+
+func TestOtherIndexes(t *testing.T) {
+	for _, c := range []struct {
+		extension, text string
+		want            []Item
+	}{
+		{".tsv", "path\tlabel\na b.mp4\t3\n", []Item{{Path: "a b.mp4", Label: "3"}}},
+		{".tsv", "a, b.mp4\t3\nc.mp4\n", []Item{{Path: "a, b.mp4", Label: "3"}, {Path: "c.mp4"}}},
+		{".jsonl", "{\"path\":\"a.mp4\",\"label\":3,\"x\":[]}\n\n{\"label\":\"dog\",\"path\":\"b.mp4\"}\n", []Item{{Path: "a.mp4", Label: "3"}, {Path: "b.mp4", Label: "dog"}}},
+		{".csv", "s3://b/a.mp4,1\n", []Item{{Path: "s3://b/a.mp4", Label: "1"}}},
+	} {
+		got, err := parseIndexFile(strings.NewReader(c.text), c.extension)
+		if err != nil || !reflect.DeepEqual(got, c.want) {
+			t.Errorf("%s %q: %+v, %v; want %+v", c.extension, c.text, got, err, c.want)
+		}
+	}
+	for text, want := range map[string]string{"{\"path\":\"a\"}\n[1]\n": "line 2", "{\"label\":1}\n": "line 1: no path", "{\"path\":\"a\\u0000b\"}\n": "zero byte"} {
+		if _, err := parseIndexFile(strings.NewReader(text), ".jsonl"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func FuzzOtherIndexes(f *testing.F) {
+	f.Add("path\tlabel\na\t1\n", true)
+	f.Add("{\"path\":\"a\",\"label\":1}\n", false)
+	f.Fuzz(func(t *testing.T, text string, table bool) {
+		extension := ".jsonl"
+		if table {
+			extension = ".tsv"
+		}
+		items, err := parseIndexFile(strings.NewReader(text), extension)
+		for _, it := range items {
+			if err != nil || it.Path == "" || strings.ContainsRune(it.Path, 0) || len(it.Path) > maxLineBytes {
+				t.Errorf("%+v, error %v", it, err)
+			}
+		}
+	})
+}
+
+// What is compared is cleaned: no host, folder or query is left through dots and escapes.
+func TestBelowURI(t *testing.T) {
+	for name, want := range map[string]bool{
+		"s3://bucket/in/a.mp4": true, "s3://bucket/in/": true, "s3://bucket/in/../in/a.mp4": true, "https://host/v/a.mp4?sig=1": true,
+		"s3://bucket/in/../out/a.mp4": false, "s3://bucket/in/%2e%2e/out/a.mp4": false, "s3://bucket/in-not/a.mp4": false, "s3://other/in/a.mp4": false,
+		"s3://bucket/in/a.mp4?endpoint=http://elsewhere": false, "gs://bucket/in/a.mp4": false, "https://host.evil/v/a.mp4": false,
+		"https://user@host/v/a.mp4": false, "http://host/v/a.mp4": false, "https://host/v/../w/a.mp4": false, "s3://bucket/in": false,
+	} {
+		_, err := BelowURI([]string{"/data", "s3://bucket/in", "https://host/v/"}, name)
+		if (err == nil) != want {
+			t.Errorf("%s: %v, want allowed %v", name, err, want)
+		}
+	}
+}
