@@ -32,11 +32,15 @@ run() {
 	fi
 	if [ "$most" -gt "$(left)" ]; then most=$(left); fi
 	rm -f "$out/$name.json" "$out/$name.skipped"
-	if timeout "$most" "$@" > "$out/$name.json" 2> "$out/$name.log"; then
+	timeout "$most" "$@" > "$out/$name.json" 2> "$out/$name.log"
+	code=$?
+	if [ "$code" -eq 0 ]; then
 		echo "$name: done"
 		return 0
 	fi
-	echo "$name: FAILED: $(tail -n 1 "$out/$name.log")"
+	why=$(tail -n 1 "$out/$name.log")
+	if [ "$code" -eq 124 ]; then why="no end after $most s"; fi
+	echo "$name: FAILED: $why"
 	mv "$out/$name.json" "$out/$name.output"
 	return 1
 }
