@@ -276,6 +276,6 @@ func (r *round) lock(ctx context.Context, lasts time.Duration) error {
 
 // newLink makes the way of a worker.
 func newLink(server *toxiproxy.ApiServer, name, upstream string) (*link, error) {
-	p := toxiproxy.NewProxy(server, name, "127.0.0.1:0", upstream)
+	p := toxiproxy.NewProxy(server, name, anyPort, upstream)
 	return &link{Proxy: p}, p.Start()
 }

@@ -255,9 +255,13 @@ func (r *round) service(ctx context.Context, t *testing.T, name, program string,
 	return s, nil
 }
 
+// anyPort is a free port of a loopback address that outgoing connections do not take theirs from: one that is given up for
+// a while, as by a coordinator that was killed, must be free again later.
+const anyPort = "127.0.0.2:0"
+
 // freeAddress is one that nobody listens on.
 func freeAddress(ctx context.Context) (string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", anyPort)
 	if err != nil {
 		return "", err
 	}
