@@ -214,7 +214,7 @@ func (s *Store) Manifest(ctx context.Context, ref Ref) (m Manifest, err error) {
 		if m.Bundle != bundle {
 			return fmt.Errorf("%w: it is of bundle %q", ErrDamaged, m.Bundle)
 		}
-		if got := digestOf(text); ref.SHA256 != got && !(m.Single && ref.SHA256 == m.Files[0].SHA256) {
+		if got := digestOf(text); ref.SHA256 != got && (!m.Single || ref.SHA256 != m.Files[0].SHA256) {
 			return fmt.Errorf("%w: its digest is %s, want %s", ErrDamaged, got, ref.SHA256)
 		}
 		return nil

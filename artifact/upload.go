@@ -229,7 +229,7 @@ func (p piece) bytes() ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data := make([]byte, p.Part.Bytes)
+	data := make([]byte, p.Bytes)
 	if _, err := f.ReadAt(data, p.offset); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}

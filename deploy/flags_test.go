@@ -116,7 +116,7 @@ func TestFlagsExist(t *testing.T) {
 			t.Errorf("%s: %v", s.where, err)
 		}
 	}
-	if err := parse(start{program: "worker", args: []string{"--coordinater=x"}}); err == nil {
+	if err := parse(start{program: "worker", args: []string{"--coordinators=x"}}); err == nil {
 		t.Error("an unknown flag is accepted")
 	}
 }

@@ -46,9 +46,9 @@ type shard struct {
 	frames, height, width int
 	memory                []byte
 	checked               []atomic.Uint32 // bit number%32 of word number/32: the frame's checksum held
-	readers               int   // guarded by Clips.mu
-	used                  int64 // guarded by Clips.mu
-	gone                  bool  // guarded by Clips.mu: to be unmapped by its last reader
+	readers               int             // guarded by Clips.mu
+	used                  int64           // guarded by Clips.mu
+	gone                  bool            // guarded by Clips.mu: to be unmapped by its last reader
 }
 
 const (

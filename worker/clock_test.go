@@ -58,7 +58,7 @@ func TestStopsAfterSleepingThroughItsLease(t *testing.T) {
 		synctest.Wait()
 		woke := time.Now()
 		clock.slept.Store(int64(time.Hour))
-		if cause := <-b.said; cause != ErrLeaseEnds {
+		if cause := <-b.said; cause != any(ErrLeaseEnds) {
 			t.Errorf("stopped because of %v, want %v", cause, ErrLeaseEnds)
 		}
 		if late := time.Since(woke); late > clockLook {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -203,7 +204,7 @@ func (o *office) wantEnd(id string) queue.Job {
 		o.t.Fatal(err)
 	}
 	for {
-		if _, err := watch.Recv(); err == io.EOF {
+		if _, err := watch.Recv(); errors.Is(err, io.EOF) {
 			return o.job(id)
 		} else if err != nil {
 			o.t.Fatal(err)
@@ -301,7 +302,7 @@ func TestAHalfOpenConnection(t *testing.T) {
 		t.Fatalf("epoch %d", at.epoch)
 	}
 	wire.cut()
-	if cause := wait(t, "the worker to stop", stopped); cause != ErrLeaseEnds {
+	if cause := wait(t, "the worker to stop", stopped); !errors.Is(cause, ErrLeaseEnds) {
 		t.Errorf("stopped because of %v, want %v", cause, ErrLeaseEnds)
 	}
 	if job := o.job(id); !job.State.Held() || job.Epoch != 1 || !time.Now().Before(job.LeaseUntil) {
