@@ -22,7 +22,7 @@ type machine struct {
 var debian = machine{
 	osRelease: "ID=debian\nVERSION_ID=\"12\"\n",
 	user:      "0",
-	installed: "libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql",
+	installed: "libopencv-dev libdnnl-dev ffmpeg pkg-config g++ postgresql mlir-19-tools",
 	goVersion: "go1.26.8",
 }
 
@@ -81,14 +81,16 @@ func TestSetup(t *testing.T) {
 		says     string
 	}{
 		"nothing missing": {func(*machine) {}, "", 0, ""},
-		"some missing":    {func(m *machine) { m.installed = "ffmpeg g++" }, update + install + "libopencv-dev libdnnl-dev pkg-config postgresql\n", 0, "installing libopencv-dev"},
-		"not root":        {func(m *machine) { m.user, m.installed = "1000", "ffmpeg g++ pkg-config libdnnl-dev postgresql" }, "sudo\n" + update + "sudo\n" + install + "libopencv-dev\n", 0, ""},
-		"no sudo":         {func(m *machine) { m.user, m.installed, m.noSudo = "1000", "ffmpeg", true }, "", 1, "as root, run: apt-get install"},
-		"other system":    {func(m *machine) { m.osRelease = "ID=fedora\nVERSION_ID=43\n" }, "", 1, "this is fedora 43"},
-		"newer Debian":    {func(m *machine) { m.osRelease = "ID=debian\nVERSION_ID=13\n" }, "", 1, "libopencv-dev libdnnl-dev ffmpeg"},
-		"taken as it is":  {func(m *machine) { m.osRelease, m.env = "ID=fedora\n", map[string]string{"SURMISE_SETUP": "skip"} }, "", 0, ""},
-		"old Go":          {func(m *machine) { m.goVersion = "go1.25.3" }, "", 1, "this is go1.25.3; Surmise needs Go 1.26"},
-		"unknown Go":      {func(m *machine) { m.goVersion = "devel" }, "", 1, "Surmise needs Go 1.26"},
+		"some missing":    {func(m *machine) { m.installed = "ffmpeg g++" }, update + install + "libopencv-dev libdnnl-dev pkg-config postgresql mlir-19-tools\n", 0, "installing libopencv-dev"},
+		"not root": {func(m *machine) {
+			m.user, m.installed = "1000", "ffmpeg g++ pkg-config libdnnl-dev postgresql mlir-19-tools"
+		}, "sudo\n" + update + "sudo\n" + install + "libopencv-dev\n", 0, ""},
+		"no sudo":        {func(m *machine) { m.user, m.installed, m.noSudo = "1000", "ffmpeg", true }, "", 1, "as root, run: apt-get install"},
+		"other system":   {func(m *machine) { m.osRelease = "ID=fedora\nVERSION_ID=43\n" }, "", 1, "this is fedora 43"},
+		"newer Debian":   {func(m *machine) { m.osRelease = "ID=debian\nVERSION_ID=13\n" }, "", 1, "libopencv-dev libdnnl-dev ffmpeg"},
+		"taken as it is": {func(m *machine) { m.osRelease, m.env = "ID=fedora\n", map[string]string{"SURMISE_SETUP": "skip"} }, "", 0, ""},
+		"old Go":         {func(m *machine) { m.goVersion = "go1.25.3" }, "", 1, "this is go1.25.3; Surmise needs Go 1.26"},
+		"unknown Go":     {func(m *machine) { m.goVersion = "devel" }, "", 1, "Surmise needs Go 1.26"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := debian
