@@ -2,6 +2,7 @@ package worker
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -109,7 +110,7 @@ func (g *GPUs) Open(device string) (xla.Device, error) {
 		level = slog.LevelDebug // no GPU: nobody expects one to be used
 	}
 	g.told.Do(func() {
-		slog.Log(nil, level, "no GPU can be used: running on the CPU", "why", gpu.WithRemedy(err)) //nolint:staticcheck // no context: it is about the process
+		slog.Log(context.Background(), level, "no GPU can be used: running on the CPU", "why", gpu.WithRemedy(err))
 	})
 	return nil, nil
 }
