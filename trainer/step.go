@@ -118,6 +118,9 @@ func (s *stepper) input(n int, clips []float32) error {
 	if s.encoder != nil {
 		return s.encoder.input(s.m, s.model, s.share.first(n, s.cfg.Batch), clips)
 	}
+	if s.pipeline != nil && s.pipeline.Bytes(s.model.Clip) != nil {
+		return toBytes(s.pipeline.Bytes(s.model.Clip), clips, s.model.Clip.Shape()[2:].TotalSize(), s.cfg.Threads)
+	}
 	input := s.m.Floats(s.model.Clip)
 	if len(clips) != len(input) {
 		return fmt.Errorf("clips of %d values, want %d", len(clips), len(input))

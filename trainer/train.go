@@ -191,7 +191,7 @@ func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Preci
 		options.Weights, options.Release = s.encoder.weights(t.Graph), s.encoder.file.Release
 	}
 	if on != nil {
-		s.pipeline, err = newPipeline(ctx, t.Program, on, precision)
+		s.pipeline, err = newPipeline(ctx, t.Program, on, precision, s.bytes(precision)...)
 		s.m = s.pipeline
 	} else {
 		s.m, err = cpu.Compile(t.Program, options)

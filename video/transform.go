@@ -217,6 +217,14 @@ func normalisation(c int) (scale, shift float32) {
 	return 1 / (255 * imageNetStd[c]), -imageNetMean[c] / imageNetStd[c]
 }
 
+// Normalisation gives the line from pixel value (0 to 255) to model input, scale*v + shift, of each colour.
+func Normalisation() (scale, shift [3]float32) {
+	for c := range scale {
+		scale[c], shift[c] = normalisation(c)
+	}
+	return scale, shift
+}
+
 // Normalize writes frames from, …, from+frames-1 of c to dst [3,frames,H,W], normalised with ImageNet's mean
 // and standard deviation. It panics, as an index does, when c has no such frames or dst another length.
 func Normalize(dst []float32, c *Clip, from, frames int) {

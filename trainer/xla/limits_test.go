@@ -185,7 +185,7 @@ func TestTheEstimateSaysWhatFits(t *testing.T) {
 			t.Errorf("got %v, want that about 4 fit", err)
 		}
 	}
-	if !(totals[0] < totals[1] && totals[1] < totals[2]) {
+	if totals[0] >= totals[1] || totals[1] >= totals[2] {
 		t.Errorf("%d bytes for 2, 4 and 8 clips", totals)
 	}
 }

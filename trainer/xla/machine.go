@@ -485,7 +485,7 @@ func (m *Machine) upload(e *compiled, slots []*slot) (args, inputs []Buffer, err
 		return nil
 	}
 	var fixed []Buffer
-	for _, b := range e.arguments.state {
+	for _, b := range e.state {
 		device, err := m.onDevice(b)
 		if err != nil {
 			return nil, nil, err
@@ -508,7 +508,7 @@ func (m *Machine) upload(e *compiled, slots []*slot) (args, inputs []Buffer, err
 		return nil, nil, err
 	}
 	args = append(args, m.constants...)
-	for _, n := range e.arguments.inputs {
+	for _, n := range e.inputs {
 		t := stacked(m.o.inputType(n), e.steps)
 		data := slots[0].bytes[n]
 		if x := slots[0].floats[n]; x != nil {
@@ -518,7 +518,7 @@ func (m *Machine) upload(e *compiled, slots []*slot) (args, inputs []Buffer, err
 			return nil, inputs, err
 		}
 	}
-	for _, t := range e.arguments.tables {
+	for _, t := range e.tables {
 		if err := put(stacked(m.a.tableType(m.shape, t), e.steps), m.filled(t, slots)); err != nil {
 			return nil, inputs, err
 		}

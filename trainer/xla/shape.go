@@ -1,9 +1,7 @@
 package xla
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 
 	G "gorgonia.org/gorgonia"
 
@@ -119,19 +117,4 @@ func (s *shape) with(a *program, t *shape) *shape {
 		u.depth[k] = max(n, t.depth[k])
 	}
 	return u
-}
-
-// key tells shapes of one program apart.
-func (s *shape) key(a *program) string {
-	var k strings.Builder
-	for _, sp := range a.spaces {
-		fmt.Fprintf(&k, "%d%v ", s.rows[sp], s.full[sp])
-	}
-	for _, o := range a.segments {
-		fmt.Fprintf(&k, "%v ", s.segments[o])
-	}
-	for _, t := range a.tables {
-		fmt.Fprintf(&k, "%d ", s.depth[t])
-	}
-	return k.String()
 }

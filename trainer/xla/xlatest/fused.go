@@ -93,16 +93,16 @@ func (t *translator) newAttention(op *operation, c fusedConfig, in []compute.Val
 func (a *attention) f32(v compute.Value) compute.Value { return a.must(a.convert(v, hlo.F32)) }
 
 func (a *attention) product(x compute.Value, xc int, xb []int, y compute.Value, yc int, yb []int) compute.Value {
-	return a.must(a.translator.f.DotGeneral(x, []int{xc}, xb, y, []int{yc}, yb, compute.DotGeneralConfig{}))
+	return a.must(a.f.DotGeneral(x, []int{xc}, xb, y, []int{yc}, yb, compute.DotGeneralConfig{}))
 }
 
 func (a *attention) number(v float64) compute.Value {
-	return a.must(a.translator.f.Constant([]float32{float32(v)}))
+	return a.must(a.f.Constant([]float32{float32(v)}))
 }
 
 // inside tells of every [B,N,T,S] whether the place along an axis lies in the segment.
 func (a *attention) inside(axis int) compute.Value {
-	f := a.translator.f
+	f := a.f
 	s := shapes.Make(dtypes.Int32, a.b, a.n, a.t, a.t)
 	place := a.must(f.Iota(s, axis))
 	return a.must(f.LessThan(place, a.must(f.BroadcastInDim(a.lens, s, []int{0}))))
@@ -110,7 +110,7 @@ func (a *attention) inside(axis int) compute.Value {
 
 // scores are q·k scaled, [B,N,T,S], with -inf for keys beyond the length.
 func (a *attention) scores(q, k compute.Value) compute.Value {
-	f := a.translator.f
+	f := a.f
 	x := a.must(f.Mul(a.product(q, 3, []int{0, 2}, k, 3, []int{0, 2}), a.number(a.scale)))
 	if a.padded {
 		x = a.must(f.Where(a.inside(3), x, a.number(math.Inf(-1))))
@@ -120,7 +120,7 @@ func (a *attention) scores(q, k compute.Value) compute.Value {
 
 // along repeats [B,N,T] over keys.
 func (a *attention) along(v compute.Value) compute.Value {
-	return a.must(a.translator.f.BroadcastInDim(v, shapes.Make(dtypes.Float32, a.b, a.n, a.t, a.t), []int{0, 1, 2}))
+	return a.must(a.f.BroadcastInDim(v, shapes.Make(dtypes.Float32, a.b, a.n, a.t, a.t), []int{0, 1, 2}))
 }
 
 // spoil puts NaN where a place along the third axis of [B,N,T,H] is beyond the length.
@@ -128,7 +128,7 @@ func (a *attention) spoil(v compute.Value) compute.Value {
 	if !a.padded {
 		return v
 	}
-	f := a.translator.f
+	f := a.f
 	s := shapes.Make(dtypes.Int32, a.b, a.n, a.t, a.h)
 	in := a.must(f.LessThan(a.must(f.Iota(s, 2)), a.must(f.BroadcastInDim(a.lens, s, []int{0}))))
 	return a.must(f.Where(in, v, a.number(math.NaN())))
