@@ -2,29 +2,32 @@
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 BUILD   := go build -ldflags '-X main.version=$(VERSION)'
-# Packages without OpenCV, tested once more with cgo off and with the race detector. (Under the race detector
-# the OpenCV binding would be compiled again.)
-PURE    := ./artifact/... \
-           ./masking/... \
-           ./coordinator/... \
-           ./plausibility/compare/... \
-           ./plausibility/heat/... \
-           ./plausibility/report/... \
-           ./proto/... \
-           ./internal/... \
-           ./video/wire/... \
-           ./video/source/... \
-           ./video/header/... \
-           ./video/remote/... \
-           ./video/synth/physics/... \
+# What is tested once more with cgo off: it must work without, or has another implementation there.
+PURE    := ./artifact \
+           ./coordinator \
+           ./coordinator/queue \
+           ./video/source \
+           ./video/header \
            ./trainer/checkpoint/... \
-           ./trainer/tensorboard/... \
-           ./trainer/graph/... \
-           ./trainer/model/... \
            ./trainer/cpu/... \
-           ./trainer/xla/...
-# The race detector brings checks of pointers, and the backend that stands in for a GPU reckons addresses of its own.
-RACE    := -gcflags='github.com/gomlx/compute/...=-d=checkptr=0'
+           ./trainer/xla/pjrt
+# What is tested once more with the race detector: what goroutines share, of what needs neither OpenCV, which would be
+# compiled again, nor the client of Kubernetes.
+RACED   := ./artifact/... \
+           ./coordinator \
+           ./coordinator/auth \
+           ./coordinator/joblog \
+           ./coordinator/launch \
+           ./coordinator/launch/inproc \
+           ./coordinator/launch/slurm \
+           ./coordinator/queue/... \
+           ./coordinator/sweep \
+           ./video/wire \
+           ./video/source \
+           ./video/remote \
+           ./trainer/cpu \
+           ./trainer/parallel/... \
+           ./trainer/xla/pjrt
 CONTROL := bin/kubernetes/kube-apiserver bin/kubernetes/kube-controller-manager bin/kubernetes/kube-scheduler
 TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
@@ -59,8 +62,8 @@ lint: setup $(TOOLS) ## staticcheck and golangci-lint
 	bin/tools/staticcheck ./...
 	bin/tools/golangci-lint run ./...
 
-race: setup ## what needs no OpenCV, under the race detector
-	go test -race $(RACE) $(PURE)
+race: setup ## what goroutines share, under the race detector
+	go test -race $(RACED)
 
 pure: setup ## what must work without cgo
 	CGO_ENABLED=0 go build -o /dev/null ./cmd/coordinator
