@@ -35,7 +35,9 @@ type Device struct {
 
 // New starts an emulated device.
 func New() (*Device, error) {
-	b, err := gobackend.New("")
+	// One operation after the other: an operation that spreads over the backend's workers while others hold them, as in the
+	// body of a loop, may wait for ever.
+	b, err := gobackend.New("ops_sequential")
 	return &Device{backend: b, open: map[string]int{}}, err
 }
 
