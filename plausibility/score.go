@@ -135,7 +135,7 @@ func (c *Config) validate() error {
 // run with an error that names the video.
 //
 // Memory holds the frames of the videos that a batch of windows is taken from, and of
-// the next one, which is decoded meanwhile, and small thumbnails of one group.
+// the next one, which is decoded meanwhile, and small thumbnails and the maps of one group.
 func Score(ctx context.Context, c Config) (*compare.File, error) {
 	c.setDefaults()
 	if c.Read == nil || c.Count == nil {

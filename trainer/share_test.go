@@ -90,7 +90,7 @@ func TestSharedBatches(t *testing.T) {
 							stop(enough)
 						}
 					}})
-					if errors.Is(err, enough) || errors.Is(err, errStoppedElsewhere) {
+					if StoppedTogether(err) && (errors.Is(err, enough) || errors.Is(err, errStoppedElsewhere)) {
 						return nil
 					}
 					return fmt.Errorf("not stopped: %w", err)

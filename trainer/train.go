@@ -52,7 +52,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		return Result{}, err
 	}
 	if part.group != nil && hooks.Device != nil {
-		return Result{}, fmt.Errorf("config: several processes train one model on CPUs only, and this one was given %s", hooks.Device.Name())
+		return Result{}, fmt.Errorf("config: several processes train one model on CPUs only, and this one was given %s: ask for device cpu", hooks.Device.Name())
 	}
 	s, err := newStepper(ctx, cfg, masks.groups(), precision, part, hooks.Device, false) // before the videos: a model too large is known at once
 	if err != nil {
@@ -132,6 +132,9 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			stopped := cmp.Or(context.Cause(ctx), errStoppedElsewhere)
 			if saved < step-1 {
 				stopped = errors.Join(stopped, save(step-1))
+			}
+			if part.group != nil {
+				stopped = stoppedTogether{stopped}
 			}
 			return result, stopped
 		}
@@ -288,10 +291,16 @@ func (s *stepper) save(dir string, step int, loss float64) (string, error) {
 // errStoppedElsewhere ends this process's part of a run that another one was told to end.
 var errStoppedElsewhere = errors.New("another process of this run was told to stop")
 
-// StoppedTogether tells whether a run of a group ended because ctx, or that of another of its processes, did: then all of
-// them have ended. After any other error the others wait for this one.
-func StoppedTogether(ctx context.Context, err error) bool {
-	return errors.Is(err, errStoppedElsewhere) || ctx.Err() != nil && errors.Is(err, context.Cause(ctx))
+// stoppedTogether is why a run of a group ended after a step that its processes agreed on.
+type stoppedTogether struct{ error }
+
+func (s stoppedTogether) Unwrap() error { return s.error }
+
+// StoppedTogether tells whether Run ended on all processes of a group because one of them was told to stop. After any other
+// error, of a context that ended before the first step too, the others wait for this process.
+func StoppedTogether(err error) bool {
+	var together stoppedTogether
+	return errors.As(err, &together)
 }
 
 // begin resumes, and gives all processes of the run what the first one begins with. It returns the steps that are done.

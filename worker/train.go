@@ -46,7 +46,7 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir
 		return trainer.Result{}, fmt.Errorf("train.%w", err)
 	}
 	if j.Group != nil && j.Group.Rank() > 0 {
-		result, err := trainer.Run(ctx, cfg, dir, trainer.Hooks{Decoders: j.Decoders, Features: j.Features, Group: j.Group})
+		result, err := trainer.Run(ctx, cfg, dir, trainer.Hooks{Decoders: j.Decoders, Features: j.Features, Group: j.Group, Device: on})
 		return result, dataFault(err)
 	}
 	events, err := tensorboard.Create(filepath.Join(dir, eventsArtifact), j.now())

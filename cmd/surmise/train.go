@@ -43,12 +43,18 @@ of each process.`,
 				return err
 			}
 			jobs := worker.Jobs{DataRoots: roots}
+			stopped := false // with all processes of the run
 			if together {
-				group, leave, err := parallel.Join()
-				if err != nil {
-					return badInput(fmt.Errorf("--mpi: %w", err))
+				group, leave, failed := parallel.Join()
+				if failed != nil {
+					return badInput(fmt.Errorf("--mpi: %w", failed))
 				}
-				defer func() { err = errors.Join(err, leave()) }()
+				defer func() {
+					if err != nil && !stopped {
+						group.Abort(err) // the others wait for this process, here and in leave
+					}
+					err = errors.Join(err, leave())
+				}()
 				jobs.Group = group
 			}
 			decoders, done, err := workercmd.OpenDecoders(cache)
@@ -69,11 +75,8 @@ of each process.`,
 			result, err := jobs.Train(cmd.Context(), spec.GetTrain(), out, localReports{view})
 			view.close()
 			if err != nil {
-				switch {
-				case trainer.StoppedTogether(cmd.Context(), err):
+				if stopped = trainer.StoppedTogether(err); stopped {
 					return errors.New("training was interrupted")
-				case jobs.Group != nil:
-					jobs.Group.Abort(err) // the others wait for this one
 				}
 				return localFailure(cmd.Context(), "training", err)
 			}

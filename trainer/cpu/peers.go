@@ -66,7 +66,7 @@ type exchange struct {
 	busy     int32 // threads that have clips
 }
 
-// begin starts the exchange of one run; finish waits for it.
+// beginExchange starts the exchange of one run; finishExchange waits for it.
 func (m *Machine) beginExchange() {
 	x := m.exchange
 	x.busy = 0

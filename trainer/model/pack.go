@@ -19,8 +19,8 @@ func (g *Graph) Pack(m graph.Buffers, context, pred [][]int32) error {
 	return g.PackShare(m, context, pred, nil)
 }
 
-// PackShare is Pack for clips that are a part of a batch: tokens says how many tokens are predicted in the whole batch,
-// in each mask group. The losses of all parts add up to the batch's.
+// PackShare is Pack for clips that are a part of a batch: tokens, [groups], says how many tokens are predicted in
+// the whole batch; nil: in these clips. The losses of all parts add up to the batch's.
 func (g *Graph) PackShare(m graph.Buffers, context, pred [][]int32, tokens []int) error {
 	if tokens != nil && len(tokens) != g.Groups {
 		return fmt.Errorf("pack: tokens of %d mask groups, want %d", len(tokens), g.Groups)
