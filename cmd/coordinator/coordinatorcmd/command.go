@@ -97,7 +97,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	artifacts, err := o.Artifacts.open(ctx, o.Logger)
 	if err != nil {
-		return err
+		return &UsageError{err}
 	}
 	if artifacts != nil {
 		defer func() { err = errors.Join(err, artifacts.Close()) }()
@@ -121,7 +121,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	launching := launcher{}
 	if o.Launcher != (LauncherOptions{}) {
 		if launching, err = o.Launcher.open(store, o.DataDir, listener.Addr(), o.Logger); err != nil {
-			return err
+			return &UsageError{err}
 		}
 		cfg.Launch = launching
 	}
