@@ -112,6 +112,9 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 		return BenchmarkResult{}, err
 	}
 	defer func() { _ = s.m.Close() }()
+	if err := s.fits(masks); err != nil {
+		return BenchmarkResult{}, err
+	}
 	s.due = func(step int) bool { return step <= warm || (step-warm)%each == 0 }
 	r := BenchmarkResult{Precision: s.precision, Device: "cpu", Threads: cfg.Threads, Batch: cfg.Batch, Steps: steps, device: on}
 	machine, onCPU := s.m.(*cpu.Machine)
@@ -124,7 +127,7 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 	if data == nil {
 		data = newNoise(cfg.Seed, cfg.Model.ClipValues())
 	}
-	feed, err := video.NewFeed(ctx, data, video.FeedOptions{Batch: cfg.Batch, Workers: cfg.Threads})
+	feed, err := video.NewFeed(ctx, data, video.FeedOptions{Batch: cfg.Batch, Workers: cfg.Threads, Bytes: s.asBytes})
 	if err != nil {
 		return r, err
 	}

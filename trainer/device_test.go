@@ -128,7 +128,7 @@ func TestAcceleratorStopsAtTheStepThatIsNotFinite(t *testing.T) {
 			after = slices.Clone(weights[len(weights)-1].Data)
 			input[7] = float32(math.Inf(1))
 		}
-		f, err := s.step(n, input, visible, hidden)
+		f, err := s.step(n, video.Batch{Floats: input}, visible, hidden)
 		var bad *NotFiniteError
 		switch {
 		case n < 5 && (err != nil || !f.pending):
@@ -163,33 +163,5 @@ func TestModelTooLargeForTheAcceleratorIsRefused(t *testing.T) {
 	}
 	if d.Uploads+d.Runs > 0 {
 		t.Errorf("%d uploads and %d runs", d.Uploads, d.Runs)
-	}
-}
-
-// Every byte comes back from its normalised value, by colour; what is beyond goes to the nearest, and NaN nowhere.
-func TestClipsAsBytes(t *testing.T) {
-	const plane = 300
-	scale, shift := video.Normalisation()
-	var clips []float32
-	var want []byte
-	for c := range 2 * 3 {
-		for i := range plane {
-			b := byte((i + 40*c) % 256)
-			want = append(want, b)
-			clips = append(clips, scale[c%3]*(float32(b)+0.4*float32(i%3-1))+shift[c%3])
-		}
-	}
-	clips[0], want[0] = -100, 0
-	clips[1], want[1] = 100, 255
-	got := make([]byte, len(clips))
-	if err := toBytes(got, clips, plane, 2); err != nil || !slices.Equal(got, want) {
-		t.Errorf("bytes differ, or %v", err)
-	}
-	clips[3*plane+7] = float32(math.NaN())
-	if err := toBytes(got, clips, plane, 2); err == nil || !strings.Contains(err.Error(), "value 7 of clip 1 is NaN") {
-		t.Errorf("NaN gave %v", err)
-	}
-	if err := toBytes(got, clips[1:], plane, 2); err == nil {
-		t.Error("clips of another size passed")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/xla/xlatest"
+	"github.com/surmise-ml/surmise/video"
 )
 
 // Parity with the published code (testdata/golden/README.md), on every machine.
@@ -343,7 +344,7 @@ func runGolden(t *testing.T, s *stepper, batch func(int) ([]float32, [][]int32, 
 	t.Helper()
 	for i, want := range steps {
 		clips, context, pred := batch(i + 1)
-		got, err := s.step(i+1, clips, context, pred)
+		got, err := s.step(i+1, video.Batch{Floats: clips}, context, pred)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/graph"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/xla"
+	"github.com/surmise-ml/surmise/video"
 )
 
 // stepper takes optimiser steps of one model on one machine.
@@ -19,6 +20,7 @@ type stepper struct {
 	model     *model.Training
 	m         graph.Machine
 	pipeline  *xla.Machine       // m, where it goes on while figures are on their way; nil: a machine that is asked after every step
+	asBytes   bool               // the pipeline is given clips as bytes
 	due       func(int) bool     // the steps after which a pipeline is asked for figures; nil: all
 	dataset   checkpoint.Dataset // what its clips are cut from
 	encoder   *frozenEncoder     // nil: the encoder is trained
@@ -39,10 +41,10 @@ func newTraining(cfg Config, groups, processes int) (*model.Training, error) {
 		Exponent: cfg.LossExponent, VarianceCoeff: cfg.VarianceCoeff / float64(processes), Beta1: beta1, Beta2: beta2, Eps: adamEps})
 }
 
-// step takes step number n, counted from 1, on this process's clips of it, [B,3,T,H,W], or what a feed of a frozen
-// encoder gives in their place, with the masks of all clips of the batch (see model.Graph.Pack). A loss or gradient that
+// step takes step number n, counted from 1, on this process's clips of it, as bytes where s.asBytes says so, or what a feed of
+// a frozen encoder gives in their place, with the masks of all clips of the batch (see model.Graph.Pack). A loss or gradient that
 // is not finite is an error, and then no weight has changed.
-func (s *stepper) step(n int, clips []float32, visible, hidden [][]int32) (figures, error) {
+func (s *stepper) step(n int, clips video.Batch, visible, hidden [][]int32) (figures, error) {
 	var f figures
 	if err := s.input(n, clips); err != nil {
 		return f, fmt.Errorf("step %d: %w", n, err)
@@ -114,14 +116,17 @@ func (s *stepper) pipelined(n int) (figures, error) {
 }
 
 // input gives the machine the clips of step n.
-func (s *stepper) input(n int, clips []float32) error {
+func (s *stepper) input(n int, clips video.Batch) error {
 	if s.encoder != nil {
-		return s.encoder.input(s.m, s.model, s.share.first(n, s.cfg.Batch), clips)
+		return s.encoder.input(s.m, s.model, s.share.first(n, s.cfg.Batch), clips.Floats)
 	}
-	if s.pipeline != nil && s.pipeline.Bytes(s.model.Clip) != nil {
-		return toBytes(s.pipeline.Bytes(s.model.Clip), clips, s.model.Clip.Shape()[2:].TotalSize(), s.cfg.Threads)
+	if s.asBytes {
+		return fill(s.pipeline.Bytes(s.model.Clip), clips.Bytes)
 	}
-	input := s.m.Floats(s.model.Clip)
+	return fill(s.m.Floats(s.model.Clip), clips.Floats)
+}
+
+func fill[T byte | float32](input, clips []T) error {
 	if len(clips) != len(input) {
 		return fmt.Errorf("clips of %d values, want %d", len(clips), len(input))
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	G "gorgonia.org/gorgonia"
 	"log/slog"
 	"math"
 	"slices"
@@ -81,7 +82,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		clips = s.encoder.sampler(ctx, data, hooks.Features, cfg.Seed)
 	}
 	feed, err := video.NewFeed(ctx, sampled{clips, part}, video.FeedOptions{
-		Seed: cfg.Seed, First: int64(resumed) * int64(part.clips), Batch: part.clips, Workers: cfg.Threads})
+		Seed: cfg.Seed, First: int64(resumed) * int64(part.clips), Batch: part.clips, Workers: cfg.Threads, Bytes: s.asBytes})
 	if err != nil {
 		return result, err
 	}
@@ -194,7 +195,11 @@ func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Preci
 		options.Weights, options.Release = s.encoder.weights(t.Graph), s.encoder.file.Release
 	}
 	if on != nil {
-		s.pipeline, err = newPipeline(ctx, t.Program, on, precision, s.bytes(precision)...)
+		var pixels G.Nodes
+		if s.asBytes = s.takesBytes(); s.asBytes {
+			pixels = G.Nodes{t.Clip}
+		}
+		s.pipeline, err = newPipeline(ctx, t.Program, on, precision, pixels...)
 		s.m = s.pipeline
 	} else {
 		s.m, err = cpu.Compile(t.Program, options)
@@ -219,17 +224,30 @@ func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Preci
 	return s, nil
 }
 
-// fits holds what an accelerator has against what the steps will take, by the masks of the first.
+// expected is the steps whose masks are looked at before the first: the most tokens of so many batches are nearly the most
+// of all, and drawing them takes far less time than a compilation.
+const expected = 256
+
+// fits holds what an accelerator has against what the steps will take, and has it make room for the masks of those that
+// come first.
 func (s *stepper) fits(m masks) error {
 	if s.pipeline == nil {
 		return nil
 	}
-	visible, hidden, err := m.batch(1)
-	if err != nil {
-		return fmt.Errorf("step 1: %w", err)
-	}
-	if err := s.model.Pack(s.pipeline, visible, hidden); err != nil {
-		return fmt.Errorf("step 1: %w", err)
+	for step := 1; step <= min(expected, s.cfg.Steps); step++ {
+		visible, hidden, err := m.batch(step)
+		if err == nil {
+			err = s.model.Pack(s.pipeline, visible, hidden)
+		}
+		if err == nil {
+			err = s.pipeline.Expect()
+		}
+		if err != nil {
+			return fmt.Errorf("step %d: %w", step, err)
+		}
+		if len(hidden) == 0 {
+			break // all batches are alike
+		}
 	}
 	return s.tooLarge(s.pipeline.Check())
 }

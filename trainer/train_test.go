@@ -519,7 +519,7 @@ func refuseStep(t *testing.T, what string, spoil func(s *stepper, clips []float3
 	for _, w := range weights {
 		before[w.Name] = slices.Clone(w.Data)
 	}
-	_, err = s.step(1, clips, nil, nil)
+	_, err = s.step(1, video.Batch{Floats: clips}, nil, nil)
 	var notFinite *NotFiniteError
 	if !errors.As(err, &notFinite) || notFinite.What != what || notFinite.Step != 1 || !strings.Contains(err.Error(), "step 1: "+what+" is ") {
 		t.Errorf("got %v, want a NotFiniteError that names the step and the %s", err, what)
@@ -570,7 +570,7 @@ func TestTheErrorSaysWhereValuesStoppedBeingFinite(t *testing.T) {
 		m := &findingMachine{Machine: s.m, found: found}
 		finding := *s
 		finding.m = m
-		_, err := finding.step(7, clips, nil, nil)
+		_, err := finding.step(7, video.Batch{Floats: clips}, nil, nil)
 		want := NotFiniteError{What: "loss", Step: 7}
 		text := "step 7: loss is NaN; the weights"
 		if found {
@@ -639,7 +639,7 @@ func TestClipsOfAnotherSizeAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.m.Close()
-	if _, err := s.step(1, make([]float32, 7), nil, nil); err == nil || !strings.Contains(err.Error(), "7 values") {
+	if _, err := s.step(1, video.Batch{Floats: make([]float32, 7)}, nil, nil); err == nil || !strings.Contains(err.Error(), "7 values") {
 		t.Errorf("got %v, want an error that names the size", err)
 	}
 }

@@ -21,6 +21,13 @@ type FeedOptions struct {
 	Batch    int   // clips in a batch
 	Prefetch int   // batches made ready ahead of the one in use; default 2
 	Workers  int   // goroutines that sample; default 1
+	Bytes    bool  // deliver pixels as bytes, undoing their normalisation: see Denormalize
+}
+
+// Batch is clips one after the other, [B,3,T,H,W]: normalised, or as bytes where the feed was asked for those.
+type Batch struct {
+	Floats []float32
+	Bytes  []byte
 }
 
 // Feed makes batches ahead of the one that training works on. Batches come in the order of their clips'
@@ -31,15 +38,15 @@ type Feed struct {
 	stop    context.CancelFunc
 	owners  sync.WaitGroup
 	ordered chan *feedBatch // begun, in order
-	free    chan []float32  // buffers to fill
+	free    chan Batch      // buffers to fill
 	waiting *feedBatch      // taken from ordered, and not full yet when the caller's ctx ended
-	inUse   []float32       // the caller's, until it asks for the next
+	inUse   *Batch          // the caller's, until it asks for the next
 	err     error           // the first failure; the feed delivers nothing after it
 }
 
 // feedBatch is one batch in the making.
 type feedBatch struct {
-	clips   []float32 // [B,3,T,H,W]
+	clips   Batch
 	pending atomic.Int64
 	errs    []error       // [B]; each clip's worker sets its own
 	done    chan struct{} // closed when pending reaches 0
@@ -70,10 +77,14 @@ func NewFeed(ctx context.Context, from Sampler, o FeedOptions) (*Feed, error) {
 	case o.Workers < 0:
 		return nil, fmt.Errorf("feed: %d workers, want 1 or more", o.Workers)
 	}
-	f := &Feed{ordered: make(chan *feedBatch, o.Prefetch), free: make(chan []float32, o.Prefetch+1)}
+	f := &Feed{ordered: make(chan *feedBatch, o.Prefetch), free: make(chan Batch, o.Prefetch+1)}
 	f.ctx, f.stop = context.WithCancel(ctx)
 	for range o.Prefetch + 1 {
-		f.free <- make([]float32, o.Batch*from.ClipSize())
+		if size := o.Batch * from.ClipSize(); o.Bytes {
+			f.free <- Batch{Bytes: make([]byte, size)}
+		} else {
+			f.free <- Batch{Floats: make([]float32, size)}
+		}
 	}
 	jobs := make(chan feedJob)
 	f.owners.Go(func() { f.plan(o, jobs) })
@@ -87,7 +98,7 @@ func NewFeed(ctx context.Context, from Sampler, o FeedOptions) (*Feed, error) {
 func (f *Feed) plan(o FeedOptions, jobs chan<- feedJob) {
 	defer close(jobs)
 	for index := o.First; ; {
-		var clips []float32
+		var clips Batch
 		select {
 		case clips = <-f.free:
 		case <-f.ctx.Done():
@@ -112,40 +123,53 @@ func (f *Feed) plan(o FeedOptions, jobs chan<- feedJob) {
 }
 
 func (f *Feed) work(from Sampler, seed uint64, jobs <-chan feedJob) {
+	size := from.ClipSize()
+	var clip []float32 // before it is made bytes
 	for job := range jobs {
-		b, size := job.batch, from.ClipSize()
-		_, b.errs[job.clip] = from.Sample(f.ctx, seed, job.index, b.clips[job.clip*size:(job.clip+1)*size])
+		b, at := job.batch, job.clip*size
+		if b.clips.Bytes == nil {
+			_, b.errs[job.clip] = from.Sample(f.ctx, seed, job.index, b.clips.Floats[at:at+size])
+		} else {
+			if clip == nil {
+				clip = make([]float32, size)
+			}
+			_, err := from.Sample(f.ctx, seed, job.index, clip)
+			if err == nil {
+				err = Denormalize(b.clips.Bytes[at:at+size], clip)
+			}
+			b.errs[job.clip] = err
+		}
 		if b.pending.Add(-1) == 0 {
 			close(b.done)
 		}
 	}
 }
 
-// Next returns the next batch, [B,3,T,H,W], and how long the caller had to wait for it. The batch belongs to
+// Next returns the next batch and how long the caller had to wait for it. The batch belongs to
 // the caller until the next call of Next or Close. An error is ctx's, or says which clip of the batch failed;
 // after it there are no more batches.
-func (f *Feed) Next(ctx context.Context) (batch []float32, waited time.Duration, err error) {
+func (f *Feed) Next(ctx context.Context) (batch Batch, waited time.Duration, err error) {
 	if f.err != nil {
-		return nil, 0, f.err
+		return Batch{}, 0, f.err
 	}
 	if f.inUse != nil {
-		f.free <- f.inUse // never blocks: as many places as buffers
+		f.free <- *f.inUse // never blocks: as many places as buffers
 		f.inUse = nil
 	}
 	began := time.Now()
 	b, err := f.wait(ctx)
 	waited = time.Since(began)
 	if err != nil {
-		return nil, waited, err
+		return Batch{}, waited, err
 	}
 	for _, err := range b.errs {
 		if err != nil { // the clip of lowest index: the same one in every run
 			f.err = fmt.Errorf("feed: %w", err)
 			f.stop()
-			return nil, waited, f.err
+			return Batch{}, waited, f.err
 		}
 	}
-	f.inUse = b.clips
+	f.inUse = &b.clips
 	return b.clips, waited, nil
 }
 

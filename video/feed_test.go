@@ -52,7 +52,7 @@ func TestFeedKeepsOrder(t *testing.T) {
 				t.Fatal(err)
 			}
 			i := float32(6 + 3*b)
-			if want := []float32{9, i, 9, i + 1, 9, i + 2}; !slices.Equal(batch, want) {
+			if want := []float32{9, i, 9, i + 1, 9, i + 2}; !slices.Equal(batch.Floats, want) {
 				t.Fatalf("%d workers, batch %d: %v, want %v", workers, b, batch, want)
 			}
 		}
@@ -131,7 +131,7 @@ func TestFeedStops(t *testing.T) {
 				}
 				close(s.gate) // nothing is lost: the same batch comes at the next call
 				batch, _, err := feed.Next(context.Background())
-				if err != nil || fmt.Sprint(batch) != "[0 0 0 1]" {
+				if err != nil || fmt.Sprint(batch.Floats) != "[0 0 0 1]" {
 					t.Errorf("batch %v, error %v", batch, err)
 				}
 			}

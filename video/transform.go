@@ -1,12 +1,15 @@
 package video
 
 // #cgo CFLAGS: -O3
+// #include "pixels.h"
 // #include "resample.h"
 import "C"
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 )
 
 // Mean and standard deviation of ImageNet's pixels, red, green, blue, in units of 255: what V-JEPA and most
@@ -223,6 +226,26 @@ func Normalisation() (scale, shift [3]float32) {
 		scale[c], shift[c] = normalisation(c)
 	}
 	return scale, shift
+}
+
+// Denormalize is the pixels that a normalised clip [3,…] was made of, as bytes: those of values that were scaled, too, are
+// rounded to the nearest of 0 to 255. A value that is no number is an error. It panics when the lengths differ.
+func Denormalize(dst []byte, clip []float32) error {
+	dst = dst[:len(clip):len(clip)]
+	plane := len(clip) / 3
+	if len(clip) == 0 {
+		return nil
+	}
+	for channel := range 3 {
+		scale, shift := normalisation(channel)
+		at := channel * plane
+		bad := C.surmise_pixels((*C.uint8_t)(&dst[at]), (*C.float)(&clip[at]), C.long(plane), C.float(1/scale), C.float(0.5-shift/scale))
+		if bad != 0 {
+			i := at + slices.IndexFunc(clip[at:at+plane], func(x float32) bool { return x != x })
+			return fmt.Errorf("value %d of a clip is %g", i, clip[i])
+		}
+	}
+	return nil
 }
 
 // Normalize writes frames from, …, from+frames-1 of c to dst [3,frames,H,W], normalised with ImageNet's mean

@@ -41,12 +41,13 @@ func (g *Graph) PackShare(m graph.Buffers, context, pred [][]int32, tokens []int
 	g.packFull(m)
 	var nc, np int
 	predicted := make([]int, g.Groups)
+	contextToken, contextPlace, predToken, predPlace, maskToken := m.Ints(g.contextToken), m.Ints(g.contextPlace), m.Ints(g.predToken), m.Ints(g.predPlace), m.Ints(g.maskToken)
 	for k := range s {
 		if err := checkTokens(context[k], pred[k], n); err != nil {
 			return fmt.Errorf("pack: clip %d, mask group %d: %w", k/g.Groups, k%g.Groups, err)
 		}
 		for i, token := range context[k] {
-			m.Ints(g.contextToken)[nc+i], m.Ints(g.contextPlace)[nc+i] = token, int32(i)
+			contextToken[nc+i], contextPlace[nc+i] = token, int32(i)
 		}
 		mask := int32(k % g.Groups % g.Config.MaskTokens)
 		if g.firstMaskTokenForAllSegments || g.Config.MaskToken == MaskTokenFirst {
@@ -57,8 +58,8 @@ func (g *Graph) PackShare(m graph.Buffers, context, pred [][]int32, tokens []int
 			copy(both[copy(both, context[k]):], pred[k])
 		}
 		for i, token := range pred[k] {
-			m.Ints(g.predToken)[np+i], m.Ints(g.predPlace)[np+i] = token, int32(len(context[k])+i)
-			m.Ints(g.maskToken)[np+i] = mask
+			predToken[np+i], predPlace[np+i] = token, int32(len(context[k])+i)
+			maskToken[np+i] = mask
 		}
 		nc, np = nc+len(context[k]), np+len(pred[k])
 		predicted[k%g.Groups] += len(pred[k])

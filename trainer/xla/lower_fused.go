@@ -133,7 +133,7 @@ func fusedConfig(heads []int, mask string, backward bool) string {
 		c["bmm1_dot_dimension_numbers"] = product(3, 3, tokens, tokens)
 		c["bmm2_dot_dimension_numbers"] = product(3, 1, scores, tokens)
 	}
-	all, err := json.Marshal(map[string]any{"operation_queue_id": "0", "wait_on_operation_queues": []string{}, "cudnn_fmha_backend_config": c})
+	all, err := json.Marshal(map[string]any{"cudnn_fmha_backend_config": c})
 	if err != nil {
 		panic(err) // plain maps of text and numbers
 	}

@@ -519,26 +519,38 @@ func (m *Machine) upload(e *compiled, slots []*slot) (args, inputs []Buffer, err
 		}
 	}
 	for _, t := range e.tables {
-		if err := put(stacked(m.a.tableType(m.shape, t), e.steps), m.filled(t, slots)); err != nil {
+		if err := put(stacked(m.a.tableType(m.shape, t), e.steps), m.weights(t, slots)); err != nil {
+			return nil, inputs, err
+		}
+	}
+	if len(e.ints) > 0 {
+		if err := put(stacked(m.a.intsType(m.shape, e.ints), e.steps), m.ints(e.ints, slots)); err != nil {
 			return nil, inputs, err
 		}
 	}
 	return args, inputs, nil
 }
 
-// filled is a table for some slots, end to end.
-func (m *Machine) filled(t table, slots []*slot) []byte {
-	size := hlo.Of(hlo.S32, m.shape.dims(m.a, t)...).Elements()
-	if t.kind == rowWeights {
-		all := make([]float32, size*len(slots))
-		for i, s := range slots {
-			fillWeights(t, s, all[i*size:(i+1)*size])
-		}
-		return bytesOf(all)
-	}
-	all := make([]int32, size*len(slots))
+// weights is a table of float32 for some slots, end to end.
+func (m *Machine) weights(t table, slots []*slot) []byte {
+	size := m.shape.size(m.a, t)
+	all := make([]float32, size*len(slots))
 	for i, s := range slots {
-		m.shape.fill(m.a, t, s, all[i*size:(i+1)*size])
+		fillWeights(t, s, all[i*size:(i+1)*size])
+	}
+	return bytesOf(all)
+}
+
+// ints is all tables of int32 for some slots, end to end.
+func (m *Machine) ints(tables []table, slots []*slot) []byte {
+	all := make([]int32, m.a.intsType(m.shape, tables).Elements()*len(slots))
+	at := 0
+	for _, s := range slots {
+		for _, t := range tables {
+			end := at + m.shape.size(m.a, t)
+			m.shape.fill(m.a, t, s, all[at:end])
+			at = end
+		}
 	}
 	return bytesOf(all)
 }
@@ -603,10 +615,31 @@ func (m *Machine) fit(slots []*slot) error {
 			if err := m.closeExecutables(); err != nil {
 				return err
 			}
-			m.shape = m.shape.with(m.a, need)
+			m.shape = m.shape.union(m.a, need, 1)
 		}
 	}
 	return nil
+}
+
+// Expect makes room for the inputs of the step at hand, as those of a step to come: a module compiled afterwards holds
+// them. Whoever knows the masks of many steps beforehand spares the later ones a compilation in their midst.
+func (m *Machine) Expect() error {
+	s := m.slots[m.at]
+	if err := m.a.check(s); err != nil {
+		return err
+	}
+	need := m.a.shapeFor(s)
+	if m.shape == nil {
+		m.shape = need
+	}
+	if m.shape.holds(need) {
+		return nil
+	}
+	if err := m.drain(); err != nil {
+		return err
+	}
+	m.shape = m.shape.union(m.a, need, 0)
+	return m.closeExecutables()
 }
 
 // executable is the module for the shape, compiled if it has not been.

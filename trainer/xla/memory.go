@@ -88,6 +88,7 @@ func (a *program) estimate(s *shape, o Options, update bool, steps int) Needs {
 	for _, t := range args.tables {
 		need.Inputs += int64(a.tableType(s, t).Bytes())
 	}
+	need.Inputs += int64(a.intsType(s, args.ints).Bytes())
 	need.Inputs *= int64(steps * inFlight)
 	for _, n := range a.large {
 		need.Results += int64(s.resultType(a, n).Bytes())

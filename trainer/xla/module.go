@@ -25,7 +25,8 @@ type arguments struct {
 	state     []*flat // all of it; in a step the updated ones come first, then alive
 	constants []rotation
 	inputs    G.Nodes // float inputs that operations read
-	tables    []table
+	tables    []table // of float32
+	ints      []table // of int32: one argument has them all, end to end
 }
 
 // module is what is compiled.
@@ -40,7 +41,11 @@ func (a *program) argumentsFor(s *shape) arguments {
 	args := arguments{state: a.state, constants: a.rotations, inputs: a.uploaded}
 	for _, t := range a.tables {
 		if s.present(t) {
-			args.tables = append(args.tables, t)
+			if t.kind == rowWeights {
+				args.tables = append(args.tables, t)
+			} else {
+				args.ints = append(args.ints, t)
+			}
 		}
 	}
 	return args
@@ -77,11 +82,18 @@ func (m *Options) inputType(n *G.Node) Type {
 	return hlo.Of(hlo.F32, n.Shape()...)
 }
 
-func (a *program) tableType(s *shape, t table) Type {
-	if t.kind == rowWeights {
-		return hlo.Of(hlo.F32, s.dims(a, t)...)
+func (a *program) tableType(s *shape, t table) Type { return hlo.Of(hlo.F32, s.dims(a, t)...) }
+
+// size is the elements of a table.
+func (s *shape) size(a *program, t table) int { return hlo.Of(hlo.S32, s.dims(a, t)...).Elements() }
+
+// intsType is the argument that has all tables of int32.
+func (a *program) intsType(s *shape, tables []table) Type {
+	n := 0
+	for _, t := range tables {
+		n += s.size(a, t)
 	}
-	return hlo.Of(hlo.S32, s.dims(a, t)...)
+	return hlo.Of(hlo.S32, n)
 }
 
 // constantTypes are those of the tables of sines and cosines.
@@ -138,6 +150,7 @@ type values struct {
 	constants []*hlo.Value // two for each rotation
 	inputs    []*hlo.Value
 	tables    []*hlo.Value
+	ints      []*hlo.Value // one, or none
 }
 
 // args adds the arguments after those of the updated state.
@@ -158,6 +171,9 @@ func (b *builder) args(state map[*flat]*hlo.Value, steps int) values {
 	}
 	for _, t := range b.m.tables {
 		v.tables = append(v.tables, b.f.Arg(stacked(b.a.tableType(b.s, t), steps)))
+	}
+	if len(b.m.ints) > 0 {
+		v.ints = append(v.ints, b.f.Arg(stacked(b.a.intsType(b.s, b.m.ints), steps)))
 	}
 	return v
 }
@@ -190,6 +206,14 @@ func (b *builder) lowering(v values, order G.Nodes, at *hlo.Value) *lowering {
 	}
 	for i, t := range b.m.tables {
 		l.tables[t] = pick(v.tables[i])
+	}
+	if len(b.m.ints) > 0 {
+		all, from := pick(v.ints[0]), 0
+		for _, t := range b.m.ints {
+			to := from + b.s.size(b.a, t)
+			l.tables[t] = b.f.Reshape(b.f.Slice(all, 0, from, to), b.s.dims(b.a, t)...)
+			from = to
+		}
 	}
 	return l
 }
@@ -342,7 +366,7 @@ func (b *builder) loop(v values, alive *hlo.Value) ([]*hlo.Value, error) {
 	for _, s := range fixed {
 		carried = append(carried, v.state[s])
 	}
-	carried = slices.Concat(carried, v.constants, v.inputs, v.tables)
+	carried = slices.Concat(carried, v.constants, v.inputs, v.tables, v.ints)
 	var failed error
 	out := f.While(carried, func(c []*hlo.Value) *hlo.Value {
 		return f.Compare(c[0], hlo.Less, f.Full(float64(b.m.steps), hlo.Of(hlo.S32)))
@@ -357,7 +381,8 @@ func (b *builder) loop(v values, alive *hlo.Value) ([]*hlo.Value, error) {
 		}
 		rest = rest[len(fixed):]
 		in.constants, rest = rest[:len(v.constants)], rest[len(v.constants):]
-		in.inputs, in.tables = rest[:len(v.inputs)], rest[len(v.inputs):]
+		in.inputs, rest = rest[:len(v.inputs)], rest[len(v.inputs):]
+		in.tables, in.ints = rest[:len(v.tables)], rest[len(v.tables):]
 		stepped, err := b.once(in, c[1+len(updated)], c[0])
 		if err != nil {
 			failed = err

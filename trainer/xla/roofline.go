@@ -2,8 +2,11 @@ package xla
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -30,7 +33,7 @@ func Roofline(ctx context.Context, d Device, p Precision, size int, length time.
 		err = errors.Join(err, e.Close())
 	}()
 	for _, t := range m.Args {
-		b, err := d.Upload(ctx, t, make([]byte, t.Bytes()))
+		b, err := d.Upload(ctx, t, roughlyNormal(t))
 		if err != nil {
 			return 0, fmt.Errorf("measure products: %w", err)
 		}
@@ -58,6 +61,23 @@ func Roofline(ctx context.Context, d Device, p Precision, size int, length time.
 		times = append(times, took)
 	}
 	return 2 * float64(size) * float64(size) * float64(size) * products / slices.Min(times).Seconds(), nil
+}
+
+// roughlyNormal is a matrix [N,N] of values whose products are about as large as they are. Zeros would be multiplied faster
+// than any data.
+func roughlyNormal(t Type) []byte {
+	rng := rand.New(rand.NewPCG(1, 1))
+	most := math.Sqrt(3 / float64(t.Dims[0])) // uniform up to here: a variance of 1/N
+	out := make([]byte, 0, t.Bytes())
+	for range t.Elements() {
+		x := math.Float32bits(float32((2*rng.Float64() - 1) * most))
+		if t.DType == hlo.BF16 {
+			out = binary.LittleEndian.AppendUint16(out, uint16(x>>16))
+		} else {
+			out = binary.LittleEndian.AppendUint32(out, x)
+		}
+	}
+	return out
 }
 
 // productChain is a module that multiplies x by w again and again.

@@ -95,13 +95,13 @@ func (s *shape) holds(t *shape) bool {
 	return true
 }
 
-// with is the smallest shape that holds both. Where a batch did not fit, some room is left for the next.
-func (s *shape) with(a *program, t *shape) *shape {
+// union is the smallest shape that holds both. Where t does not fit into s, room for so many quanta more is left.
+func (s *shape) union(a *program, t *shape, room int) *shape {
 	u := &shape{rows: map[*space]int{}, full: map[*space]bool{}, segments: map[*G.Node]segmenting{}, depth: map[table]int{}}
 	for _, sp := range a.spaces {
 		u.rows[sp] = max(s.rows[sp], t.rows[sp])
 		if t.rows[sp] > s.rows[sp] {
-			u.rows[sp] = min(sp.capacity, u.rows[sp]+sp.quantum())
+			u.rows[sp] = min(sp.capacity, u.rows[sp]+room*sp.quantum())
 		}
 		u.full[sp] = s.full[sp] && t.full[sp] && s.rows[sp] == t.rows[sp]
 	}

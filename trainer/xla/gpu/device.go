@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/trainer/xla/pjrt"
@@ -20,8 +21,19 @@ type Device struct {
 
 var _ xla.Device = (*Device)(nil)
 
-func newDevice(client *pjrt.Client, plugin Plugin, overrides map[string]any) *Device {
+// usual are the compiler flags that differ from XLA's own values.
+var usual = map[string]any{
+	// Products by cuBLAS alone. To try Triton's kernels for every product takes most of half a minute for each module.
+	"xla_gpu_enable_triton_gemm": false,
+}
+
+func newDevice(client *pjrt.Client, plugin Plugin, xlaFlags string, overrides map[string]any) *Device {
 	d := &Device{client: client, device: client.Devices()[0], plugin: plugin, overrides: map[string]any{}}
+	for name, value := range usual {
+		if !strings.Contains(xlaFlags, name) { // a flag of the environment is meant
+			d.overrides[name] = value
+		}
+	}
 	if data := plugin.dataFolder(); data != "" {
 		d.overrides["xla_gpu_cuda_data_dir"] = data
 	}
@@ -53,18 +65,15 @@ func (d *Device) Close() error { return d.client.Close() }
 // kinds are the plugin's element types by ours.
 var kinds = map[xla.DType]pjrt.Type{xla.F32: pjrt.F32, xla.BF16: pjrt.BF16, xla.S32: pjrt.S32, xla.U8: pjrt.U8, xla.Bool: pjrt.Pred}
 
-// Upload copies data and returns when it may be changed.
-func (d *Device) Upload(ctx context.Context, t xla.Type, data []byte) (xla.Buffer, error) {
+// Upload copies data, which may be changed when it returns. How the transfer went shows in what is done with the buffer.
+func (d *Device) Upload(_ context.Context, t xla.Type, data []byte) (xla.Buffer, error) {
 	kind, known := kinds[t.DType]
 	if !known {
 		return nil, fmt.Errorf("uploading a %v: no such element type", t)
 	}
-	b, sent, err := d.device.Upload(kind, t.Dims, data)
+	b, _, err := d.device.UploadCopy(kind, t.Dims, data)
 	if err != nil {
 		return nil, d.outOfMemory(fmt.Sprintf("a tensor %v", t), int64(t.Bytes()), err)
-	}
-	if err := sent.Wait(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("uploading a %v: %w", t, err), b.Close())
 	}
 	return &buffer{d, b, t, fmt.Sprintf("a tensor %v", t)}, nil
 }

@@ -108,7 +108,7 @@ func (s System) open(o Options) (*Device, error) {
 	if n := len(client.Devices()); n != 1 {
 		return nil, errors.Join(fmt.Errorf("the plugin shows %d devices, want the one", n), client.Close())
 	}
-	return newDevice(client, plugin, o.Overrides), nil
+	return newDevice(client, plugin, s.Getenv("XLA_FLAGS"), o.Overrides), nil
 }
 
 // fraction is how much of a card's memory may be taken.

@@ -51,12 +51,25 @@ func (c *Client) newBuffer(h handle) *Buffer {
 	return b
 }
 
-// immutableUntilTransferCompletes lets the plugin read the caller's memory after the call, until it says that it is done.
-const immutableUntilTransferCompletes = 1
+// How long the plugin may read the caller's memory: during the call, or until it says that it is done.
+const (
+	immutableOnlyDuringCall         = 0
+	immutableUntilTransferCompletes = 1
+)
 
 // Upload starts copying a dense, row-major tensor to a device. Until Pending is over, data must not change. The buffer can
 // be used at once.
 func (d *Device) Upload(t Type, dims []int, data []byte) (*Buffer, *Pending, error) {
+	return d.upload(t, dims, data, immutableUntilTransferCompletes)
+}
+
+// UploadCopy is Upload of data that may change as soon as it returns: the plugin copies it first. A transfer waits for what
+// the device is doing, so who waits for transfers leaves the device idle while the next is made ready.
+func (d *Device) UploadCopy(t Type, dims []int, data []byte) (*Buffer, *Pending, error) {
+	return d.upload(t, dims, data, immutableOnlyDuringCall)
+}
+
+func (d *Device) upload(t Type, dims []int, data []byte, semantics int32) (*Buffer, *Pending, error) {
 	size, err := sizeOf(t, dims)
 	if err == nil && size != len(data) {
 		err = fmt.Errorf("%d bytes, want %d", len(data), size)
@@ -71,7 +84,7 @@ func (d *Device) Upload(t Type, dims []int, data []byte) (*Buffer, *Pending, err
 	pins := new(runtime.Pinner)
 	args := bufferFromHostArgs{
 		client: d.client.handle, data: pinnedBytes(data, pins), kind: t, dimCount: uintptr(len(dims)),
-		semantics: immutableUntilTransferCompletes, device: d.handle,
+		semantics: semantics, device: d.handle,
 	}
 	if len(dims) > 0 {
 		args.dims = &int64s(dims)[0]

@@ -210,6 +210,7 @@ typedef struct job {
   event *done;
   buffer *buffer;
   const char *host;  // TO_DEVICE
+  char *copy;        // TO_DEVICE of memory that may be read during the call alone: what host is
   uint64_t sum;      // of host, when the transfer was asked for
   char *dst;         // TO_HOST
   loaded *program;   // RUN
@@ -289,6 +290,7 @@ static void do_job(job *j) {
     case TO_DEVICE:
       if (sum_of(j->host, j->buffer->size) != j->sum) violation("PJRT_Client_BufferFromHostBuffer: host memory was changed before the transfer was done");
       memcpy(j->buffer->data, j->host, j->buffer->size);
+      free(j->copy);
       break;
     case RUN:
       run(j->program, j);
@@ -876,7 +878,7 @@ typedef struct {
 static error *from_host(void *p) {
   CALL(Client_BufferFromHostBuffer, from_host_args, buffer)
   NEED(a->client, CLIENT)
-  if (a->device->client != a->client || a->semantics != 1 || a->nstrides || a->memory || a->layout || !a->data) violation("%s: unexpected arguments", me);
+  if (a->device->client != a->client || a->semantics < 0 || a->semantics > 1 || a->nstrides || a->memory || a->layout || !a->data) violation("%s: unexpected arguments", me);
   if (a->ndims > MAX_DIMS || element(a->type) == 0) RETURN(new_error(INVALID_ARGUMENT, "type %d with %zu dimensions", a->type, a->ndims))
   int64_t need = bytes(a->type, a->ndims, a->dims);
   if (a->client->in_use + need > config.limit) RETURN(new_error(RESOURCE_EXHAUSTED, "Out of memory while trying to allocate %lld bytes.", (long long)need))
@@ -885,7 +887,11 @@ static error *from_host(void *p) {
   j->what = TO_DEVICE;
   j->buffer = b;
   j->host = a->data;
-  j->sum = sum_of(a->data, b->size);
+  if (a->semantics == 0) {
+    j->host = j->copy = malloc(b->size + 1);
+    memcpy(j->copy, a->data, b->size);
+  }
+  j->sum = sum_of(j->host, b->size);
   a->done = start(j);
   a->buffer = b;
   RETURN(NULL)
