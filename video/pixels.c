@@ -1,7 +1,13 @@
 #include "pixels.h"
 
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
+#define FOR_EVERY_WIDTH __attribute__((target_clones("avx512bw", "avx2", "default")))
+#else
+#define FOR_EVERY_WIDTH
+#endif
+
 /* Written for compilers to make vectors of it: no branches, and the sum that finds what is no number goes along. */
-int surmise_pixels(uint8_t *restrict dst, const float *restrict src, long n, float by, float plus) {
+FOR_EVERY_WIDTH int surmise_pixels(uint8_t *restrict dst, const float *restrict src, long n, float by, float plus) {
   int bad = 0;
   for (long i = 0; i < n; i++) {
     float v = src[i] * by + plus;

@@ -8,7 +8,8 @@ import (
 	"github.com/surmise-ml/surmise/trainer/xla/hlo"
 )
 
-// Device is one accelerator, as a PJRT plugin offers it. Its methods may be called from one goroutine at a time.
+// Device is one accelerator, as a PJRT plugin offers it. Its methods and those of what it makes may be called from several
+// goroutines at once.
 //
 // Work is asynchronous: Upload and Run return before it is done, in the order of the calls, and what went wrong may show
 // only in Buffer.Download or Buffer.Wait. Errors carry the plugin's own text.

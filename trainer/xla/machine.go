@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"unsafe"
 
 	G "gorgonia.org/gorgonia"
@@ -95,10 +96,12 @@ type Machine struct {
 	executables map[string]*compiled // for the shape
 	needs       Needs                // of the newest module
 
-	pending []launch
-	history [][]float32 // figures of steps since the last Wait
-	large   []Buffer    // results on the device, of the newest step
-	results map[*G.Node][]float32
+	starting chan error // of the launch that is being started beside what the caller does; nil: there is none
+	pending  []launch
+	history  [][]float32 // figures of steps since the last Wait
+	large    []Buffer    // results on the device, of the newest step
+	results  map[*G.Node][]float32
+	filled   []int32 // tables, before they are sent
 
 	err error // that could not be returned when it happened
 }
@@ -233,6 +236,9 @@ func (a *program) bufferOf(n *G.Node) *flat {
 
 // fetch brings a buffer of state to the host, after all steps that were started.
 func (m *Machine) fetch(b *flat) error {
+	if err := m.settle(); err != nil {
+		return err
+	}
 	s := m.state[b]
 	if s.host != nil {
 		return nil
@@ -379,6 +385,9 @@ func (m *Machine) Wait() error {
 
 // drain waits for the figures of everything that was started.
 func (m *Machine) drain() error {
+	if err := m.settle(); err != nil {
+		return err
+	}
 	for len(m.pending) > 0 {
 		if err := m.oldest(); err != nil {
 			return err
@@ -427,26 +436,57 @@ func (m *Machine) start(update bool, slots []*slot) error {
 	if err != nil {
 		return err
 	}
+	inputs, err := m.upload(e, slots)
+	if err != nil {
+		return errors.Join(m.settle(), m.explain("send the inputs", err), closeAll(inputs))
+	}
+	if err := m.settle(); err != nil {
+		return errors.Join(err, closeAll(inputs))
+	}
 	for len(m.pending) >= inFlight {
 		if err := m.oldest(); err != nil {
-			return err
+			return errors.Join(err, closeAll(inputs))
 		}
 	}
-	args, inputs, err := m.upload(e, slots)
-	var out []Buffer
-	if err != nil {
-		err = m.explain("send the inputs", err)
-	} else if out, err = e.Run(m.ctx, args); err != nil {
-		err = m.explain("run", err)
-		m.err = err // donated state may be lost
-	}
-	if err != nil {
-		for _, b := range inputs {
-			err = errors.Join(err, b.Close())
+	// To start a program of hundreds of operations takes a device's host as long as to make the inputs ready for it.
+	m.starting = make(chan error, 1)
+	go func() { m.starting <- m.launch(e, inputs) }()
+	return nil
+}
+
+// settle waits until the newest launch has been started, which is when state and pending are the caller's again.
+func (m *Machine) settle() error {
+	if m.starting != nil {
+		err := <-m.starting
+		m.starting = nil
+		if err != nil {
+			m.err = err // donated state may be lost
 		}
-		return err
+	}
+	return m.err
+}
+
+// launch starts a module on inputs, which it takes over.
+func (m *Machine) launch(e *compiled, inputs []Buffer) error {
+	args, err := m.arguments(e, inputs)
+	if err != nil {
+		return errors.Join(m.explain("send the state", err), closeAll(inputs))
+	}
+	out, err := e.Run(m.ctx, args)
+	if err != nil {
+		return errors.Join(m.explain("run", err), closeAll(inputs))
 	}
 	return m.keep(e, out, inputs)
+}
+
+func closeAll(buffers []Buffer) error {
+	var err error
+	for _, b := range buffers {
+		if b != nil {
+			err = errors.Join(err, b.Close())
+		}
+	}
+	return err
 }
 
 // keep takes over what a module has returned.
@@ -474,21 +514,13 @@ func (m *Machine) keep(e *compiled, out, inputs []Buffer) error {
 	return err
 }
 
-// upload gives a module its arguments. inputs are those that are of this launch alone.
-func (m *Machine) upload(e *compiled, slots []*slot) (args, inputs []Buffer, err error) {
-	put := func(t Type, data []byte) error {
-		b, err := m.d.Upload(m.ctx, t, data)
-		if err != nil {
-			return err
-		}
-		args, inputs = append(args, b), append(inputs, b)
-		return nil
-	}
-	var fixed []Buffer
+// arguments are a module's: state, constants and the inputs of this launch.
+func (m *Machine) arguments(e *compiled, inputs []Buffer) ([]Buffer, error) {
+	var args, fixed []Buffer
 	for _, b := range e.state {
 		device, err := m.onDevice(b)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if e.update && !b.updated {
 			fixed = append(fixed, device)
@@ -498,37 +530,61 @@ func (m *Machine) upload(e *compiled, slots []*slot) (args, inputs []Buffer, err
 	}
 	if e.update {
 		if m.alive == nil {
+			var err error
 			if m.alive, err = m.d.Upload(m.ctx, hlo.Of(hlo.Bool), []byte{1}); err != nil {
-				return nil, nil, err
+				return nil, err
 			}
 		}
 		args = append(append(args, m.alive), fixed...)
 	}
 	if err := m.uploadConstants(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	args = append(args, m.constants...)
-	for _, n := range e.inputs {
-		t := stacked(m.o.inputType(n), e.steps)
-		data := slots[0].bytes[n]
-		if x := slots[0].floats[n]; x != nil {
-			data = bytesOf(x)
+	return slices.Concat(args, m.constants, inputs), nil
+}
+
+// upload sends the inputs and tables of a launch, the tables while the inputs are on their way. Buffers that it returns
+// are to be closed, after an error too; some may be nil then.
+func (m *Machine) upload(e *compiled, slots []*slot) ([]Buffer, error) {
+	inputs := make([]Buffer, len(e.inputs))
+	sent := make(chan error, 1)
+	go func() {
+		for i, n := range e.inputs {
+			t := stacked(m.o.inputType(n), e.steps)
+			data := slots[0].bytes[n]
+			if x := slots[0].floats[n]; x != nil {
+				data = bytesOf(x)
+			}
+			var err error
+			if inputs[i], err = m.d.Upload(m.ctx, t, unsafe.Slice(unsafe.SliceData(data), t.Bytes())); err != nil { // the slots lie end to end
+				sent <- err
+				return
+			}
 		}
-		if err := put(t, unsafe.Slice(unsafe.SliceData(data), t.Bytes())); err != nil { // the slots lie end to end
-			return nil, inputs, err
+		sent <- nil
+	}()
+	tables, err := m.uploadTables(e, slots)
+	err = errors.Join(err, <-sent)
+	return append(inputs, tables...), err
+}
+
+func (m *Machine) uploadTables(e *compiled, slots []*slot) (sent []Buffer, err error) {
+	put := func(t Type, data []byte) error {
+		b, err := m.d.Upload(m.ctx, t, data)
+		if err == nil {
+			sent = append(sent, b)
 		}
+		return err
 	}
 	for _, t := range e.tables {
 		if err := put(stacked(m.a.tableType(m.shape, t), e.steps), m.weights(t, slots)); err != nil {
-			return nil, inputs, err
+			return sent, err
 		}
 	}
 	if len(e.ints) > 0 {
-		if err := put(stacked(m.a.intsType(m.shape, e.ints), e.steps), m.ints(e.ints, slots)); err != nil {
-			return nil, inputs, err
-		}
+		return sent, put(stacked(m.a.intsType(m.shape, e.ints), e.steps), m.ints(e.ints, slots))
 	}
-	return args, inputs, nil
+	return sent, nil
 }
 
 // weights is a table of float32 for some slots, end to end.
@@ -541,18 +597,21 @@ func (m *Machine) weights(t table, slots []*slot) []byte {
 	return bytesOf(all)
 }
 
-// ints is all tables of int32 for some slots, end to end.
+// ints is all tables of int32 for some slots, end to end, in memory that is used again.
 func (m *Machine) ints(tables []table, slots []*slot) []byte {
-	all := make([]int32, m.a.intsType(m.shape, tables).Elements()*len(slots))
+	size := m.a.intsType(m.shape, tables).Elements() * len(slots)
+	m.filled = slices.Grow(m.filled[:0], size)[:size]
+	var all sync.WaitGroup
 	at := 0
 	for _, s := range slots {
 		for _, t := range tables {
-			end := at + m.shape.size(m.a, t)
-			m.shape.fill(m.a, t, s, all[at:end])
-			at = end
+			dst := m.filled[at:][:m.shape.size(m.a, t)]
+			at += len(dst)
+			all.Go(func() { m.shape.fill(m.a, t, s, dst) })
 		}
 	}
-	return bytesOf(all)
+	all.Wait()
+	return bytesOf(m.filled)
 }
 
 // onDevice is a buffer of state, sent there if the host has changed it.
@@ -648,6 +707,9 @@ func (m *Machine) executable(update bool, steps int) (*compiled, error) {
 	if e := m.executables[key]; e != nil {
 		return e, nil
 	}
+	if err := m.settle(); err != nil {
+		return nil, err
+	}
 	m.needs = m.a.estimate(m.shape, m.o, update, steps)
 	available := m.available()
 	mod, err := m.a.build(m.shape, m.o, update, steps)
@@ -710,7 +772,7 @@ func (m *Machine) Memory() Needs { return m.needs }
 // Check says, by the estimate for the inputs of the step at hand, whether the program will fit; nil where the device does
 // not say what it has.
 func (m *Machine) Check() error {
-	if err := m.fit(m.slots[m.at : m.at+1]); err != nil {
+	if err := errors.Join(m.settle(), m.fit(m.slots[m.at:m.at+1])); err != nil {
 		return err
 	}
 	m.needs = m.a.estimate(m.shape, m.o, len(m.a.Updates) > 0, m.o.Steps)
@@ -732,6 +794,10 @@ func (m *Machine) closeExecutables() error {
 // Close waits for what was started and gives the device's memory back.
 func (m *Machine) Close() error {
 	var err error
+	if m.starting != nil {
+		err = <-m.starting
+		m.starting = nil
+	}
 	for _, p := range m.pending {
 		if p.figures != nil {
 			_ = p.figures.Wait(m.ctx) // what it has to say no longer matters

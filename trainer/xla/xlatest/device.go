@@ -30,7 +30,7 @@ type Device struct {
 	open    map[string]int // buffers and executables
 	closed  bool
 
-	Uploads, Runs, Downloads int
+	Uploads, Runs, Downloads int // read when nothing is under way
 }
 
 // New starts an emulated device.
@@ -52,6 +52,12 @@ func (d *Device) count(what string, by int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.open[what] += by
+}
+
+func (d *Device) tally(n *int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	*n++
 }
 
 func (d *Device) before(call string) error {
@@ -178,7 +184,7 @@ func (e *executable) Run(_ context.Context, args []xla.Buffer) ([]xla.Buffer, er
 	if err != nil {
 		return nil, fmt.Errorf("run %s: %w", e.m.Name, err)
 	}
-	e.d.Runs++
+	e.d.tally(&e.d.Runs)
 	results := make([]xla.Buffer, len(out))
 	for i, o := range out {
 		flat, err := o.Data()
@@ -211,7 +217,7 @@ func (d *Device) Upload(_ context.Context, t xla.Type, data []byte) (xla.Buffer,
 	if len(data) != t.Bytes() {
 		return nil, fmt.Errorf("upload %d bytes as %v", len(data), t)
 	}
-	d.Uploads++
+	d.tally(&d.Uploads)
 	return d.buffer(t, append([]byte(nil), data...)), nil
 }
 
@@ -231,7 +237,7 @@ func (b *buffer) Download(_ context.Context, dst []byte) error {
 	if b.closed || b.dead || len(dst) != len(b.data) {
 		return fmt.Errorf("download %v into %d bytes: closed %v, donated %v", b.t, len(dst), b.closed, b.dead)
 	}
-	b.d.Downloads++
+	b.d.tally(&b.d.Downloads)
 	copy(dst, b.data)
 	return nil
 }
