@@ -1,7 +1,7 @@
 #include "pixels.h"
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
-#define FOR_EVERY_WIDTH __attribute__((target_clones("avx512bw", "avx2", "default")))
+#define FOR_EVERY_WIDTH __attribute__((target_clones("avx2", "default")))
 #else
 #define FOR_EVERY_WIDTH
 #endif
