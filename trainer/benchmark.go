@@ -115,7 +115,7 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 	if err := s.fits(masks); err != nil {
 		return BenchmarkResult{}, err
 	}
-	s.due = func(step int) bool { return step <= warm || (step-warm)%each == 0 }
+	s.due = func(step int) bool { return step%each == 0 }
 	r := BenchmarkResult{Precision: s.precision, Device: "cpu", Threads: cfg.Threads, Batch: cfg.Batch, Steps: steps, device: on}
 	machine, onCPU := s.m.(*cpu.Machine)
 	if onCPU {

@@ -2,7 +2,10 @@ package trainer
 
 import (
 	"context"
+	"slices"
+
 	G "gorgonia.org/gorgonia"
+	"gorgonia.org/tensor"
 
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/graph"
@@ -23,14 +26,35 @@ func ResolvePrecision(p cpu.Precision, on xla.Device) (cpu.Precision, error) {
 }
 
 // newPipeline puts a program on an accelerator; clips are inputs that it is given as bytes. A run that is told to stop
-// still has to read its weights: the machine's waiting does not end with ctx.
-func newPipeline(ctx context.Context, p *graph.Program, on xla.Device, precision cpu.Precision, clips ...*G.Node) (*xla.Machine, error) {
-	o := xla.Options{Precision: xla.Precision(precision), Pixels: map[*G.Node]xla.Pixels{}}
+// still has to read its weights: the machine's waiting does not end with ctx. No more steps are started at once than there
+// are from report to report.
+func newPipeline(ctx context.Context, p *graph.Program, on xla.Device, precision cpu.Precision, logEvery int, clips ...*G.Node) (*xla.Machine, error) {
+	o := xla.Options{Precision: xla.Precision(precision), Pixels: map[*G.Node]xla.Pixels{}, Tuning: xla.Tuning{Steps: min(logEvery, together(p, clips))}}
 	scale, shift := video.Normalisation()
 	for _, n := range clips {
 		o.Pixels[n] = xla.Pixels{Scale: scale[:], Shift: shift[:]}
 	}
 	return xla.New(context.WithoutCancel(ctx), p, on, o)
+}
+
+// together is how many steps are started at once where nobody said: a few, so that the host has time for the next while the
+// device works, and fewer the larger a step's clips are, for then a step takes long anyway.
+func together(p *graph.Program, bytes []*G.Node) int {
+	const (
+		most  = 5        // half of log_every's default: a report then waits for two launches, and one is made ready beside the other
+		inAll = 64 << 20 // bytes of clips
+	)
+	size := 0
+	for _, n := range p.Inputs {
+		switch {
+		case n.Dtype() != tensor.Float32: // indices
+		case slices.Contains(bytes, n):
+			size += n.Shape().TotalSize()
+		default:
+			size += 4 * n.Shape().TotalSize()
+		}
+	}
+	return max(1, min(most, inAll/max(1, size)))
 }
 
 // takesBytes says whether an accelerator is given clips as bytes: a quarter of what has to be sent. Pixels that were scaled

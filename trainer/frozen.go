@@ -150,7 +150,7 @@ func openEncoder(ctx context.Context, cfg *Config, clips int, precision cpu.Prec
 	if on != nil {
 		by = on.Name()
 		var m *xla.Machine
-		if m, err = newPipeline(ctx, e.embedding.Program, on, precision); err == nil {
+		if m, err = newPipeline(ctx, e.embedding.Program, on, precision, 1); err == nil {
 			e.load(m, e.embedding.Graph)
 			e.machine = m
 		}

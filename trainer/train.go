@@ -199,7 +199,7 @@ func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Preci
 		if s.asBytes = s.takesBytes(); s.asBytes {
 			pixels = G.Nodes{t.Clip}
 		}
-		s.pipeline, err = newPipeline(ctx, t.Program, on, precision, pixels...)
+		s.pipeline, err = newPipeline(ctx, t.Program, on, precision, cfg.LogEvery, pixels...)
 		s.m = s.pipeline
 	} else {
 		s.m, err = cpu.Compile(t.Program, options)

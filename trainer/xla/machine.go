@@ -1,9 +1,11 @@
 package xla
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"unsafe"
@@ -48,6 +50,9 @@ type Options struct {
 	Pixels map[*G.Node]Pixels
 }
 
+// fuses tells whether modules may hold fused attention.
+func (o Options) fuses() bool { return o.FusedAttention && o.Precision == InBF16 }
+
 // Pixels says how the bytes x of a channel become numbers: x·Scale + Shift.
 type Pixels struct{ Scale, Shift []float32 }
 
@@ -55,8 +60,8 @@ type Pixels struct{ Scale, Shift []float32 }
 type Tuning struct {
 	// FusedAttention has cuDNN compute attention in bfloat16 where it can, without the scores ever being in memory.
 	FusedAttention bool
-	// Steps that Step gathers before it starts them together; 0: 1. More pay where a step is so short that starting it
-	// takes longer.
+	// Steps that Step gathers before it starts them together; 0: who makes the machine chooses. More pay where a step is so
+	// short that starting it takes longer.
 	Steps int
 }
 
@@ -116,6 +121,32 @@ type slot struct {
 func (s *slot) Floats(n *G.Node) []float32 { return s.floats[n] }
 func (s *slot) Ints(n *G.Node) []int32     { return s.ints[n] }
 
+func (s *slot) copy(from *slot) {
+	for n, x := range from.floats {
+		copy(s.floats[n], x)
+	}
+	for n, x := range from.ints {
+		copy(s.ints[n], x)
+	}
+	for n, x := range from.bytes {
+		copy(s.bytes[n], x)
+	}
+}
+
+func (s *slot) clone() *slot {
+	c := &slot{map[*G.Node][]float32{}, map[*G.Node][]int32{}, map[*G.Node][]byte{}}
+	for n, x := range s.floats {
+		c.floats[n] = slices.Clone(x)
+	}
+	for n, x := range s.ints {
+		c.ints[n] = slices.Clone(x)
+	}
+	for n, x := range s.bytes {
+		c.bytes[n] = slices.Clone(x)
+	}
+	return c
+}
+
 // mirrored is a flat buffer of state: on the device, on the host, or the same on both.
 type mirrored struct {
 	device Buffer    // nil: not yet there
@@ -133,7 +164,8 @@ type compiled struct {
 type launch struct {
 	figures Buffer
 	inputs  []Buffer
-	steps   int
+	steps   int // that figures has room for
+	count   int // of them that had an effect
 }
 
 // New looks a program through for a device, which stays the caller's to close. Modules are compiled when their shapes are
@@ -146,8 +178,9 @@ func New(ctx context.Context, p *graph.Program, d Device, o Options) (*Machine, 
 	if o.Precision != InFP32 && o.Precision != InTF32 && o.Precision != InBF16 {
 		return nil, fmt.Errorf("precision is %q, want fp32, tf32 or bf16", o.Precision)
 	}
-	if t, ok := d.(tuned); ok && o.Tuning == (Tuning{}) {
-		o.Tuning = t.tuning
+	if t, ok := d.(tuned); ok {
+		o.FusedAttention = o.FusedAttention || t.tuning.FusedAttention
+		o.Steps = cmp.Or(t.tuning.Steps, o.Steps)
 	}
 	if o.Steps < 0 || o.Steps > 1024 {
 		return nil, fmt.Errorf("steps started together: %d, want 1 to 1024", o.Steps)
@@ -282,11 +315,19 @@ func (m *Machine) Fetch(nodes ...*G.Node) error {
 
 // Run computes the results for the inputs of the step at hand, and brings them to the host.
 func (m *Machine) Run() error {
-	m.ran, m.last = false, m.slots[m.at]
+	m.ran = false
+	if m.at > 0 { // steps that were gathered come first, and the inputs at hand then lie where theirs were
+		at := m.slots[m.at].clone()
+		if err := m.Wait(); err != nil {
+			return err
+		}
+		m.slots[0].copy(at)
+	}
+	m.last = m.slots[0]
 	if err := m.Wait(); err != nil {
 		return err
 	}
-	if err := m.start(false, m.slots[m.at:m.at+1]); err != nil {
+	if err := m.start(false, 0, 1); err != nil {
 		return err
 	}
 	if err := m.drain(); err != nil {
@@ -310,9 +351,7 @@ func (m *Machine) Update() error {
 	if len(m.a.Updates) == 0 {
 		return nil
 	}
-	if err := m.start(true, m.slots[m.at:m.at+1]); err != nil {
-		return err
-	}
+	m.at = 1 // Run had its inputs in the first slot
 	return m.Wait()
 }
 
@@ -331,7 +370,7 @@ func (m *Machine) Step() error {
 		return nil
 	}
 	m.at = 0
-	return m.start(true, m.slots)
+	return m.start(true, 0, len(m.slots))
 }
 
 // SetClips says that of the next batches only the first n clips count: the last windows of a video rarely fill one. All
@@ -359,12 +398,12 @@ func (m *Machine) Wait() error {
 	if m.err != nil {
 		return m.err
 	}
-	for i := range m.at { // too few to be started together
-		if err := m.start(true, m.slots[i:i+1]); err != nil {
+	if n := m.at; n > 0 { // fewer than are started together
+		m.at = 0
+		if err := m.start(true, 0, n); err != nil {
 			return err
 		}
 	}
-	m.at = 0
 	if err := m.drain(); err != nil {
 		return err
 	}
@@ -413,7 +452,7 @@ func (m *Machine) oldest() error {
 		m.err = m.explain("run", err)
 		return m.err
 	}
-	for i := range p.steps {
+	for i := range p.count {
 		m.history = append(m.history, all[i*len(m.a.figures):(i+1)*len(m.a.figures)])
 	}
 	if len(m.a.figures) > 0 {
@@ -424,19 +463,24 @@ func (m *Machine) oldest() error {
 	return nil
 }
 
-// start uploads the inputs of some slots and starts the module for them.
-func (m *Machine) start(update bool, slots []*slot) error {
+// start uploads the inputs of count slots and starts the module for them.
+func (m *Machine) start(update bool, first, count int) error {
 	if m.err != nil {
 		return m.err
 	}
+	slots := m.slots[first : first+count]
 	if err := m.fit(slots); err != nil {
 		return err
+	}
+	if update { // one module for any count of steps: to compile another takes longer than some steps without effect
+		slots = m.slots
+		m.repeat(count)
 	}
 	e, err := m.executable(update, len(slots))
 	if err != nil {
 		return err
 	}
-	inputs, err := m.upload(e, slots)
+	inputs, err := m.upload(e, slots, count)
 	if err != nil {
 		return errors.Join(m.settle(), m.explain("send the inputs", err), closeAll(inputs))
 	}
@@ -450,7 +494,7 @@ func (m *Machine) start(update bool, slots []*slot) error {
 	}
 	// To start a program of hundreds of operations takes a device's host as long as to make the inputs ready for it.
 	m.starting = make(chan error, 1)
-	go func() { m.starting <- m.launch(e, inputs) }()
+	go func() { m.starting <- m.launch(e, inputs, count) }()
 	return nil
 }
 
@@ -467,7 +511,7 @@ func (m *Machine) settle() error {
 }
 
 // launch starts a module on inputs, which it takes over.
-func (m *Machine) launch(e *compiled, inputs []Buffer) error {
+func (m *Machine) launch(e *compiled, inputs []Buffer, count int) error {
 	args, err := m.arguments(e, inputs)
 	if err != nil {
 		return errors.Join(m.explain("send the state", err), closeAll(inputs))
@@ -476,7 +520,16 @@ func (m *Machine) launch(e *compiled, inputs []Buffer) error {
 	if err != nil {
 		return errors.Join(m.explain("run", err), closeAll(inputs))
 	}
-	return m.keep(e, out, inputs)
+	return m.keep(e, out, inputs, count)
+}
+
+// repeat puts the inputs of the newest of count steps into the slots after it, whose steps have no effect: they have to be
+// some that can be computed.
+func (m *Machine) repeat(count int) {
+	from := m.slots[count-1]
+	for _, to := range m.slots[count:] {
+		to.copy(from)
+	}
 }
 
 func closeAll(buffers []Buffer) error {
@@ -490,7 +543,7 @@ func closeAll(buffers []Buffer) error {
 }
 
 // keep takes over what a module has returned.
-func (m *Machine) keep(e *compiled, out, inputs []Buffer) error {
+func (m *Machine) keep(e *compiled, out, inputs []Buffer, count int) error {
 	var err error
 	if e.update {
 		for i, b := range m.a.updatedState() {
@@ -502,7 +555,7 @@ func (m *Machine) keep(e *compiled, out, inputs []Buffer) error {
 		err = errors.Join(err, m.alive.Close())
 		m.alive, out = out[0], out[1:]
 	}
-	p := launch{inputs: inputs, steps: e.steps}
+	p := launch{inputs: inputs, steps: e.steps, count: count}
 	if len(m.a.figures) > 0 {
 		p.figures, out = out[0], out[1:]
 	}
@@ -545,7 +598,7 @@ func (m *Machine) arguments(e *compiled, inputs []Buffer) ([]Buffer, error) {
 
 // upload sends the inputs and tables of a launch, the tables while the inputs are on their way. Buffers that it returns
 // are to be closed, after an error too; some may be nil then.
-func (m *Machine) upload(e *compiled, slots []*slot) ([]Buffer, error) {
+func (m *Machine) upload(e *compiled, slots []*slot, count int) ([]Buffer, error) {
 	inputs := make([]Buffer, len(e.inputs))
 	sent := make(chan error, 1)
 	go func() {
@@ -563,12 +616,12 @@ func (m *Machine) upload(e *compiled, slots []*slot) ([]Buffer, error) {
 		}
 		sent <- nil
 	}()
-	tables, err := m.uploadTables(e, slots)
+	tables, err := m.uploadTables(e, slots, count)
 	err = errors.Join(err, <-sent)
 	return append(inputs, tables...), err
 }
 
-func (m *Machine) uploadTables(e *compiled, slots []*slot) (sent []Buffer, err error) {
+func (m *Machine) uploadTables(e *compiled, slots []*slot, count int) (sent []Buffer, err error) {
 	put := func(t Type, data []byte) error {
 		b, err := m.d.Upload(m.ctx, t, data)
 		if err == nil {
@@ -582,7 +635,12 @@ func (m *Machine) uploadTables(e *compiled, slots []*slot) (sent []Buffer, err e
 		}
 	}
 	if len(e.ints) > 0 {
-		return sent, put(stacked(m.a.intsType(m.shape, e.ints), e.steps), m.ints(e.ints, slots))
+		if err := put(stacked(m.a.intsType(m.shape, e.ints), e.steps), m.ints(e.ints, slots)); err != nil {
+			return sent, err
+		}
+	}
+	if e.steps > 1 {
+		return sent, put(countType, bytesOf([]int32{int32(count)}))
 	}
 	return sent, nil
 }
@@ -712,14 +770,16 @@ func (m *Machine) executable(update bool, steps int) (*compiled, error) {
 	}
 	m.needs = m.a.estimate(m.shape, m.o, update, steps)
 	available := m.available()
-	mod, err := m.a.build(m.shape, m.o, update, steps)
+	mod, e, err := m.compile(update, steps)
+	if tooLarge := (*OutOfMemoryError)(nil); err != nil && m.o.fuses() && !errors.As(err, &tooLarge) {
+		fused := err
+		m.o.FusedAttention = false
+		if mod, e, err = m.compile(update, steps); err == nil {
+			slog.Warn("attention is not computed by cuDNN", "device", m.d.Name(), "error", fused)
+		}
+	}
 	if err != nil {
 		return nil, err
-	}
-	mod.Reserved = m.needs.Temporary
-	e, err := m.d.Compile(m.ctx, mod.Module)
-	if err != nil {
-		return nil, m.explain("compile "+mod.Name, err)
 	}
 	if exact, ok := e.Memory(); ok {
 		m.needs = Needs{State: m.needs.State, Inputs: exact.Args - m.needs.State, Results: exact.Results - exact.Aliased, Temporary: exact.Temporary, Code: exact.Code}
@@ -730,6 +790,19 @@ func (m *Machine) executable(update bool, steps int) (*compiled, error) {
 	}
 	m.executables[key] = &compiled{mod, e}
 	return m.executables[key], nil
+}
+
+func (m *Machine) compile(update bool, steps int) (*module, Executable, error) {
+	mod, err := m.a.build(m.shape, m.o, update, steps)
+	if err != nil {
+		return nil, nil, err
+	}
+	mod.Reserved = m.needs.Temporary
+	e, err := m.d.Compile(m.ctx, mod.Module)
+	if err != nil {
+		return nil, nil, m.explain("compile "+mod.Name, err)
+	}
+	return mod, e, nil
 }
 
 // available is the device memory that the machine may take in all, with what it holds already; 0: not known.

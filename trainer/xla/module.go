@@ -16,9 +16,9 @@ import (
 // A run computes the results: state, constants, inputs and tables go in; figures [1,F] and large results come out.
 //
 // A step computes the results and the next state, N times over, without the host: the state is donated, so it is updated
-// in place. Inputs and tables are stacked, [N,…]; figures are [N,F], large results those of the last step. A step whose
-// figures are not all finite changes nothing, and none after it does: alive, a scalar that is part of the state, is
-// false from then on.
+// in place. Inputs and tables are stacked, [N,…]; figures are [N,F], large results those of the last step. Where fewer than
+// N steps are wanted, their count says how many of the N have an effect. A step whose figures are not all finite changes
+// nothing, and none after it does: alive, a scalar that is part of the state, is false from then on.
 
 // arguments of a module, in order.
 type arguments struct {
@@ -96,6 +96,9 @@ func (a *program) intsType(s *shape, tables []table) Type {
 	return hlo.Of(hlo.S32, n)
 }
 
+// countType is how many of a module's steps have an effect.
+var countType = hlo.Of(hlo.S32)
+
 // constantTypes are those of the tables of sines and cosines.
 func (r rotation) types() [2]Type {
 	t := hlo.Of(hlo.F32, r.Tokens(), graph.Rotated(r.headDim))
@@ -151,6 +154,7 @@ type values struct {
 	inputs    []*hlo.Value
 	tables    []*hlo.Value
 	ints      []*hlo.Value // one, or none
+	count     []*hlo.Value // of steps that have an effect; none where there is one step
 }
 
 // args adds the arguments after those of the updated state.
@@ -174,6 +178,9 @@ func (b *builder) args(state map[*flat]*hlo.Value, steps int) values {
 	}
 	if len(b.m.ints) > 0 {
 		v.ints = append(v.ints, b.f.Arg(stacked(b.a.intsType(b.s, b.m.ints), steps)))
+	}
+	if steps > 1 {
+		v.count = append(v.count, b.f.Arg(countType))
 	}
 	return v
 }
@@ -284,7 +291,7 @@ func (b *builder) step() error {
 	var out []*hlo.Value
 	var err error
 	if b.m.steps == 1 {
-		out, err = b.once(v, alive, nil)
+		out, err = b.once(v, alive, nil, nil)
 		if err == nil {
 			figures := out[len(updated)+1]
 			out[len(updated)+1] = f.Reshape(figures, 1, figures.Dims[0])
@@ -304,8 +311,8 @@ func (b *builder) step() error {
 	return f.Err()
 }
 
-// once is one step: the updated state, alive, figures [F], large results.
-func (b *builder) once(v values, alive, at *hlo.Value) ([]*hlo.Value, error) {
+// once is one step: the updated state, alive, figures [F], large results. counts tells whether it has an effect; nil: it has.
+func (b *builder) once(v values, alive, at, counts *hlo.Value) ([]*hlo.Value, error) {
 	roots := slices.Clone(b.a.Results)
 	for _, g := range b.a.optimised {
 		roots = append(append(roots, g.gradients...), g.rule.factor)
@@ -323,6 +330,10 @@ func (b *builder) once(v values, alive, at *hlo.Value) ([]*hlo.Value, error) {
 		return nil, fmt.Errorf("the program has updates and no figure to judge them by")
 	}
 	ok := b.f.And(alive, b.f.All(b.f.IsFinite(figures)))
+	stays := ok
+	if counts != nil {
+		stays, ok = b.f.Select(counts, ok, alive), b.f.And(ok, counts)
+	}
 	next := map[*flat]*hlo.Value{}
 	for _, g := range b.a.optimised {
 		var old [4]*hlo.Value
@@ -341,7 +352,7 @@ func (b *builder) once(v values, alive, at *hlo.Value) ([]*hlo.Value, error) {
 	for _, s := range b.a.updatedState() {
 		out = append(out, next[s])
 	}
-	return append(append(out, ok, figures), b.large(l)...), b.f.Err()
+	return append(append(out, stays, figures), b.large(l)...), b.f.Err()
 }
 
 // loop repeats the step. What it needs and does not change is carried all the same: a loop sees nothing else.
@@ -366,7 +377,7 @@ func (b *builder) loop(v values, alive *hlo.Value) ([]*hlo.Value, error) {
 	for _, s := range fixed {
 		carried = append(carried, v.state[s])
 	}
-	carried = slices.Concat(carried, v.constants, v.inputs, v.tables, v.ints)
+	carried = slices.Concat(carried, v.constants, v.inputs, v.tables, v.ints, v.count)
 	var failed error
 	out := f.While(carried, func(c []*hlo.Value) *hlo.Value {
 		return f.Compare(c[0], hlo.Less, f.Full(float64(b.m.steps), hlo.Of(hlo.S32)))
@@ -382,8 +393,10 @@ func (b *builder) loop(v values, alive *hlo.Value) ([]*hlo.Value, error) {
 		rest = rest[len(fixed):]
 		in.constants, rest = rest[:len(v.constants)], rest[len(v.constants):]
 		in.inputs, rest = rest[:len(v.inputs)], rest[len(v.inputs):]
-		in.tables, in.ints = rest[:len(v.tables)], rest[len(v.tables):]
-		stepped, err := b.once(in, c[1+len(updated)], c[0])
+		in.tables, rest = rest[:len(v.tables)], rest[len(v.tables):]
+		in.ints = rest[:len(v.ints)]
+		counts := f.Compare(c[0], hlo.Less, rest[len(v.ints)])
+		stepped, err := b.once(in, c[1+len(updated)], c[0], counts)
 		if err != nil {
 			failed = err
 			return c
@@ -392,7 +405,9 @@ func (b *builder) loop(v values, alive *hlo.Value) ([]*hlo.Value, error) {
 		next := []*hlo.Value{f.Add(c[0], f.Full(1, hlo.Of(hlo.S32)))}
 		next = append(next, stepped[:figures]...)
 		next = append(next, f.Put(c[1+figures], stepped[figures], c[0]))
-		next = append(next, stepped[figures+1:]...)
+		for _, large := range stepped[figures+1:] {
+			next = append(next, f.Select(counts, large, c[len(next)]))
+		}
 		return append(next, c[changing:]...)
 	})
 	return out[1:changing], failed

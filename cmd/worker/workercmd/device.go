@@ -22,15 +22,15 @@ type DeviceOptions struct {
 func (o *DeviceOptions) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.Device, "device", "auto", "what jobs run on: auto (a GPU where there is one that works), cpu, gpu or gpu:N")
 	flags.StringVar(&o.Plugin, "pjrt-plugin", "", "PJRT plugin that runs jobs on a GPU (default $"+gpu.PluginEnv+", then that of the Python packages)")
-	flags.BoolVar(&o.Tuning.FusedAttention, "gpu-fused-attention", false, "on a GPU, in bf16: let cuDNN compute attention")
-	flags.IntVar(&o.Tuning.Steps, "gpu-steps", 1, "on a GPU: training steps that are started together")
+	flags.BoolVar(&o.Tuning.FusedAttention, "gpu-fused-attention", true, "on a GPU, in bf16: let cuDNN compute attention, where it can")
+	flags.IntVar(&o.Tuning.Steps, "gpu-steps", 0, "on a GPU: training steps that are started together (default up to 5, by the size of the clips)")
 }
 
 // GPUs opens what the options say.
 func (o DeviceOptions) GPUs() (*worker.GPUs, error) {
 	g := &worker.GPUs{Device: o.Device, Plugin: o.Plugin, System: gpu.Here(), Tuning: o.Tuning}
 	if o.Tuning.Steps < 0 || o.Tuning.Steps > 1024 {
-		return nil, &FlagError{"gpu-steps", fmt.Sprint(o.Tuning.Steps), errors.New("want 1 to 1024")}
+		return nil, &FlagError{"gpu-steps", fmt.Sprint(o.Tuning.Steps), errors.New("want 0 to 1024")}
 	}
 	if err := g.Check(); err != nil {
 		return nil, &FlagError{"device", o.Device, err}
