@@ -38,7 +38,7 @@ func newBundle(t *testing.T) *bundle {
 	losses = strings.ReplaceAll(losses, " ", ", ")
 	b.surmise = `case "$*" in
 doctor*) echo "ok    GPU plugin  NVIDIA H200 (cuda 0), up to 126.0 GiB" ;;
-*fused*) echo '{"preset":"nano","batch":16,"step_s":0.003,"gflops_per_s":200,"roofline_gflops":600,"data_wait_share":0.01}' ;;
+*fused*=false*) echo '{"preset":"nano","batch":16,"step_s":0.003,"gflops_per_s":200,"roofline_gflops":600,"data_wait_share":0.01}' ;;
 *--score*) echo '{"preset":"x","windows":8,"windows_per_s":1000,"score_s":0.008}' ;;
 *) echo '{"preset":"nano","batch":16,"step_s":0.002,"gflops_per_s":300,"roofline_gflops":600,"data_wait_share":0.01,"losses":` + losses + `}' ;;
 esac`

@@ -58,7 +58,7 @@ def row(found, kind, preset, key, unit):
     number = lambda seconds: "not run" if seconds is None else f"{1e3 * seconds:.2f}"
     ratio = f"**{theirs / ours:.2f}**" if ours and theirs else "–"
     share = lambda rate, of: f"{100 * rate / of:.0f} %" if rate and of else "–"
-    return (f"| {preset} ({(r or t or {}).get(unit, '–')}) | {number(ours)}{' (fused attention)' if how == 'fused' else ''} | {number(theirs)} | {way or '–'} | {ratio} "
+    return (f"| {preset} ({(r or t or {}).get(unit, '–')}) | {number(ours)}{' (plain attention)' if how == 'plain' else ''} | {number(theirs)} | {way or '–'} | {ratio} "
             f"| {share(r.get('gflops_per_s'), r.get('roofline_gflops')) if r else '–'} | {share(t.get('gflops_per_s'), t.get('products_gflops_per_s')) if t else '–'} "
             f"| {100 * r['data_wait_share']:.1f} % |" if r and "data_wait_share" in r else
             f"| {preset} ({(r or t or {}).get(unit, '–')}) | {number(ours)} | {number(theirs)} | {way or '–'} | {ratio} | – | – | – |")

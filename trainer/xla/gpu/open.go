@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 
@@ -21,6 +22,9 @@ type Options struct {
 	// Overrides are compiler flags for all programs, by name: string, bool, int64 or float64.
 	Overrides map[string]any
 }
+
+// logLevel names the least that plugins log: 0 information, 1 warnings.
+const logLevel = "TF_CPP_MIN_LOG_LEVEL"
 
 const (
 	// DefaultFraction leaves room for what lies outside the allocator: the driver's own, and libraries' workspaces.
@@ -92,6 +96,11 @@ func (s System) open(o Options) (*Device, error) {
 	fraction, err := s.fraction(card, o.Fraction)
 	if err != nil {
 		return nil, err
+	}
+	if s.Getenv(logLevel) == "" { // or compilers tell of every kernel that they try
+		if err := os.Setenv(logLevel, "1"); err != nil {
+			return nil, err
+		}
 	}
 	loaded, err := plugin.Load(driver)
 	if err != nil {
