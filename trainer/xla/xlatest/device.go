@@ -23,8 +23,9 @@ import (
 type Device struct {
 	Free  int64                   // what Memory says; 0: it does not say
 	Watch func(m xla.Module)      // called with every module that is compiled; may be nil
-	Fail  func(call string) error // called before "compile", "upload", "run" and "download"; may be nil
+	Fail  func(call string) error // called before "compile", "upload", "run" and "download", one at a time; may be nil
 
+	failing sync.Mutex
 	mu      sync.Mutex
 	backend compute.Backend
 	open    map[string]int // buffers and executables
@@ -65,6 +66,8 @@ func (d *Device) before(call string) error {
 		return fmt.Errorf("%s: the device is closed", call)
 	}
 	if d.Fail != nil {
+		d.failing.Lock()
+		defer d.failing.Unlock()
 		return d.Fail(call)
 	}
 	return nil
