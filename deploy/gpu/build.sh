@@ -21,9 +21,9 @@ printf '\nreplace gocv.io/x/gocv => %s/deploy/gpu/withoutopencv\n' "$PWD" >> "$w
 version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
 export CGO_ENABLED=1
 
-go build -modfile="$work/bundle.mod" -tags nonative -ldflags "-X main.version=$version" -o "$out/surmise" ./cmd/surmise
+go build -modfile="$work/bundle.mod" -tags nonative -ldflags "-s -w -X main.version=$version" -o "$out/surmise" ./cmd/surmise
 for package in trainer trainer/model plausibility; do
-	go test -c -modfile="$work/bundle.mod" -tags nonative -o "$out/$(basename $package).test" "./$package"
+	go test -c -ldflags "-s -w" -modfile="$work/bundle.mod" -tags nonative -o "$out/$(basename $package).test" "./$package"
 done
 
 rm -rf "$out/golden" "$out/pytorch"
