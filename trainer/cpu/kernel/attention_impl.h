@@ -54,10 +54,12 @@ __attribute__((noinline)) static void scores_of(const head_t *h, long m, long se
 }
 
 // softmax_tile turns a tile of scores, already times log2(e), into 2^(s - max) and stores 1/sum of each row. Keys that a
-// row does not see become 0, as do columns up to a whole vector. Row r is query row first + r of its segment.
-static void softmax_tile(const head_t *h, long rows, long width, long first) {
-	for (long r = 0; r < rows; r++) {
+// row does not see become 0, as do columns up to a whole panel. Row r is query row first + r of its segment. With half set
+// the result goes, in bfloat16, to narrowed [rows, ld]; otherwise it takes the scores' place.
+INLINE void softmax_rows(const int half, const head_t *h, long rows, long width, long first, uint16_t *narrowed) {
+	for (long r = 0; r < rows; r++, narrowed += half ? h->ld : 0) {
 		float *s = h->scores + r * h->ld;
+		void *to = half ? (void *)narrowed : (void *)s;
 		const long seen = visible(first + r, h->block, width), end = round_up(seen);
 		float max;
 		if (seen == width) {
@@ -75,41 +77,83 @@ static void softmax_tile(const head_t *h, long rows, long width, long first) {
 			vec v[SEVERAL];
 			ALL(v[j] = load(s + i + j * LANES) - max);
 			exp2_neg(count, v);
-			ALL(store(s + i + j * LANES, v[j]));
+			ALL(store_any(half, to, i + j * LANES, v[j], LANES));
 			sum0 += v[0] + v[1];
 			sum1 += v[2] + v[3];
 		}
 		for (; i < end; i += LANES) {
 			vec v = load(s + i) - max;
 			exp2_neg(1, &v);
-			store(s + i, v);
+			store_any(half, to, i, v, LANES);
 			sum0 += v;
 		}
 		// exp2_neg ends at 2^-126: what is hidden must be 0
-		for (long j = seen; j < whole(width, NR); j++) s[j] = 0;
+		const long hidden = whole(width, NR) - seen;
+		memset(half ? (void *)(narrowed + seen) : (void *)(s + seen), 0, hidden * (half ? sizeof *narrowed : sizeof *s));
 		h->inverse[r] = 1.0f / lane_sum(sum0 + sum1);
 	}
+}
+static void softmax_tile(const head_t *h, long rows, long width, long first) { softmax_rows(0, h, rows, width, first, 0); }
+static void softmax_tile_half(const head_t *h, long rows, long width, long first, uint16_t *narrowed) {
+	softmax_rows(1, h, rows, width, first, narrowed);
+}
+
+// row_grad prepares softmax_tile_grad of row r: 1/sum, and the sum of P dP. Hidden columns of d become 0.
+INLINE float row_grad(const head_t *h, float *d, long r, long width, long first, float *norm) {
+	const float *p = h->scores + r * h->ld;
+	const long seen = visible(first + r, h->block, width), end = round_up(seen), last = whole(width, NR);
+	for (long i = seen; i < last; i++) d[i] = 0;
+	vec sum0 = SPLAT(0.0f), sum1 = sum0;
+	long i = 0;
+	for (; i + 2 * LANES <= end; i += 2 * LANES) {
+		sum0 += load(p + i) * load(d + i);
+		sum1 += load(p + i + LANES) * load(d + i + LANES);
+	}
+	if (i < end) sum0 += load(p + i) * load(d + i);
+	*norm = h->inverse[r];
+	return lane_sum(sum0 + sum1) * *norm;
 }
 
 // softmax_tile_grad takes p from softmax_tile and d = dP and leaves in p the normalised probabilities and in d the
 // gradient of the scores before scaling: P (dP - sum(P dP)) scale.
 static void softmax_tile_grad(const head_t *h, float *d, long rows, long width, long first, float scale) {
 	for (long r = 0; r < rows; r++, d += h->ld) {
-		float *p = h->scores + r * h->ld;
-		const long seen = visible(first + r, h->block, width), end = round_up(seen), last = whole(width, NR);
-		for (long i = seen; i < last; i++) d[i] = 0;
-		vec sum0 = SPLAT(0.0f), sum1 = sum0;
-		long i = 0;
-		for (; i + 2 * LANES <= end; i += 2 * LANES) {
-			sum0 += load(p + i) * load(d + i);
-			sum1 += load(p + i + LANES) * load(d + i + LANES);
-		}
-		if (i < end) sum0 += load(p + i) * load(d + i);
-		const float norm = h->inverse[r], dot = lane_sum(sum0 + sum1) * norm;
-		for (i = 0; i < end; i += LANES) {
+		float *p = h->scores + r * h->ld, norm;
+		const float dot = row_grad(h, d, r, width, first, &norm);
+		const long end = round_up(visible(first + r, h->block, width));
+		for (long i = 0; i < end; i += LANES) {
 			vec q = load(p + i) * norm;
 			store(p + i, q);
 			store(d + i, q * ((load(d + i) - dot) * scale));
+		}
+	}
+}
+
+// softmax_tile_grad_half is softmax_tile_grad in bfloat16, as the products after it read it: P and the gradient in pairs
+// of rows, [rows/2, ld], and the gradient by rows too, [rows, ld].
+static void softmax_tile_grad_half(const head_t *h, float *d, long rows, long width, long first, float scale, uint32_t *p_pairs,
+	uint32_t *d_pairs, uint16_t *narrowed) {
+	const long ld = h->ld, last = whole(width, NR);
+	for (long r = 0; r < rows; r += 2, p_pairs += ld, d_pairs += ld) {
+		const int two = r + 1 < rows;
+		const float *p0 = h->scores + r * ld, *p1 = p0 + ld;
+		float *d0 = d + r * ld, *d1 = d0 + ld, norm0, norm1 = 0;
+		uint16_t *n0 = narrowed + r * ld, *n1 = n0 + ld;
+		const float dot0 = row_grad(h, d0, r, width, first, &norm0), dot1 = two ? row_grad(h, d1, r + 1, width, first, &norm1) : 0;
+		for (long i = 0; i < last; i += LANES) {
+			const vec q0 = load(p0 + i) * norm0;
+			const half_vec g0 = narrow(q0 * ((load(d0 + i) - dot0) * scale));
+			uvec q = __builtin_convertvector(narrow(q0), uvec), g = __builtin_convertvector(g0, uvec);
+			*(half_mem *)(n0 + i) = g0;
+			if (two) {
+				const vec q1 = load(p1 + i) * norm1;
+				const half_vec g1 = narrow(q1 * ((load(d1 + i) - dot1) * scale));
+				q |= __builtin_convertvector(narrow(q1), uvec) << 16;
+				g |= __builtin_convertvector(g1, uvec) << 16;
+				*(half_mem *)(n1 + i) = g1;
+			}
+			store((float *)(p_pairs + i), (vec)q);
+			store((float *)(d_pairs + i), (vec)g);
 		}
 	}
 }
@@ -184,23 +228,18 @@ static void attention(int half, void *out, const void *qkv, const int32_t *offse
 				const long m = keys - first < rows ? keys - first : rows;
 				const long seen = seen_keys(first + m - 1, block, keys);
 				scores_of(&h, m, seen, cell(half, q, first * stride), stride, l.keys);
-				softmax_tile(&h, m, seen, first);
 				const product_t to = {.c = (void *)cell(half, o, first * width), .ldc = width, .n = dim,
 					.factor = h.inverse, .panel = along(half, keys) * NR};
 				if (half) {
-					for (long r = 0; r < m; r++) narrow_row(l.narrow + r * h.ld, h.scores + r * h.ld, whole(seen, NR));
+					softmax_tile_half(&h, m, seen, first, l.narrow);
 					product(1, SCALE_ROWS_HALF, m, seen + (seen & 1), l.narrow, h.ld, l.values, &to);
 				} else {
+					softmax_tile(&h, m, seen, first);
 					product(0, SCALE_ROWS, m, seen, h.scores, h.ld, l.values, &to);
 				}
 			}
 		}
 	}
-}
-
-// pair_tile interleaves neighbouring rows of a tile [m, ld] in bfloat16.
-INLINE void pair_tile(uint32_t *pairs, const uint16_t *rows, long m, long ld) {
-	for (long r = 0; r < m; r += 2) pair_rows(pairs + r / 2 * ld, rows + r * ld, r + 1 < m ? rows + (r + 1) * ld : 0, ld);
 }
 
 static void attention_grad(int half, void *dqkv, const void *qkv, const void *dout, const int32_t *offsets, long segments,
@@ -234,19 +273,16 @@ static void attention_grad(int half, void *dqkv, const void *qkv, const void *do
 				softmax_tile(&h, m, seen, first);
 				const product_t to_d = {.c = l.d, .ldc = ld, .n = seen};
 				product(half, SET, m, dim, gt, width, l.values, &to_d);
-				softmax_tile_grad(&h, l.d, m, seen, first, scale);
 				const product_t to_dq = {.c = (void *)cell(half, dq, first * stride), .ldc = stride, .n = dim,
 					.panel = along(half, keys) * NR};
 				if (!half) {
+					softmax_tile_grad(&h, l.d, m, seen, first, scale);
 					product_elements(0, kind, seen, m, (const uint32_t *)h.scores, 1, ld, l.out_rows, &to_dv);
 					product_elements(0, kind, seen, m, (const uint32_t *)l.d, 1, ld, l.query_rows, &to_dk);
 					product(0, SET, m, seen, l.d, ld, l.key_rows, &to_dq);
 					continue;
 				}
-				for (long r = 0; r < m; r++) narrow_row(l.narrow + r * ld, h.scores + r * ld, whole(seen, NR));
-				pair_tile(l.p_pairs, l.narrow, m, ld);
-				for (long r = 0; r < m; r++) narrow_row(l.narrow + r * ld, l.d + r * ld, whole(seen, NR));
-				pair_tile(l.d_pairs, l.narrow, m, ld);
+				softmax_tile_grad_half(&h, l.d, m, seen, first, scale, l.p_pairs, l.d_pairs, l.narrow);
 				product_elements(1, kind, seen, along(1, m), l.p_pairs, 1, ld, l.out_rows, &to_dv);
 				product_elements(1, kind, seen, along(1, m), l.d_pairs, 1, ld, l.query_rows, &to_dk);
 				product(1, SET_HALF, m, seen + (seen & 1), l.narrow, ld, l.key_rows, &to_dq);
