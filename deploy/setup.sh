@@ -11,7 +11,7 @@
 set -eu
 
 build="libopencv-dev libdnnl-dev ffmpeg pkg-config g++"
-test="postgresql openmpi-bin libopenmpi-dev munge slurmctld slurmd slurm-client mlir-19-tools" # its tests use them
+test="postgresql openmpi-bin libopenmpi-dev munge slurmctld slurmd slurmdbd slurm-client mariadb-server-core mariadb-client-core mlir-19-tools" # its tests use them
 run="libopencv-calib3d406 libopencv-core406 libopencv-dnn406 libopencv-features2d406 libopencv-highgui406 libopencv-imgcodecs406
 	libopencv-imgproc406 libopencv-objdetect406 libopencv-photo406 libopencv-video406 libopencv-videoio406 libdnnl2 libgomp1
 	ca-certificates"

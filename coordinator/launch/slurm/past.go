@@ -60,7 +60,8 @@ func (l *Launcher) recall(ctx context.Context, listed []launch.Worker) []launch.
 	return slices.Clone(l.past.ended)
 }
 
-// sacct asks how workers ended. l.past.mu is held.
+// sacct asks how workers ended. A task of an array that has run has a line of its own without --array, which 22.05 does not
+// know. l.past.mu is held.
 func (l *Launcher) sacct(ctx context.Context, workers map[string]bool) []launch.Worker {
 	batches := map[string]bool{}
 	for name := range workers {
@@ -70,7 +71,7 @@ func (l *Launcher) sacct(ctx context.Context, workers map[string]bool) []launch.
 	}
 	var ended []launch.Worker
 	for some := range slices.Chunk(slices.Sorted(maps.Keys(batches)), 100) {
-		out, err := l.commands.run(ctx, "", "sacct", "--noheader", "--parsable2", "--allocations", "--array", "--user="+l.o.User,
+		out, err := l.commands.run(ctx, "", "sacct", "--noheader", "--parsable2", "--allocations", "--user="+l.o.User,
 			"--starttime="+accountingSince, "--format=JobID,Submit,State,ExitCode,JobName", "--name="+strings.Join(some, ","))
 		if err != nil {
 			l.past.none = strings.Contains(err.Error(), disabled)

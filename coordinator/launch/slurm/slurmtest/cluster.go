@@ -1,5 +1,6 @@
 // Package slurmtest runs a Slurm cluster of its own for a test: munged, slurmctld and slurmds as private processes, with
-// their files in a temporary folder and on ports of their own. It touches no Slurm that the machine may have.
+// their files in a temporary folder and on ports of their own, and if asked for an accounting with its database. It touches
+// no Slurm that the machine may have.
 package slurmtest
 
 import (
@@ -24,10 +25,24 @@ const patience = 30 * time.Second
 // Cluster is a running cluster: nodes n1 and n2, and on both of them the partitions low, which is the default, and high,
 // whose jobs preempt those of low.
 type Cluster struct {
-	t    testing.TB
-	dir  string
-	conf string
-	log  map[string]*os.File // by daemon
+	t       testing.TB
+	dir     string
+	conf    string
+	daemons map[string]*daemon // by program, and node
+	killed  []string           // nodes of KillNode
+}
+
+// daemon is a process of the cluster.
+type daemon struct {
+	cmd  *exec.Cmd
+	log  *os.File
+	done chan struct{} // closed when it has ended
+}
+
+// Options say what a cluster has beside its two nodes. The zero value is nothing.
+type Options struct {
+	GPUs       int  // of n1, to Slurm; there is no device behind them
+	Accounting bool // slurmdbd with a MariaDB; then what has ended is soon forgotten by the controller
 }
 
 // config is the cluster's. cred_expire: a job that is requeued waits for so long. No job uses more than one CPU, and each
@@ -47,7 +62,6 @@ SlurmdPidFile=%[3]s/slurmd-%%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
 SwitchType=switch/none
 MpiDefault=none
 SelectType=select/cons_tres
@@ -59,7 +73,8 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 KillWait=%[6]d
 ReturnToService=2
-NodeName=n1 NodeHostname=%[1]s NodeAddr=127.0.0.1 Port=%[4]d CPUs=2
+%[7]s
+NodeName=n1 NodeHostname=%[1]s NodeAddr=127.0.0.1 Port=%[4]d CPUs=2 %[8]s
 NodeName=n2 NodeHostname=%[1]s NodeAddr=127.0.0.1 Port=%[5]d CPUs=2
 PartitionName=low Nodes=n[1-2] Default=YES PriorityTier=1 MaxTime=60 PreemptMode=REQUEUE State=UP
 PartitionName=high Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF State=UP
@@ -70,14 +85,21 @@ const killWait = 10
 
 // Start starts a cluster that lasts as long as the test. It skips the test, with the reason, where the machine lacks what
 // that takes.
-func Start(t testing.TB) *Cluster {
+func Start(t testing.TB) *Cluster { t.Helper(); return StartWith(t, Options{}) }
+
+// StartWith is Start of a cluster that has more.
+func StartWith(t testing.TB, o Options) *Cluster {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a private Slurm cluster runs its jobs as root; this user is not")
 	}
-	for _, program := range []string{"munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol"} {
+	programs := []string{"munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol"}
+	if o.Accounting {
+		programs = append(programs, "slurmdbd", "sacct", "mariadbd", "mariadb-install-db")
+	}
+	for _, program := range programs {
 		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("no %s on this machine (Debian: munge slurmctld slurmd slurm-client; deploy/setup.sh)", program)
+			t.Skipf("no %s on this machine (Debian: munge slurmctld slurmd slurmdbd slurm-client mariadb-server-core mariadb-client-core; deploy/setup.sh)", program)
 		}
 	}
 	host, err := os.Hostname()
@@ -90,7 +112,7 @@ func Start(t testing.TB) *Cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // what is left is no result
-	c := &Cluster{t: t, dir: dir, conf: filepath.Join(dir, "slurm.conf"), log: map[string]*os.File{}}
+	c := &Cluster{t: t, dir: dir, conf: filepath.Join(dir, "slurm.conf"), daemons: map[string]*daemon{}}
 	if err := os.Chmod(dir, 0o755); err != nil { // munged demands it
 		t.Fatal(err)
 	}
@@ -100,8 +122,26 @@ func Start(t testing.TB) *Cluster {
 	key := make([]byte, 1024)
 	_, _ = rand.Read(key) // never fails
 	c.write("munge.key", key)
-	ports := freePorts(t, 3)
-	c.write("slurm.conf", fmt.Appendf(nil, config, host, ports[0], dir, ports[1], ports[2], killWait))
+	ports := freePorts(t, 4)
+	accounting, gres := "AccountingStorageType=accounting_storage/none", ""
+	if o.Accounting {
+		accounting = fmt.Sprintf("AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n"+
+			"AccountingStoragePort=%d\nAccountingStoragePass=%s/munge.socket\nMinJobAge=2", ports[3], dir) // s; 2 is the least
+	}
+	if o.GPUs > 0 {
+		accounting += "\nGresTypes=gpu"
+		gres = fmt.Sprintf("Gres=gpu:%d", o.GPUs)
+		var devices strings.Builder
+		for i := range o.GPUs {
+			device := filepath.Join(dir, fmt.Sprintf("gpu%d", i))
+			if err := os.Symlink(os.DevNull, device); err != nil { // Slurm demands a character device
+				t.Fatal(err)
+			}
+			fmt.Fprintf(&devices, "NodeName=n1 Name=gpu File=%s\n", device)
+		}
+		c.write("gres.conf", []byte(devices.String()))
+	}
+	c.write("slurm.conf", fmt.Appendf(nil, config, host, ports[0], dir, ports[1], ports[2], killWait, accounting, gres))
 	t.Setenv("SLURM_CONF", c.conf)
 
 	munge := func(name string) string { return filepath.Join(dir, "munge."+name) }
@@ -111,9 +151,12 @@ func Start(t testing.TB) *Cluster {
 		_, err := os.Stat(munge("socket"))
 		return err
 	})
+	if o.Accounting {
+		c.account(host, ports[3])
+	}
 	c.daemon("slurmctld", "-D", "-f", c.conf)
-	c.daemon("slurmd", "-D", "-N", "n1", "-f", c.conf)
-	c.daemon("slurmd", "-D", "-N", "n2", "-f", c.conf)
+	c.StartNode("n1")
+	c.StartNode("n2")
 	t.Cleanup(c.end) // before the daemons: they leave what runs alone
 	c.await("the nodes", func() error {
 		out, err := c.run("sinfo", "--noheader", "--partition=high", "--format=%T %D")
@@ -145,15 +188,21 @@ func (c *Cluster) daemon(program string, args ...string) {
 	}
 	cmd := exec.CommandContext(context.WithoutCancel(c.t.Context()), path, args...)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "SLURM_CONF="+c.conf)  // slurmdbd reads its own settings beside it
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches the test first
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	c.log[strings.TrimSpace(program+" "+nodeOf(args))] = log
+	d := &daemon{cmd, log, make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // its error is the signal
+		close(d.done)
+	}()
+	c.daemons[strings.TrimSpace(program+" "+nodeOf(args))] = d
 	c.t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
 		kill := time.AfterFunc(patience, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait() // its error is the signal
+		<-d.done
 		kill.Stop()
 		_ = log.Close()
 	})
@@ -164,6 +213,24 @@ func nodeOf(args []string) string {
 		return args[2]
 	}
 	return ""
+}
+
+// StartNode starts the slurmd of a node, n1 or n2.
+func (c *Cluster) StartNode(name string) {
+	c.t.Helper()
+	c.daemon("slurmd", "-D", "-N", name, "-f", c.conf)
+}
+
+// KillNode kills the slurmd of a node, as when the node cannot be reached: what runs there runs on. The controller finds
+// out by itself after SlurmdTimeout, minutes, or when it is told that the node is down.
+func (c *Cluster) KillNode(name string) {
+	c.t.Helper()
+	d := c.daemons["slurmd "+name]
+	if err := d.cmd.Process.Kill(); err != nil {
+		c.t.Fatal(err)
+	}
+	<-d.done
+	c.killed = append(c.killed, name)
 }
 
 // await asks until there is no error. Slurm tells nobody when it is ready.
@@ -189,8 +256,8 @@ func (c *Cluster) await(what string, ready func() error) {
 // logs is the end of what each daemon logged.
 func (c *Cluster) logs() string {
 	var out strings.Builder
-	for name, log := range c.log {
-		text, _ := os.ReadFile(log.Name()) // for people, if it is there
+	for name, d := range c.daemons {
+		text, _ := os.ReadFile(d.log.Name()) // for people, if it is there
 		fmt.Fprintf(&out, "--- %s\n%s\n", name, text[max(0, len(text)-4000):])
 	}
 	return out.String()
@@ -206,6 +273,11 @@ func (c *Cluster) end() {
 	}
 	if out, err := c.run("scancel", "--user=root"); err != nil {
 		c.t.Logf("cancelling what is left: %v: %s", err, out)
+	}
+	for _, node := range c.killed { // of what it ran, nobody says that it has ended
+		if out, err := c.run("scontrol", "update", "nodename="+node, "state=down", "reason=over"); err != nil {
+			c.t.Logf("setting %s down: %v: %s", node, err, out)
+		}
 	}
 	deadline := time.Now().Add(patience)
 	for {
