@@ -18,6 +18,7 @@ import (
 
 // The suite on a Slurm that is real. A worker is a shell that waits for a signal; its file says how it is to end.
 func TestSlurmConformance(t *testing.T) {
+	t.Parallel()
 	c := slurmtest.Start(t)
 	script, err := os.ReadFile("../../deploy/slurm/worker.sh")
 	if err != nil {
@@ -50,7 +51,7 @@ exit 3
 			Prefix: fmt.Sprintf("lab%d", tests), // Slurm remembers what has ended
 			Open: func(t *testing.T, prefix string) launch.Launcher {
 				l, err := slurm.New(slurm.Options{
-					Prefix: prefix, Program: []string{worker}, Script: string(script), Dir: dir, Output: filepath.Join(dir, "%x-%a.out"),
+					Prefix: prefix, Program: []string{worker}, Script: string(script), Conf: c.Conf, Dir: dir, Output: filepath.Join(dir, "%x-%a.out"),
 					Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 				})
 				if err != nil {
@@ -77,13 +78,14 @@ exit 3
 
 // What Slurm says of bad settings is what a person reads.
 func TestSlurmRefusesInItsOwnWords(t *testing.T) {
-	slurmtest.Start(t)
+	t.Parallel()
+	c := slurmtest.Start(t)
 	for want, job := range map[string]slurm.Job{
 		"Invalid partition name specified": {Partition: "nowhere"},
 		"Invalid generic resource":         {Extra: []string{"--gres=gpu:1"}},
 		"Invalid node name specified":      {Extra: []string{"--nodelist=n9"}},
 	} {
-		l, err := slurm.New(slurm.Options{Prefix: "lab", Program: []string{"/bin/true"}, Script: "#!/bin/sh\n", Output: "/dev/null", Job: job})
+		l, err := slurm.New(slurm.Options{Prefix: "lab", Program: []string{"/bin/true"}, Script: "#!/bin/sh\n", Output: "/dev/null", Conf: c.Conf, Job: job})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -98,8 +100,8 @@ func TestSlurmRefusesInItsOwnWords(t *testing.T) {
 }
 
 func TestSlurmThatIsAway(t *testing.T) {
-	slurmtest.Start(t)
-	text, err := os.ReadFile(os.Getenv("SLURM_CONF"))
+	t.Parallel()
+	text, err := os.ReadFile(slurmtest.Start(t).Conf)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,8 +119,7 @@ func TestSlurmThatIsAway(t *testing.T) {
 		if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		t.Setenv("SLURM_CONF", conf)
-		l, err := slurm.New(slurm.Options{Prefix: "lab", Program: []string{"/bin/true"}, Script: "#!/bin/sh\n"})
+		l, err := slurm.New(slurm.Options{Prefix: "lab", Program: []string{"/bin/true"}, Script: "#!/bin/sh\n", Conf: conf})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,10 +20,11 @@ import (
 // TestSlurmTimeLimit: a job that needs a GPU is given to a worker on the node that has one, and outlasts the time limit of
 // that worker. Slurm looks at time limits every 30 s, so this test takes as long.
 func TestSlurmTimeLimit(t *testing.T) {
+	t.Parallel()
 	cluster := slurmtest.StartWith(t, slurmtest.Options{GPUs: 1})
-	dir, grpc := slurmSystem(t, `"worker": {"command": [%[1]q], "args": ["--data-root=%[2]s"]},
+	dir, grpc := slurmSystem(t, cluster, `"worker": {"command": [%[1]q], "args": ["--data-root=%[2]s"]},
 		"pools": [{"name": "cpu", "max": 2, "cpus": 1}, {"name": "gpu", "max": 2, "gpus": 1, "cpus": 1}],
-		"slurm": {"time_limit": "1m", "signal_before": "20s"}`, `#!/bin/sh
+		"slurm": {"conf": %[3]q, "time_limit": "1m", "signal_before": "20s"}`, `#!/bin/sh
 echo "$CUDA_VISIBLE_DEVICES" > "%[2]s/gpus"
 exec %[1]s "$@"
 `)
@@ -50,9 +51,10 @@ exec %[1]s "$@"
 // TestSlurmNodeFailure: the node under a job fails twice. It is set down, and its worker told to stop. Then Slurm hears no
 // more of it, and gives its worker's name to another, while that worker still runs.
 func TestSlurmNodeFailure(t *testing.T) {
+	t.Parallel()
 	cluster := slurmtest.Start(t)
-	dir, grpc := slurmSystem(t, `"worker": {"command": [%[1]q], "args": ["--data-root=%[2]s"]},
-		"pools": [{"name": "cpu", "max": 1, "cpus": 2}]`, "")
+	dir, grpc := slurmSystem(t, cluster, `"worker": {"command": [%[1]q], "args": ["--data-root=%[2]s"]},
+		"pools": [{"name": "cpu", "max": 1, "cpus": 2}], "slurm": {"conf": %[3]q}`, "")
 	fail := func(worker string, how func(node string)) {
 		t.Helper()
 		node := cluster.Run("squeue", "--noheader", "--jobs="+workerTask(t, cluster, worker), "--format=%N")
@@ -82,9 +84,10 @@ func TestSlurmNodeFailure(t *testing.T) {
 
 // TestSlurmAccounting: what Slurm's controller has forgotten is told from its accounts.
 func TestSlurmAccounting(t *testing.T) {
+	t.Parallel()
 	cluster := slurmtest.StartWith(t, slurmtest.Options{Accounting: true})
 	l, err := slurm.New(slurm.Options{
-		Prefix: "lab", Program: []string{"/bin/sh", "-c", "exit 3"}, Script: "#!/bin/sh\nshift; exec \"$@\"\n", Dir: t.TempDir(), Output: "/dev/null",
+		Prefix: "lab", Program: []string{"/bin/sh", "-c", "exit 3"}, Script: "#!/bin/sh\nshift; exec \"$@\"\n", Dir: t.TempDir(), Output: "/dev/null", Conf: cluster.Conf,
 		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	if err != nil {
@@ -114,8 +117,9 @@ func TestSlurmAccounting(t *testing.T) {
 }
 
 // slurmSystem starts a coordinator that has Slurm start its workers, and makes clips. settings are its own, wrapper is what
-// starts a worker, or "" for nothing but the program; in both, the program and the folder of all files can be named.
-func slurmSystem(t *testing.T, settings, wrapper string) (dir string, g grpcurl) {
+// starts a worker, or "" for nothing but the program; in both, the program and the folder of all files can be named, and in
+// the settings the cluster's slurm.conf.
+func slurmSystem(t *testing.T, cluster *slurmtest.Cluster, settings, wrapper string) (dir string, g grpcurl) {
 	t.Helper()
 	bin := build(t)
 	dir = t.TempDir()
@@ -132,7 +136,7 @@ func slurmSystem(t *testing.T, settings, wrapper string) (dir string, g grpcurl)
 		}
 	}
 	path := filepath.Join(dir, "slurm.json")
-	write(t, path, `{"prefix": "lab", "idle": "3s", "interval": "1s", `+fmt.Sprintf(settings, worker, dir)+"}")
+	write(t, path, `{"prefix": "lab", "idle": "3s", "interval": "1s", `+fmt.Sprintf(settings, worker, dir, cluster.Conf)+"}")
 	coordinator := start(t, bin.coordinator, "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "state"), "--lease", lease,
 		"--launcher", "slurm", "--launcher-config", path)
 	return dir, grpcurl{t, ctx, bin.grpcurl, strings.TrimPrefix(coordinator.line(t), "coordinator listens on ")}

@@ -17,6 +17,7 @@ import (
 // killed and started again, a worker makes room for a job of higher priority, and another one is killed. Every job ends
 // once, and then the workers leave.
 func TestSlurmSweep(t *testing.T) {
+	t.Parallel()
 	cluster := slurmtest.Start(t)
 	bin := build(t)
 	dir := t.TempDir()
@@ -30,7 +31,7 @@ func TestSlurmSweep(t *testing.T) {
 	write(t, settings, fmt.Sprintf(`{"prefix": "sweep", "idle": "3s", "interval": "1s",
 		"worker": {"command": [%q], "args": ["--data-root=%s"]},
 		"pools": [{"name": "cpu", "max": 3, "cpus": 1}],
-		"slurm": {"partition": "low", "time_limit": "30m", "signal_before": "1m"}}`, bin.worker, dir))
+		"slurm": {"partition": "low", "time_limit": "30m", "signal_before": "1m", "conf": %q}}`, bin.worker, dir, cluster.Conf))
 	begin := func(address string) (*process, string) {
 		p := start(t, bin.coordinator, "--listen", address, "--data-dir", filepath.Join(dir, "state"), "--lease", lease,
 			"--launcher", "slurm", "--launcher-config", settings)
@@ -126,6 +127,7 @@ func TestSlurmSweep(t *testing.T) {
 
 // What is wrong with the cluster or the settings is told on the job, and submissions go on.
 func TestSlurmSaysWhyAJobWaits(t *testing.T) {
+	t.Parallel()
 	cluster := slurmtest.Start(t)
 	bin := build(t)
 	dir := t.TempDir()
@@ -133,11 +135,11 @@ func TestSlurmSaysWhyAJobWaits(t *testing.T) {
 	defer cancel()
 	cluster.Run("scontrol", "update", "partitionname=low", "state=DOWN")
 	settings := filepath.Join(dir, "slurm.json")
-	write(t, settings, `{"interval": "1s", "min_backoff": "1s", "worker": {"command": ["/nowhere/surmise", "worker"]}, "pools": [
+	write(t, settings, fmt.Sprintf(`{"interval": "1s", "min_backoff": "1s", "slurm": {"conf": %q}, "worker": {"command": ["/nowhere/surmise", "worker"]}, "pools": [
 		{"name": "cpu", "max": 2, "cpus": 1},
 		{"name": "broken", "max": 2, "cpus": 1, "labels": {"kind": "broken"}, "slurm": {"partition": "high"}},
 		{"name": "gpu", "max": 2, "gpus": 1, "labels": {"kind": "gpu"}},
-		{"name": "elsewhere", "max": 2, "labels": {"kind": "elsewhere"}, "slurm": {"partition": "nowhere"}}]}`)
+		{"name": "elsewhere", "max": 2, "labels": {"kind": "elsewhere"}, "slurm": {"partition": "nowhere"}}]}`, cluster.Conf))
 	coordinator := start(t, bin.coordinator, "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "state"),
 		"--launcher", "slurm", "--launcher-config", settings)
 	grpc := grpcurl{t, ctx, bin.grpcurl, strings.TrimPrefix(coordinator.line(t), "coordinator listens on ")}

@@ -82,6 +82,7 @@ type slurmJobConfig struct {
 
 type slurmConfig struct {
 	slurmJobConfig
+	Conf   string   `json:"conf"`   // slurm.conf of the cluster (where Slurm's commands look for it)
 	Script string   `json:"script"` // file to submit in place of deploy/slurm/worker.sh
 	Output string   `json:"output"` // file pattern of sbatch (DATA-DIR/slurm/%x-%a.log)
 	Dir    string   `json:"dir"`    // working folder of workers (this program's)
@@ -206,7 +207,7 @@ func (c launcherConfig) settings(most int) launch.Settings {
 func (c launcherConfig) slurm(program []string, dataDir string, log *slog.Logger) (slurm.Options, error) {
 	o := slurm.Options{
 		Prefix: c.Prefix, Program: program, Script: slurmfiles.WorkerScript, Job: c.Slurm.job(), Pools: map[string]slurm.Job{},
-		Output: c.Slurm.Output, Dir: c.Slurm.Dir, Env: c.Slurm.Env, Logger: log,
+		Output: c.Slurm.Output, Dir: c.Slurm.Dir, Env: c.Slurm.Env, Conf: c.Slurm.Conf, Logger: log,
 	}
 	for _, p := range c.Pools {
 		o.Pools[p.Name] = p.Slurm.job()

@@ -37,13 +37,17 @@ type shell struct {
 
 var commandNames = []string{"sbatch", "squeue", "scancel", "scontrol", "sacct"}
 
-func newShell(bin map[string]string) (shell, error) {
+func newShell(bin map[string]string, conf string) (shell, error) {
 	for name, path := range bin {
 		if !slices.Contains(commandNames, name) || !filepath.IsAbs(path) {
 			return shell{}, fmt.Errorf("bin %q: %q: want one of %s and an absolute path", name, path, strings.Join(commandNames, ", "))
 		}
 	}
-	return shell{bin: bin, env: environment(os.Environ())}, nil
+	env := environment(os.Environ())
+	if conf != "" {
+		env = append(env, "SLURM_CONF="+conf)
+	}
+	return shell{bin: bin, env: env}, nil
 }
 
 // environment is what commands are given: not what a job that the coordinator itself runs in was given, nor settings that

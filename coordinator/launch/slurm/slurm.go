@@ -34,6 +34,7 @@ type Options struct {
 	Env     []string          // variables of the coordinator that workers are given beside PATH, HOME, USER, LANG and TZ
 	Logger  *slog.Logger      // nil: slog.Default()
 	Bin     map[string]string // where a command is, such as "sbatch"; absent: in PATH
+	Conf    string            // slurm.conf of the cluster; "": where Slurm's commands look for it
 	User    string            // who submits; "": the user of this process
 }
 
@@ -118,7 +119,7 @@ func New(o Options) (*Launcher, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	run, err := newShell(o.Bin)
+	run, err := newShell(o.Bin, o.Conf)
 	if err != nil {
 		return nil, fmt.Errorf("slurm: %w", err)
 	}

@@ -223,11 +223,11 @@ func TestEnvironment(t *testing.T) {
 }
 
 func TestCommandsAreBounded(t *testing.T) {
-	run, err := newShell(map[string]string{"squeue": "/bin/sh"})
+	run, err := newShell(map[string]string{"squeue": "/bin/sh"}, "/etc/other.conf")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.run(t.Context(), "in", "squeue", "-c", "cat; echo out $SLURM_TIME_FORMAT"); err != nil || string(out) != "inout %s\n" {
+	if out, err := run.run(t.Context(), "in", "squeue", "-c", "cat; echo out $SLURM_TIME_FORMAT $SLURM_CONF"); err != nil || string(out) != "inout %s /etc/other.conf\n" {
 		t.Errorf("printed %q, %v", out, err)
 	}
 	if _, err := run.run(t.Context(), "", "squeue", "-c", "head -c 40000000 /dev/zero"); err == nil || !strings.Contains(err.Error(), "more than 33554432 bytes") {

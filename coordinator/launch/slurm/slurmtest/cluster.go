@@ -27,7 +27,7 @@ const patience = 30 * time.Second
 type Cluster struct {
 	t       testing.TB
 	dir     string
-	conf    string
+	Conf    string             // its slurm.conf
 	daemons map[string]*daemon // by program, and node
 	killed  []string           // nodes of KillNode
 }
@@ -112,7 +112,7 @@ func StartWith(t testing.TB, o Options) *Cluster {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // what is left is no result
-	c := &Cluster{t: t, dir: dir, conf: filepath.Join(dir, "slurm.conf"), daemons: map[string]*daemon{}}
+	c := &Cluster{t: t, dir: dir, Conf: filepath.Join(dir, "slurm.conf"), daemons: map[string]*daemon{}}
 	if err := os.Chmod(dir, 0o755); err != nil { // munged demands it
 		t.Fatal(err)
 	}
@@ -142,7 +142,6 @@ func StartWith(t testing.TB, o Options) *Cluster {
 		c.write("gres.conf", []byte(devices.String()))
 	}
 	c.write("slurm.conf", fmt.Appendf(nil, config, host, ports[0], dir, ports[1], ports[2], killWait, accounting, gres))
-	t.Setenv("SLURM_CONF", c.conf)
 
 	munge := func(name string) string { return filepath.Join(dir, "munge."+name) }
 	c.daemon("munged", "--foreground", "--key-file="+munge("key"), "--socket="+munge("socket"),
@@ -154,7 +153,7 @@ func StartWith(t testing.TB, o Options) *Cluster {
 	if o.Accounting {
 		c.account(host, ports[3])
 	}
-	c.daemon("slurmctld", "-D", "-f", c.conf)
+	c.daemon("slurmctld", "-D", "-f", c.Conf)
 	c.StartNode("n1")
 	c.StartNode("n2")
 	t.Cleanup(c.end) // before the daemons: they leave what runs alone
@@ -188,7 +187,7 @@ func (c *Cluster) daemon(program string, args ...string) {
 	}
 	cmd := exec.CommandContext(context.WithoutCancel(c.t.Context()), path, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), "SLURM_CONF="+c.conf)  // slurmdbd reads its own settings beside it
+	cmd.Env = append(os.Environ(), "SLURM_CONF="+c.Conf)  // slurmdbd reads its own settings beside it
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C reaches the test first
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
@@ -218,7 +217,7 @@ func nodeOf(args []string) string {
 // StartNode starts the slurmd of a node, n1 or n2.
 func (c *Cluster) StartNode(name string) {
 	c.t.Helper()
-	c.daemon("slurmd", "-D", "-N", name, "-f", c.conf)
+	c.daemon("slurmd", "-D", "-N", name, "-f", c.Conf)
 }
 
 // KillNode kills the slurmd of a node, as when the node cannot be reached: what runs there runs on. The controller finds
@@ -307,7 +306,7 @@ func (c *Cluster) run(name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.t.Context()), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "SLURM_CONF="+c.conf)
+	cmd.Env = append(os.Environ(), "SLURM_CONF="+c.Conf)
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
 	out, err := cmd.Output()
