@@ -29,7 +29,6 @@ RACED   := ./artifact/... \
            ./trainer/parallel/... \
            ./trainer/xla/pjrt
 CONTROL := bin/kubernetes/kube-apiserver bin/kubernetes/kube-controller-manager bin/kubernetes/kube-scheduler
-TOOLS   := bin/tools/staticcheck bin/tools/golangci-lint
 
 .PHONY: help setup build mpi demo test test-mpi test-kubernetes test-fresh check lint race pure sanitize generate generated bench microbench fuzz chaos gpu-check-bundle clean
 
@@ -58,8 +57,7 @@ check: setup ## vet and gofmt
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt wants changes in:'; gofmt -l .; exit 1; }
 	go vet ./...
 
-lint: setup $(TOOLS) ## staticcheck and golangci-lint
-	bin/tools/staticcheck ./...
+lint: setup bin/tools/golangci-lint ## golangci-lint, staticcheck's checks among it
 	bin/tools/golangci-lint run ./...
 
 race: setup ## what goroutines share, under the race detector
@@ -128,9 +126,6 @@ clean: ## remove bin/
 bin/kubernetes/%: tools/kubernetes/go.mod tools/kubernetes/go.sum
 	CGO_ENABLED=0 go build -C tools/kubernetes -trimpath -o $(CURDIR)/$@ \
 		-ldflags '-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 -X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=36' k8s.io/kubernetes/cmd/$(@F)
-
-bin/tools/staticcheck: tools/go.mod tools/go.sum
-	go build -C tools -o $(CURDIR)/$@ honnef.co/go/tools/cmd/staticcheck
 
 bin/tools/golangci-lint: tools/go.mod tools/go.sum
 	go build -C tools -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
