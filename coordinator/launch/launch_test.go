@@ -65,11 +65,11 @@ func inBubble(t *testing.T, s launch.Settings, test func(*bench)) {
 		defer cancel()
 		b := &bench{Memory: launchtest.NewMemory(), t: t, queue: &jobs{}}
 		b.again = func() *launch.Reconciler {
-			r, err := launch.New(s, b.Launcher(s.Prefix), b.queue, nil, slog.New(slog.NewTextHandler(t.Output(), nil)))
+			r, err := launch.New(s, b.Launcher(s.Prefix), nil, slog.New(slog.NewTextHandler(t.Output(), nil)))
 			if err != nil {
 				t.Fatal(err)
 			}
-			running.Go(func() { r.Run(ctx) })
+			running.Go(func() { r.Run(ctx, b.queue) })
 			return r
 		}
 		b.r = b.again()
@@ -315,7 +315,7 @@ func TestSettingsAreChecked(t *testing.T) {
 		"idle -1s is negative":          {Prefix: "lab", Pools: []launch.Pool{good}, Idle: -time.Second},
 		"max_backoff 1s is below":       {Prefix: "lab", Pools: []launch.Pool{good}, MaxBackoff: time.Second},
 	} {
-		if _, err := launch.New(s, launchtest.NewMemory().Launcher("lab"), &jobs{}, nil, nil); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := launch.New(s, launchtest.NewMemory().Launcher("lab"), nil, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
 	}

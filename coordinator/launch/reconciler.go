@@ -26,7 +26,6 @@ type Clock interface {
 type Reconciler struct {
 	settings Settings
 	launcher Launcher
-	demand   Demander
 	clock    Clock
 	log      *slog.Logger
 	wake     chan struct{} // holds a token when there is reason to look before the interval is over
@@ -60,13 +59,13 @@ type trouble struct {
 }
 
 // New returns a reconciler, for Run. A nil clock is the system's, a nil log slog's default.
-func New(s Settings, l Launcher, d Demander, clock Clock, log *slog.Logger) (*Reconciler, error) {
+func New(s Settings, l Launcher, clock Clock, log *slog.Logger) (*Reconciler, error) {
 	s, err := s.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	if l == nil || d == nil {
-		return nil, errors.New("launch: launcher or demand is nil")
+	if l == nil {
+		return nil, errors.New("launch: launcher is nil")
 	}
 	if clock == nil {
 		clock = systemClock{}
@@ -75,7 +74,7 @@ func New(s Settings, l Launcher, d Demander, clock Clock, log *slog.Logger) (*Re
 		log = slog.Default()
 	}
 	return &Reconciler{
-		settings: s, launcher: l, demand: d, clock: clock, log: log.With("engine", l.Engine()),
+		settings: s, launcher: l, clock: clock, log: log.With("engine", l.Engine()),
 		wake: make(chan struct{}, 1), pools: make([]poolState, len(s.Pools)),
 	}, nil
 }
@@ -93,10 +92,10 @@ func (r *Reconciler) Wake() {
 	}
 }
 
-// Run looks until ctx ends, and then returns. Workers that were started go on.
-func (r *Reconciler) Run(ctx context.Context) {
+// Run looks at what waits until ctx ends, and then returns. Workers that were started go on.
+func (r *Reconciler) Run(ctx context.Context, waits Demander) {
 	for {
-		r.look(ctx)
+		r.look(ctx, waits)
 		select {
 		case <-ctx.Done():
 			return
@@ -113,8 +112,8 @@ func (r *Reconciler) Run(ctx context.Context) {
 }
 
 // look compares what there is with what is wanted, once, and acts on the difference.
-func (r *Reconciler) look(ctx context.Context) {
-	demand, err := r.demand.Demand(ctx, r.most())
+func (r *Reconciler) look(ctx context.Context, waits Demander) {
+	demand, err := waits.Demand(ctx, r.most())
 	if err != nil {
 		if ctx.Err() == nil {
 			r.log.Error("launch", "error", err)

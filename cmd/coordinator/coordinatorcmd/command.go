@@ -77,6 +77,19 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := o.Security.check(listener.Addr(), o.Logger); err != nil { // before anything is made
 		return &UsageError{err}
 	}
+	launching := launcher{}
+	if o.Launcher != (LauncherOptions{}) {
+		if launching, err = o.Launcher.open(o.DataDir, listener.Addr(), o.Logger); err != nil {
+			return &UsageError{err}
+		}
+	}
+	artifacts, err := o.Artifacts.open(ctx, o.Logger)
+	if err != nil {
+		return &UsageError{err}
+	}
+	if artifacts != nil {
+		defer func() { err = errors.Join(err, artifacts.Close()) }()
+	}
 	if o.Store == "" {
 		o.Store = filepath.Join(o.DataDir, "jobs.db")
 	}
@@ -95,13 +108,6 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer func() { _ = m.Close() }() // nothing is sent at its end
 		observer, count = m, m.Count
 	}
-	artifacts, err := o.Artifacts.open(ctx, o.Logger)
-	if err != nil {
-		return &UsageError{err}
-	}
-	if artifacts != nil {
-		defer func() { err = errors.Join(err, artifacts.Close()) }()
-	}
 	cfg := coordinator.Config{
 		Store:         store,
 		ArtifactDir:   filepath.Join(o.DataDir, "artifacts"),
@@ -118,11 +124,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, closeAudit()) }()
-	launching := launcher{}
-	if o.Launcher != (LauncherOptions{}) {
-		if launching, err = o.Launcher.open(store, o.DataDir, listener.Addr(), o.Logger); err != nil {
-			return &UsageError{err}
-		}
+	if launching.Reconciler != nil {
 		cfg.Launch = launching
 	}
 	server, err := coordinator.New(cfg)
@@ -156,7 +158,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stopLaunching()
-	running.Go(func() { launching.run(launchCtx, stop) })
+	running.Go(func() { launching.run(launchCtx, store, stop) })
 	return server.Serve(serving, listener)
 }
 

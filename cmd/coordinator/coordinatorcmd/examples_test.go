@@ -13,7 +13,7 @@ func TestShippedLauncherSettings(t *testing.T) {
 		t.Fatalf("files %v, %v", files, err)
 	}
 	for _, file := range files {
-		l, err := LauncherOptions{Engine: "slurm", Config: file}.open(noJobs{}, t.TempDir(), somewhere, slog.Default())
+		l, err := LauncherOptions{Engine: "slurm", Config: file}.open(t.TempDir(), somewhere, slog.Default())
 		if err != nil {
 			t.Error(err)
 			continue

@@ -36,13 +36,13 @@ func TestLauncherSettingsForKubernetes(t *testing.T) {
 		`{"pools":[{"name":"cpu"}],` + with(`,"kubeconfig":"`+kubeconfig(t)+`"`) + `}`: "pools[0]: max 0",
 	} {
 		path := settings(t, text)
-		_, err := LauncherOptions{Engine: "kubernetes", Config: path}.open(noJobs{}, t.TempDir(), somewhere, slog.Default())
+		_, err := LauncherOptions{Engine: "kubernetes", Config: path}.open(t.TempDir(), somewhere, slog.Default())
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: got %v, want %q and the file's name", text, err, want)
 		}
 	}
 	whole := settings(t, `{`+with(`,"kubeconfig":"`+kubeconfig(t)+`","keep":"2h","queue":"q","context":"lab"`)+`}`)
-	if _, err := (LauncherOptions{Engine: "kubernetes", Config: whole}).open(noJobs{}, t.TempDir(), somewhere, slog.Default()); err != nil {
+	if _, err := (LauncherOptions{Engine: "kubernetes", Config: whole}).open(t.TempDir(), somewhere, slog.Default()); err != nil {
 		t.Error(err)
 	}
 	if err := CheckKubernetes(whole); err != nil {

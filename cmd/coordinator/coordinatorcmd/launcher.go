@@ -119,14 +119,17 @@ func readLauncherConfig(path string) (c launcherConfig, err error) {
 	return c, nil
 }
 
+// printed is the folder, in the data folder, of what Slurm's workers print.
+const printed = "slurm"
+
 // launcher is what a coordinator has workers started with.
 type launcher struct {
 	*launch.Reconciler
 	close func()
 }
 
-// open makes the reconciler, on jobs, with workers that attach at address. Nothing is started yet.
-func (o LauncherOptions) open(jobs launch.Demander, dataDir string, address net.Addr, log *slog.Logger) (l launcher, err error) {
+// open makes the reconciler, with workers that attach at address. Nothing is started yet.
+func (o LauncherOptions) open(dataDir string, address net.Addr, log *slog.Logger) (l launcher, err error) {
 	fail := func(err error) (launcher, error) {
 		if o.Config != "" {
 			return launcher{}, fmt.Errorf("--launcher %s, settings in %s: %w", o.Engine, o.Config, err)
@@ -181,8 +184,13 @@ func (o LauncherOptions) open(jobs launch.Demander, dataDir string, address net.
 	default:
 		return fail(errors.New("want slurm, kubernetes or inproc"))
 	}
-	if l.Reconciler, err = launch.New(c.settings(most), engine, jobs, nil, log); err != nil {
+	if l.Reconciler, err = launch.New(c.settings(most), engine, nil, log); err != nil {
 		return fail(err)
+	}
+	if o.Engine == "slurm" && c.Slurm.Output == "" { // now that the settings can be
+		if err := os.MkdirAll(filepath.Join(dataDir, printed), 0o755); err != nil {
+			return fail(fmt.Errorf("folder for what workers print: %w", err))
+		}
 	}
 	return l, nil
 }
@@ -220,11 +228,7 @@ func (c launcherConfig) slurm(program []string, dataDir string, log *slog.Logger
 		o.Script = string(text)
 	}
 	if o.Output == "" {
-		folder := filepath.Join(dataDir, "slurm")
-		if err := os.MkdirAll(folder, 0o755); err != nil {
-			return o, fmt.Errorf("folder for what workers print: %w", err)
-		}
-		o.Output = filepath.Join(folder, "%x-%a.log")
+		o.Output = filepath.Join(dataDir, printed, "%x-%a.log")
 	}
 	return o, nil
 }
@@ -263,9 +267,9 @@ func ownWorker() ([]string, error) {
 
 // run has workers started until ctx ends, and stops those that must not outlive the coordinator, which hears from them what
 // they hand back: stopServing ends it afterwards.
-func (l launcher) run(ctx context.Context, stopServing context.CancelFunc) {
+func (l launcher) run(ctx context.Context, jobs launch.Demander, stopServing context.CancelFunc) {
 	defer stopServing()
-	l.Run(ctx)
+	l.Run(ctx, jobs)
 	l.close()
 }
 

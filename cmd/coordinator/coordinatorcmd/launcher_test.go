@@ -2,6 +2,8 @@ package coordinatorcmd
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -44,12 +46,12 @@ func TestLauncherSettingsAreChecked(t *testing.T) {
 		`{"pools":[{"name":"gpu","max":1,"slurm":{"extra":["--hold"]}}]}`: `pool gpu: extra "--hold": the launcher sets this itself`,
 	} {
 		path := settings(t, text)
-		_, err := LauncherOptions{Engine: "slurm", Config: path}.open(noJobs{}, t.TempDir(), somewhere, slog.Default())
+		_, err := LauncherOptions{Engine: "slurm", Config: path}.open(t.TempDir(), somewhere, slog.Default())
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: got %v, want %q and the file's name", text, err, want)
 		}
 	}
-	if _, err := (LauncherOptions{Engine: "pbs"}).open(noJobs{}, t.TempDir(), somewhere, slog.Default()); err == nil || err.Error() != "--launcher pbs: want slurm, kubernetes or inproc" {
+	if _, err := (LauncherOptions{Engine: "pbs"}).open(t.TempDir(), somewhere, slog.Default()); err == nil || err.Error() != "--launcher pbs: want slurm, kubernetes or inproc" {
 		t.Errorf("got %v", err)
 	}
 }
@@ -103,4 +105,37 @@ func TestWhereWorkersReachTheCoordinator(t *testing.T) {
 	if got, want := reachable(&net.TCPAddr{IP: net.IPv6unspecified, Port: 1}), host+":1"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
+}
+
+// What cannot be is said before anything is made.
+func TestBadOptionsLeaveNothing(t *testing.T) {
+	for want, o := range map[string]Options{
+		"--launcher pbs":               {Launcher: LauncherOptions{Engine: "pbs"}},
+		"time_limit":                   {Launcher: LauncherOptions{Engine: "slurm", Config: written(t, `{"slurm": {"time_limit": "1s"}}`)}},
+		"pool":                         {Launcher: LauncherOptions{Engine: "slurm", Config: written(t, `{"pools": [{"name": "cpu", "max": -1}]}`)}},
+		"--artifacts":                  {Artifacts: ArtifactOptions{Store: "nothing://bucket"}},
+		"--keep-checkpoints":           {Artifacts: ArtifactOptions{Keep: -1}},
+		"would be open to the network": {Listen: "0.0.0.0:0"},
+	} {
+		o.DataDir = filepath.Join(t.TempDir(), "state")
+		if o.Listen == "" {
+			o.Listen = "127.0.0.1:0"
+		}
+		var usage *UsageError
+		if err := Run(t.Context(), o); !errors.As(err, &usage) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want a usage error that says %q", err, want)
+		}
+		if _, err := os.Stat(o.DataDir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q left a data folder (%v)", want, err)
+		}
+	}
+}
+
+func written(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "settings.json")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
