@@ -100,7 +100,10 @@ func Batch(g Generator, seed uint64, clips int) ([][]Mask, error) {
 	if m, ok := g.(*multiBlock); ok {
 		sizes := m.sizes(newRand(seed, 0))
 		for i := range masks {
-			masks[i] = m.place(newRand(seed, uint64(i)+1), sizes)
+			var err error
+			if masks[i], err = m.place(newRand(seed, uint64(i)+1), sizes); err != nil {
+				return nil, fmt.Errorf("masks of clip %d of the batch: %w", i, err)
+			}
 		}
 		return masks, nil
 	}

@@ -1,6 +1,7 @@
 package masking
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 )
@@ -16,10 +17,16 @@ type multiBlock struct {
 // size is that of a block: tubelets, rows, columns.
 type size struct{ t, h, w int }
 
-// maxPlacements is how often a placement that hides everything is drawn again.
-// The published loop has no bound; the worst of its published settings, two
-// blocks of scale 0.7 on a 4×4 grid, repeats a draw 0.7 times on average.
-const maxPlacements = 1000
+// A placement that hides everything is drawn again. The published loop has no
+// bound; the worst of its published settings, two blocks of scale 0.7 on a 4×4
+// grid, repeats a draw 0.7 times on average. A setting of which fewer than
+// minUseful of trialPlacements leave something visible is refused at once: it
+// would draw for long, and in the end in vain.
+const (
+	trialPlacements = 16
+	minUseful       = 2
+	maxPlacements   = 1000
+)
 
 func newMultiBlock(blocks []BlockSpec, g Grid) (Generator, error) {
 	if len(blocks) == 0 {
@@ -36,14 +43,41 @@ func newMultiBlock(blocks []BlockSpec, g Grid) (Generator, error) {
 		}
 		m.blocks[i] = checked
 	}
+	for i := range m.blocks {
+		if useful := m.useful(i); useful < minUseful {
+			return nil, invalid(fmt.Sprintf("blocks[%d].num_blocks", i), m.blocks[i].NumBlocks,
+				"in %d of %d trials the blocks hid the whole %d×%d×%d grid (tubelets×rows×columns), which leaves no context: take fewer or smaller ones",
+				trialPlacements-useful, trialPlacements, g.T, g.H, g.W)
+		}
+	}
 	return m, nil
+}
+
+// useful is how many of trialPlacements of a group leave something visible,
+// counted up to minUseful.
+func (m *multiBlock) useful(group int) (n int) {
+	rng := newRand(0, 0)
+	b := m.blocks[group]
+	hidden := make([]bool, m.grid.Tokens()) // [T·H·W]
+	for try := 0; try < trialPlacements && n < minUseful; try++ {
+		s := b.size(m.grid, rng.Float64(), rng.Float64(), rng.Float64())
+		clear(hidden)
+		count := 0
+		for block := 0; block < b.NumBlocks && count < len(hidden); block++ {
+			count += m.hideBlock(rng, hidden, s)
+		}
+		if count < len(hidden) {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *multiBlock) Groups() int { return len(m.blocks) }
 
 func (m *multiBlock) Masks(seed uint64) ([]Mask, error) {
 	rng := newRand(seed, 0)
-	return m.place(rng, m.sizes(rng)), nil
+	return m.place(rng, m.sizes(rng))
 }
 
 // sizes draws one block size per group.
@@ -69,29 +103,24 @@ func (b BlockSpec) size(g Grid, uTime, uSpace, uAspect float64) size {
 func within(r [2]float64, u float64) float64 { return r[0] + u*(r[1]-r[0]) }
 
 // place draws where the blocks of each group lie; sizes has one per group.
-func (m *multiBlock) place(rng *rand.Rand, sizes []size) []Mask {
+func (m *multiBlock) place(rng *rand.Rand, sizes []size) ([]Mask, error) {
 	masks := make([]Mask, len(m.blocks))
 	hidden := make([]bool, m.grid.Tokens()) // [T·H·W]
 	for i, b := range m.blocks {
-		count := 0
-		for try := range maxPlacements {
+		count := len(hidden)
+		for try := 0; count == len(hidden); try++ {
+			if try == maxPlacements {
+				return nil, invalid(fmt.Sprintf("blocks[%d].num_blocks", i), b.NumBlocks, "%d times in a row the blocks hid the whole grid", maxPlacements)
+			}
 			clear(hidden)
 			count = 0
 			for range b.NumBlocks {
 				count += m.hideBlock(rng, hidden, sizes[i])
 			}
-			if count < len(hidden) {
-				break
-			}
-			if try == maxPlacements-1 {
-				// All blocks in one place: never the whole grid, see canCover.
-				clear(hidden)
-				count = m.hideBlock(rng, hidden, sizes[i])
-			}
 		}
 		masks[i] = split(hidden, count)
 	}
-	return masks
+	return masks, nil
 }
 
 // hideBlock hides one block at a random place and returns how many tokens it

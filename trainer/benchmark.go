@@ -2,6 +2,7 @@ package trainer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -84,9 +85,12 @@ func BenchmarkVideos(ctx context.Context, cfg Config, steps int, decoders *video
 }
 
 // benchmark takes clips from data; nil: random ones.
-func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, on xla.Device) (BenchmarkResult, error) {
+func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, on xla.Device) (r BenchmarkResult, err error) {
 	if steps < 1 {
 		return BenchmarkResult{}, fmt.Errorf("steps is %d, want at least 1", steps)
+	}
+	if cfg.Model.FrozenEncoder { // its features come from elsewhere
+		return BenchmarkResult{}, errors.New("a predictor on a frozen encoder cannot be timed")
 	}
 	warm, each := 1, 1 // steps to warm up, and for each time that is taken
 	if on != nil {
@@ -95,8 +99,7 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 		steps = (steps + each - 1) / each * each
 	}
 	cfg.Steps, cfg.WarmupSteps = warm+steps, 0
-	cfg, err := cfg.prepare(on)
-	if err != nil {
+	if cfg, err = cfg.prepare(on); err != nil {
 		return BenchmarkResult{}, err
 	}
 	masks, err := newMasks(cfg)
@@ -111,12 +114,12 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 	if err != nil {
 		return BenchmarkResult{}, err
 	}
-	defer func() { _ = s.m.Close() }()
-	if err := s.fits(masks); err != nil {
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := s.fits(ctx, masks); err != nil {
 		return BenchmarkResult{}, err
 	}
 	s.due = func(step int) bool { return step%each == 0 }
-	r := BenchmarkResult{Precision: s.precision, Device: "cpu", Threads: cfg.Threads, Batch: cfg.Batch, Steps: steps, device: on}
+	r = BenchmarkResult{Precision: s.precision, Device: "cpu", Threads: cfg.Threads, Batch: cfg.Batch, Steps: steps, device: on}
 	machine, onCPU := s.m.(*cpu.Machine)
 	if onCPU {
 		r.Kernels, r.MachineBytes = kernel.Features(), machine.Bytes()
@@ -141,7 +144,7 @@ func benchmark(ctx context.Context, cfg Config, steps int, data video.Sampler, o
 			return r, err
 		}
 		began := time.Now()
-		visible, hidden, err := masks.batch(step)
+		visible, hidden, err := masks.batch(ctx, step)
 		if err != nil {
 			return r, err
 		}

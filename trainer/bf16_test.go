@@ -58,7 +58,7 @@ func TestBF16FollowsTheLossOfFP32(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			visible, hidden, err := masks.batch(step)
+			visible, hidden, err := masks.batch(t.Context(), step)
 			if err != nil {
 				t.Fatal(err)
 			}

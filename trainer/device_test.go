@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/xla"
@@ -115,7 +116,7 @@ func TestAcceleratorStopsAtTheStepThatIsNotFinite(t *testing.T) {
 	}
 	var after []float32
 	for n := 1; n <= 5; n++ {
-		visible, hidden, err := drawn.batch(n)
+		visible, hidden, err := drawn.batch(t.Context(), n)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,6 +144,54 @@ func TestAcceleratorStopsAtTheStepThatIsNotFinite(t *testing.T) {
 	}
 	if err != nil || !slices.Equal(weights[len(weights)-1].Data, after) {
 		t.Errorf("weights have changed, or cannot be read: %v", err)
+	}
+}
+
+// A checkpoint says the loss of its step, also one whose figures nobody has asked for: a run that is stopped saves it.
+func TestCheckpointOfAPendingStepHasItsLoss(t *testing.T) {
+	cfg := smallRun(t, model.Masked)
+	cfg, err := cfg.prepare(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Precision = cpu.FP32
+	drawn, err := newMasks(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var losses []float64
+	for _, asked := range []bool{true, false} {
+		s, err := newStepper(t.Context(), cfg, drawn.groups(), cpu.FP32, alone(cfg), emulated(t), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		s.due = func(n int) bool { return n == 1 || asked }
+		clips := make([]float32, cfg.Batch*cfg.Model.ClipValues())
+		for i := range clips {
+			clips[i] = float32(math.Sin(float64(i)))
+		}
+		for n := 1; n <= 3; n++ {
+			visible, hidden, err := drawn.batch(t.Context(), n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.step(n, video.Batch{Floats: clips}, visible, hidden); err != nil {
+				t.Fatal(err)
+			}
+		}
+		path, err := s.save(t.TempDir(), 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved, err := checkpoint.Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		losses = append(losses, saved.Manifest.Metrics["loss"])
+	}
+	if losses[0] != losses[1] || losses[0] == 0 {
+		t.Errorf("losses %v, want the same", losses)
 	}
 }
 

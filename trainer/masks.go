@@ -1,6 +1,7 @@
 package trainer
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 
@@ -36,12 +37,15 @@ func (m masks) groups() int { return max(1, m.gen.Groups()) }
 // batch returns the visible and hidden tokens of step's batch, [B·groups], clip-major;
 // both empty for objectives without masks. Each clip's masks follow from the seed and
 // its place in the run, whatever came before.
-func (m masks) batch(step int) (visible, hidden [][]int32, err error) {
+func (m masks) batch(ctx context.Context, step int) (visible, hidden [][]int32, err error) {
 	if m.gen.Groups() == 0 {
 		return nil, nil, nil
 	}
 	batch := make([][]masking.Mask, m.cfg.Batch)
 	for i := range batch {
+		if err := ctx.Err(); err != nil { // hundreds of blocks on a large grid take a while
+			return nil, nil, err
+		}
 		clip := uint64(step-1)*uint64(m.cfg.Batch) + uint64(i)
 		seed := rand.NewPCG(m.cfg.Seed, clip).Uint64()
 		if batch[i], err = m.gen.Masks(seed); err != nil {

@@ -59,11 +59,15 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	if err != nil {
 		return Result{}, err
 	}
-	if err := s.fits(masks); err != nil {
+	defer func() {
+		if err := s.close(); err != nil { // the run is over, and what it saved is whole
+			slog.WarnContext(ctx, "closing what a training run was computed on", "error", err)
+		}
+	}()
+	if err := s.fits(ctx, masks); err != nil {
 		return Result{}, err
 	}
 	s.due = func(step int) bool { return cfg.reports(step) || cfg.saves(step) || hooks.evaluates(cfg, step) }
-	defer func() { _ = s.close() }()
 	decoders, done := video.OwnPool(hooks.Decoders)
 	defer done()
 	data, err := video.OpenDataset(ctx, decoders, cfg.Data, hooks.Indexing)
@@ -95,7 +99,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			saved = step
 			return err
 		}
-		path, err := s.save(dir, step, report.last.Loss)
+		path, err := s.save(dir, step)
 		if err != nil {
 			return err
 		}
@@ -125,7 +129,8 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	}
 	for step := resumed + 1; step <= cfg.Steps; step++ {
 		clips, waited, err := feed.Next(ctx)
-		stop, apart := part.stopTogether(ctx.Err() != nil)
+		visible, hidden, maskErr := masks.batch(ctx, step)
+		stop, apart := part.stopTogether(ctx.Err() != nil) // which may have cut either short
 		if apart != nil {
 			return result, fmt.Errorf("step %d: %w", step, apart)
 		}
@@ -139,11 +144,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			}
 			return result, stopped
 		}
-		if err != nil {
-			return result, fmt.Errorf("step %d: %w", step, err)
-		}
-		visible, hidden, err := masks.batch(step)
-		if err != nil {
+		if err := errors.Join(err, maskErr); err != nil {
 			return result, fmt.Errorf("step %d: %w", step, err)
 		}
 		f, err := s.step(step, clips, visible, hidden)
@@ -230,12 +231,12 @@ const expected = 256
 
 // fits holds what an accelerator has against what the steps will take, and has it make room for the masks of those that
 // come first.
-func (s *stepper) fits(m masks) error {
+func (s *stepper) fits(ctx context.Context, m masks) error {
 	if s.pipeline == nil {
 		return nil
 	}
 	for step := 1; step <= min(expected, s.cfg.Steps); step++ {
-		visible, hidden, err := m.batch(step)
+		visible, hidden, err := m.batch(ctx, step)
 		if err == nil {
 			err = s.model.Pack(s.pipeline, visible, hidden)
 		}
@@ -288,8 +289,8 @@ func (s *stepper) tensors() (weights, moments []checkpoint.Tensor, err error) {
 	return weights, moments, nil
 }
 
-// save writes the checkpoint of a step that is done.
-func (s *stepper) save(dir string, step int, loss float64) (string, error) {
+// save writes the checkpoint of the newest step.
+func (s *stepper) save(dir string, step int) (string, error) {
 	config, err := json.Marshal(s.cfg)
 	if err != nil {
 		return "", fmt.Errorf("save checkpoint: %w", err)
@@ -300,7 +301,7 @@ func (s *stepper) save(dir string, step int, loss float64) (string, error) {
 	}
 	m := checkpoint.Manifest{Step: step, Config: config, Seed: s.cfg.Seed, Threads: s.cfg.Threads, Precision: string(s.precision),
 		Dataset: s.dataset, DataPosition: int64(step) * int64(s.cfg.Batch)}
-	if !math.IsNaN(loss) {
+	if loss := s.figures().loss; !math.IsNaN(loss) { // of this step, also where no figures were due
 		m.Metrics = map[string]float64{"loss": loss}
 	}
 	return checkpoint.Save(dir, m, weights, moments)

@@ -270,7 +270,7 @@ func TestResumeIsStrict(t *testing.T) {
 		t.Errorf("an empty folder: %d, %v, want a start from 0", done, err)
 	}
 	good := t.TempDir()
-	if _, err := s.save(good, 4, math.NaN()); err != nil {
+	if _, err := s.save(good, 4); err != nil {
 		t.Fatal(err)
 	}
 	if done, err := s.resume(good); done != 4 || err != nil {
@@ -307,7 +307,7 @@ func TestMasksFollowFromTheClip(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if visible, hidden, err = m.batch(step); err != nil {
+		if visible, hidden, err = m.batch(t.Context(), step); err != nil {
 			t.Fatal(err)
 		}
 		if len(visible) != batch*m.groups() || len(hidden) != len(visible) {
@@ -400,7 +400,7 @@ func TestResumeKeepsThePrecision(t *testing.T) {
 	}
 	defer s.m.Close()
 	good := t.TempDir()
-	if _, err := s.save(good, 4, math.NaN()); err != nil {
+	if _, err := s.save(good, 4); err != nil {
 		t.Fatal(err)
 	}
 	if got := load(t, good, 4).Manifest; got.Precision != string(here) || !strings.Contains(string(got.Config), `"precision":"auto"`) {

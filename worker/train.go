@@ -126,7 +126,7 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 			return trainer.Config{}, fmt.Errorf("train.data[%d]: %w", i, err)
 		}
 	}
-	mask := maskSpec(t.GetMask())
+	mask := jobspec.Masks(t.GetMask())
 	cfg := trainer.Config{
 		Model: model.Config{
 			Objective: m.GetObjective(),
@@ -220,22 +220,6 @@ func target(word string) string {
 
 // precision is that of a complete spec. One without was stored before there was a choice.
 func precision(word string) cpu.Precision { return cpu.Precision(cmp.Or(word, string(cpu.FP32))) }
-
-func maskSpec(m *surmisev1.MaskSpec) masking.Spec {
-	spec := masking.Spec{Kind: m.GetKind(), Ratio: m.GetRatio()}
-	for _, b := range m.GetBlocks() {
-		spec.Blocks = append(spec.Blocks, masking.BlockSpec{
-			NumBlocks:     int(b.GetCount()),
-			SpatialScale:  [2]float64{b.GetSpatialScale(), b.GetSpatialScale()},
-			TemporalScale: [2]float64{b.GetTemporalScale(), b.GetTemporalScale()},
-			AspectRatio:   [2]float64{b.GetAspectMin(), b.GetAspectMax()},
-		})
-	}
-	for _, c := range m.GetContextTubelets() {
-		spec.ContextTubelets = append(spec.ContextTubelets, int(c))
-	}
-	return spec
-}
 
 // localPath takes a path or a file:// URI to a path. Other schemes are left for the one who opens it to refuse.
 func localPath(name string) (string, error) {

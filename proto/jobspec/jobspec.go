@@ -339,6 +339,9 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 			setDefault(&b.AspectMax, 1.5)
 			errs = append(errs, ordered(fmt.Sprintf("train.mask.blocks[%d].aspect_min", i), b.AspectMin, b.AspectMax)...)
 		}
+		if known && len(errs) == 0 {
+			errs = append(errs, checkBlocks(m, model)...)
+		}
 	case "tube":
 		setDefault(&m.Ratio, 0.9)
 		if !known {
@@ -367,6 +370,35 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 		}
 	}
 	return errs
+}
+
+// checkBlocks says what masks cannot be drawn on the model's grid.
+func checkBlocks(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
+	side := int(model.Size / model.Patch)
+	_, err := masking.New(Masks(m), masking.Grid{T: int(model.Frames / model.Tubelet), H: side, W: side})
+	var field *masking.FieldError
+	if !errors.As(err, &field) {
+		return nil // the grid itself is for completeModel to judge
+	}
+	name := strings.NewReplacer("num_blocks", "count", "aspect_ratio", "aspect_min").Replace(field.Field)
+	return Errors{{"train.mask." + name, fmt.Sprintf("%s, got %v", field.Reason, field.Value)}}
+}
+
+// Masks maps a complete mask spec, field by field.
+func Masks(m *surmisev1.MaskSpec) masking.Spec {
+	spec := masking.Spec{Kind: m.GetKind(), Ratio: m.GetRatio()}
+	for _, b := range m.GetBlocks() {
+		spec.Blocks = append(spec.Blocks, masking.BlockSpec{
+			NumBlocks:     int(b.GetCount()),
+			SpatialScale:  [2]float64{b.GetSpatialScale(), b.GetSpatialScale()},
+			TemporalScale: [2]float64{b.GetTemporalScale(), b.GetTemporalScale()},
+			AspectRatio:   [2]float64{b.GetAspectMin(), b.GetAspectMax()},
+		})
+	}
+	for _, c := range m.GetContextTubelets() {
+		spec.ContextTubelets = append(spec.ContextTubelets, int(c))
+	}
+	return spec
 }
 
 func completeSampling(s *surmisev1.SamplingSpec, size int32, names int) Errors {

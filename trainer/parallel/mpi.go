@@ -22,6 +22,7 @@ static void end_all(int code) { MPI_Abort(MPI_COMM_WORLD, code); }
 import "C"
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -36,8 +37,8 @@ const largest = 1 << 28
 func Join() (g Group, leave func() error, err error) {
 	m := &mpi{calls: make(chan func(), 1), ended: make(chan struct{})}
 	go m.thread()
+	var provided C.int
 	err = m.do("MPI_Init_thread", func() C.int {
-		var provided C.int
 		if code := C.MPI_Init_thread(nil, nil, C.MPI_THREAD_FUNNELED, &provided); code != C.MPI_SUCCESS {
 			return code
 		}
@@ -49,14 +50,18 @@ func Join() (g Group, leave func() error, err error) {
 		}
 		return C.size(&m.size)
 	})
-	if err != nil {
-		m.stop()
-		return nil, nil, err
-	}
-	return m, func() error {
+	leave = func() error {
 		defer m.stop()
 		return m.do("MPI_Finalize", func() C.int { return C.MPI_Finalize() })
-	}, nil
+	}
+	switch {
+	case err != nil:
+		m.stop()
+		return nil, nil, err
+	case provided < C.MPI_THREAD_FUNNELED: // Go's other threads must not matter to it
+		return nil, nil, errors.Join(errors.New("MPI: this library is for programs of one thread only"), leave())
+	}
+	return m, leave, nil
 }
 
 // mpi has one OS thread make all calls, which is what MPI_THREAD_FUNNELED asks for.
@@ -80,16 +85,19 @@ func (m *mpi) stop() {
 }
 
 func (m *mpi) do(what string, call func() C.int) error {
-	done := make(chan C.int, 1)
-	m.calls <- func() { done <- call() }
-	code := <-done
-	if code == C.MPI_SUCCESS {
-		return nil
+	done := make(chan error, 1)
+	m.calls <- func() {
+		code := call()
+		if code == C.MPI_SUCCESS {
+			done <- nil
+			return
+		}
+		var text [C.MPI_MAX_ERROR_STRING]C.char
+		var length C.int
+		C.MPI_Error_string(code, &text[0], &length)
+		done <- fmt.Errorf("%s: %s", what, C.GoStringN(&text[0], length))
 	}
-	var text [C.MPI_MAX_ERROR_STRING]C.char
-	var length C.int
-	C.MPI_Error_string(code, &text[0], &length)
-	return fmt.Errorf("%s: %s", what, C.GoStringN(&text[0], length))
+	return <-done
 }
 
 func (m *mpi) Rank() int { return int(m.rank) }

@@ -276,10 +276,11 @@ func (m *Machine) fetch(b *flat) error {
 	if s.host != nil {
 		return nil
 	}
-	s.host = make([]float32, b.size)
-	if err := s.device.Download(m.ctx, bytesOf(s.host)); err != nil {
+	host := make([]float32, b.size)
+	if err := s.device.Download(m.ctx, bytesOf(host)); err != nil {
 		return fmt.Errorf("read the state: %w", err)
 	}
+	s.host = host // only when it is whole: what is here is uploaded again
 	return nil
 }
 
