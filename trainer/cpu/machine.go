@@ -417,45 +417,26 @@ type adamStep struct {
 	decays                                   bool
 }
 
-// adamSteps recognises the program's updates as AdamW steps.
+// adamSteps gives the program's updates their buffers.
 func (m *Machine) adamSteps() ([]adamStep, error) {
-	next := map[*G.Node]*G.Node{}  // state -> new value
-	state := map[*G.Node]*G.Node{} // new value -> state
-	targets := map[*G.Node]*G.Node{}
-	for _, u := range m.plan.program.Updates {
-		next[u.State], state[u.Next] = u.Next, u.State
-		if _, ok := u.Next.Op().(*graph.EMAOp); ok {
-			targets[graph.Children(u.Next)[1]] = u.State
-		}
+	updates, err := graph.AdamSteps(m.plan.program.Updates)
+	if err != nil {
+		return nil, err
 	}
-	var steps []adamStep
-	handled := 0
-	for _, u := range m.plan.program.Updates {
-		op, ok := u.Next.Op().(*graph.AdamWOp)
-		if !ok {
-			continue
-		}
-		in := graph.Children(u.Next) // w, m, v, schedule
-		first, okFirst := in[1].Op().(*graph.FirstMomentOp)
-		second, okSecond := in[2].Op().(*graph.SecondMomentOp)
-		if in[0] != u.State || !okFirst || !okSecond || state[in[1]] == nil || state[in[2]] == nil {
-			return nil, fmt.Errorf("update of %s is not an AdamW step of its own moments", u.State.Name())
-		}
-		moment := graph.Children(in[1]) // m, gradient, factor
-		s := adamStep{weights: m.floats[u.State], gradient: m.floats[moment[1]], first: m.floats[state[in[1]]], second: m.floats[state[in[2]]],
-			factor: m.floats[moment[2]], schedule: m.floats[in[3]], beta1: first.Beta, beta2: second.Beta, eps: op.Eps, decays: op.Decays}
+	steps := make([]adamStep, len(updates))
+	for i, u := range updates {
+		s := adamStep{weights: m.floats[u.Weights], gradient: m.floats[u.Gradient], first: m.floats[u.First], second: m.floats[u.Second],
+			factor: m.floats[u.Factor], schedule: m.floats[u.Schedule], beta1: u.Beta1, beta2: u.Beta2, eps: u.Eps, decays: u.Decays}
 		if s.gradient == nil || s.factor == nil || s.schedule == nil {
-			return nil, fmt.Errorf("update of %s reads what is not computed once a run", u.State.Name())
+			return nil, fmt.Errorf("update of %s reads what is not computed once a run", u.Weights.Name())
 		}
-		handled += 3
-		if t := targets[u.Next]; t != nil {
-			s.target = m.floats[t]
-			handled++
+		if u.Target != nil {
+			if u.TargetSchedule != u.Schedule { // the pass reads one
+				return nil, fmt.Errorf("update of %s: its moving average has a schedule of its own", u.Weights.Name())
+			}
+			s.target = m.floats[u.Target]
 		}
-		steps = append(steps, s)
-	}
-	if handled != len(m.plan.program.Updates) {
-		return nil, fmt.Errorf("%d of %d updates are not part of an AdamW step with moving average", len(m.plan.program.Updates)-handled, len(m.plan.program.Updates))
+		steps[i] = s
 	}
 	return steps, nil
 }

@@ -1,7 +1,6 @@
 package xla
 
 import (
-	"fmt"
 	"slices"
 
 	G "gorgonia.org/gorgonia"
@@ -53,52 +52,18 @@ func (b *flat) kind() hlo.Type { return hlo.Of(hlo.F32, b.size) }
 
 // layState groups the updates of a program and lays its state out.
 func (a *program) layState() error {
-	next := map[*G.Node]*G.Node{}    // state -> its new value
-	state := map[*G.Node]*G.Node{}   // new value -> state
-	average := map[*G.Node]*G.Node{} // new weights -> state that is their moving average
-	for _, u := range a.Updates {
-		next[u.State], state[u.Next] = u.Next, u.State
-		if _, ok := u.Next.Op().(*graph.EMAOp); ok {
-			average[a.children[u.Next][1]] = u.State
-		}
+	steps, err := graph.AdamSteps(a.Updates)
+	if err != nil {
+		return err
 	}
-	handled := 0
-	for _, u := range a.Updates {
-		op, ok := u.Next.Op().(*graph.AdamWOp)
-		if !ok {
-			continue
+	for _, s := range steps {
+		g := a.groupOf(rule{factor: s.Factor, schedule: s.Schedule, beta1: s.Beta1, beta2: s.Beta2, eps: s.Eps, decays: s.Decays,
+			averaged: s.Target != nil, emaSchedule: s.TargetSchedule})
+		g.weights, g.gradients = append(g.weights, s.Weights), append(g.gradients, s.Gradient)
+		g.first, g.second = append(g.first, s.First), append(g.second, s.Second)
+		if s.Target != nil {
+			g.targets = append(g.targets, s.Target)
 		}
-		in := a.children[u.Next] // w, m, v, schedule
-		first, okFirst := in[1].Op().(*graph.FirstMomentOp)
-		second, okSecond := in[2].Op().(*graph.SecondMomentOp)
-		if in[0] != u.State || !okFirst || !okSecond || state[in[1]] == nil || state[in[2]] == nil ||
-			a.children[in[1]][0] != state[in[1]] || a.children[in[2]][0] != state[in[2]] {
-			return fmt.Errorf("update of %s is not an AdamW step of its own moments", u.State.Name())
-		}
-		moment, square := a.children[in[1]], a.children[in[2]] // m, gradient, factor
-		if moment[1] != square[1] || moment[2] != square[2] {
-			return fmt.Errorf("update of %s: its moments are of different gradients", u.State.Name())
-		}
-		r := rule{factor: moment[2], schedule: in[3], beta1: first.Beta, beta2: second.Beta, eps: op.Eps, decays: op.Decays}
-		target := average[u.Next]
-		if target != nil {
-			ema := a.children[next[target]]
-			if ema[0] != target {
-				return fmt.Errorf("update of %s is not a moving average of its own", target.Name())
-			}
-			r.averaged, r.emaSchedule = true, ema[2]
-			handled++
-		}
-		handled += 3
-		g := a.groupOf(r)
-		g.weights, g.gradients = append(g.weights, u.State), append(g.gradients, moment[1])
-		g.first, g.second = append(g.first, state[in[1]]), append(g.second, state[in[2]])
-		if target != nil {
-			g.targets = append(g.targets, target)
-		}
-	}
-	if handled != len(a.Updates) {
-		return fmt.Errorf("%d of %d updates are not part of an AdamW step with moving average", len(a.Updates)-handled, len(a.Updates))
 	}
 	var updated G.Nodes
 	for _, g := range a.optimised {
