@@ -102,6 +102,10 @@ func (c *Controls) add(group []scoredVideo) {
 			p.other.Label = 0
 			p.other.Path += " (" + x.kind + ")"
 			p.other.SHA256 += " " + x.kind
+			p.scores[0] = slices.Clone(p.scores[0])
+			for k := range p.scores[0] {
+				p.scores[0][k].Contrast = nil // it is with the impossible video
+			}
 			c.pending = append(c.pending, p)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/video/source"
 )
 
@@ -157,6 +158,8 @@ func byGroup(videos []Video) ([][]Video, error) {
 		}
 		name := g[0].Group
 		switch {
+		case len(g) > compare.MaxGroup:
+			return nil, fmt.Errorf("group %q: %d videos, at most %d", name, len(g), compare.MaxGroup)
 		case len(g) < 2:
 			return nil, fmt.Errorf("group %q: one video (%s), want at least two", name, g[0].Path)
 		case labels[1] == 0:

@@ -211,7 +211,11 @@ func (o *reportOptions) page() (*report.Page, error) {
 	case err != nil:
 		return nil, err
 	default:
-		if p.Controls, err = compare.Summarize(controls, o.compare); err != nil {
+		of := o.compare
+		if of.Aggregation.OfPairs() { // where two videos part; an altered copy differs from the first frame on
+			of.Aggregation = compare.DefaultAggregation(controls.Spec)
+		}
+		if p.Controls, err = compare.Summarize(controls, of); err != nil {
 			return nil, fmt.Errorf("%s: %w", o.controlFile, err)
 		}
 	}

@@ -38,6 +38,11 @@ func checkReportsAndRanks(t *testing.T, to string, made synth.Summary, trained, 
 			t.Errorf("the page does not say %q", want)
 		}
 	}
+	// A statistic of where pairs part, which the altered copies do not: they are judged by another.
+	parting := strings.TrimSpace(ok(t, "report", scores, "--out", filepath.Join(dir, "parting"), "--measure", "contrast_at_parting"))
+	if text, err := os.ReadFile(parting); err != nil || !strings.Contains(string(text), "recolour") || !strings.Contains(string(text), "contrast_at_parting") {
+		t.Errorf("a report by contrast_at_parting: %v", err)
+	}
 	overlays, err := filepath.Glob(filepath.Join(out, "overlay-*.avi"))
 	if err != nil || len(overlays) == 0 {
 		t.Errorf("overlays %v, %v", overlays, err)

@@ -30,8 +30,10 @@ const (
 const (
 	maxFileBytes = 512 << 20
 	maxVideos    = 1_000_000
-	maxWindows   = 1_000_000 // of one video
-	maxContexts  = 1_000
+	// MaxGroup bounds the videos of a group, each possible one of which may be paired with each impossible one.
+	MaxGroup    = 2000
+	maxWindows  = 1_000_000 // of one video
+	maxContexts = 1_000
 )
 
 // File is a score file: the surprise of every video to a model and, by default,
@@ -43,7 +45,7 @@ type File struct {
 	Size      int       `json:"size_px"`             // frames were scaled to Size × Size pixels
 	Decoder   string    `json:"decoder"`             // name and version of what decoded the videos
 	Data      string    `json:"data_sha256"`         // digest of the videos' contents, labels and groups (see Digest)
-	Precision string    `json:"precision,omitempty"` // number format that the models computed in, fp32 or bf16; "" means fp32
+	Precision string    `json:"precision,omitempty"` // number format that the models computed in, fp32, bf16 or tf32; "" means fp32
 	Folder    string    `json:"folder,omitempty"`    // of the pairs file or dataset, where it was scored: what paths are relative to
 	Dataset   *Dataset  `json:"dataset,omitempty"`   // absent for a pairs file
 	Grid      *Grid     `json:"grid,omitempty"`      // of the model's tokens
@@ -266,9 +268,9 @@ func (f *File) Validate() error {
 		return fmt.Errorf("videos: %d of them, at most %d", len(f.Videos), maxVideos)
 	}
 	switch f.Precision {
-	case "", "fp32", "bf16":
+	case "", "fp32", "bf16", "tf32":
 	default:
-		return fmt.Errorf("precision: %q, want fp32 or bf16", f.Precision)
+		return fmt.Errorf("precision: %q, want fp32, bf16 or tf32", f.Precision)
 	}
 	groups := map[string]*groupCheck{}
 	for i := range f.Videos {
@@ -328,6 +330,8 @@ func (g *groupCheck) add(label int, property string) error {
 
 func (g *groupCheck) complete() error {
 	switch {
+	case g.labels[0]+g.labels[1] > MaxGroup:
+		return fmt.Errorf("has %d videos, at most %d", g.labels[0]+g.labels[1], MaxGroup)
 	case g.labels[0]+g.labels[1] < 2:
 		return errors.New("has one video, want at least two")
 	case g.labels[0] == 0:

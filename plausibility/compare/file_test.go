@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -76,6 +77,14 @@ func TestValidateNamesTheFault(t *testing.T) {
 		{"scores: 7 of them for 8", func(f *File) { f.Sets[0].Scores = f.Sets[0].Scores[:7] }},
 		{`"model" appears twice`, func(f *File) { f.Sets[1].Name = ModelSet }},
 		{`no set named "model"`, func(f *File) { f.Sets = f.Sets[1:] }},
+		{"has 2001 videos, at most 2000", func(f *File) {
+			for len(f.Videos) < 4002 {
+				f.Videos = append(f.Videos, f.Videos[0])
+			}
+			for i := range f.Videos {
+				f.Videos[i].Group, f.Videos[i].Property = strconv.Itoa(i/2001), f.Videos[0].Property
+			}
+		}},
 		{`precision: "fp16"`, func(f *File) { f.Precision = "fp16" }},
 		{"videos: none", func(f *File) { f.Videos = nil }},
 	}

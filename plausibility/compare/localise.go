@@ -134,7 +134,11 @@ func (f *File) tubeletFrames(v *Video) []int {
 	}
 	var out []int
 	for from := 0; from+f.Spec.Window <= v.Frames; from += f.Spec.Stride {
-		for t := first; t+f.Grid.Tubelet <= f.Spec.Window; t += f.Grid.Tubelet {
+		at := first
+		if f.Spec.Beginning && from == 0 {
+			at = f.Grid.Tubelet
+		}
+		for t := at; t+f.Grid.Tubelet <= f.Spec.Window; t += f.Grid.Tubelet {
 			out = append(out, from+t)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -25,6 +26,17 @@ func placed(peaks [][3]float64) *File {
 	}
 	f.Data = Digest(f.Videos)
 	return f
+}
+
+// With Spec.Beginning the first window also predicts what comes before its first context.
+func TestTubeletsOfTheBeginning(t *testing.T) {
+	f := &File{Spec: Spec{Window: 8, Stride: 4, FrameStep: 1, Contexts: []int{4, 6}}, Grid: &Grid{Tubelet: 2}}
+	for beginning, want := range map[bool][]int{false: {4, 6, 8, 10}, true: {2, 4, 6, 8, 10}} {
+		f.Spec.Beginning = beginning
+		if got := f.tubeletFrames(&Video{Frames: 12}); !slices.Equal(got, want) {
+			t.Errorf("beginning %t: tubelets begin at %v, want %v", beginning, got, want)
+		}
+	}
 }
 
 func TestLocalizeByHand(t *testing.T) {
