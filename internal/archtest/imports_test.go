@@ -86,7 +86,7 @@ var rules = []rule{
 		"what starts workers knows how many jobs wait, and nothing of what is in them"},
 	{"coordinator", []string{"coordinator", "artifact", "proto", "plausibility/compare"}, anything,
 		"the coordinator runs where neither OpenCV nor a model is installed"},
-	{"worker", []string{"worker", "artifact", "proto", "trainer", "plausibility", "video", "masking"}, anything, // the last two for the settings of the two before
+	{"worker", []string{"worker", "artifact", "proto", "trainer", "plausibility", "video"}, anything, // the last for the settings of the two before
 		"a worker knows its coordinator only through the API"},
 	{"proto", []string{"proto"}, anything,
 		"the API depends on nothing that implements it"},
@@ -270,4 +270,34 @@ func findCgo(packages map[string][]string, folder string, chain []string) []stri
 		}
 	}
 	return nil
+}
+
+// docs/architecture.md says of every folder with code what it does: whoever looks for the place of a new line reads there.
+func TestEveryFolderIsDescribed(t *testing.T) {
+	text, err := os.ReadFile("../../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := map[string]bool{}
+	err = fs.WalkDir(os.DirFS("../.."), ".", func(file string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, folder := entry.Name(), path.Dir(file)
+		switch {
+		case entry.IsDir() && file != "." && (strings.HasPrefix(name, ".") || name == "testdata" || name == "bin"):
+			return fs.SkipDir
+		case entry.IsDir() || path.Ext(name) != ".go" || strings.HasSuffix(name, "_test.go") || told[folder]:
+			return nil
+		}
+		told[folder] = true
+		helper := strings.HasSuffix(folder, "test") // named beside what it helps to test
+		if !helper && !strings.Contains(string(text), "`"+folder+"/`") && !strings.Contains(string(text), "`"+folder+"`") {
+			t.Errorf("docs/architecture.md does not say what %s/ does", folder)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
