@@ -3,6 +3,7 @@ package video
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -128,12 +129,12 @@ func (f *Feed) work(from Sampler, seed uint64, jobs <-chan feedJob) {
 	for job := range jobs {
 		b, at := job.batch, job.clip*size
 		if b.clips.Bytes == nil {
-			_, b.errs[job.clip] = from.Sample(f.ctx, seed, job.index, b.clips.Floats[at:at+size])
+			b.errs[job.clip] = sampleSafely(f.ctx, from, seed, job.index, b.clips.Floats[at:at+size])
 		} else {
 			if clip == nil {
 				clip = make([]float32, size)
 			}
-			_, err := from.Sample(f.ctx, seed, job.index, clip)
+			err := sampleSafely(f.ctx, from, seed, job.index, clip)
 			if err == nil {
 				err = Denormalize(b.clips.Bytes[at:at+size], clip)
 			}
@@ -143,6 +144,17 @@ func (f *Feed) work(from Sampler, seed uint64, jobs <-chan feedJob) {
 			close(b.done)
 		}
 	}
+}
+
+// sampleSafely makes a clip. A panic is that clip's error: this goroutine is of one run among others of the process.
+func sampleSafely(ctx context.Context, from Sampler, seed uint64, index int64, clip []float32) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	_, err = from.Sample(ctx, seed, index, clip)
+	return err
 }
 
 // Next returns the next batch and how long the caller had to wait for it. The batch belongs to

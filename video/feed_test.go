@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -100,6 +101,25 @@ func TestFeedReportsFailureInOrder(t *testing.T) {
 		if _, _, err := feed.Next(context.Background()); !errors.As(err, &bad) || bad.Path != "clip.mp4" {
 			t.Errorf("error %v, want the file's", err)
 		}
+	}
+}
+
+// panicking fails to make clips in the worst way.
+type panicking struct{}
+
+func (panicking) ClipSize() int { return 1 }
+func (panicking) Sample(_ context.Context, _ uint64, index int64, _ []float32) (SampleInfo, error) {
+	panic(fmt.Sprintf("clip %d", index))
+}
+
+func TestAPanicIsAnErrorOfItsClip(t *testing.T) {
+	f, err := NewFeed(t.Context(), panicking{}, FeedOptions{Batch: 1, Workers: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, _, err := f.Next(t.Context()); err == nil || !strings.Contains(err.Error(), "panic: clip 0") {
+		t.Errorf("got %v", err)
 	}
 }
 

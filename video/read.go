@@ -117,9 +117,14 @@ const timeTolerance = 1e-3
 
 // reached says whether the tick waited for is due at time, and if so goes on to the next.
 func (t *ticker) reached(time float64) bool {
-	if time < t.start+float64(t.next)/t.fps-timeTolerance {
-		return false
+	due := t.due(time)
+	if due {
+		t.next++
 	}
-	t.next++
-	return true
+	return due
+}
+
+// due says whether the tick waited for has come at time.
+func (t *ticker) due(time float64) bool {
+	return time >= t.start+float64(t.next)/t.fps-timeTolerance
 }

@@ -485,3 +485,36 @@ func BenchmarkEpochs(b *testing.B) {
 		})
 	}
 }
+
+// The frames of a clip are found for every place where one may begin, however time stamps were rounded, and no place is
+// left out by which the whole clip lies before the end.
+func TestClipsByTheClockFit(t *testing.T) {
+	check := func(times []float64, fps float64, frames int) {
+		t.Helper()
+		d := &Dataset{spec: Spec{FPS: fps, Frames: frames}}
+		f := &file{track: track{times: times}}
+		starts := d.starts(f)
+		for start := range starts {
+			numbers := d.numbers(f, start)
+			if len(numbers) != frames || numbers[0] != start || numbers[frames-1] >= len(times) {
+				t.Fatalf("%g frames/s of %v: frames %v from %d on", fps, times, numbers, start)
+			}
+		}
+		last := times[len(times)-1]
+		if starts < len(times) && times[starts]+float64(frames-1)/fps < last-timeTolerance/2 {
+			t.Fatalf("%g frames/s of %v: no clip from %d on", fps, times, starts)
+		}
+	}
+	check([]float64{0, .1, .2, .3, .4, .503, .6, .702}, 5, 2)
+	for rate := 5.0; rate < 61; rate += 0.1 {
+		times := make([]float64, 40)
+		for i := range times {
+			times[i] = math.Round(1000*float64(i)/rate) / 1000 // as Matroska keeps them
+		}
+		for _, fps := range []float64{1, 2.5, 3, 4, 5, 7.5, 8, 10, 12, 15, 24, 25, 29.97, 30} {
+			for frames := 2; frames <= 16; frames += 2 {
+				check(times, fps, frames)
+			}
+		}
+	}
+}

@@ -145,8 +145,12 @@ func (d *Dataset) starts(f *file) int {
 	if d.spec.FPS == 0 {
 		return f.frames - (d.spec.Frames-1)*d.spec.FrameStep
 	}
-	latest := f.track.times[len(f.track.times)-1] - float64(d.spec.Frames-1)/d.spec.FPS + timeTolerance
-	return sort.Search(len(f.track.times), func(i int) bool { return f.track.times[i] > latest })
+	times := f.track.times
+	last := times[len(times)-1]
+	return sort.Search(len(times), func(i int) bool { // as numbers counts, to the last bit: it must not run past the end
+		end := ticker{start: times[i], fps: d.spec.FPS, next: d.spec.Frames - 1}
+		return !end.due(last)
+	})
 }
 
 // start is the frame at which a clip begins: anywhere, or, when windows are uniform, in the middle of its share of the
