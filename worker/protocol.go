@@ -33,6 +33,7 @@ const (
 	endSequence = math.MaxInt64
 	// beatLogBytes bounds the log lines of one heartbeat, by their text. With progressEvery it bounds their rate.
 	beatLogBytes = 64 << 10
+	beatLogLines = 2000 // as the API has it
 	// maxReasonBytes is the limit of Failed.reason and HandedBack.reason.
 	maxReasonBytes = 16384
 )
@@ -399,7 +400,7 @@ func (a *attempt) heartbeat(now time.Time) *surmisev1.AttachRequest {
 		if l.Number <= a.logSent {
 			continue
 		}
-		if len(beat.Log) > 0 && len(l.Text) > room {
+		if len(beat.Log) == beatLogLines || len(beat.Log) > 0 && len(l.Text) > room {
 			break
 		}
 		beat.Log, a.logSent = append(beat.Log, l), l.Number

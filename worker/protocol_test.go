@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"pgregory.net/rapid"
 
@@ -241,5 +242,23 @@ func (m *observer) check(now time.Time, epoch int64, e effects) {
 	}
 	if e.exit && m.running {
 		t.Fatal("exit with an attempt running")
+	}
+}
+
+// The API takes so many lines in a heartbeat, however short they are; the others go with the next.
+func TestAHeartbeatHasAsManyLinesAsTheAPITakes(t *testing.T) {
+	a := &attempt{sent: map[int64]time.Time{}, logIn: map[int64]int64{}}
+	for n := range int64(beatLogLines + 1) {
+		a.log = append(a.log, &surmisev1.LogLine{Number: n + 1, Text: "x"})
+	}
+	for _, want := range []int{beatLogLines, 1, 0} {
+		beat := a.heartbeat(time.Unix(1, 0)).GetHeartbeat()
+		if len(beat.Log) != want {
+			t.Errorf("%d lines, want %d", len(beat.Log), want)
+		}
+		beat.Lease = &surmisev1.LeaseRef{Job: "jobs/abcdefghijkl", Epoch: 1}
+		if err := protovalidate.Validate(&surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Heartbeat{Heartbeat: beat}}); err != nil {
+			t.Error(err)
+		}
 	}
 }

@@ -18,7 +18,7 @@ type Waiting struct {
 	Jobs  int
 }
 
-// countClass counts as far as it matters.
+// countClass counts as far as it matters the jobs of a class that may be leased.
 const countClass = `
 	SELECT count(*) FROM (
 		SELECT 1 FROM jobs WHERE state = 'QUEUED' AND class = $1 AND (not_before IS NULL OR not_before <= $2) LIMIT $3) AS waiting`
@@ -34,15 +34,15 @@ func (s *Store) Demand(ctx context.Context, limit int) (Demand, error) {
 }
 
 func (s *Store) demand(ctx context.Context, limit int) (d Demand, err error) {
+	now, err := s.clock(ctx) // before the transaction: with both, many callers would wait for one another's connection
+	if err != nil {
+		return d, err
+	}
 	tx, err := s.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
 	if err != nil {
 		return d, err
 	}
 	defer func() { _ = tx.Rollback() }() // it changed nothing
-	now, err := s.clock(ctx)
-	if err != nil {
-		return d, err
-	}
 	classes, err := readClasses(ctx, reader{tx}, now)
 	if err != nil {
 		return d, err

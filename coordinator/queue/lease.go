@@ -242,9 +242,7 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 		}
 		counts := make([]int, len(waiting))
 		for i, c := range waiting {
-			err := t.askLater(ctx, `
-				SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state = 'QUEUED' AND class = $1 LIMIT $2) AS waiting`,
-				func(row scanner) error { return row.Scan(&counts[i]) }, c.name, len(workers))
+			err := t.askLater(ctx, countClass, func(row scanner) error { return row.Scan(&counts[i]) }, c.name, t.now().UnixMicro(), len(workers))
 			if err != nil {
 				return err
 			}

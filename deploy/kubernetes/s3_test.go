@@ -11,6 +11,29 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
+// checkWritable holds the folders that a pod's arguments name against its volumes: each is one of its own that can be written.
+func checkWritable(t *testing.T, name string, pod corev1.PodTemplateSpec, flags ...string) {
+	t.Helper()
+	c := pod.Spec.Containers[0]
+	for _, flag := range flags {
+		at := slices.IndexFunc(c.Args, func(a string) bool { return strings.HasPrefix(a, flag) })
+		if at < 0 {
+			t.Errorf("pods of %s have no %s", name, flag)
+			continue
+		}
+		folder := strings.TrimPrefix(c.Args[at], flag)
+		mount := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == folder && !m.ReadOnly })
+		if mount < 0 {
+			t.Errorf("pods of %s: %s is on no volume that can be written", name, c.Args[at])
+			continue
+		}
+		volume := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == c.VolumeMounts[mount].Name })
+		if volume < 0 || pod.Spec.Volumes[volume].EmptyDir == nil {
+			t.Errorf("pods of %s: %s is not the pod's own", name, c.Args[at])
+		}
+	}
+}
+
 // With the component the coordinator keeps artifacts where the secret says, and does not start without it.
 func TestArtifactsInAStore(t *testing.T) {
 	dir := t.TempDir()
@@ -46,6 +69,7 @@ func TestArtifactsInAStore(t *testing.T) {
 		if !slices.ContainsFunc(pod.Spec.Containers[0].EnvFrom, func(e corev1.EnvFromSource) bool { return e.SecretRef != nil && e.SecretRef.Name == "surmise-s3" }) {
 			t.Errorf("pods of %s do not take the secret surmise-s3", name)
 		}
+		checkWritable(t, name, pod, "--data-dir=", "--cache-dir=") // the root is read-only
 	}
 	guide, err := os.ReadFile("../../docs/guides/cluster-kubernetes.md")
 	if err != nil {

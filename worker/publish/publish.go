@@ -28,7 +28,7 @@ import (
 // Options says how a Publisher works. The zero value of a field means its default.
 type Options struct {
 	Store      string // URL of the store, whatever the coordinator calls it, such as where a mount has another name; "": as it says
-	Dir        string // of this worker alone: working folders of attempts, and models; "": no store can be used
+	Dir        string // working folders of attempts, and models, with a store; see home; "": no store can be used
 	CacheBytes int64  // of models; default artifact.DefaultCacheBytes
 
 	Artifacts     artifact.Options
@@ -45,9 +45,12 @@ type Publisher struct {
 	mu     sync.Mutex
 	stores map[string]*artifact.Store // guarded by mu; by URL or folder
 	cache  *artifact.Cache            // guarded by mu; nil until it is needed
+
+	claimed string   // guarded by mu; the folder that is this process's, see home
+	lock    *os.File // guarded by mu; holds claimed; nil until it is needed
 }
 
-// New returns a Publisher of what a Runner makes. It removes what an earlier process left in Dir. Close it.
+// New returns a Publisher of what a Runner makes. Close it.
 func New(r worker.Runner, o Options) (*Publisher, error) {
 	if o.DrainPatience == 0 {
 		o.DrainPatience = time.Minute
@@ -65,15 +68,10 @@ func New(r worker.Runner, o Options) (*Publisher, error) {
 		o.Artifacts.Patience = time.Minute // after which a newer checkpoint may go first
 	}
 	p := &Publisher{runner: r, o: o, stores: map[string]*artifact.Store{}}
-	if o.Dir != "" {
-		if err := os.RemoveAll(p.workDir()); err != nil {
-			return nil, fmt.Errorf("removing what an earlier worker left: %w", err)
-		}
-	}
 	return p, nil
 }
 
-// Close ends the connections.
+// Close ends the connections, and leaves the folder to others.
 func (p *Publisher) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,10 +80,12 @@ func (p *Publisher) Close() error {
 		errs = append(errs, s.Close())
 		delete(p.stores, name)
 	}
+	if p.lock != nil {
+		errs = append(errs, p.lock.Close())
+		p.lock = nil
+	}
 	return errors.Join(errs...)
 }
-
-func (p *Publisher) workDir() string { return filepath.Join(p.o.Dir, "attempts") }
 
 // Run implements worker.Runner.
 func (p *Publisher) Run(ctx context.Context, a worker.Assignment, r worker.Reports) (*surmisev1.Result, error) {
@@ -201,13 +201,15 @@ func (p *Publisher) place(ctx context.Context, a worker.Assignment) (place, erro
 	if a.ArtifactDir != at.attempt {
 		return at, fmt.Errorf("artifact key %q of the lease is not %s", a.ArtifactDir, at.attempt)
 	}
-	if p.o.Dir == "" {
-		return at, errors.New("artifacts are kept in a store, and this worker has no data folder to work in")
+	p.mu.Lock()
+	home, err := p.home()
+	p.mu.Unlock()
+	if err != nil {
+		return at, err
 	}
 	if p.o.Store != "" {
 		address = p.o.Store
 	}
-	var err error
 	// A store that is opened may outlive the attempt.
 	at.store, err = p.open(address, func() (*artifact.Store, error) {
 		return artifact.Open(context.WithoutCancel(ctx), address, p.o.Artifacts)
@@ -215,7 +217,7 @@ func (p *Publisher) place(ctx context.Context, a worker.Assignment) (place, erro
 	if err != nil {
 		return at, err
 	}
-	at.work = filepath.Join(p.workDir(), at.job, strconv.FormatInt(a.Epoch, 10))
+	at.work = filepath.Join(attempts(home), at.job, strconv.FormatInt(a.Epoch, 10))
 	if err := os.RemoveAll(at.work); err != nil {
 		return at, err
 	}
@@ -273,11 +275,11 @@ func (p *Publisher) openCache() (*artifact.Cache, error) {
 	if p.cache != nil {
 		return p.cache, nil
 	}
-	if p.o.Dir == "" {
-		return nil, errors.New("artifacts are kept in a store, and this worker has no data folder to bring them to")
+	dir, err := p.home()
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	p.cache, err = artifact.OpenCache(filepath.Join(p.o.Dir, "models"), p.o.CacheBytes, time.Now)
+	p.cache, err = artifact.OpenCache(filepath.Join(dir, "models"), p.o.CacheBytes, time.Now)
 	return p.cache, err
 }
 

@@ -507,3 +507,25 @@ func TestAResult(t *testing.T) {
 		}
 	}
 }
+
+// Two workers that were given one name and one data folder leave each other's attempts alone.
+func TestTwinsHaveFoldersOfTheirOwn(t *testing.T) {
+	address, dir := "file://"+t.TempDir(), filepath.Join(t.TempDir(), "w")
+	var first string
+	one := publisher(t, Options{Dir: dir}, func(ctx context.Context, a worker.Assignment, r worker.Reports) (*surmisev1.Result, error) {
+		first = a.ArtifactDir
+		two := publisher(t, Options{Dir: dir}, func(ctx context.Context, a worker.Assignment, r worker.Reports) (*surmisev1.Result, error) {
+			if !strings.HasPrefix(a.ArtifactDir, dir+".2"+string(filepath.Separator)) || !strings.HasPrefix(first, dir+string(filepath.Separator)) {
+				t.Errorf("they work in %s and %s", first, a.ArtifactDir)
+			}
+			return training(t, 1)(ctx, a, r)
+		})
+		if _, err := two.Run(ctx, assignment(2, address), newReports()); err != nil {
+			t.Error(err)
+		}
+		return training(t, 1)(ctx, a, r) // in a folder that is still there
+	})
+	if _, err := one.Run(t.Context(), assignment(1, address), newReports()); err != nil {
+		t.Error(err)
+	}
+}

@@ -81,6 +81,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if o.Name != "" && !validName.MatchString(o.Name) { // a folder is called by it
+		return &FlagError{"name", o.Name, errors.New("want at most 128 letters, digits, dots, dashes and underscores, a letter or digit first")}
+	}
 	if o.Name == "" {
 		name, release, err := claimName(filepath.Join(o.DataDir, "workers"))
 		if err != nil {

@@ -1,6 +1,10 @@
 package workercmd
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -36,5 +40,19 @@ func TestFetchFlags(t *testing.T) {
 	r, err := FetchOptions{Schemes: []string{"https"}, Hosts: []string{"*.example.org"}, Networks: []string{"10.1.2.3/16"}}.rules()
 	if err != nil || len(r.Networks) != 1 || r.Networks[0].String() != "10.1.0.0/16" || r.Hosts[0] != "*.example.org" || r.Schemes[0] != "https" {
 		t.Errorf("got %v, %v", r, err)
+	}
+}
+
+// A name is part of paths, and is looked at before anything is.
+func TestNamesThatArePathsAreRefused(t *testing.T) {
+	for _, name := range []string{"../victim", "a/b", ".", "-x", strings.Repeat("x", 129)} {
+		dir := filepath.Join(t.TempDir(), "data")
+		var flag *FlagError
+		if err := Run(t.Context(), Options{Name: name, DataDir: dir}); !errors.As(err, &flag) || flag.Flag != "name" {
+			t.Errorf("%q: %v", name, err)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%q left something behind", name)
+		}
 	}
 }

@@ -62,6 +62,7 @@ func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coo
 		"a lost job waits before it is tried again":  backoff,
 		"a job fails at its deadline":                deadlines,
 		"lower priority gives way":                   preemption,
+		"as many give way as may be leased":          preemptionByReady,
 		"how long jobs take":                         pace,
 		"what waits, and who is busy":                demand,
 		"what is queued, by needs":                   backlogs,

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
@@ -200,6 +202,27 @@ func preemption(t *testing.T, s *suite) {
 	}
 }
 
+// preemptionByReady: of a class of which some jobs wait after a lost attempt, only those that may be leased move others.
+func preemptionByReady(t *testing.T, s *suite) {
+	workers := []queue.Worker{{Name: "one"}, {Name: "two"}, {Name: "three"}}
+	for i := range 2 {
+		id := fmt.Sprint("lost", i)
+		s.submitFor(t, id, queue.Scheduling{Priority: 5})
+		for range 2 { // it waits now
+			job, _ := s.tryLease(t, workers[0])
+			s.apply(t, id, queue.Fail{Epoch: job.Epoch, Reason: "disk", Infrastructure: true})
+		}
+	}
+	for i, w := range workers {
+		s.submit(t, fmt.Sprint("runs", i))
+		s.tryLease(t, w)
+	}
+	s.submitFor(t, "ready", queue.Scheduling{Priority: 5})
+	if moved, err := s.Preempt(t.Context(), workers); err != nil || len(moved) != 1 {
+		t.Errorf("%d jobs gave way to one, %v", len(moved), err)
+	}
+}
+
 func pace(t *testing.T, s *suite) {
 	if mean, held, err := s.Pace(t.Context()); mean != 0 || held != 0 || err != nil {
 		t.Errorf("with no job: %v, %d, %v", mean, held, err)
@@ -245,6 +268,20 @@ func demand(t *testing.T, s *suite) {
 	want(queue.Demand{Busy: []string{"w1", "w2"}, Waiting: []queue.Waiting{{Needs: gpu, Jobs: 2}, {Jobs: 3}}})
 	s.clock.advance(queue.Backoff(2))
 	want(queue.Demand{Busy: []string{"w1", "w2"}, Waiting: []queue.Waiting{{Needs: gpu, Jobs: 2}, {Jobs: 3}}}) // 4, of which 3 count
+
+	// More ask at once than a store has connections.
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var together errgroup.Group
+	for range 64 {
+		together.Go(func() error {
+			_, err := s.Demand(ctx, 3)
+			return err
+		})
+	}
+	if err := together.Wait(); err != nil {
+		t.Error(err)
+	}
 }
 
 func backlogs(t *testing.T, s *suite) {
