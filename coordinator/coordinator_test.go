@@ -18,6 +18,7 @@ import (
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/coordinator/queue"
@@ -549,6 +550,13 @@ func TestValidateOnlyStoresNothing(t *testing.T) {
 	if job.Name != "" || job.Spec.GetTrain().Steps != 600 {
 		t.Errorf("got %v", job)
 	}
+	req.Scheduling = &surmisev1.Scheduling{Priority: 3}
+	if job := s.submit(req); job.GetScheduling().GetPriority() != 3 {
+		t.Errorf("got %v, want the priority too", job)
+	}
+	req.Scheduling.Deadline = &timestamppb.Timestamp{Nanos: -1}
+	_, err := s.jobs.SubmitJob(s.ctx, req)
+	wantField(t, err, "scheduling.deadline")
 	if list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{}); err != nil || len(list.Jobs) != 0 {
 		t.Errorf("stored %v, %v", list, err)
 	}

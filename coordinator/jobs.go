@@ -49,13 +49,12 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 	if _, err := s.model(ctx, spec); err != nil {
 		return nil, statusOf(err)
 	}
-	if req.ValidateOnly {
-		return &surmisev1.Job{Spec: spec, State: surmisev1.JobState_QUEUED, DisplayName: req.DisplayName}, nil
-	}
-
 	scheduling, err := s.scheduling(ctx, req.Scheduling)
 	if err != nil {
 		return nil, statusOf(err)
+	}
+	if req.ValidateOnly {
+		return &surmisev1.Job{Spec: spec, State: surmisev1.JobState_QUEUED, DisplayName: req.DisplayName, Scheduling: schedulingMessage(scheduling)}, nil
 	}
 	spec.Traceparent = traceparent(ctx)
 	text, err := protojson.Marshal(spec)
@@ -215,16 +214,21 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	}
 }
 
+// modelName is the model that a job begins with, and the field that names it; "" for none.
+func modelName(spec *surmisev1.JobSpec) (name, field string) {
+	switch {
+	case spec.GetTrain() != nil:
+		return spec.GetTrain().GetEncoder().GetFrom(), "train.encoder.from"
+	case spec.GetRank() != nil:
+		return spec.GetRank().Model, "rank.model"
+	}
+	return spec.GetScore().GetModel(), "score.model"
+}
+
 // model is where the model of a scoring or ranking job lies, or the frozen encoder of a training job, with "jobs/{id}"
 // resolved; "" for other jobs. A model that is not there yet is a jobspec.Errors.
 func (s *Server) model(ctx context.Context, spec *surmisev1.JobSpec) (artifact.Ref, error) {
-	name, field := spec.GetScore().GetModel(), "score.model"
-	if rank := spec.GetRank(); rank != nil {
-		name, field = rank.Model, "rank.model"
-	}
-	if train := spec.GetTrain(); train != nil {
-		name, field = train.GetEncoder().GetFrom(), "train.encoder.from"
-	}
+	name, field := modelName(spec)
 	if !strings.HasPrefix(name, jobPrefix) {
 		return artifact.Ref{Path: name}, nil
 	}

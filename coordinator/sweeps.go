@@ -50,20 +50,19 @@ func (s *Server) SubmitSweep(ctx context.Context, req *surmisev1.SubmitSweepRequ
 	if err != nil {
 		return nil, statusOf(err)
 	}
-	children, err := sweep.Expand(req)
+	children, err := sweep.Expand(ctx, req)
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	if err := s.modelsExist(ctx, children); err != nil {
 		return nil, statusOf(err)
 	}
-	if req.ValidateOnly {
-		return &surmisev1.Sweep{Request: req, Children: int32(len(children))}, nil
-	}
-
 	scheduling, err := s.scheduling(ctx, req.Scheduling)
 	if err != nil {
 		return nil, statusOf(err)
+	}
+	if req.ValidateOnly {
+		return &surmisev1.Sweep{Request: req, Children: int32(len(children))}, nil
 	}
 	text, err := protojson.Marshal(req)
 	if err != nil {
@@ -114,7 +113,7 @@ func (s *Server) SubmitSweep(ctx context.Context, req *surmisev1.SubmitSweepRequ
 func (s *Server) modelsExist(ctx context.Context, children []sweep.Child) error {
 	checked := map[string]bool{}
 	for _, c := range children {
-		name := c.Spec.GetScore().GetModel() + c.Spec.GetRank().GetModel() // at most one of the two
+		name, _ := modelName(c.Spec)
 		if checked[name] {
 			continue
 		}

@@ -6,6 +6,7 @@
 package sweep
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -19,8 +20,12 @@ import (
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
-// MaxChildren is how many children a sweep has at most.
-const MaxChildren = 10_000
+// Bounds of a sweep.
+const (
+	MaxChildren     = 10_000
+	maxRequestBytes = 2 << 20  // it is answered whole, in messages of 4 MiB
+	maxBytes        = 64 << 20 // of the specifications of all children
+)
 
 // Child is one job of a sweep.
 type Child struct {
@@ -71,8 +76,12 @@ type axis struct {
 	draw func(*rand.Rand) setting // nil: a grid
 }
 
-// Expand makes the children of a complete request, in order. An error is a jobspec.Errors, unless a rule itself is broken.
-func Expand(request *surmisev1.SubmitSweepRequest) ([]Child, error) {
+// Expand makes the children of a complete request, in order. An error is a jobspec.Errors, unless ctx has ended or a rule
+// itself is broken.
+func Expand(ctx context.Context, request *surmisev1.SubmitSweepRequest) ([]Child, error) {
+	if n := proto.Size(request); n > maxRequestBytes {
+		return nil, jobspec.Errors{{Field: "parameters", Problem: fmt.Sprintf("the request takes %d bytes, want at most %d", n, maxRequestBytes)}}
+	}
 	base := baseOf(request)
 	axes, err := axesOf(request, base)
 	if err != nil {
@@ -118,11 +127,15 @@ func Expand(request *surmisev1.SubmitSweepRequest) ([]Child, error) {
 	if err != nil {
 		return nil, fmt.Errorf("sweep: %w", err) // every kind has one
 	}
+	bytes := 0
 	children := make([]Child, 0, points*samples*seeds)
 	for point := range points {
 		at := indices(point, axes)
 		for _, values := range drawn {
 			for s := range seeds {
+				if err := ctx.Err(); err != nil {
+					return nil, err
+				}
 				child := Child{Spec: proto.CloneOf(base), Values: map[string]string{}}
 				for j, a := range axes {
 					v := values[j]
@@ -139,6 +152,10 @@ func Expand(request *surmisev1.SubmitSweepRequest) ([]Child, error) {
 				}
 				if child.Spec, err = jobspec.Complete(child.Spec); err != nil {
 					return nil, blame(err, axes, len(children), child)
+				}
+				if bytes += proto.Size(child.Spec); bytes > maxBytes {
+					return nil, jobspec.Errors{{Field: "parameters", Problem: fmt.Sprintf(
+						"the first %d of %d children take more than %d bytes: name folders or an index in place of many files", len(children)+1, cap(children), maxBytes)}}
 				}
 				children = append(children, child)
 			}

@@ -1,6 +1,7 @@
 package sweep_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -33,7 +34,7 @@ func expand(t testing.TB, text string) []sweep.Child {
 	if err != nil {
 		t.Fatal(err)
 	}
-	children, err := sweep.Expand(r)
+	children, err := sweep.Expand(context.Background(), r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +177,7 @@ func TestErrorsNameTheFieldAndThePath(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, err := sweep.Complete(request(t, c.request))
 			if err == nil {
-				_, err = sweep.Expand(r)
+				_, err = sweep.Expand(context.Background(), r)
 			}
 			var faults jobspec.Errors
 			if !errors.As(err, &faults) {
@@ -195,8 +196,34 @@ func TestManyCombinationsAreRefusedBeforeTheyAreMade(t *testing.T) {
 	for _, path := range []string{"steps", "batch", "threads", "log_every", "checkpoint_every", "model.dim", "model.depth", "model.heads"} {
 		parameters = append(parameters, fmt.Sprintf(`{"path":"train.%s","grid":[%s]}`, path, values))
 	}
-	_, err := sweep.Expand(request(t, `{"train":{"data":["d"]},"parameters":[`+strings.Join(parameters, ",")+`]}`))
+	_, err := sweep.Expand(t.Context(), request(t, `{"train":{"data":["d"]},"parameters":[`+strings.Join(parameters, ",")+`]}`))
 	if err == nil || !strings.Contains(err.Error(), "more than 10000") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLargeSweepsAreRefusedWhileTheyAreMade(t *testing.T) {
+	path := `"` + strings.Repeat("x", 4000)
+	var data []string
+	for i := range 200 {
+		data = append(data, fmt.Sprintf(`%s%d"`, path, i))
+	}
+	var seeds string
+	for i := range 200 {
+		seeds += fmt.Sprintf("%d,", i)
+	}
+	large := `{"train":{"data":[` + strings.Join(data, ",") + `]},"seeds":[` + strings.TrimSuffix(seeds, ",") + `]}`
+	if _, err := sweep.Expand(t.Context(), request(t, large)); err == nil || !strings.Contains(err.Error(), "of 200 children take more than 67108864 bytes") {
+		t.Errorf("got %v", err)
+	}
+	choice := strings.Repeat(path+`",`, 600)
+	larger := `{"train":{"data":["d"]},"samples":1,"parameters":[{"path":"train.preset","choice":[` + strings.TrimSuffix(choice, ",") + `]}]}`
+	if _, err := sweep.Expand(t.Context(), request(t, larger)); err == nil || !strings.Contains(err.Error(), "want at most 2097152") {
+		t.Errorf("got %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := sweep.Expand(ctx, request(t, `{"train":{"data":["d"]},"seeds":[1,2]}`)); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -217,7 +244,7 @@ func FuzzExpand(f *testing.F) {
 		if err != nil {
 			return
 		}
-		children, err := sweep.Expand(complete)
+		children, err := sweep.Expand(context.Background(), complete)
 		if err != nil {
 			return
 		}
@@ -232,7 +259,7 @@ func FuzzExpand(f *testing.F) {
 func BenchmarkExpand10000(b *testing.B) {
 	r := request(b, fmt.Sprintf(randomSweep, 10000))
 	for b.Loop() {
-		if _, err := sweep.Expand(r); err != nil {
+		if _, err := sweep.Expand(context.Background(), r); err != nil {
 			b.Fatal(err)
 		}
 	}
