@@ -198,7 +198,7 @@ func named(err error) error {
 
 // Final reports whether an error will be the same next time.
 func Final(err error) bool {
-	for _, e := range []error{ErrExists, ErrDamaged, ErrNotFound, errChanged, fs.ErrNotExist, fs.ErrPermission, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
+	for _, e := range []error{ErrExists, ErrDamaged, ErrNotFound, errChanged, errManyFiles, fs.ErrNotExist, fs.ErrPermission, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS} {
 		if errors.Is(err, e) {
 			return true
 		}

@@ -92,6 +92,9 @@ func (u *Upload) read(ctx context.Context, local string, only []string) error {
 	return err
 }
 
+// errManyFiles is of a bundle that no manifest may list.
+var errManyFiles = fmt.Errorf("more than %d files", maxFiles)
+
 // filesBelow are the regular files below a folder, or below some folders in it, by their names there.
 func filesBelow(folder string, only []string) (map[string]string, error) {
 	files := map[string]string{}
@@ -111,7 +114,7 @@ func filesBelow(folder string, only []string) (map[string]string, error) {
 			return nil
 		}
 		if len(files) == maxFiles {
-			return fmt.Errorf("more than %d files", maxFiles)
+			return errManyFiles
 		}
 		below, err := filepath.Rel(folder, name)
 		files[filepath.ToSlash(below)] = name

@@ -171,6 +171,9 @@ func presetOf(name string) preset {
 // maxDataBytes keeps a job, which is sent whole and in lists, well below what a message may hold.
 const maxDataBytes = 1 << 20
 
+// maxEvaluations keeps the files of a run's evaluations, two of each, below what one artifact may hold.
+const maxEvaluations = 4000
+
 func completeTrain(t *surmisev1.TrainSpec) Errors {
 	var errs Errors
 	size := 0
@@ -228,6 +231,9 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 	errs = append(errs, completeOptimizer(t.Optimizer, t.Steps)...)
 	if t.Eval != nil {
 		setDefault(&t.Eval.Every, 100)
+		if n := t.Steps / t.Eval.Every; n > maxEvaluations {
+			errs = append(errs, FieldError{"train.eval.every", fmt.Sprintf("must give at most %d evaluations in %d steps, got every %d steps", maxEvaluations, t.Steps, t.Eval.Every)})
+		}
 		setDefault(&t.Eval.Stride, max(1, t.Model.Frames/2))
 	}
 	return errs

@@ -122,6 +122,7 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"train":{"data":["d"],"model":{"pred_dim":20}}}`, "train.model.pred_dim", "multiple of 8, got 20"},
 		{`{"train":{"data":["d"],"model":{"frames":2}}}`, "train.model.frames", "two tubelets"},
 		{`{"train":{"data":["d"],"model":{"objective":"next_tubelet"},"mask":{}}}`, "train.mask", "next_tubelet"},
+		{`{"train":{"data":["d"],"steps":50000,"eval":{"pairs":"p.csv","every":1}}}`, "train.eval.every", "at most 4000 evaluations in 50000 steps"},
 		{`{"train":{"data":["d"],"mask":{"blocks":[{"count":257}]}}}`, "train.mask.blocks[0].count", "got 257"},
 		{`{"train":{"data":["d"],"mask":{"blocks":[{},{"count":256,"spatial_scale":0.7}]}}}`, "train.mask.blocks[1].count", "got 256"},
 		{`{"train":{"data":["d"],"mask":{"blocks":[{"spatial_scale":1}]}}}`, "train.mask.blocks[0].spatial_scale", "no context"},

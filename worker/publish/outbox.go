@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -137,6 +138,17 @@ func (o *outbox) checkpoint(ctx context.Context, c *surmisev1.Checkpoint) error 
 			return nil
 		}
 		o.log.Warn("a checkpoint cannot be published, trying on", "step", c.GetStep(), "error", err)
+		pause(ctx)
+	}
+}
+
+// retryPause is between tries. One on a store that cannot be reached has waited already; one that fails here has not.
+const retryPause = time.Second
+
+func pause(ctx context.Context) {
+	select {
+	case <-time.After(retryPause):
+	case <-ctx.Done():
 	}
 }
 
@@ -161,10 +173,13 @@ func (o *outbox) publishCheckpoint(ctx context.Context, c *surmisev1.Checkpoint)
 	published := &surmisev1.Checkpoint{Step: c.GetStep(), Path: ref.Path, Sha256: ref.SHA256}
 	if o.at.work == "" {
 		published.Path = c.GetPath()
-	} else if err := checkpoint.Prune(filepath.Dir(c.GetPath()), keepHere); err != nil {
-		return err
 	}
 	o.Reports.Checkpoint(published)
+	if o.at.work != "" {
+		if err := checkpoint.Prune(filepath.Dir(c.GetPath()), keepHere); err != nil { // the next time removes it too
+			o.log.Warn("old checkpoints stay behind", "error", err)
+		}
+	}
 	return nil
 }
 
@@ -231,6 +246,7 @@ func (o *outbox) publishResult(ctx context.Context, result *surmisev1.Result) (*
 				return nil, fmt.Errorf("artifact %s: %w", a.GetName(), err)
 			}
 			o.log.Warn("an artifact cannot be published, trying on", "artifact", a.GetName(), "error", err)
+			pause(ctx)
 		}
 		if a.GetSha256() == "" { // a folder
 			a.Sha256 = ref.SHA256

@@ -158,7 +158,9 @@ func (l *Launcher) startOne(dir string, b launch.Batch, i int) error {
 		defer l.mu.Unlock()
 		delete(l.mine, b.Worker(i))
 	})
-	_, err = fmt.Fprintf(lock, "%d\n", cmd.Process.Pid)
+	if _, err = fmt.Fprintf(lock, "%d\n", cmd.Process.Pid); err != nil {
+		_ = cmd.Process.Kill() // nobody would find it again; it is waited for above
+	}
 	return err
 }
 
