@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -48,6 +49,7 @@ type shard struct {
 	checked               []atomic.Uint32 // bit number%32 of word number/32: the frame's checksum held
 	readers               int             // guarded by Clips.mu
 	used                  int64           // guarded by Clips.mu
+	touched               time.Time       // guarded by Clips.mu: when its file was last marked as used
 	gone                  bool            // guarded by Clips.mu: to be unmapped by its last reader
 }
 
@@ -340,12 +342,16 @@ func (c *Clips) take(name string) *shard {
 	if fresh {
 		var err error
 		if s, err = mapShard(c.path(name), name); err != nil {
-			if !errors.Is(err, fs.ErrNotExist) {
-				_ = os.Remove(c.path(name)) // damaged; measured anew at the next start
+			if errors.Is(err, errDamagedShard) { // other errors pass
+				_ = os.Remove(c.path(name)) // measured anew at the next start
 			}
 			return nil
 		}
 		c.mapped[name] = s
+	}
+	if now := time.Now(); now.Sub(s.touched) >= touchEvery { // so that others leave it, however long a run is
+		_ = os.Chtimes(c.path(name), now, now) // it may be gone; who has it mapped keeps it
+		s.touched = now
 	}
 	c.uses++
 	s.readers, s.used = s.readers+1, c.uses
@@ -390,6 +396,12 @@ func (c *Clips) give(s *shard, bad bool) {
 	}
 }
 
+// errDamagedShard is of a file that will never be a shard of what it is called by.
+var errDamagedShard = errors.New("damaged")
+
+// touchEvery is far below the day after which a shard counts as unused.
+const touchEvery = time.Hour
+
 // mapShard maps a file and checks all but its frames.
 func mapShard(path, name string) (*shard, error) {
 	f, err := os.Open(path)
@@ -402,12 +414,14 @@ func mapShard(path, name string) (*shard, error) {
 		return nil, err
 	}
 	header := make([]byte, shardHeader)
-	if _, err := f.ReadAt(header, 0); err != nil {
+	if _, err := f.ReadAt(header, 0); errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%w: it ends in its header", errDamagedShard)
+	} else if err != nil {
 		return nil, err
 	}
 	s, err := parseShard(header, info.Size(), name)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errDamagedShard, err)
 	}
 	s.checked = make([]atomic.Uint32, (s.frames+31)/32)
 	s.memory, err = unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)

@@ -76,6 +76,7 @@ type Store struct {
 
 	mu      sync.Mutex
 	pinned  map[string]int           // guarded by mu; files in use, by path
+	coming  map[*reservation]bool    // guarded by mu; objects on their way
 	fetches map[string]chan struct{} // guarded by mu; closed when a fetch has ended
 	buckets map[string]*blob.Bucket  // guarded by mu
 }
@@ -88,7 +89,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the folder of remote videos: %w", err)
 	}
-	return &Store{dir: dir, o: o.withDefaults(), pinned: map[string]int{}, fetches: map[string]chan struct{}{}, buckets: map[string]*blob.Bucket{}}, nil
+	return &Store{dir: dir, o: o.withDefaults(), pinned: map[string]int{}, coming: map[*reservation]bool{}, fetches: map[string]chan struct{}{}, buckets: map[string]*blob.Bucket{}}, nil
 }
 
 // Close ends the connections.
@@ -261,14 +262,17 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 	if size > s.o.MaxObject {
 		return fmt.Errorf("%d bytes (limit %d)", size, s.o.MaxObject)
 	}
-	if err := s.makeRoom(max(size, 0)); err != nil {
+	room, err := s.reserve(max(size, 0))
+	if err != nil {
 		return err
 	}
+	defer func() { room.release() }()
 	f, err := os.CreateTemp(s.dir, unfinished)
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // fails once renamed
+	room.holds(f.Name())
 	n, err := io.Copy(f, io.LimitReader(body, s.o.MaxObject+1))
 	switch {
 	case err != nil:
@@ -281,9 +285,11 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 		return err
 	}
 	if size < 0 { // not announced
-		if err := s.makeRoom(n); err != nil {
+		room.release()
+		if room, err = s.reserve(n); err != nil {
 			return err
 		}
+		room.holds(f.Name())
 	}
 	if !modified.IsZero() { // so that an object that comes again is the file it was
 		if err := os.Chtimes(f.Name(), modified, modified); err != nil {
@@ -327,11 +333,50 @@ func (s *Store) open(ctx context.Context, u *url.URL, uri string) (io.ReadCloser
 	return response.Body, response.ContentLength, modified, nil
 }
 
-// makeRoom forgets objects that nobody uses, those first that were not used for longest, until so many bytes more are
-// within the bound.
-func (s *Store) makeRoom(need int64) error {
+// reservation is room for an object that is on its way.
+type reservation struct {
+	s     *Store
+	bytes int64
+	file  string // that it is written to; "": not begun
+}
+
+// reserve makes room for an object, and keeps it until release.
+func (s *Store) reserve(bytes int64) (*reservation, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.makeRoom(bytes); err != nil {
+		return nil, err
+	}
+	r := &reservation{s: s, bytes: bytes}
+	s.coming[r] = true
+	return r, nil
+}
+
+func (r *reservation) holds(file string) {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.file = file
+}
+
+// release is for when the object is there, or will not come; nil has nothing to release.
+func (r *reservation) release() {
+	if r == nil {
+		return
+	}
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	delete(r.s.coming, r)
+}
+
+// makeRoom forgets objects that nobody uses, those first that were not used for longest, until so many bytes more are
+// within the bound, beside what is on its way. s.mu is held.
+func (s *Store) makeRoom(need int64) error {
+	own := map[string]bool{} // files that are counted as reserved
+	total := int64(0)
+	for r := range s.coming {
+		own[r.file] = true
+		total += r.bytes
+	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
@@ -342,7 +387,6 @@ func (s *Store) makeRoom(need int64) error {
 		used time.Time
 	}
 	var objects []object
-	total := int64(0)
 	for _, e := range entries {
 		info, err := e.Info()
 		if errors.Is(err, fs.ErrNotExist) || strings.HasSuffix(e.Name(), usedSuffix) {
@@ -352,6 +396,9 @@ func (s *Store) makeRoom(need int64) error {
 			return err
 		}
 		o := object{filepath.Join(s.dir, e.Name()), info.Size(), info.ModTime()}
+		if own[o.path] {
+			continue
+		}
 		if strings.HasPrefix(e.Name(), unfinished) && time.Since(o.used) < s.o.Timeout {
 			total += o.size
 			continue // being written

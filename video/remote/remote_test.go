@@ -189,6 +189,55 @@ func TestBounded(t *testing.T) {
 	fetch(t, s, uri(4))
 }
 
+// Objects that come at once leave room for one another.
+func TestBoundedTogether(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	enough := make(chan struct{}) // have been refused
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "400")
+		w.(http.Flusher).Flush()
+		select {
+		case <-enough:
+		case <-r.Context().Done():
+		}
+		fmt.Fprint(w, strings.Repeat("x", 400))
+	}))
+	defer server.Close()
+	s := open(t, Options{MaxBytes: 1000, MaxObject: 500})
+	var together sync.WaitGroup
+	var refused atomic.Int32
+	for i := range 4 {
+		together.Go(func() {
+			_, release, err := s.Fetch(ctx, fmt.Sprintf("%s/%d.mp4", server.URL, i))
+			if err != nil {
+				if refused.Add(1) == 2 {
+					close(enough)
+				}
+				if !strings.Contains(err.Error(), "no room") {
+					t.Error(err)
+				}
+				return
+			}
+			defer release()
+		})
+	}
+	together.Wait()
+	total := int64(0)
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && !strings.HasSuffix(e.Name(), usedSuffix) {
+			total += info.Size()
+		}
+	}
+	if total > 1000 || refused.Load() != 2 {
+		t.Errorf("%d bytes are kept, %d objects were refused; want at most 1000, and 2", total, refused.Load())
+	}
+}
+
 // Many who ask for one object at once cause one request, and one who gives up waits no longer.
 func TestOneFetchForAll(t *testing.T) {
 	var asked atomic.Int64

@@ -4,7 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -32,6 +37,58 @@ func FuzzReadShard(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A file that tar wrote with its holes left out is no video, and those around it are found where they are.
+func TestShardWithHoles(t *testing.T) {
+	if _, err := exec.LookPath("tar"); err != nil {
+		t.Skip("no tar on this machine")
+	}
+	dir := t.TempDir()
+	for name, content := range map[string]string{"a.mp4": "first", "z.mp4": "last"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := os.Create(filepath.Join(dir, "b.mp4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, writeErr := f.WriteAt([]byte("x"), 1<<20)
+	if err := errors.Join(writeErr, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for _, format := range []string{"pax", "gnu"} {
+		out, err := exec.CommandContext(t.Context(), "tar", "--format="+format, "--sparse", "-C", dir, "-cf", "-", "a.mp4", "b.mp4", "z.mp4").Output()
+		if err != nil {
+			t.Skipf("this tar writes no files with holes: %v", err)
+		}
+		items, err := readShard(t.Context(), bytes.NewReader(out))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, it := range items {
+			got = append(got, it.Member+" "+string(out[it.Offset:it.Offset+it.Length]))
+		}
+		if want := []string{"a.mp4 first", "z.mp4 last"}; !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", format, got, want)
+		}
+	}
+}
+
+func TestLabelsAreBounded(t *testing.T) {
+	var shard bytes.Buffer
+	archive := tar.NewWriter(&shard)
+	label := strings.Repeat("x", maxLabelBytes+1)
+	writeErr := archive.WriteHeader(&tar.Header{Name: "a.cls", Mode: 0o644, Size: int64(len(label))})
+	_, textErr := archive.Write([]byte(label))
+	if err := errors.Join(writeErr, textErr, archive.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readShard(t.Context(), bytes.NewReader(shard.Bytes())); err == nil || !strings.Contains(err.Error(), `member "a.cls": a label of 1025 bytes`) {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestOtherIndexes(t *testing.T) {

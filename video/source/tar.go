@@ -15,6 +15,8 @@ import (
 const (
 	maxMembers     = 1 << 20
 	maxMemberLabel = 64 << 10 // bytes of a member that holds a label
+	maxLabelBytes  = 1 << 10
+	maxTextBytes   = 256 << 20 // of all names and labels of a shard
 )
 
 // shard adds the videos of a tar file, where they lie in it, so that nothing is unpacked. like is what they have in
@@ -53,6 +55,7 @@ func readShard(ctx context.Context, f io.ReadSeeker) ([]Item, error) {
 	}
 	var videos []Item
 	labels := map[string]string{} // by sample
+	text := 0                     // bytes of names and labels
 	archive := tar.NewReader(f)
 	for n := 0; ; n++ {
 		if ctx.Err() != nil {
@@ -68,8 +71,8 @@ func readShard(ctx context.Context, f io.ReadSeeker) ([]Item, error) {
 		if n == maxMembers {
 			return nil, fmt.Errorf("more than %d members", maxMembers)
 		}
-		if header.Typeflag != tar.TypeReg || header.Size == 0 || len(header.Name) > maxLineBytes {
-			continue // links and sparse files have no bytes of their own here
+		if header.Typeflag != tar.TypeReg || header.Size == 0 || len(header.Name) > maxLineBytes || sparse(header) {
+			continue // links and sparse files have no bytes of their own here, or not in one piece
 		}
 		switch extension := strings.ToLower(path.Ext(header.Name)); {
 		case hasExtension(header.Name, videoExtensions):
@@ -80,21 +83,40 @@ func readShard(ctx context.Context, f io.ReadSeeker) ([]Item, error) {
 			if offset+header.Size > size {
 				return nil, fmt.Errorf("member %q is cut off: %d bytes at %d of %d", header.Name, header.Size, offset, size)
 			}
+			text += len(header.Name)
 			videos = append(videos, Item{Member: header.Name, Offset: offset, Length: header.Size})
 		case extension == ".cls" || extension == ".json":
-			text, err := io.ReadAll(io.LimitReader(archive, maxMemberLabel))
+			content, err := io.ReadAll(io.LimitReader(archive, maxMemberLabel))
 			if err != nil {
 				return nil, fmt.Errorf("member %q: %w", header.Name, err)
 			}
-			if label := labelOf(extension, text); label != "" {
+			label := labelOf(extension, content)
+			if len(label) > maxLabelBytes {
+				return nil, fmt.Errorf("member %q: a label of %d bytes (limit %d)", header.Name, len(label), maxLabelBytes)
+			}
+			if label != "" {
+				text += len(header.Name) + len(label)
 				labels[sampleOf(header.Name)] = label
 			}
+		}
+		if text > maxTextBytes {
+			return nil, fmt.Errorf("names and labels of more than %d bytes", maxTextBytes)
 		}
 	}
 	for i := range videos {
 		videos[i].Label = labels[sampleOf(videos[i].Member)]
 	}
 	return videos, nil
+}
+
+// sparse tells a file with holes that were left out. Those of GNU's own format have a type of their own.
+func sparse(h *tar.Header) bool {
+	for key := range h.PAXRecords {
+		if strings.HasPrefix(key, "GNU.sparse.") {
+			return true
+		}
+	}
+	return false
 }
 
 func sampleOf(name string) string {
