@@ -36,7 +36,9 @@ type Features struct {
 	used    int64           // guarded by mu; bytes in the folder when it was last looked at, and what was written since
 	written int             // guarded by mu; files since then
 	touched map[string]bool // guarded by mu; names that were used since the folder was opened
-	full    bool            // guarded by mu; said so
+	full    bool            // guarded by mu; there was no room when the folder was last looked at
+	refused int             // guarded by mu; files since then
+	said    bool            // guarded by mu; that it is full
 }
 
 const (
@@ -139,6 +141,7 @@ func (f *Features) remove(name string) {
 	}
 	f.mu.Lock()
 	f.used -= info.Size()
+	f.full = false
 	f.mu.Unlock()
 }
 
@@ -165,25 +168,34 @@ func (f *Features) room(need int64) bool {
 	if f.used+need <= f.max && f.written < lookEvery {
 		return true
 	}
+	if f.full && f.refused < lookEvery { // all was in use a moment ago
+		f.refused++
+		return false
+	}
 	files, err := f.list()
 	if err != nil {
 		slog.Warn("features are not kept", "error", err)
 		return false
 	}
 	f.count(files)
+	f.refused = 0
+	goal := f.max
+	if f.used+need > f.max {
+		goal -= f.max / 20 // room for many at once: to look at all takes long
+	}
 	for _, x := range files {
-		if f.used+need <= f.max {
-			return true
+		if f.used+need <= goal {
+			break
 		}
 		if !f.touched[x.name] && os.Remove(f.path(x.name)) == nil {
 			f.used -= x.size
 		}
 	}
-	if f.used+need <= f.max {
+	if f.full = f.used+need > f.max; !f.full {
 		return true
 	}
-	if !f.full {
-		f.full = true
+	if !f.said {
+		f.said = true
 		slog.Warn("the folder of features is full: further clips are encoded again in every epoch", "folder", f.dir, "bytes", f.max)
 	}
 	return false

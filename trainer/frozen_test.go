@@ -174,7 +174,7 @@ func TestFeaturesAreBoundedAndChecked(t *testing.T) {
 	dir := t.TempDir()
 	values := []float32{1, -2, float32(math.Inf(1)), 0.1}
 	size := int64(featuresHeader + 4*len(values))
-	f := openFeatures(t, dir, 3*size)
+	f := openFeatures(t, dir, 3*size+size/2)
 	names := []string{strings.Repeat("a", 64), strings.Repeat("b", 64), strings.Repeat("c", 64), strings.Repeat("d", 64)}
 	for _, name := range names {
 		f.put(name, values)
@@ -194,13 +194,19 @@ func TestFeaturesAreBoundedAndChecked(t *testing.T) {
 	if got := kept(f); !slices.Equal(got, []int{0, 1, 2}) {
 		t.Errorf("of four in room for three %v are kept, want the first three", got)
 	}
+	for range 3 {
+		f.put(names[3], values)
+	}
+	if f.refused != 3 {
+		t.Errorf("the folder, whose files are all in use, was looked at again: %d refused since", f.refused)
+	}
 
 	// To one that opens the folder later all are old: they make room, those first that were not used for longest.
 	old := time.Now().Add(-time.Hour)
 	if err := os.Chtimes(f.path(names[1]), old, old); err != nil {
 		t.Fatal(err)
 	}
-	f = openFeatures(t, dir, 3*size)
+	f = openFeatures(t, dir, 3*size+size/2)
 	f.put(names[3], values)
 	if got := kept(f); !slices.Equal(got, []int{0, 2, 3}) {
 		t.Errorf("%v are kept, want all but the oldest", got)

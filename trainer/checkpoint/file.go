@@ -159,7 +159,11 @@ func FileDigest(path string) (Digest, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if n, err := io.CopyBuffer(h, f, make([]byte, copyBuffer)); err != nil || n != size {
+	n, err := io.CopyBuffer(h, f, make([]byte, copyBuffer))
+	if err == nil && n != size { // it changes while it is read
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
 		return Digest{}, fmt.Errorf("digest of %s: read %d of %d bytes: %w", path, n, size, err)
 	}
 	return digest(h, size), nil
@@ -251,7 +255,7 @@ func Compare(want, got map[string][]int) error {
 		case !ok:
 			d.Missing = append(d.Missing, name)
 		case !slices.Equal(shape, want[name]):
-			d.Misshapen = append(d.Misshapen, fmt.Sprintf("%s %v instead of %v", clip(name), shape, want[name]))
+			d.Misshapen = append(d.Misshapen, fmt.Sprintf("%q %v instead of %v", clip(name), shape, want[name]))
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(got)) {
@@ -268,16 +272,20 @@ func Compare(want, got map[string][]int) error {
 func (d *Disagreement) Error() string {
 	var parts []string
 	for _, list := range []struct {
-		what  string
-		names []string
-	}{{"missing", d.Missing}, {"extra", d.Extra}, {"of another shape", d.Misshapen}} {
+		what   string
+		names  []string
+		quoted bool // names of a file may hold anything
+	}{{"missing", d.Missing, false}, {"extra", d.Extra, false}, {"of another shape", d.Misshapen, true}} {
 		const most = 10
 		if len(list.names) == 0 {
 			continue
 		}
 		shown := make([]string, 0, most)
 		for _, name := range list.names[:min(len(list.names), most)] {
-			shown = append(shown, clip(name))
+			if !list.quoted {
+				name = strconv.Quote(clip(name))
+			}
+			shown = append(shown, name)
 		}
 		text := fmt.Sprintf("%d %s: %s", len(list.names), list.what, strings.Join(shown, ", "))
 		if more := len(list.names) - most; more > 0 {

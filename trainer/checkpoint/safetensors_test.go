@@ -145,10 +145,10 @@ func TestCompare(t *testing.T) {
 	}
 	got := map[string][]int{"b": {3, 2}}
 	for i := range 12 {
-		got[fmt.Sprintf("x%02d", i)] = nil
+		got[fmt.Sprintf("\n%02d", i)] = nil // a terminal must not act on it
 	}
 	err := Compare(want, got)
-	if text := fmt.Sprint(err); text != "the tensors are not those of the model; 1 missing: a; 12 extra: x00, x01, x02, x03, x04, x05, x06, x07, x08, x09 and 2 more; 1 of another shape: b [3 2] instead of [2 3]" {
+	if text := fmt.Sprint(err); text != "the tensors are not those of the model; 1 missing: \"a\"; 12 extra: \"\\n00\", \"\\n01\", \"\\n02\", \"\\n03\", \"\\n04\", \"\\n05\", \"\\n06\", \"\\n07\", \"\\n08\", \"\\n09\" and 2 more; 1 of another shape: \"b\" [3 2] instead of [2 3]" {
 		t.Errorf("got %v", err)
 	}
 }

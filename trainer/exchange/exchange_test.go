@@ -288,10 +288,10 @@ func TestImportIsStrict(t *testing.T) {
 			drop(n["encoder"], "module.backbone.blocks.1.norm2.bias")
 			n["predictor"].Set("module.backbone.action_encoder.weight", ones(3, 3))
 			n["target_encoder"].Set("module.backbone.norm.weight", ones(25))
-		}, []string{"1 missing: encoder.blocks.1.norm2.bias", "1 extra: predictor.action_encoder.weight", "1 of another shape: target_encoder.norm.weight [25] instead of [24]"}},
+		}, []string{`1 missing: "encoder.blocks.1.norm2.bias"`, `1 extra: "predictor.action_encoder.weight"`, `1 of another shape: "target_encoder.norm.weight" [25] instead of [24]`}},
 		"a missing block": {func(_ *torch.Dict, n map[string]*torch.Dict) {
 			n["encoder"].Items = slices.DeleteFunc(n["encoder"].Items, func(i torch.Item) bool { return strings.Contains(string(i.Key.(torch.String)), "blocks.0.attn") })
-		}, []string{"4 missing: encoder.blocks.0.attn"}},
+		}, []string{`4 missing: "encoder.blocks.0.attn`}},
 		"no patch embedding": {func(_ *torch.Dict, n map[string]*torch.Dict) {
 			drop(n["encoder"], "module.backbone.patch_embed.proj.weight")
 		}, []string{"missing patch_embed.proj.weight"}},
@@ -428,16 +428,16 @@ func TestHFConfigIsHeldToWhatWeCompute(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, change := range map[string][2]string{
-		"hidden_act is \"silu\"":       {`"hidden_act": "gelu"`, `"hidden_act": "silu"`},
-		"qkv_bias is false":            {`"qkv_bias": true`, `"qkv_bias": false`},
-		"in_chans is 1":                {`"in_chans": 3`, `"in_chans": 1`},
-		"model_type is":                {`"model_type": "vjepa2"`, `"model_type": "vivit"`},
-		"architectures are":            {`"VJEPA2Model"`, `"VJEPA2ForVideoClassification"`},
-		"model.heads":                  {`"num_attention_heads": 2`, `"num_attention_heads": 5`},
-		"2 missing":                    {`"num_hidden_layers": 2`, `"num_hidden_layers": 99999999`},
-		"pred_num_mask_tokens 0":       {`"pred_num_mask_tokens": 3`, `"pred_num_mask_tokens": 0`},
-		"of another shape: encoder.em": {`"patch_size": 16`, `"patch_size": 8`},
-		"cannot unmarshal":             {`"hidden_size": 24`, `"hidden_size": "24"`},
+		"hidden_act is \"silu\"":        {`"hidden_act": "gelu"`, `"hidden_act": "silu"`},
+		"qkv_bias is false":             {`"qkv_bias": true`, `"qkv_bias": false`},
+		"in_chans is 1":                 {`"in_chans": 3`, `"in_chans": 1`},
+		"model_type is":                 {`"model_type": "vjepa2"`, `"model_type": "vivit"`},
+		"architectures are":             {`"VJEPA2Model"`, `"VJEPA2ForVideoClassification"`},
+		"model.heads":                   {`"num_attention_heads": 2`, `"num_attention_heads": 5`},
+		"2 missing":                     {`"num_hidden_layers": 2`, `"num_hidden_layers": 99999999`},
+		"pred_num_mask_tokens 0":        {`"pred_num_mask_tokens": 3`, `"pred_num_mask_tokens": 0`},
+		`of another shape: "encoder.em`: {`"patch_size": 16`, `"patch_size": 8`},
+		"cannot unmarshal":              {`"hidden_size": 24`, `"hidden_size": "24"`},
 	} {
 		if want == "2 missing" {
 			want = "model.depth"

@@ -38,6 +38,7 @@ func (s *source) vjepa(root torch.Value) error {
 	if !ok {
 		return fmt.Errorf("%s, want a dict with encoder, predictor and target_encoder", torch.Describe(root))
 	}
+	seen := map[torch.Value]bool{}
 	for _, item := range dict.Items {
 		key, _ := item.Key.(torch.String)
 		name := string(key)
@@ -47,7 +48,7 @@ func (s *source) vjepa(root torch.Value) error {
 			}
 			continue
 		}
-		tensors := torch.Tensors(item.Value)
+		tensors := torch.Tensors(item.Value, seen)
 		switch {
 		case slices.Contains(trainingKeys, name) && tensors > 0:
 			s.note("%s was left out: %d tensors that only training needs", name, tensors)

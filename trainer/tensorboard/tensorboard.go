@@ -102,10 +102,10 @@ type Point struct {
 	Value float64
 }
 
-// Bounds on what is read.
+// Bounds on what is read, of all files of a folder together.
 const (
 	maxFiles     = 10_000
-	maxFileBytes = 256 << 20
+	maxFileBytes = 256 << 20 // of one file
 	maxPoints    = 20_000_000
 	maxTags      = 10_000
 )
@@ -126,15 +126,17 @@ func Read(dir string) (map[string][]Point, error) {
 	}
 	slices.Sort(names)
 	all := map[string][]Point{}
+	points := 0
 	for _, name := range names {
-		if err := readInto(all, name); err != nil {
+		if err := readInto(all, &points, name); err != nil {
 			return nil, fmt.Errorf("event file %s: %w", name, err)
 		}
 	}
 	return all, nil
 }
 
-func readInto(all map[string][]Point, name string) error {
+// readInto counts the figures it reads, also those that later ones take the place of.
+func readInto(all map[string][]Point, points *int, name string) error {
 	info, err := os.Stat(name)
 	if err != nil {
 		return err
@@ -149,7 +151,6 @@ func readInto(all map[string][]Point, name string) error {
 	defer f.Close()
 	r := bufio.NewReader(io.LimitReader(f, maxFileBytes))
 	fresh := map[string][]Point{}
-	points := 0
 	for n := 0; ; n++ {
 		data, err := readRecord(r)
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) { // the end, or a record cut off there
@@ -164,7 +165,7 @@ func readInto(all map[string][]Point, name string) error {
 		}
 		for _, v := range e.values {
 			fresh[v.tag] = append(fresh[v.tag], Point{int(e.step), float64(v.value)})
-			if points++; points > maxPoints || len(fresh) > maxTags {
+			if *points++; *points > maxPoints || len(fresh) > maxTags {
 				return fmt.Errorf("record %d: more than %d figures or %d names", n, maxPoints, maxTags)
 			}
 		}

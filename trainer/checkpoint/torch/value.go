@@ -92,10 +92,10 @@ func describe(v Value) string {
 // Describe says in a few words what a value is, for messages.
 func Describe(v Value) string { return describe(v) }
 
-// Tensors counts the tensors at and below a value, each once.
-func Tensors(v Value) int {
+// Tensors counts the tensors at and below a value, each once, beside those seen before, to which it adds: values that share
+// much are gone through once.
+func Tensors(v Value, seen map[Value]bool) int {
 	n := 0
-	seen := map[Value]bool{}
 	for next := []Value{v}; len(next) > 0; {
 		v := next[len(next)-1]
 		next = next[:len(next)-1]
