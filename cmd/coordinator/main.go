@@ -15,7 +15,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal kills
 	stopTracing, err := daemon.StartTracing(ctx)
 	if err == nil {
 		err = daemon.Alone(coordinatorcmd.Command()).ExecuteContext(ctx)

@@ -21,6 +21,9 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
+// MinLease is the shortest lease that a heartbeat of a busy machine comes in time for.
+const MinLease = time.Second
+
 // DefaultListen is loopback: without TLS and tokens anyone who reaches the port may run jobs.
 const DefaultListen = "127.0.0.1:7433"
 
@@ -60,7 +63,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.DataDir == "" {
 		return errors.New("the coordinator needs a data folder")
 	}
+	if o.LeaseDuration != 0 && o.LeaseDuration < MinLease {
+		return &UsageError{fmt.Errorf("--lease %v: want at least %v", o.LeaseDuration, MinLease)}
+	}
 	if err := o.Security.complete(); err != nil {
+		return &UsageError{err}
+	}
+	var cfg coordinator.Config
+	if err := o.Security.secure(&cfg, o.Logger); err != nil {
 		return &UsageError{err}
 	}
 	var config net.ListenConfig
@@ -90,6 +100,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if artifacts != nil {
 		defer func() { err = errors.Join(err, artifacts.Close()) }()
 	}
+	var kedaListener net.Listener
+	if o.KEDA != "" {
+		if kedaListener, err = listenForKEDA(ctx, o.KEDA); err != nil {
+			return &UsageError{err}
+		}
+		defer kedaListener.Close() // by then it is closed, unless nothing was served
+	}
 	if o.Store == "" {
 		o.Store = filepath.Join(o.DataDir, "jobs.db")
 	}
@@ -108,18 +125,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer func() { _ = m.Close() }() // nothing is sent at its end
 		observer, count = m, m.Count
 	}
-	cfg := coordinator.Config{
-		Store:         store,
-		ArtifactDir:   filepath.Join(o.DataDir, "artifacts"),
-		Artifacts:     artifacts,
-		Retention:     o.Artifacts.retention(),
-		LeaseDuration: o.LeaseDuration,
-		Logger:        o.Logger,
-		Comparer:      Comparer{},
-		Observer:      observer,
-		Local:         o.Local,
-	}
-	closeAudit, err := o.Security.secure(&cfg, o.Logger)
+	cfg.Store, cfg.ArtifactDir = store, filepath.Join(o.DataDir, "artifacts")
+	cfg.Artifacts, cfg.Retention = artifacts, o.Artifacts.retention()
+	cfg.LeaseDuration, cfg.Logger, cfg.Comparer = o.LeaseDuration, o.Logger, Comparer{}
+	cfg.Observer, cfg.Local = observer, o.Local
+	closeAudit, err := o.Security.audit(&cfg)
 	if err != nil {
 		return err
 	}
@@ -135,11 +145,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Monitor != nil {
 		o.Monitor.ReadyWhen(Service, server.Ready)
 	}
-	if o.KEDA != "" {
-		stop, err := serveKEDA(ctx, o.KEDA, store, o.Logger)
-		if err != nil {
-			return err
-		}
+	if kedaListener != nil {
+		stop := serveKEDA(ctx, kedaListener, store, o.Logger)
 		defer func() {
 			if err := stop(); err != nil {
 				o.Logger.Error("the scaler for KEDA", "error", err)

@@ -68,14 +68,14 @@ func TestServeKEDA(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := l.Addr().String()
-	if _, err := serveKEDA(t.Context(), address, noJobs{}, slog.Default()); err == nil || !strings.Contains(err.Error(), "--keda-addr") {
+	if _, err := listenForKEDA(t.Context(), address); err == nil || !strings.Contains(err.Error(), "--keda-addr") {
 		t.Errorf("an address in use: %v", err)
 	}
 	l.Close()
-	stop, err := serveKEDA(t.Context(), address, noJobs{}, slog.Default())
-	if err != nil {
+	if l, err = listenForKEDA(t.Context(), address); err != nil {
 		t.Fatal(err)
 	}
+	stop := serveKEDA(t.Context(), l, noJobs{}, slog.Default())
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

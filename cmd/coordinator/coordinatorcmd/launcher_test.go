@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/coordinator/launch/slurm"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	slurmfiles "github.com/surmise-ml/surmise/deploy/slurm"
@@ -110,12 +112,17 @@ func TestWhereWorkersReachTheCoordinator(t *testing.T) {
 // What cannot be is said before anything is made.
 func TestBadOptionsLeaveNothing(t *testing.T) {
 	for want, o := range map[string]Options{
-		"--launcher pbs":               {Launcher: LauncherOptions{Engine: "pbs"}},
-		"time_limit":                   {Launcher: LauncherOptions{Engine: "slurm", Config: written(t, `{"slurm": {"time_limit": "1s"}}`)}},
-		"pool":                         {Launcher: LauncherOptions{Engine: "slurm", Config: written(t, `{"pools": [{"name": "cpu", "max": -1}]}`)}},
-		"--artifacts":                  {Artifacts: ArtifactOptions{Store: "nothing://bucket"}},
-		"--keep-checkpoints":           {Artifacts: ArtifactOptions{Keep: -1}},
-		"would be open to the network": {Listen: "0.0.0.0:0"},
+		"--launcher pbs":                {Launcher: LauncherOptions{Engine: "pbs"}},
+		"time_limit":                    {Launcher: LauncherOptions{Engine: "slurm", Config: written(t, `{"slurm": {"time_limit": "1s"}}`)}},
+		"pool":                          {Launcher: LauncherOptions{Engine: "slurm", Config: written(t, `{"pools": [{"name": "cpu", "max": -1}]}`)}},
+		"--artifacts":                   {Artifacts: ArtifactOptions{Store: "nothing://bucket"}},
+		"--keep-checkpoints":            {Artifacts: ArtifactOptions{Keep: -1}},
+		"--lease -5s: want at least 1s": {LeaseDuration: -5 * time.Second},
+		"--max-calls-per-second -1":     {Security: SecurityOptions{Limits: coordinator.Limits{CallsPerSecond: -1}}},
+		"--tokens: ":                    {Security: SecurityOptions{TokensFile: filepath.Join(t.TempDir(), "none")}},
+		"none.pem":                      {Security: SecurityOptions{TLS: auth.TLSFiles{Cert: "none.pem", Key: "none.pem"}}},
+		"--keda-addr":                   {KEDA: "nonsense"},
+		"would be open to the network":  {Listen: "0.0.0.0:0"},
 	} {
 		o.DataDir = filepath.Join(t.TempDir(), "state")
 		if o.Listen == "" {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"time"
@@ -82,6 +83,11 @@ func (o SecurityOptions) complete() error {
 	case o.TLS.ClientCA != "" && o.TLS.Cert == "":
 		return fmt.Errorf("--client-ca %q needs --tls-cert and --tls-key", o.TLS.ClientCA)
 	}
+	for flag, value := range map[string]float64{"max-calls-per-second": o.Limits.CallsPerSecond, "max-message-bytes": float64(o.Limits.MessageBytes), "max-open-jobs": float64(o.Limits.OpenJobs)} {
+		if !(value >= 0) || math.IsInf(value, 1) {
+			return fmt.Errorf("--%s %g: want 0 or more", flag, value)
+		}
+	}
 	if _, err := o.priorities(); err != nil {
 		return err
 	}
@@ -113,23 +119,28 @@ func (o SecurityOptions) priorities() (limits coordinator.PriorityLimits, err er
 	return limits, nil
 }
 
-// secure fills in a coordinator's configuration. closed must be called when the coordinator has ended.
-func (o SecurityOptions) secure(cfg *coordinator.Config, log *slog.Logger) (closed func() error, err error) {
+// secure fills in who may call a coordinator, and how much.
+func (o SecurityOptions) secure(cfg *coordinator.Config, log *slog.Logger) (err error) {
 	cfg.Limits = o.Limits
 	if cfg.Limits.Priority, err = o.priorities(); err != nil {
-		return nil, err
+		return err
 	}
 	if cfg.TLS, err = o.tlsConfig(log); err != nil {
-		return nil, err
+		return err
 	}
 	if o.TokensFile != "" || o.TLS.ClientCA != "" {
 		cfg.Auth = &auth.Authenticator{Certificates: o.TLS.ClientCA != ""}
 	}
 	if o.TokensFile != "" {
 		if cfg.Auth.Tokens, err = auth.OpenTokens(o.TokensFile, time.Now, log); err != nil {
-			return nil, fmt.Errorf("--tokens: %w", err)
+			return fmt.Errorf("--tokens: %w", err)
 		}
 	}
+	return nil
+}
+
+// audit opens the audit log, which may lie in the data folder. closed must be called when the coordinator has ended.
+func (o SecurityOptions) audit(cfg *coordinator.Config) (closed func() error, err error) {
 	if o.AuditFile == "" {
 		return func() error { return nil }, nil
 	}
