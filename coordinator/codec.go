@@ -39,7 +39,7 @@ func (c *requestCodec) fault(message any) error {
 	return badRequest(jobspec.FieldError{Field: "(message)", Problem: "cannot be read: " + err.(error).Error()})
 }
 
-// readUnary and readStream come first of all interceptors.
+// readUnary and readStream come before any interceptor that looks at a request.
 func (c *requestCodec) readUnary(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	if err := c.fault(request); err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -161,6 +162,7 @@ type Server struct {
 	shared      bool   // attempts publish there
 	artifacts   *artifact.Store
 	cache       *artifact.Cache // nil when shared
+	cacheClaim  io.Closer       // on its folder; nil when it was given, or shared
 	retention   artifact.Retention
 	tidier      *tidier
 	lease       time.Duration
@@ -279,12 +281,25 @@ func New(cfg Config) (*Server, error) {
 	if s.shared {
 		s.artifacts, err = artifact.OpenFolder(artifactDir, artifact.Options{Logger: s.log})
 	} else if s.cache == nil {
-		s.cache, err = artifact.OpenCache(filepath.Join(artifactDir, "cache"), 1<<30, s.clock.Now)
+		err = s.openCache(filepath.Join(artifactDir, "cache"))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("coordinator: %w", err)
 	}
 	return s, nil
+}
+
+// openCache opens a cache of this coordinator's own: several may share the folder of artifacts.
+func (s *Server) openCache(dir string) error {
+	dir, claim, err := artifact.Claim(dir)
+	if err != nil {
+		return err
+	}
+	if s.cache, err = artifact.OpenCache(dir, 1<<30, s.clock.Now); err != nil {
+		return errors.Join(err, claim.Close())
+	}
+	s.cacheClaim = claim
+	return nil
 }
 
 // Serve answers on l, which it closes, until ctx ends, and then stops gracefully: calls under way finish, streams end
@@ -344,6 +359,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stopDispatch()
 	running.Wait()
 	s.streams.Wait()
+	if s.cacheClaim != nil {
+		_ = s.cacheClaim.Close() // it ends with the process in any case
+	}
 	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
 		s.log.Info("coordinator stopped")
 		return nil

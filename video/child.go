@@ -176,7 +176,7 @@ func (o *output) visit(d decoded) error {
 			o.ticks, o.clock = ticker{start: d.time, fps: r.FPS}, true
 		}
 		f.Repeat = 0
-		for o.ticks.reached(d.time) && f.Repeat < maxFrames {
+		for f.Repeat < maxFrames && o.ticks.reached(d.time) { // the rest are the next frame's, never lost
 			f.Repeat++
 		}
 		if f.Repeat == 0 {

@@ -208,7 +208,7 @@ func OpenTokens(path string, now func() time.Time, log *slog.Logger) (*Tokens, e
 	return &Tokens{file, now}, nil
 }
 
-// identify says whose token this is. The errors are ErrTokenUnknown, ErrTokenExpired and ErrTokenRevoked; the last two
+// identify says whose token this is. The errors are errTokenUnknown, errTokenExpired and errTokenRevoked; the last two
 // only for one who has the whole token.
 func (t *Tokens) identify(secret string) (Identity, error) {
 	if len(secret) > maxTokenLength {

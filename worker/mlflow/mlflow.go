@@ -64,7 +64,7 @@ type Tracker struct {
 func New(o Options) (*Tracker, error) {
 	base, err := url.Parse(o.URL)
 	if err != nil {
-		return nil, fmt.Errorf("MLflow's address: %w", err)
+		return nil, errors.New("MLflow's address is no URL") // its error would show a password
 	}
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return nil, fmt.Errorf("MLflow's address %q: want http://HOST:PORT or https://…", base.Redacted())

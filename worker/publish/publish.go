@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -46,8 +47,8 @@ type Publisher struct {
 	stores map[string]*artifact.Store // guarded by mu; by URL or folder
 	cache  *artifact.Cache            // guarded by mu; nil until it is needed
 
-	claimed string   // guarded by mu; the folder that is this process's, see home
-	lock    *os.File // guarded by mu; holds claimed; nil until it is needed
+	claimed string    // guarded by mu; the folder that is this process's, see home
+	claim   io.Closer // guarded by mu; of claimed; nil until it is needed
 }
 
 // New returns a Publisher of what a Runner makes. Close it.
@@ -80,9 +81,9 @@ func (p *Publisher) Close() error {
 		errs = append(errs, s.Close())
 		delete(p.stores, name)
 	}
-	if p.lock != nil {
-		errs = append(errs, p.lock.Close())
-		p.lock = nil
+	if p.claim != nil {
+		errs = append(errs, p.claim.Close())
+		p.claim = nil
 	}
 	return errors.Join(errs...)
 }
