@@ -171,7 +171,7 @@ func presetOf(name string) preset {
 // maxDataBytes keeps a job, which is sent whole and in lists, well below what a message may hold.
 const maxDataBytes = 1 << 20
 
-// maxEvaluations keeps the files of a run's evaluations, two of each, below what one artifact may hold.
+// maxEvaluations keeps the files of a run's evaluations well below what one artifact may hold.
 const maxEvaluations = 4000
 
 func completeTrain(t *surmisev1.TrainSpec) Errors {
@@ -378,13 +378,23 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 	return errs
 }
 
-// checkBlocks says what masks cannot be drawn on the model's grid.
+// No model has more tokens or a longer side of its grid: trying masks on it would only take time.
+const (
+	maxTokens = 1 << 16
+	maxSide   = 1 << 12
+)
+
+// checkBlocks says what masks cannot be drawn on the model's grid, which is for others to judge.
 func checkBlocks(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 	side := int(model.Size / model.Patch)
-	_, err := masking.New(Masks(m), masking.Grid{T: int(model.Frames / model.Tubelet), H: side, W: side})
+	grid := masking.Grid{T: int(model.Frames / model.Tubelet), H: side, W: side}
+	if side > maxSide || grid.T > maxSide || grid.Tokens() > maxTokens {
+		return nil
+	}
+	_, err := masking.New(Masks(m), grid)
 	var field *masking.FieldError
-	if !errors.As(err, &field) {
-		return nil // the grid itself is for completeModel to judge
+	if !errors.As(err, &field) || !strings.HasPrefix(field.Field, "blocks") {
+		return nil
 	}
 	name := strings.NewReplacer("num_blocks", "count", "aspect_ratio", "aspect_min").Replace(field.Field)
 	return Errors{{"train.mask." + name, fmt.Sprintf("%s, got %v", field.Reason, field.Value)}}
