@@ -42,12 +42,18 @@ func (s *Server) dispatch(ctx context.Context) {
 	}
 }
 
+// storePatience is how long the store may take about one step of dispatch. A connection that is dead without a word must
+// not hold up leases that run out.
+const storePatience = 30 * time.Second
+
 // dispatchBatch is how many workers are given jobs in one transaction.
 const dispatchBatch = 256
 
 // dispatchAll does all that can be done now and returns how long until there is something to do again; negative: nothing.
 func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error) {
-	moved, next, err := s.store.ExpireDue(ctx)
+	expiring, cancel := context.WithTimeout(ctx, storePatience)
+	moved, next, err := s.store.ExpireDue(expiring)
+	cancel()
 	if err != nil {
 		return 0, err
 	}
@@ -63,7 +69,9 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 		for i, w := range free {
 			offers[i], byName[w.name] = w.offer, w
 		}
-		jobs, err := s.store.Lease(ctx, offers, s.lease)
+		leasing, cancel := context.WithTimeout(ctx, storePatience)
+		jobs, err := s.store.Lease(leasing, offers, s.lease)
+		cancel()
 		if err != nil {
 			return next, err
 		}
@@ -90,7 +98,10 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 			return 0, first
 		}
 	}
-	if moved, err = s.store.Preempt(ctx, s.workers.busyOffers()); err != nil {
+	preempting, cancel := context.WithTimeout(ctx, storePatience)
+	moved, err = s.store.Preempt(preempting, s.workers.busyOffers())
+	cancel()
+	if err != nil {
 		return next, err
 	}
 	for _, m := range moved {
@@ -102,6 +113,8 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 // give sends a job that was just leased to its worker. A job that can never be sent fails, one whose worker has gone is
 // queued again at once. On error the lease is left to run out.
 func (s *Server) give(ctx context.Context, worker *session, job queue.Job) error {
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
 	lease, err := s.leaseMessage(ctx, job)
 	var back queue.Event
 	var fault jobspec.Errors

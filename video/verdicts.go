@@ -124,10 +124,15 @@ func (v *Verdicts) load() error {
 		}
 		v.entries[line.Verdict.Path] = rememberedTrack{fileIdentity{line.Size, line.Modified}, line.Verdict, line.Track}
 	}
+	if errors.Is(lines.Err(), bufio.ErrTooLong) { // nothing of ours, and neither may be what follows: written anew
+		v.size = 0
+		return v.file.Truncate(0)
+	}
 	return lines.Err()
 }
 
-// forget cuts at least n bytes of lines off the front.
+// forget cuts at least n bytes of lines off the front. It writes the file again in its place, for other processes have it
+// open: one that is killed meanwhile costs what was remembered, and so a second look at videos.
 func (v *Verdicts) forget(n int64) error {
 	rest, err := io.ReadAll(io.NewSectionReader(v.file, n, v.max))
 	if err != nil {

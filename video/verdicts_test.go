@@ -1,6 +1,7 @@
 package video
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -162,5 +163,28 @@ func TestKnownVideoWithoutRoomForItsFrames(t *testing.T) {
 				t.Errorf("opened before %d times: another clip", opened)
 			}
 		}
+	}
+}
+
+// A line that is no verdict, however long, costs what is remembered and no more.
+func TestALineWithoutEndIsForgotten(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, verdictsFile)
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(maxVerdictLine+1), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	v, err := OpenVerdicts(dir, DefaultVerdictsBytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := v.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() != 0 {
+		t.Errorf("%v, %v, want an empty file", info, err)
 	}
 }

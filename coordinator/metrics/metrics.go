@@ -34,6 +34,9 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
+// storePatience is how long the store may take to count jobs; without an answer by then a scrape goes without.
+const storePatience = 10 * time.Second
+
 // Counter counts the jobs of a store, by their state and, of those that are queued, by their needs.
 type Counter interface {
 	Counts(context.Context) (map[queue.State]int, error)
@@ -139,6 +142,8 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 		m.ended.Add(ctx, 0, by("state", string(state)))
 	}
 	_, err = meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		ctx, cancel := context.WithTimeout(ctx, storePatience)
+		defer cancel()
 		var crew Workers = noWorkers{}
 		if w := m.workers.Load(); w != nil {
 			crew = *w

@@ -20,6 +20,8 @@ const (
 	channel = "surmise_jobs"
 	// changesPerNotice keeps a notice below PostgreSQL's limit of 8000 bytes: a change is below 130.
 	changesPerNotice = 60
+	// flushPatience is how long notices may take: over a connection that is dead they would take minutes.
+	flushPatience = 10 * time.Second
 	// closePatience is how long the last notices may take when the store closes.
 	closePatience = 2 * time.Second
 )
@@ -82,7 +84,9 @@ func (c *changes) send() {
 	for {
 		select {
 		case <-c.wake:
-			c.flush(ctx)
+			some, cancel := context.WithTimeout(ctx, flushPatience)
+			c.flush(some)
+			cancel()
 		case <-c.stop:
 			last, cancel := context.WithTimeout(ctx, closePatience)
 			defer cancel()
