@@ -85,6 +85,15 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	defer stopWorker(nil)
 
 	logger := slog.Default() // of this command, for both
+	inside := coordinator.NewLocal()
+	work := workercmd.Options{
+		Coordinator: dial.Options{Address: thisProcess, Through: inside.Dial},
+		DataRoots:   o.dataRoots, DataDir: o.dataDir, Offer: o.offer, MLflowURL: o.mlflowURL, Cache: o.cache, Device: o.device, Version: programVersion(),
+		Logger: logger, TakeDefault: o.takeDefault,
+	}
+	if err := work.Check(); err != nil {
+		return err
+	}
 	var both errgroup.Group
 	var monitor *daemon.Monitor
 	if o.metricsAddr != "" {
@@ -106,7 +115,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		}
 	}
 	address := make(chan net.Addr, 1)
-	inside := coordinator.NewLocal()
+	work.Monitor = monitor
 	both.Go(func() error {
 		err := coordinatorcmd.Run(coordinatorCtx, coordinatorcmd.Options{
 			Listen: o.listen, DataDir: o.dataDir, Store: o.store, LeaseDuration: o.lease, Logger: logger,
@@ -121,11 +130,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		select {
 		case a := <-address:
 			serving(a)
-			return workercmd.Run(workerCtx, workercmd.Options{
-				Coordinator: dial.Options{Address: thisProcess, Through: inside.Dial},
-				DataRoots:   o.dataRoots, DataDir: o.dataDir, Offer: o.offer, MLflowURL: o.mlflowURL, Cache: o.cache, Device: o.device, Version: programVersion(),
-				Logger: logger, Monitor: monitor, TakeDefault: o.takeDefault,
-			})
+			return workercmd.Run(workerCtx, work)
 		case <-workerCtx.Done():
 			return nil
 		}

@@ -55,16 +55,30 @@ type Options struct {
 // Service is the worker's name in a monitor.
 const Service = "worker"
 
+// Check refuses options that cannot be, with a FlagError, before anything is made.
+func (o Options) Check() error {
+	if err := o.Offer.check(); err != nil {
+		return err
+	}
+	for flag, value := range map[string]time.Duration{"exit-when-idle": o.Idle, "grace": o.Grace} {
+		if value < 0 {
+			return &FlagError{flag, value.String(), errors.New("want 0 or more")}
+		}
+	}
+	if o.Name != "" && !validName.MatchString(o.Name) { // a folder is called by it
+		return &FlagError{"name", o.Name, errors.New("want at most 128 letters, digits, dots, dashes and underscores, a letter or digit first")}
+	}
+	_, err := dataRoots(o.DataRoots)
+	return err
+}
+
 // Run works until ctx ends, then hands back what it holds.
 func Run(ctx context.Context, o Options) error {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if err := o.Offer.check(); err != nil {
+	if err := o.Check(); err != nil {
 		return err
-	}
-	if o.Idle < 0 {
-		return &FlagError{"exit-when-idle", o.Idle.String(), errors.New("want 0 or more")}
 	}
 	book := joblog.New()
 	o.Logger = slog.New(book.Handler(o.Logger.Handler()))
@@ -80,9 +94,6 @@ func Run(ctx context.Context, o Options) error {
 	threads, err := trainer.Threads(0)
 	if err != nil {
 		return err
-	}
-	if o.Name != "" && !validName.MatchString(o.Name) { // a folder is called by it
-		return &FlagError{"name", o.Name, errors.New("want at most 128 letters, digits, dots, dashes and underscores, a letter or digit first")}
 	}
 	if o.Name == "" {
 		name, release, err := claimName(filepath.Join(o.DataDir, "workers"))
