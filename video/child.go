@@ -175,16 +175,22 @@ func (o *output) visit(d decoded) error {
 		if !o.clock {
 			o.ticks, o.clock = ticker{start: d.time, fps: r.FPS}, true
 		}
-		f.Repeat = 0
-		for f.Repeat < maxFrames && o.ticks.reached(d.time) { // the rest are the next frame's, never lost
-			f.Repeat++
-		}
-		if f.Repeat == 0 {
+		if !o.ticks.due(d.time) {
 			return nil
 		}
 	}
 	if r.Keep > 0 && o.picked >= r.Keep {
 		return errStop
+	}
+	if r.FPS > 0 {
+		f.Repeat = 0
+		for o.ticks.due(d.time) && (r.Keep == 0 || o.picked+f.Repeat <= r.Keep) { // one above Keep says that there are more
+			if f.Repeat == maxFrames {
+				return fault(r.Path, TooSlow, ": frame %d at %.4g s would be repeated more than %d times at %.4g fps", d.number, d.time, maxFrames, r.FPS)
+			}
+			o.ticks.next++
+			f.Repeat++
+		}
 	}
 	o.picked += f.Repeat
 	if r.Digests || r.Seek != nil {

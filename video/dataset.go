@@ -28,8 +28,8 @@ type Dataset struct {
 
 	order *schedule
 
-	mu       sync.Mutex
-	failures map[string]*FileError // guarded by mu; by path, of files that failed after they were inspected
+	mu     sync.Mutex
+	failed map[string]bool // guarded by mu; by path, the files that failed after they were inspected
 }
 
 // file is one usable video.
@@ -101,7 +101,7 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 
-	d := &Dataset{pool: pool, spec: spec, verdicts: make([]Verdict, len(items)), failures: map[string]*FileError{}}
+	d := &Dataset{pool: pool, spec: spec, verdicts: make([]Verdict, len(items)), failed: map[string]bool{}}
 	d.files = make([]*file, len(items))
 	d.room.left.Store(int64(max(0, spec.CacheMiB)) << 20)
 	d.room.perFile = d.room.left.Load() / 16 // a few long videos must not take it all
@@ -171,25 +171,12 @@ func (d *Dataset) Len() int { return d.order.clips }
 // ClipSize returns the length of Sample's dst: 3*Frames*Size*Size.
 func (d *Dataset) ClipSize() int { return 3 * d.spec.Frames * d.spec.Size * d.spec.Size }
 
-// Failures returns the files that Sample could not read although they were usable when the dataset was
-// opened, by path.
-func (d *Dataset) Failures() []FileError {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	var failures []FileError
-	for _, failure := range d.failures {
-		failures = append(failures, *failure)
-	}
-	slices.SortFunc(failures, func(a, b FileError) int { return strings.Compare(a.Path, b.Path) })
-	return failures
-}
-
 // Sample fills dst [3,Frames,Size,Size] with training clip number index: a window of the file whose turn it is, one
 // random crop for all its frames, resized, flipped or not, its colours changed, normalised. Every epoch visits each file ClipsPerVideo
 // times, or as often as the weight of its source says, in an order of its own.
 //
 // The clip depends on (seed, index) and the dataset alone, whoever asks for it and when. A file that cannot be
-// read any more is a *FileError, and is remembered in Failures.
+// read any more is a *FileError, and is counted once in PoolStats.
 func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []float32) (SampleInfo, error) {
 	if index < 0 {
 		return SampleInfo{}, fmt.Errorf("sample clip %d: want an index of 0 or more", index)
@@ -202,8 +189,8 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 		var bad *FileError
 		if errors.As(err, &bad) {
 			d.mu.Lock()
-			_, known := d.failures[bad.Path]
-			d.failures[bad.Path] = bad
+			known := d.failed[bad.Path]
+			d.failed[bad.Path] = true
 			d.mu.Unlock()
 			if !known {
 				d.pool.stats.judged(bad.Kind)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"gocv.io/x/gocv"
 	"golang.org/x/sys/unix"
 
 	"github.com/surmise-ml/surmise/video/source"
@@ -192,7 +193,8 @@ func TestPoolSurvivesItsDecoders(t *testing.T) {
 				t.Errorf("bad file: %+v; want %q with %q", v, c.kind, c.says)
 			}
 			stats := p.Stats()
-			if c.count(stats) != c.lost || stats.Restarts() != c.lost || stats.Started != c.lost+1 {
+			all := stats.Crashed + stats.TimedOut + stats.TooLarge + stats.Garbage
+			if c.count(stats) != c.lost || all != c.lost || stats.Started != c.lost+1 {
 				t.Errorf("%+v; want %d lost", stats, c.lost)
 			}
 			t.Logf("%s", verdicts[1].Reason)
@@ -349,5 +351,30 @@ func TestDecodersStartNoDecoders(t *testing.T) {
 	defer p.Close()
 	if v := p.Inspect(t.Context(), "x.mp4"); v.Kind != NotInspected || !strings.Contains(v.Reason, "ServeIfAsked") {
 		t.Errorf("%+v", v)
+	}
+}
+
+// A frame that stands for more ticks than a message may say is a fault, unless fewer are asked for.
+func TestLongGapsByTheClock(t *testing.T) {
+	mat := gocv.NewMatWithSize(2, 2, gocv.MatTypeCV8UC3)
+	defer mat.Close()
+	visit := func(keep int, gap float64) (*output, error) {
+		o := &output{child: &child{}, request: wire.Request{FPS: 10, Keep: keep, NoPixels: true}}
+		if err := o.visit(decoded{0, 0, &mat}); err != nil {
+			t.Fatal(err)
+		}
+		return o, o.visit(decoded{1, gap, &mat})
+	}
+	var bad *FileError
+	if _, err := visit(0, 1000); !errors.As(err, &bad) || bad.Kind != TooSlow {
+		t.Errorf("10,000 ticks: %v, want a fault", err)
+	}
+	o, err := visit(0, maxFrames/10.)
+	if err != nil || o.message.Frames[1].Repeat != maxFrames {
+		t.Errorf("%d ticks: %+v, %v", maxFrames, o.message.Frames, err)
+	}
+	o, err = visit(100, 1000)
+	if err != nil || o.message.Frames[1].Repeat != 100 {
+		t.Errorf("10,000 ticks, of which 100 frames are kept: %+v, %v", o.message.Frames, err)
 	}
 }

@@ -20,9 +20,6 @@ type PoolStats struct {
 	ClipsFromMemory int64 `json:"clips_from_memory"`
 }
 
-// Restarts is how many processes were lost.
-func (s PoolStats) Restarts() int64 { return s.Crashed + s.TimedOut + s.TooLarge + s.Garbage }
-
 // poolCounters are what PoolStats is read from.
 type poolCounters struct {
 	started, crashed, timedOut, tooLarge, garbage atomic.Int64

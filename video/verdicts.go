@@ -2,13 +2,13 @@ package video
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -22,7 +22,8 @@ import (
 // end once. It is a file of JSON lines that processes of one machine share; what they write at once may be lost, and is
 // then found out again. Safe for concurrent use.
 type Verdicts struct {
-	max int64 // bytes
+	path string
+	max  int64 // bytes
 
 	mu      sync.Mutex
 	file    *os.File                   // guarded by mu, as are the others; nil after Close
@@ -72,10 +73,10 @@ const (
 // OpenVerdicts opens what is remembered in a folder, and makes it if missing. Above maxBytes the oldest half is
 // forgotten. Lines that cannot be read, or are of another version or decoder, are passed over.
 func OpenVerdicts(dir string, maxBytes int64) (*Verdicts, error) {
-	v := &Verdicts{max: maxBytes, entries: map[string]rememberedTrack{}}
+	v := &Verdicts{path: filepath.Join(dir, verdictsFile), max: maxBytes, entries: map[string]rememberedTrack{}}
 	err := os.MkdirAll(dir, 0o755)
 	if err == nil {
-		v.file, err = os.OpenFile(filepath.Join(dir, verdictsFile), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
+		v.file, err = os.OpenFile(v.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the verdicts in %q: %w", dir, err)
@@ -101,10 +102,10 @@ func (v *Verdicts) Close() error {
 
 // load reads all lines, the later ones last.
 func (v *Verdicts) load() error {
-	if err := unix.Flock(int(v.file.Fd()), unix.LOCK_EX); err != nil {
+	if err := v.lock(); err != nil {
 		return err
 	}
-	defer func() { _ = unix.Flock(int(v.file.Fd()), unix.LOCK_UN) }()
+	defer func() { _ = unix.Flock(int(v.file.Fd()), unix.LOCK_UN) }() // of the file that is open then
 	info, err := v.file.Stat()
 	if err != nil {
 		return err
@@ -114,40 +115,118 @@ func (v *Verdicts) load() error {
 			return err
 		}
 	}
-	lines := bufio.NewScanner(io.NewSectionReader(v.file, 0, math.MaxInt64))
-	lines.Buffer(nil, maxVerdictLine)
-	for lines.Scan() {
-		v.size += int64(len(lines.Bytes())) + 1
+	lines := bufio.NewReader(io.NewSectionReader(v.file, 0, math.MaxInt64))
+	for {
+		text, n, err := readLine(lines, maxVerdictLine)
+		v.size += n
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 		var line remembered
-		if json.Unmarshal(lines.Bytes(), &line) != nil || line.Version != verdictsVersion || line.Decoder != Decoder() {
+		if json.Unmarshal(text, &line) != nil || line.Version != verdictsVersion || line.Decoder != Decoder() {
 			continue
 		}
 		v.entries[line.Verdict.Path] = rememberedTrack{fileIdentity{line.Size, line.Modified}, line.Verdict, line.Track}
 	}
-	if errors.Is(lines.Err(), bufio.ErrTooLong) { // nothing of ours, and neither may be what follows: written anew
-		v.size = 0
-		return v.file.Truncate(0)
-	}
-	return lines.Err()
 }
 
-// forget cuts at least n bytes of lines off the front. It writes the file again in its place, for other processes have it
-// open: one that is killed meanwhile costs what was remembered, and so a second look at videos.
-func (v *Verdicts) forget(n int64) error {
-	rest, err := io.ReadAll(io.NewSectionReader(v.file, n, v.max))
+// readLine returns the next line, or nothing of one longer than limit, and how many bytes it took. The error is io.EOF
+// where no line is left.
+func readLine(r *bufio.Reader, limit int) (line []byte, n int64, err error) {
+	for {
+		part, err := r.ReadSlice('\n')
+		n += int64(len(part))
+		if n <= int64(limit) {
+			line = append(line, part...)
+		} else {
+			line = nil
+		}
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+		case errors.Is(err, io.EOF) && n > 0: // the last line, without an end
+			return line, n, nil
+		default:
+			return line, n, err
+		}
+	}
+}
+
+// lock takes the lock of the file that has the name now: while we waited for it, another process may have put one in
+// the place of that which we opened.
+func (v *Verdicts) lock() error {
+	for {
+		if err := unix.Flock(int(v.file.Fd()), unix.LOCK_EX); err != nil {
+			return err
+		}
+		same, err := v.current()
+		if same || err != nil {
+			return err
+		}
+		if err := v.reopen(); err != nil {
+			return err
+		}
+	}
+}
+
+// current tells whether the open file is the one that has the name.
+func (v *Verdicts) current() (bool, error) {
+	open, err := v.file.Stat()
+	if err != nil {
+		return false, err
+	}
+	named, err := os.Stat(v.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(open, named), err
+}
+
+func (v *Verdicts) reopen() error {
+	f, err := os.OpenFile(v.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
-	if _, after, whole := bytes.Cut(rest, []byte("\n")); whole {
-		rest = after
-	} else {
-		rest = nil
-	}
-	if err := v.file.Truncate(0); err != nil {
+	_ = v.file.Close() // and with it the lock; what was written is written
+	v.file = f
+	return nil
+}
+
+// forget leaves at least n bytes of lines at the front out. The rest is written beside the file and then takes its
+// place, so that a crash loses nothing. The lock is held, and is held on the new file then.
+func (v *Verdicts) forget(n int64) (err error) {
+	old := bufio.NewReader(io.NewSectionReader(v.file, n, math.MaxInt64-n))
+	if _, _, err := readLine(old, 0); err != nil && !errors.Is(err, io.EOF) { // the line that n lies in
 		return err
 	}
-	_, err = v.file.Write(rest)
-	return err
+	// One name for all, which the lock makes ours: what a crash leaves is written over.
+	rest, err := os.OpenFile(v.path+".unfinished", os.O_RDWR|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o644)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(rest.Name())
+			_ = rest.Close()
+		}
+	}()
+	if _, err := io.Copy(rest, old); err != nil {
+		return err
+	}
+	if err := rest.Sync(); err != nil {
+		return err
+	}
+	if err := unix.Flock(int(rest.Fd()), unix.LOCK_EX); err != nil { // before others can find it
+		return err
+	}
+	if err := os.Rename(rest.Name(), v.path); err != nil {
+		return err
+	}
+	_ = v.file.Close()
+	v.file = rest
+	return syncFolder(filepath.Dir(v.path))
 }
 
 // recall returns what is remembered under a name, of a file that has not changed since.
@@ -195,6 +274,13 @@ func (v *Verdicts) remember(name, path string, identity fileIdentity, verdict Ve
 		return nil
 	}
 	v.entries[name] = rememberedTrack{identity, verdict, text}
+	same, err := v.current()
+	if err == nil && !same { // another process has made room since
+		err = v.reopen()
+	}
+	if err != nil {
+		return fmt.Errorf("remembering the verdict on %q: %w", verdict.Path, err)
+	}
 	n, err := v.file.Write(append(line, '\n')) // one write, at the end: lines of two processes do not mix
 	v.size += int64(n)
 	if err != nil {

@@ -1,7 +1,6 @@
 package video
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -166,25 +165,38 @@ func TestKnownVideoWithoutRoomForItsFrames(t *testing.T) {
 	}
 }
 
-// A line that is no verdict, however long, costs what is remembered and no more.
-func TestALineWithoutEndIsForgotten(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, verdictsFile)
-	f, err := os.Create(path)
+// A line longer than any that is written is passed over, and room is made in another file: one that another process
+// has open goes on in the new one.
+func TestVerdictsFileIsReplaced(t *testing.T) {
+	cache := t.TempDir()
+	path := write(t, filepath.Join(t.TempDir(), "a.mp4"), "a")
+	file := write(t, filepath.Join(cache, verdictsFile), strings.Repeat("x", maxVerdictLine+1)+"\n")
+	first, err := OpenVerdicts(cache, 1<<30)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Truncate(maxVerdictLine+1), f.Close()); err != nil {
-		t.Fatal(err)
-	}
-	v, err := OpenVerdicts(dir, DefaultVerdictsBytes)
+	defer first.Close()
+	second, err := OpenVerdicts(cache, 1<<20)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := v.Close(); err != nil {
+	defer second.Close()
+	identity, err := identityOf(path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if info, err := os.Stat(path); err != nil || info.Size() != 0 {
-		t.Errorf("%v, %v, want an empty file", info, err)
+	if err := first.remember(path, path, identity, Verdict{Kind: Unreadable}, track{}); err != nil {
+		t.Fatal(err)
+	}
+	third, err := OpenVerdicts(cache, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer third.Close()
+	if _, _, known := third.recall(path, path); !known {
+		t.Error("what was remembered after another process made room is lost")
+	}
+	if left, err := filepath.Glob(file + ".*"); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
