@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"unsafe"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/parallel"
@@ -127,7 +126,7 @@ func (s share) spread(step int, tensors ...[]checkpoint.Tensor) (int, error) {
 	}
 	for _, list := range tensors {
 		for _, t := range list {
-			if err := s.group.Broadcast(bytesOf(t.Data)); err != nil {
+			if err := s.group.Broadcast(checkpoint.Bytes(t.Data)); err != nil {
 				return 0, fmt.Errorf("tensor %s: %w", t.Name, err)
 			}
 		}
@@ -143,15 +142,7 @@ func (s share) sameWeights(step int, weights []checkpoint.Tensor) error {
 	}
 	var sum uint32
 	for _, t := range weights {
-		sum = crc32.Update(sum, castagnoli, bytesOf(t.Data))
+		sum = crc32.Update(sum, castagnoli, checkpoint.Bytes(t.Data))
 	}
 	return parallel.Same(s.group, fmt.Sprintf("the weights after step %d", step), sum)
-}
-
-// bytesOf is the memory of floats.
-func bytesOf(x []float32) []byte {
-	if len(x) == 0 {
-		return nil
-	}
-	return unsafe.Slice((*byte)(unsafe.Pointer(&x[0])), len(x)*int(unsafe.Sizeof(float32(0))))
 }

@@ -99,14 +99,6 @@ func parseResult(output []byte) (*result, error) {
 	if r.seconds() <= 0 {
 		return nil, fmt.Errorf("its output %.200q has neither step_s nor score_s", last)
 	}
-	if r.Roofline == 0 { // its name in the first releases
-		var old struct {
-			Roofline float64 `json:"roofline_gflops"`
-		}
-		if err := json.Unmarshal([]byte(last), &old); err == nil {
-			r.Roofline = old.Roofline
-		}
-	}
 	return &r, nil
 }
 

@@ -188,7 +188,7 @@ func mean(x []float64) float64 {
 	return sum / float64(len(x))
 }
 
-// judge returns the score file with each pair's verdict in place of its surprise, so that compare makes the table.
+// judge returns the score file with each pair's verdict in place of its surprise, so that compare makes the table. A
 // group that is no quadruplet of two pairs is an error.
 func judge(f *compare.File, maps *heat.Maps, s statistic) (*compare.File, error) {
 	out := *f
