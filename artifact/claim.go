@@ -15,7 +15,7 @@ const maxTwins = 64
 
 // Claim gives this process a folder that no other process has which asks in the same way: dir, or the first of dir.2,
 // dir.3, … that is free. So one that was killed finds again what it left. The folder is made if missing; the claim lasts
-// until it is closed, or the process ends, however it ends.
+// until it is closed, or the process ends, however it ends. It is a file in the folder, lock, which must stay there.
 func Claim(dir string) (own string, claim io.Closer, err error) {
 	for n := 1; n <= maxTwins; n++ {
 		if own = dir; n > 1 {

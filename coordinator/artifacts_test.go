@@ -302,3 +302,26 @@ func TestOldCheckpointsAreRemoved(t *testing.T) {
 		t.Errorf("the model that is being scored: %v", err)
 	}
 }
+
+// Coordinators that share a folder have a cache each, and what makes room in one leaves the claim on it alone.
+func TestCachesAreClaimed(t *testing.T) {
+	store, err := artifact.Open(t.Context(), "file://"+t.TempDir(), artifact.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	s := start(t, func(c *coordinator.Config) { c.Artifacts = store })
+	cache := filepath.Join(s.dir, "artifacts", "cache")
+	other, claim, err := artifact.Claim(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer claim.Close()
+	if other != cache+".2" {
+		t.Errorf("another is given %s, which is in use", other)
+	}
+	entries, err := os.ReadDir(filepath.Join(cache, "models"))
+	if err != nil || len(entries) != 0 {
+		t.Errorf("the cache begins with %v, %v, want a folder of its own", entries, err)
+	}
+}

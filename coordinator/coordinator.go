@@ -295,7 +295,8 @@ func (s *Server) openCache(dir string) error {
 	if err != nil {
 		return err
 	}
-	if s.cache, err = artifact.OpenCache(dir, 1<<30, s.clock.Now); err != nil {
+	// Beside the claim, which would be an entry like others, and the first to make room.
+	if s.cache, err = artifact.OpenCache(filepath.Join(dir, "models"), 1<<30, s.clock.Now); err != nil {
 		return errors.Join(err, claim.Close())
 	}
 	s.cacheClaim = claim
