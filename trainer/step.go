@@ -15,16 +15,17 @@ import (
 
 // stepper takes optimiser steps of one model on one machine.
 type stepper struct {
-	cfg       Config
-	precision cpu.Precision // that cfg.Precision means here
-	model     *model.Training
-	m         graph.Machine
-	pipeline  *xla.Machine       // m, where it goes on while figures are on their way; nil: a machine that is asked after every step
-	asBytes   bool               // the pipeline is given clips as bytes
-	due       func(int) bool     // the steps after which a pipeline is asked for figures; nil: all
-	dataset   checkpoint.Dataset // what its clips are cut from
-	encoder   *frozenEncoder     // nil: the encoder is trained
-	share     share              // of every batch
+	cfg         Config
+	precision   cpu.Precision // that cfg.Precision means here
+	model       *model.Training
+	m           graph.Machine
+	pipeline    *xla.Machine       // m, where it goes on while figures are on their way; nil: a machine that is asked after every step
+	asBytes     bool               // the pipeline is given clips as bytes
+	due         func(int) bool     // the steps after which a pipeline is asked for figures; nil: all
+	dataset     checkpoint.Dataset // what its clips are cut from
+	resumedFrom string             // path of the checkpoint it began with; empty after a fresh start
+	encoder     *frozenEncoder     // nil: the encoder is trained
+	share       share              // of every batch
 }
 
 // figures are what one step measures.

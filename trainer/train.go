@@ -165,10 +165,10 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			return result, err
 		}
 	}
-	if result.Checkpoint == "" && part.leads() { // resumed at the end: nothing was left to do
-		result.Checkpoint, _, err = checkpoint.Latest(dir)
+	if result.Checkpoint == "" { // resumed at the end: nothing was left to do
+		result.Checkpoint = s.resumedFrom
 	}
-	return result, err
+	return result, nil
 }
 
 // newStepper builds the training graph with fresh weights, in a precision that ResolvePrecision has given, on an accelerator or, if
@@ -363,14 +363,11 @@ func (s *stepper) leaveToTheFirst(step int) (bool, error) {
 // steps that are done. A checkpoint of another config or other videos is refused with
 // the field's name.
 func (s *stepper) resume(dir string) (int, error) {
-	path, ok, err := checkpoint.Latest(dir)
+	c, ok, err := checkpoint.Latest(dir)
 	if err != nil || !ok {
 		return 0, err
 	}
-	c, err := checkpoint.Load(path)
-	if err != nil {
-		return 0, err
-	}
+	path := c.Path
 	trained := trainedIn(c.Manifest)
 	if err := sameRun(c.Manifest.Config, trained, s.cfg, s.precision); err != nil {
 		return 0, fmt.Errorf("%s: %w", path, err)
@@ -406,5 +403,6 @@ func (s *stepper) resume(dir string) (int, error) {
 	if err := checkpoint.Assign(moments, c.Optimizer); err != nil {
 		return 0, fmt.Errorf("%s: optimiser: %w", path, err)
 	}
+	s.resumedFrom = path
 	return c.Manifest.Step, nil
 }

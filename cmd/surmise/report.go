@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -232,17 +231,13 @@ func (o *reportOptions) page() (*report.Page, error) {
 
 // trainingVideos says what the newest checkpoint of a run was trained on, as far as its manifest can be read.
 func trainingVideos(run string) []report.Fact {
-	path, ok, err := checkpoint.Latest(run)
+	c, ok, err := checkpoint.Latest(run)
 	if err != nil || !ok {
 		return nil
 	}
-	text, err := os.ReadFile(filepath.Join(path, "manifest.json"))
-	var m checkpoint.Manifest
-	if err != nil || json.Unmarshal(text, &m) != nil {
-		return nil
-	}
+	m := c.Manifest
 	return []report.Fact{
-		{Name: "training, checkpoint", Value: path},
+		{Name: "training, checkpoint", Value: c.Path},
 		{Name: "training, videos", Value: fmt.Sprintf("%d files, SHA-256 of their list %s", m.Dataset.Files, m.Dataset.SHA256)},
 		{Name: "training, machine", Value: fmt.Sprintf("%d threads, %s", m.Threads, cmp.Or(m.Precision, "fp32"))},
 	}

@@ -254,27 +254,27 @@ func (m *Model) tensors() error {
 	return nil
 }
 
-// Latest returns the folder of the newest whole checkpoint in dir. Damaged ones are passed over with a
-// warning in the log. ok is false when dir is missing or has no checkpoint. When there are checkpoints
-// and none is whole it returns an error that names each fault: to start afresh is for a person to decide.
-func Latest(dir string) (path string, ok bool, err error) {
+// Latest loads the newest whole checkpoint in dir. Damaged ones are passed over with a warning in the log. ok is false
+// when dir is missing or has no checkpoint. When there are checkpoints and none is whole it returns an error that names
+// each fault: to start afresh is for a person to decide.
+func Latest(dir string) (_ *Checkpoint, ok bool, err error) {
 	paths, err := list(dir)
 	if err != nil {
-		return "", false, fmt.Errorf("find the latest checkpoint: %w", err)
+		return nil, false, fmt.Errorf("find the latest checkpoint: %w", err)
 	}
 	var faults []error
 	for _, path := range paths {
-		_, err := Load(path)
+		c, err := Load(path)
 		if err == nil {
-			return path, true, nil
+			return c, true, nil
 		}
 		slog.Warn("damaged checkpoint passed over", "path", path, "error", err)
 		faults = append(faults, err)
 	}
 	if len(faults) > 0 {
-		return "", false, fmt.Errorf("no checkpoint in %s is whole: %w", dir, errors.Join(faults...))
+		return nil, false, fmt.Errorf("no checkpoint in %s is whole: %w", dir, errors.Join(faults...))
 	}
-	return "", false, nil
+	return nil, false, nil
 }
 
 // Prune removes the checkpoints in dir that are older than the newest keep whole ones. Whole means here

@@ -195,8 +195,8 @@ func TestLoadNoticesDamage(t *testing.T) {
 			if _, err := Load(path); err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("got error %v, want one with the path and %q", err, c.want)
 			}
-			if got, ok, err := Latest(dir); got != older || !ok || err != nil {
-				t.Errorf("the latest is %q, %v, %v, want %s", got, ok, err, older)
+			if got, ok, err := Latest(dir); !ok || err != nil || got.Path != older {
+				t.Errorf("the latest is %+v, %v, %v, want %s", got, ok, err, older)
 			}
 		})
 	}
@@ -212,14 +212,14 @@ func replaceByFolder(path string) error {
 func TestLatest(t *testing.T) {
 	dir := t.TempDir()
 	for _, missing := range []string{dir, filepath.Join(dir, "none")} {
-		if path, ok, err := Latest(missing); path != "" || ok || err != nil {
-			t.Errorf("without checkpoints: %q, %v, %v", path, ok, err)
+		if c, ok, err := Latest(missing); c != nil || ok || err != nil {
+			t.Errorf("without checkpoints: %+v, %v, %v", c, ok, err)
 		}
 	}
 	for _, step := range []int{0, 90, 100, 123456789} {
 		path := mustSave(t, dir, step)
-		if got, ok, err := Latest(dir); got != path || !ok || err != nil {
-			t.Errorf("after step %d: %q, %v, %v", step, got, ok, err)
+		if got, ok, err := Latest(dir); !ok || err != nil || got.Path != path || got.Manifest.Step != step {
+			t.Errorf("after step %d: %+v, %v, %v", step, got, ok, err)
 		}
 	}
 	for _, stray := range []string{"step-1000000000x", "step-1", "step-00000200.bak", tempPrefix + "step-00000300"} {
@@ -227,8 +227,8 @@ func TestLatest(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, _, err := Latest(dir); filepath.Base(got) != "step-123456789" || err != nil {
-		t.Errorf("with strays: %q, %v", got, err)
+	if got, _, err := Latest(dir); err != nil || got.Manifest.Step != 123456789 {
+		t.Errorf("with strays: %+v, %v", got, err)
 	}
 }
 

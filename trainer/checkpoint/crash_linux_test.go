@@ -50,14 +50,10 @@ func child(t *testing.T, task, dir string) *exec.Cmd {
 // train saves a checkpoint of every step for ever, from the latest on, and prints each step once it is saved.
 func train(dir string) error {
 	step := 0
-	switch path, ok, err := Latest(dir); {
+	switch c, ok, err := Latest(dir); {
 	case err != nil:
 		return err
 	case ok:
-		c, err := Load(path)
-		if err != nil {
-			return err
-		}
 		step = c.Manifest.Step
 	}
 	for {
@@ -111,13 +107,9 @@ func TestKillWhileSaving(t *testing.T) {
 		if slices.ContainsFunc(names(t, dir), func(n string) bool { return strings.HasPrefix(n, tempPrefix) }) {
 			interrupted++
 		}
-		path, ok, err := Latest(dir)
+		c, ok, err := Latest(dir)
 		if err != nil || !ok {
 			t.Fatalf("round %d: nothing to resume from after step %d: %v", round, reported, err)
-		}
-		c, err := Load(path)
-		if err != nil {
-			t.Fatalf("round %d: %v", round, err)
 		}
 		if err := check(c); err != nil {
 			t.Fatalf("round %d: %v", round, err)
@@ -214,8 +206,8 @@ func saveTooMuch(dir string, want error) error {
 		}
 	}
 	latest, _, err := Latest(dir)
-	if latest != path || err != nil {
-		return fmt.Errorf("the latest is %q, %w, want %s", latest, err, path)
+	if err != nil || latest == nil || latest.Path != path {
+		return fmt.Errorf("the latest is %+v, %w, want %s", latest, err, path)
 	}
 	// The space of the failed attempts is free again.
 	_, err = Save(dir, m, model, optimizer)

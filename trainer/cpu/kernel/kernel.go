@@ -148,16 +148,6 @@ func Gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, l
 	implementation{}.gemm(transA, transB, m, n, k, a, lda, b, ldb, beta, c, ldc)
 }
 
-// BiasAdd adds bias [n] to every row of y [m,n].
-func BiasAdd(y []float32, m, n int, bias []float32) {
-	implementation{}.biasAdd(cut(y, m*n), m, n, cut(bias, n))
-}
-
-// BiasGELU adds bias [n] to every row of pre [m,n] and sets out [m,n] to GELU of the result.
-func BiasGELU(out, pre []float32, m, n int, bias []float32) {
-	implementation{}.biasGELU(cut(out, m*n), cut(pre, m*n), m, n, cut(bias, n))
-}
-
 // GELU sets out to x Φ(x), Φ the normal distribution function: the exact GELU, not the tanh form. Its error is below
 // 3e-7 max(1, |x|). out and x have the same length and may be the same slice.
 func GELU(out, x []float32) {

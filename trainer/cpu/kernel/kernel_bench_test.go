@@ -102,8 +102,6 @@ func BenchmarkRows(b *testing.B) {
 	}{
 		{"LayerNorm", 2 * size, func() { LayerNorm(f32(y), x, m, n, gamma, beta, 1e-6) }},
 		{"LayerNormGrad", 3 * size, func() { LayerNormGrad(y, nil, x, f32(dy), m, n, gamma, 1e-6, beta, beta) }},
-		{"BiasAdd", 2 * size, func() { BiasAdd(y, m, n, bias) }},
-		{"BiasGELU768", 12 * size, func() { BiasGELU(out, pre, m, wide, bias) }},
 		{"GELU768", 8 * size, func() { GELU(out, pre) }},
 		{"GELUGrad768", 12 * size, func() { GELUGrad(out, pre, out) }},
 		{"Add", 3 * size, func() { Add(y, x, dy) }},

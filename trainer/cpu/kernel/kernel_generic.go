@@ -60,8 +60,8 @@ func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias 
 		beta = 1
 	}
 	r.gemm(false, false, m, n, k, x, k, panels, n, beta, out, n)
-	if bias != nil {
-		r.biasAdd(out, m, n, bias)
+	for i := 0; bias != nil && i < m*n; i++ {
+		out[i] += bias[i%n]
 	}
 	switch finish {
 	case WithGELU:
@@ -133,19 +133,6 @@ func (reference) gemm(transA, transB bool, m, n, k int, a []float32, lda int, b 
 			}
 		}
 	}
-}
-
-func (reference) biasAdd(y []float32, m, n int, bias []float32) {
-	for i := range m {
-		for j := range n {
-			y[i*n+j] += bias[j]
-		}
-	}
-}
-
-func (r reference) biasGELU(out, pre []float32, m, n int, bias []float32) {
-	r.biasAdd(pre, m, n, bias)
-	r.gelu(out, pre)
 }
 
 func (reference) gelu(out, x []float32) {

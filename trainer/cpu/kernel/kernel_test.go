@@ -189,14 +189,11 @@ func TestElementwise(t *testing.T) {
 			run(want, reference{})
 			near(rt, what, got, want, tolerance)
 		}
-		compare("bias", 0, func(dst []float32, k kernels) { k.biasAdd(dst, m, n, bias) })
 		compare("add", 0, func(dst []float32, k kernels) { k.add(dst, x, y) })
 		compare("accumulate", 0, func(dst []float32, k kernels) { k.add(dst, dst, y) })
 		compare("scale", 0, func(dst []float32, k kernels) { k.scale(dst, y, 0.3) })
 		compare("gelu", 3e-7, func(dst []float32, k kernels) { k.gelu(dst, dst) })
 		compare("gelu gradient", 5e-7, func(dst []float32, k kernels) { k.geluGrad(dst, y, dst) })
-		compare("bias and gelu, out", 5e-7, func(dst []float32, k kernels) { k.biasGELU(dst, b.clone(y), m, n, bias) })
-		compare("bias and gelu, pre", 0, func(dst []float32, k kernels) { k.biasGELU(b.clone(y), dst, m, n, bias) })
 		sum, wantSum := b.clone(bias), b.clone(bias)
 		ColumnSum(sum, f32(x), m, n)
 		reference{}.columnSum(wantSum, f32(x), m, n)
@@ -287,8 +284,6 @@ func TestRotate(t *testing.T) {
 
 // kernels is what both implementations offer to TestElementwise and TestNaN.
 type kernels interface {
-	biasAdd(y []float32, m, n int, bias []float32)
-	biasGELU(out, pre []float32, m, n int, bias []float32)
 	gelu(out, x []float32)
 	geluGrad(dx, x, dy []float32)
 	add(dst, a, b []float32)
@@ -782,7 +777,7 @@ func TestNoAllocation(t *testing.T) {
 	offsets := []int32{0, 3, 8}
 	if n := testing.AllocsPerRun(10, func() {
 		Gemm(true, false, 8, 8, 8, x, 8, x, 8, 0, y, 8)
-		BiasGELU(y, x, 8, 24, y[2048:])
+		GELU(y, x)
 		LayerNormGrad(y, nil, x, f32(x), 8, 24, nil, 1e-6, nil, nil)
 		Attention(f32(y), f32(x), offsets, 2, 4, 2, scratch)
 		AttentionGrad(f32(y), f32(x), f32(x), offsets, 2, 4, 2, scratch)
@@ -823,7 +818,7 @@ func TestShortBuffers(t *testing.T) {
 		"Gemm b":      func() { Gemm(false, false, 3, 4, 4, long, 4, short, 4, 0, long, 4) },
 		"Gemm c":      func() { Gemm(false, false, 3, 4, 4, long, 4, long, 4, 0, short, 4) },
 		"Gemm stride": func() { Gemm(false, false, 3, 4, 4, long, 3, long, 4, 0, long, 4) },
-		"BiasAdd":     func() { BiasAdd(short, 3, 4, long) },
+		"GELUGrad":    func() { GELUGrad(long, long, short) },
 		"LayerNorm":   func() { LayerNorm(f32(long), short, 3, 4, nil, nil, 0) },
 		"Attention":   func() { Attention(f32(short), f32(long), []int32{0, 3}, 1, 4, 0, make([]float32, 1<<20)) },
 		"scratch":     func() { Attention(f32(long), f32(long), []int32{0, 3}, 1, 4, 0, short[:2]) },

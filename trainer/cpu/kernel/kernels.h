@@ -39,8 +39,6 @@ typedef struct {
 
 // KERNELS lists every kernel that exists once per instruction set: X(result, name, parameters, arguments).
 #define KERNELS(X) \
-	X(void, bias_add, (float *y, long m, long n, const float *bias), (y, m, n, bias)) \
-	X(void, bias_gelu, (float *out, float *pre, long m, long n, const float *bias), (out, pre, m, n, bias)) \
 	X(void, gelu, (float *out, const float *x, long n), (out, x, n)) \
 	X(void, gelu_grad, (float *dx, const float *x, const float *dy, long n), (dx, x, dy, n)) \
 	X(void, swiglu, (void *y, const void *a, const void *b, int half, long n), (y, a, b, half, n)) \

@@ -127,10 +127,6 @@ INLINE void gelu_slope(const int count, vec *x, vec *value) {
 
 #include "product_impl.h"
 
-static void bias_add(float *y, long m, long n, const float *bias) {
-	for (long r = 0; r < m; r++, y += n) EACH(n, PUT(y, GET(y) + GET(bias)););
-}
-
 static void gelu(float *out, const float *x, long n) {
 	long i = 0;
 	for (; i + SEVERAL * LANES <= n; i += SEVERAL * LANES) {
@@ -144,11 +140,6 @@ static void gelu(float *out, const float *x, long n) {
 	out += i;
 	x += i;
 	EACH(rest, vec v = GET(x); gelu_of(1, &v); PUT(out, v););
-}
-
-static void bias_gelu(float *out, float *pre, long m, long n, const float *bias) {
-	bias_add(pre, m, n, bias);
-	gelu(out, pre, m * n);
 }
 
 static void gelu_grad(float *dx, const float *x, const float *dy, long n) {

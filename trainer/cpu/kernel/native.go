@@ -26,10 +26,6 @@ package kernel
 #cgo nocallback surmise_product_into
 #cgo noescape surmise_product_sum
 #cgo nocallback surmise_product_sum
-#cgo noescape surmise_bias_add
-#cgo nocallback surmise_bias_add
-#cgo noescape surmise_bias_gelu
-#cgo nocallback surmise_bias_gelu
 #cgo noescape surmise_gelu
 #cgo nocallback surmise_gelu
 #cgo noescape surmise_gelu_grad
@@ -130,14 +126,6 @@ func flag(b bool) C.int {
 func (native) gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
 	C.surmise_library_product(flag(transA), flag(transB), C.long(m), C.long(n), C.long(k), floats(a), C.long(lda),
 		floats(b), C.long(ldb), C.float(beta), floats(c), C.long(ldc))
-}
-
-func (native) biasAdd(y []float32, m, n int, bias []float32) {
-	C.surmise_bias_add(floats(y), C.long(m), C.long(n), floats(bias))
-}
-
-func (native) biasGELU(out, pre []float32, m, n int, bias []float32) {
-	C.surmise_bias_gelu(floats(out), floats(pre), C.long(m), C.long(n), floats(bias))
 }
 
 func (native) gelu(out, x []float32) {
