@@ -233,9 +233,10 @@ func (p *plan) narrowClipNodes(f fusions) {
 	even := func(n *G.Node) bool { return p.place[n].width%2 == 0 }
 	writes := func(n *G.Node) bool {
 		switch op := n.Op().(type) {
-		case *graph.PatchifyOp, *graph.LayerNormOp, *graph.LinearOp, *graph.LinearGradXOp, *graph.GatherOp, *graph.RotateOp,
-			*graph.SwiGLUOp, *graph.SwiGLUGradOp:
-			return f.into[n] == nil
+		case *graph.PatchifyOp, *graph.LayerNormOp, *graph.GatherOp, *graph.RotateOp, *graph.SwiGLUOp, *graph.SwiGLUGradOp:
+			return true
+		case *graph.LinearOp, *graph.LinearGradXOp:
+			return f.into[n] == nil && p.packFor(n).half
 		case *graph.AttentionOp:
 			return p.place[n].width/op.Heads%2 == 0
 		case *graph.AttentionGradOp:
@@ -243,7 +244,7 @@ func (p *plan) narrowClipNodes(f fusions) {
 		case *graph.GELUOp:
 			return f.skip[n]
 		case *graph.GELUGradOp:
-			return f.skip[n]
+			return f.skip[n] && p.packFor(p.children[n][1]).half // of the product that is finished into it
 		}
 		return false
 	}
