@@ -2,6 +2,7 @@ package plausibility
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
@@ -11,10 +12,11 @@ import (
 // contrast lays the maps of a group's videos over one another and enters into set k's scores by how much each surprises
 // more than the others (see compare.Contrast). Nothing is entered for a group in which a video is paired with none or with
 // several, or whose videos have other tubelets than each other.
-func contrast(videos []scoredVideo, k int, maps []heat.Map) {
+func contrast(f *compare.File, videos []scoredVideo, k int, maps []heat.Map) {
 	partner := make([]int, len(videos))
-	parting := maps[0].Tubelets // where the first of them part
-	var sides [2][]heat.Map     // by label
+	parting := make([]int, len(videos)) // the tubelet, or -1
+	first := -1                         // where the first of them part
+	var sides [2][]heat.Map             // by label
 	for i := range videos {
 		v := &videos[i].video
 		partner[i] = -1
@@ -29,20 +31,34 @@ func contrast(videos []scoredVideo, k int, maps []heat.Map) {
 		if partner[i] < 0 || maps[i].Tubelets != maps[0].Tubelets || len(maps[i].Values) != len(maps[0].Values) {
 			return
 		}
-		parting = min(parting, v.Parting())
+		parting[i] = -1
+		if t, ok := f.Parting(v); ok && t < maps[i].Tubelets {
+			parting[i] = t
+			if first < 0 || t < first {
+				first = t
+			}
+		}
 		sides[v.Label] = append(sides[v.Label], maps[i])
 	}
 	for i := range videos {
 		v := &videos[i].video
 		videos[i].scores[k].Contrast = &compare.Contrast{
-			Pair:  surplus(maps[i:i+1], maps[partner[i]:partner[i]+1], v.Parting()),
-			Group: surplus(sides[v.Label], sides[1-v.Label], parting),
+			Pair:  surplus(maps[i:i+1], maps[partner[i]:partner[i]+1], parting[i]),
+			Group: surplus(sides[v.Label], sides[1-v.Label], first),
 		}
 	}
 }
 
-// surplus is the mean over the tokens of a tubelet in which some maps exceed others most, of by how much they do on average.
+// surplus is the mean over the tokens of a tubelet in which some maps exceed others most, of by how much they do on average;
+// for tubelet -1 the largest of any tubelet.
 func surplus(maps, others []heat.Map, tubelet int) float64 {
+	if tubelet < 0 {
+		largest := math.Inf(-1)
+		for t := range maps[0].Tubelets {
+			largest = max(largest, surplus(maps, others, t))
+		}
+		return largest
+	}
 	difference := make([]float64, len(maps[0].Tubelet(tubelet)))
 	add := func(all []heat.Map, sign float64) {
 		for _, m := range all {

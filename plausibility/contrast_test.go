@@ -33,7 +33,7 @@ func quadruplet(content [4]float32, event float32) ([]scoredVideo, []heat.Map) {
 func TestContrast(t *testing.T) {
 	// Without content of their own, a pair's contrast is the mean over the four worst tokens, of which two hold the event.
 	videos, maps := quadruplet([4]float32{}, 6)
-	contrast(videos, 0, maps)
+	contrast(&compare.File{}, videos, 0, maps)
 	for i, want := range []float64{0, 3, 0, 3} {
 		if got := videos[i].scores[0].Contrast.Pair; math.Abs(got-want) > 1e-6 {
 			t.Errorf("video %d: %g above its pair, want %g", i, got, want)
@@ -48,7 +48,7 @@ func TestContrast(t *testing.T) {
 	// Each of the two ends costs something, whichever video has it. Against that a small event is lost in pairs, and not in
 	// groups, where both sides show both ends.
 	videos, maps = quadruplet([4]float32{5, 0, 0, 5}, 1)
-	contrast(videos, 0, maps)
+	contrast(&compare.File{}, videos, 0, maps)
 	pair, group := func(i int) float64 { return videos[i].scores[0].Contrast.Pair }, func(i int) float64 { return videos[i].scores[0].Contrast.Group }
 	if pair(1) > pair(0) || pair(3) < pair(2) {
 		t.Errorf("pairs are judged %g to %g and %g to %g, want by content", pair(0), pair(1), pair(2), pair(3))
@@ -62,11 +62,29 @@ func TestContrast(t *testing.T) {
 	for i := range swapped {
 		swapped[i].video.Label = 1 - swapped[i].video.Label
 	}
-	contrast(swapped, 0, same)
+	contrast(&compare.File{}, swapped, 0, same)
 	for i := range videos {
 		if got, want := *swapped[i].scores[0].Contrast, *videos[i].scores[0].Contrast; got != want {
 			t.Errorf("video %d: %+v with labels exchanged, %+v before", i, got, want)
 		}
+	}
+
+	// A pair that parts nowhere visibly is judged where its videos differ most, and does not tell the group where to look.
+	videos, maps = quadruplet([4]float32{}, 6)
+	videos[2].video.Divergence, videos[3].video.Divergence = nil, nil
+	contrast(&compare.File{}, videos, 0, maps)
+	if got := pair(3); math.Abs(got-3) > 1e-6 {
+		t.Errorf("without a parting in sight video 3 is %g above its pair, want 3", got)
+	}
+	if got := group(3); math.Abs(got-1.5) > 1e-6 {
+		t.Errorf("with a pair that parts nowhere the impossible side is %g above the other, want 1.5", got)
+	}
+	for i := range videos {
+		videos[i].video.Divergence = nil
+	}
+	contrast(&compare.File{}, videos, 0, maps)
+	if got := group(3); math.Abs(got-3) > 1e-6 { // tubelets 2 and 3 hold both events
+		t.Errorf("where no pair parts the impossible side is %g above the other, want 3", got)
 	}
 
 	for name, change := range map[string]func(v []scoredVideo, m []heat.Map){
@@ -76,7 +94,7 @@ func TestContrast(t *testing.T) {
 	} {
 		videos, maps := quadruplet([4]float32{}, 1)
 		change(videos, maps)
-		contrast(videos, 0, maps)
+		contrast(&compare.File{}, videos, 0, maps)
 		for i := range videos {
 			if videos[i].scores[0].Contrast != nil {
 				t.Errorf("a video %s: video %d has a contrast", name, i)

@@ -451,7 +451,7 @@ func (s *scorer) contrast(group []scoredVideo) {
 		for i := range group {
 			maps[i] = group[i].maps[set.Name]
 		}
-		contrast(group, k, maps)
+		contrast(s.file, group, k, maps)
 	}
 }
 

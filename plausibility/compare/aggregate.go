@@ -145,7 +145,7 @@ func (s *Set) Videos(f *File, a Aggregation) ([]float64, error) {
 			continue
 		}
 		if r.parting > 0 {
-			curve := f.Videos[i].fromParting(s.Scores[i].Curve, r.parting)
+			curve := f.fromParting(&f.Videos[i], s.Scores[i].Curve, r.parting)
 			if len(curve) == 0 {
 				return nil, fmt.Errorf("aggregation %s: video %s has no curve", a, f.Videos[i].Path)
 			}
@@ -179,26 +179,34 @@ func (s *Set) whole(f *File, a Aggregation) ([]float64, error) {
 
 // fromParting is the part of a video's curve that begins with the tubelet in which it parts from the video it is paired
 // with, at most n tubelets; the whole curve if there is no such video.
-func (v *Video) fromParting(curve []float64, n int) []float64 {
-	if v.Divergence == nil {
+func (f *File) fromParting(v *Video, curve []float64, n int) []float64 {
+	parting, ok := f.Parting(v)
+	if !ok {
 		return curve
 	}
-	curve = curve[v.Parting():]
+	curve = curve[parting:]
 	return curve[:min(n, len(curve))]
 }
 
-// Parting is the tubelet, along TubeletStart, in which a video parts from the one it is paired with; 0 if it parts from none.
-func (v *Video) Parting() int {
-	parting := 0
-	if v.Divergence == nil {
-		return parting
+// Parting is the tubelet, along TubeletStart, in which a video of the file parts from the one it is paired with; ok is false
+// if it parts from none.
+func (f *File) Parting(v *Video) (tubelet int, ok bool) {
+	if v.Divergence == nil || len(v.TubeletStart) == 0 {
+		return 0, false
 	}
-	for t, start := range v.TubeletStart {
-		if start <= v.Divergence.Second {
-			parting = t
+	begun := func(t int) bool { return v.TubeletStart[t] <= v.Divergence.Second }
+	// Frames of some files have no times of their own, or several have the same. Old score files tell times only.
+	if f.Grid != nil {
+		if starts := f.tubeletFrames(v); len(starts) == len(v.TubeletStart) {
+			begun = func(t int) bool { return starts[t] <= v.Divergence.Frame }
 		}
 	}
-	return parting
+	for t := range v.TubeletStart {
+		if begun(t) {
+			tubelet = t
+		}
+	}
+	return tubelet, true
 }
 
 // OfPairs says whether a statistic of a video needs the one it is paired with.

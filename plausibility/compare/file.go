@@ -223,7 +223,8 @@ type Scores struct {
 
 // Contrast is by how much a video surprises more than others do in the same places, in the tubelet in which they part: the
 // mean over the ContrastTokens tokens in which it does so most. What all of them show costs all of them alike, and is gone.
-// The numbers may be negative. Exchange possible and impossible, and every difference changes its sign.
+// The numbers may be negative. Exchange possible and impossible, and every difference changes its sign. Of videos that part
+// nowhere visibly it is the tubelet in which they differ most.
 type Contrast struct {
 	Pair  float64 `json:"pair"`  // to the video that it is paired with
 	Group float64 `json:"group"` // the group's videos of its label, on average, to those of the other: the same for all of a label

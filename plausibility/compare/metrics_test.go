@@ -238,6 +238,12 @@ func TestAggregationsOfTheParting(t *testing.T) {
 	if _, err := ParseAggregation("peak_at_parting@2"); err == nil {
 		t.Error("a context of what has none was accepted")
 	}
+	// Of a file whose frames all claim the same time, the frames tell.
+	f = &File{Spec: Spec{Window: 12, Stride: 12}, Grid: &Grid{Tubelet: 2, Patch: 8}}
+	timeless := &Video{Frames: 12, TubeletStart: make([]float64, 5), Divergence: &Place{Frame: 5}}
+	if tubelet, ok := f.Parting(timeless); tubelet != 1 || !ok {
+		t.Errorf("frame 5 is in tubelet %d (%v), want 1, that of frames 4 and 5 behind an unpredicted one", tubelet, ok)
+	}
 }
 
 // The published code matched a quadruplet by the first frames at which videos 1 to
