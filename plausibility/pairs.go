@@ -105,6 +105,9 @@ func parsePairs(r io.Reader) ([]Video, error) {
 		if v.Group == "" {
 			return nil, fmt.Errorf("line %d: group: empty", line)
 		}
+		if v.Property == compare.All {
+			return nil, fmt.Errorf("line %d: property: %q, which is what all properties together are called", line, v.Property)
+		}
 		if first, ok := lineOf[v.Path]; ok {
 			return nil, fmt.Errorf("line %d: path: %q is on line %d already", line, v.Path, first)
 		}

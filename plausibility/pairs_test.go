@@ -51,6 +51,7 @@ func TestReadPairsNamesTheFault(t *testing.T) {
 		header + "a,1,g,p\nb,1,g,p\n":            `group "g": no impossible video`,
 		header + "a,0,g,p\nb,0,g,p\n":            `group "g": no possible video`,
 		header + "a,1,g,p\nb,0,g,q\n":            `group "g": property "q" of b, but "p" of a`,
+		header + "a,1,g,all\nb,0,g,all\n":        `line 2: property: "all"`,
 		header + "a,1,g,\"p\n":                   "line",
 		header + "a\x00,1,g,p\nb,0,g,p\n":        "line 2: path",
 		header + "a,1,g,p\n\nb,0,g,p\nc,x,g,p\n": `line 5: label: "x"`,

@@ -150,7 +150,7 @@ func (r *Ranker) sequences(ctx context.Context, set RankSet) ([]*video.Clip, []s
 		return nil, nil, fmt.Errorf("context: %w", err)
 	}
 	if set.Make != "" {
-		futures, from, err := r.made(set, past.Frames)
+		futures, from, err := r.made(set, past)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -167,6 +167,9 @@ func (r *Ranker) sequences(ctx context.Context, set RankSet) ([]*video.Clip, []s
 	}
 	if past.Frames < r.ContextFrames {
 		return nil, nil, fmt.Errorf("context: %s has %d frames, context_frames is %d", set.Context, past.Frames, r.ContextFrames)
+	}
+	if past.More {
+		return nil, nil, fmt.Errorf("context: %s goes on after %d frames, the most that are read, and its last frames are the past: cut it", set.Context, past.Frames)
 	}
 	past = frames(past, upTo(past.Frames-r.ContextFrames, past.Frames))
 	var futures []*video.Clip
@@ -208,10 +211,9 @@ type madeFuture struct {
 
 const shuffles = 3
 
-// made makes the futures of a clip of n frames, one window long with the past, and
-// returns where they begin. All go on from the frame before without a jump, but for the
+// made makes the futures of a clip, one window long with the past, and returns where they begin. All go on from the frame before without a jump, but for the
 // shuffled ones.
-func (r *Ranker) made(set RankSet, n int) (futures []madeFuture, from int, err error) {
+func (r *Ranker) made(set RankSet, clip *video.Clip) (futures []madeFuture, from int, err error) {
 	k := r.Spec.Window - r.ContextFrames // frames of a future
 	from = r.ContextFrames
 	need := from + k
@@ -228,8 +230,8 @@ func (r *Ranker) made(set RankSet, n int) (futures []madeFuture, from int, err e
 	default:
 		return nil, 0, fmt.Errorf("make: %q, want one of %s", set.Make, strings.Join(Makers(), ", "))
 	}
-	if n < need {
-		return nil, 0, fmt.Errorf("context: %s has %d frames, make %s needs %d", set.Context, n, set.Make, need)
+	if clip.Frames < need {
+		return nil, 0, fmt.Errorf("context: %s has %d frames, make %s needs %d", set.Context, clip.Frames, set.Make, need)
 	}
 	future := func(name string, at func(i int) int) {
 		f := madeFuture{name: name}
@@ -251,8 +253,8 @@ func (r *Ranker) made(set RankSet, n int) (futures []madeFuture, from int, err e
 	case Shuffle:
 		future("in order", func(i int) int { return from + i })
 		hash := fnv.New64a()
-		_, _ = hash.Write([]byte(set.Context))
-		rng := rand.New(rand.NewPCG(r.Seed, hash.Sum64())) // other orders for every clip
+		_, _ = hash.Write(clip.Pix)
+		rng := rand.New(rand.NewPCG(r.Seed, hash.Sum64())) // other orders for every clip, wherever it lies
 		seen := [][]int{upTo(0, k)}
 		for len(seen) <= shuffles {
 			order := rng.Perm(k)

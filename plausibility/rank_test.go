@@ -42,7 +42,7 @@ func TestMadeFutures(t *testing.T) {
 		TimeDirection: "5 forward [5 6 7 8] backward [3 2 1 0]",
 		Speed:         "4 as it was [4 5 6 7] twice as fast [5 7 9 11] half as fast [3 4 4 5] standing still [3 3 3 3]",
 	} {
-		futures, from, err := r.made(RankSet{Make: kind}, 12)
+		futures, from, err := r.made(RankSet{Make: kind}, &video.Clip{Frames: 12})
 		got := fmt.Sprint(from)
 		for _, f := range futures {
 			got += fmt.Sprintf(" %s %v", f.name, f.frames)
@@ -53,7 +53,8 @@ func TestMadeFutures(t *testing.T) {
 	}
 	orders := map[string]bool{}
 	for _, name := range []string{"a", "b"} {
-		futures, _, err := r.made(RankSet{Context: name, Make: Shuffle}, 8)
+		clip := &video.Clip{Frames: 8, Pix: []byte(name)}
+		futures, _, err := r.made(RankSet{Context: name, Make: Shuffle}, clip)
 		if err != nil || len(futures) != 4 || !slices.Equal(futures[0].frames, []int{4, 5, 6, 7}) {
 			t.Fatalf("shuffled: %v, %v", futures, err)
 		}
@@ -65,16 +66,16 @@ func TestMadeFutures(t *testing.T) {
 				t.Errorf("%s is %v, no order of 4 to 7", f.name, f.frames)
 			}
 		}
-		again, _, _ := r.made(RankSet{Context: name, Make: Shuffle}, 8)
+		again, _, _ := r.made(RankSet{Context: "elsewhere", Make: Shuffle}, clip)
 		if fmt.Sprint(again) != fmt.Sprint(futures) {
-			t.Error("the same seed gave other orders")
+			t.Error("the same seed gave other orders of a clip that lies elsewhere")
 		}
 	}
 	if len(orders) != 8 {
 		t.Errorf("%d different orders for two clips, want 8", len(orders))
 	}
 	for kind, frames := range map[string]int{TimeDirection: 8, Speed: 11, Shuffle: 7} {
-		if _, _, err := r.made(RankSet{Make: kind}, frames); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("has %d frames, make %s needs %d", frames, kind, frames+1)) {
+		if _, _, err := r.made(RankSet{Make: kind}, &video.Clip{Frames: frames}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("has %d frames, make %s needs %d", frames, kind, frames+1)) {
 			t.Errorf("%s of %d frames: %v", kind, frames, err)
 		}
 	}
@@ -168,7 +169,8 @@ func TestRankOfModels(t *testing.T) {
 }
 
 func TestRankRefuses(t *testing.T) {
-	clips := map[string]*video.Clip{"past": counted(9, 16), "short": counted(2, 16), "fine": counted(8, 16)}
+	clips := map[string]*video.Clip{"past": counted(9, 16), "short": counted(2, 16), "fine": counted(8, 16), "long": counted(9, 16)}
+	clips["long"].More = true
 	for want, c := range map[string]struct {
 		change func(*Ranker)
 		set    RankSet
@@ -181,6 +183,7 @@ func TestRankRefuses(t *testing.T) {
 		"context: no such":           {nil, RankSet{Context: "gone", Make: Shuffle}},
 		"candidates[1]: no such":     {nil, RankSet{Context: "past", Candidates: []string{"fine", "gone"}}},
 		"the shortest has 2":         {nil, RankSet{Context: "past", Candidates: []string{"fine", "short"}}},
+		"long goes on after 9":       {nil, RankSet{Context: "long", Candidates: []string{"fine", "fine"}}},
 		"short has 2 frames, contex": {nil, RankSet{Context: "short", Candidates: []string{"fine", "fine"}}},
 	} {
 		r, _ := ranker(func(name string) *video.Clip { return clips[name] })

@@ -34,6 +34,7 @@ const (
 	MaxGroup    = 2000
 	maxWindows  = 1_000_000 // of one video
 	maxContexts = 1_000
+	maxWindow   = 1 << 16 // frames
 )
 
 // File is a score file: the surprise of every video to a model and, by default,
@@ -120,8 +121,8 @@ func (s Spec) WithDefaults() Spec {
 // Validate checks a spec after defaults; errors name the field and its value.
 func (s Spec) Validate() error {
 	switch {
-	case s.Window < 1:
-		return fmt.Errorf("window: %d frames, want at least 1", s.Window)
+	case s.Window < 1 || s.Window > maxWindow:
+		return fmt.Errorf("window: %d frames, want 1 to %d", s.Window, maxWindow)
 	case s.Stride < 1:
 		return fmt.Errorf("stride: %d frames, want at least 1", s.Stride)
 	case s.FrameStep != 0 && s.FPS != 0:
@@ -350,6 +351,9 @@ func (v *Video) validate() error {
 	if v.Group == "" {
 		return errors.New("group: empty")
 	}
+	if v.Frames < 0 {
+		return fmt.Errorf("frames: %d, want 0 or more", v.Frames)
+	}
 	if v.First < 0 {
 		return fmt.Errorf("first: frame %d, want 0 or more", v.First)
 	}
@@ -405,8 +409,8 @@ func (f *File) validateMatrix(m [][]float64, windows int) error {
 			if f.Grid == nil || f.Grid.Tubelet < 1 {
 				return errors.New(": with spec.beginning, but without the tubelet in grid")
 			}
-			last := len(f.Spec.Contexts) - 1
-			want -= len(f.Spec.ShorterContexts(last, f.Grid.Tubelet)) - len(f.Spec.ShorterContexts(c, f.Grid.Tubelet))
+			shorter := func(c int) int { return (f.Spec.Contexts[c] - 1) / f.Grid.Tubelet } // how many ShorterContexts there are
+			want -= shorter(len(f.Spec.Contexts)-1) - shorter(c)
 		}
 		if len(m[c]) != want || want < 1 {
 			return fmt.Errorf("[%d]: %d windows, the video has %d", c, len(m[c]), want)

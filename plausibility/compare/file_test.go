@@ -61,6 +61,7 @@ func TestValidateNamesTheFault(t *testing.T) {
 		spoil func(*File)
 	}{
 		{"spec.window: 0", func(f *File) { f.Spec.Window = 0 }},
+		{"spec.window: 65537", func(f *File) { f.Spec.Window = 1<<16 + 1 }},
 		{"spec.contexts[1]: 8", func(f *File) { f.Spec.Contexts[1] = 8 }},
 		{"spec.contexts[1]: 2 after 2", func(f *File) { f.Spec.Contexts[1] = 2 }},
 		{"spec.fps", func(f *File) { f.Spec.FPS, f.Spec.FrameStep = math.Inf(1), 0 }},

@@ -126,15 +126,21 @@ func (f *File) peaks(within int) ([]peak, error) {
 	return out, nil
 }
 
-// tubeletFrames are the first frames of the tubelets that a video's curve is about.
+// maxWindowFrames bounds the frames of all windows of a video together: a million windows of 16.
+const maxWindowFrames = 1 << 24
+
+// tubeletFrames are the first frames of the tubelets that a video's curve is about; none if there are more than sense makes.
 func (f *File) tubeletFrames(v *Video) []int {
+	if v.Frames < f.Spec.Window || (v.Frames-f.Spec.Window)/f.Spec.Stride >= maxWindowFrames/f.Spec.Window {
+		return nil
+	}
 	first := f.Grid.Tubelet // next-tubelet models predict every tubelet but the first
 	if len(f.Spec.Contexts) > 0 {
 		first = f.Spec.Contexts[0]
 	}
 	var out []int
-	for from := 0; from+f.Spec.Window <= v.Frames; from += f.Spec.Stride {
-		at := first
+	for window := range (v.Frames-f.Spec.Window)/f.Spec.Stride + 1 {
+		from, at := window*f.Spec.Stride, first
 		if f.Spec.Beginning && from == 0 {
 			at = f.Grid.Tubelet
 		}

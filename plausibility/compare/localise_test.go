@@ -39,6 +39,14 @@ func TestTubeletsOfTheBeginning(t *testing.T) {
 	}
 }
 
+// What a file claims of a video's length costs nothing.
+func TestTubeletsOfEndlessVideos(t *testing.T) {
+	f := &File{Spec: Spec{Window: 8, Stride: 1, FrameStep: 1}, Grid: &Grid{Tubelet: 1}}
+	if got := f.tubeletFrames(&Video{Frames: math.MaxInt}); got != nil {
+		t.Errorf("%d tubelets", len(got))
+	}
+}
+
 func TestLocalizeByHand(t *testing.T) {
 	// Tubelets begin at 2, 4, … 14. Frame 9 lies in that of 8; those of 6, 8, 10 and 12 are
 	// within 3 frames of it (12 - 9 = 3), those of 4 (9 - 5 = 4) and 14 are not.

@@ -456,9 +456,9 @@ func surprises(columns []column, a Aggregation) (videos, whole [][][]float64, er
 	return videos, whole, nil
 }
 
-// Row returns the row of a name.
+// Row returns the row of a name; where a property has that of pooled rows, the pooled one.
 func (t *Table) Row(name string) (*Row, bool) {
-	for i := range t.Rows {
+	for i := range slices.Backward(t.Rows) {
 		if t.Rows[i].Name == name {
 			return &t.Rows[i], true
 		}

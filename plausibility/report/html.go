@@ -2,6 +2,7 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -137,30 +138,12 @@ func saveFile(path string, write func(io.Writer) error) error {
 	return nil
 }
 
-// verdict puts the row in a few words. With a floor to compare with, being above
-// chance is not enough: the twin may be so too, by an artefact of the clips.
+// verdict puts the row in a few words. With floors to compare with, being above chance is not enough: the untrained twin
+// may be so too, by an artefact of the clips.
 func verdict(t *compare.Table, row *compare.Row) (text, tone string) {
 	first := row.Cells[0]
-	if len(row.Differences) > 0 && t.Columns[0] == compare.ModelSet && row.Differences[0].Column == compare.TwinSet {
-		copied := ""
-		for _, d := range row.Differences[1:] {
-			if d.Column == compare.CopySet && d.Verdict != compare.Higher {
-				copied = "; but not shown to be above a copy of the last frame"
-			}
-		}
-		switch d := row.Differences[0]; {
-		case first.Verdict == compare.AboveChance && d.Verdict == compare.Higher && copied != "":
-			return "Above chance, and above its untrained twin" + copied, "open"
-		case first.Verdict == compare.AboveChance && d.Verdict == compare.Higher:
-			return "Above chance, and above its untrained twin", "good"
-		case d.Verdict == compare.Higher:
-			return "Above its untrained twin, but not above chance", "open"
-		case first.Verdict == compare.AboveChance:
-			return "Above chance, but not shown to be above its untrained twin", "open"
-		case first.Verdict == compare.BelowChance:
-			return "Below chance", "bad"
-		}
-		return "Inconclusive", "open"
+	if len(row.Differences) > 0 && t.Columns[0] == compare.ModelSet {
+		return besideFloors(first.Verdict, row.Differences)
 	}
 	if len(row.Differences) > 0 {
 		d := row.Differences[0]
@@ -174,6 +157,41 @@ func verdict(t *compare.Table, row *compare.Row) (text, tone string) {
 		return "Above chance", "good"
 	case compare.BelowChance:
 		return "Below chance", "bad"
+	}
+	return "Inconclusive", "open"
+}
+
+// besideFloors is the verdict on a model of what it is against chance and against its floors.
+func besideFloors(chance string, floors []compare.Difference) (text, tone string) {
+	names := map[string]string{compare.TwinSet: "its untrained twin", compare.CopySet: "a copy of the last frame"}
+	var above, open, below []string
+	for _, d := range floors {
+		name := cmp.Or(names[d.Column], d.Column)
+		switch d.Verdict {
+		case compare.Higher:
+			above = append(above, name)
+		case compare.Lower:
+			below = append(below, name)
+		default:
+			open = append(open, name)
+		}
+	}
+	list := func(names []string) string { return strings.Join(names, " and ") }
+	switch {
+	case chance == compare.BelowChance:
+		return "Below chance", "bad"
+	case len(below) > 0 && chance == compare.AboveChance:
+		return "Above chance, but below " + list(below), "bad"
+	case len(below) > 0:
+		return "Below " + list(below), "bad"
+	case chance == compare.AboveChance && len(above) == 0:
+		return "Above chance, but not shown to be above " + list(open), "open"
+	case chance == compare.AboveChance && len(open) > 0:
+		return "Above chance, and above " + list(above) + "; but not shown to be above " + list(open), "open"
+	case chance == compare.AboveChance:
+		return "Above chance, and above " + list(above), "good"
+	case len(above) > 0:
+		return "Above " + list(above) + ", but not above chance", "open"
 	}
 	return "Inconclusive", "open"
 }

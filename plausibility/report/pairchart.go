@@ -55,8 +55,11 @@ func (s scale) ticks(n int) []float64 {
 		}
 	}
 	var out []float64
-	for i := math.Ceil(s.from/step - 1e-9); i*step <= s.to+step*1e-9; i++ {
-		out = append(out, i*step)
+	first := math.Ceil(s.from/step - 1e-9)
+	for i := range 2*n + 2 { // next to large values a step may be too small to change anything
+		if at := (first + float64(i)) * step; at <= s.to+step*1e-9 {
+			out = append(out, at)
+		}
 	}
 	return out
 }
@@ -92,7 +95,7 @@ func pairChart(name string, p *Pair) (template.HTML, error) {
 			low, high = min(low, v), max(high, v)
 		}
 	}
-	if !(low < high) {
+	if !(high-low > 1e-9*math.Abs(high)) {
 		low, high = high-0.5, high+0.5
 	}
 	pad := (high - low) * 0.08

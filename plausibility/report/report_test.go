@@ -332,7 +332,8 @@ func TestTicksAreRound(t *testing.T) {
 		from, to float64
 		n        int
 		want     string
-	}{{0, 1, 5, "[0 0.2 0.4 0.6 0.8 1]"}, {0, 600, 5, "[0 200 400 600]"}, {0.93, 1.07, 4, "[0.95 1 1.05]"}, {3, 3, 4, "[3]"}} {
+	}{{0, 1, 5, "[0 0.2 0.4 0.6 0.8 1]"}, {0, 600, 5, "[0 200 400 600]"}, {0.93, 1.07, 4, "[0.95 1 1.05]"}, {3, 3, 4, "[3]"},
+		{0.5, 0.5 + 1.0/(1<<53), 4, "[0.5 0.5 0.5 0.5 0.5]"}} {
 		var out []string
 		for _, x := range (scale{from: c.from, to: c.to}).ticks(c.n) {
 			out = append(out, label(x))
@@ -474,5 +475,18 @@ func TestVerdictNamesTheCopyOfTheLastFrame(t *testing.T) {
 	}
 	if text, tone := verdict(table, &table.Rows[len(table.Rows)-1]); tone != "good" {
 		t.Errorf("%q, %q", text, tone)
+	}
+	// A model that is worse than what needs no training is no good news.
+	for want, floors := range map[string][]compare.Difference{
+		"Below a copy of the last frame":                 {{Column: compare.CopySet, Verdict: compare.Lower}},
+		"Above its untrained twin, but not above chance": {{Column: compare.TwinSet, Verdict: compare.Higher}},
+		"Inconclusive":             {{Column: compare.TwinSet, Verdict: compare.Inconclusive}},
+		"Below its untrained twin": {{Column: compare.TwinSet, Verdict: compare.Lower}, {Column: compare.CopySet, Verdict: compare.Higher}},
+	} {
+		row := compare.Row{Cells: make([]compare.Cell, 1+len(floors)), Differences: floors}
+		row.Cells[0].Verdict = compare.Inconclusive
+		if text, tone := verdict(&compare.Table{Columns: []string{compare.ModelSet}}, &row); text != want || tone == "good" {
+			t.Errorf("%q, %q, want %q", text, tone, want)
+		}
 	}
 }

@@ -238,7 +238,7 @@ func cleanExtension(name string) string {
 
 // usedSuffix marks a file that says when the one beside it was last used: the time of an object's own change is the
 // time of the file.
-const usedSuffix = ".used"
+const usedSuffix = "-used" // which no object ends in: its name is a sum and an extension of letters and digits
 
 func markUsed(file string) {
 	now := time.Now()

@@ -159,7 +159,7 @@ func TestBounded(t *testing.T) {
 	}))
 	defer server.Close()
 	s := open(t, Options{MaxBytes: 1000, MaxObject: 500})
-	uri := func(i int) string { return fmt.Sprintf("%s/%d.mp4", server.URL, i) }
+	uri := func(i int) string { return fmt.Sprintf("%s/%d.used", server.URL, i) } // names tell nothing
 	old := time.Now().Add(-time.Hour)
 	first, releaseFirst, err := s.Fetch(t.Context(), uri(1))
 	if err != nil {
