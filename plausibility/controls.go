@@ -79,7 +79,7 @@ func (s *scorer) controls(ctx context.Context, one *videoScores, d decodedVideo)
 		}
 		v := one.out.video
 		altered, err := s.begin(ctx, Video{Path: one.path + " (" + kind + ")", Name: v.Path, Label: v.Label, Group: v.Group, Property: v.Property, Pair: v.Pair},
-			decodedVideo{clip: clip, sha256: d.sha256})
+			decodedVideo{clip: clip, sha256: d.sha256, first: d.first})
 		if err != nil {
 			return err
 		}

@@ -84,10 +84,11 @@ type EmbedOptions struct {
 	Progress func(done, total int) // may be nil
 }
 
-// The header of a file names every video: 16 MiB at most, and a name has up to 512 bytes.
+// The header of a file names every video and tells where its clips start: 16 MiB at most, and a name has up to 512 bytes.
 const (
 	maxEmbedded  = 20_000
 	maxNameBytes = 512
+	headerRoom   = 12 << 20 // for the videos that are embedded; the rest is for the reasons of those that are not
 )
 
 // Embedded is what EmbedFiles did with one file.
@@ -137,7 +138,7 @@ func (m *Model) EmbedFiles(ctx context.Context, out string, paths []string, o Em
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, spool.Close(), os.Remove(spool.Name())) }()
-	r := embedRun{m: m, o: o, encoder: encoder, batch: batch, spool: spool}
+	r := embedRun{m: m, o: o, encoder: encoder, batch: batch, spool: spool, room: headerRoom}
 	named := map[string]bool{}
 	for i, path := range paths {
 		switch {
@@ -174,6 +175,7 @@ type embedRun struct {
 	batch   int
 	spool   *os.File
 	values  int64 // in the spool
+	room    int   // bytes of the header that are left for videos
 	tensors []checkpoint.Source
 	done    []Embedded
 }
@@ -199,6 +201,18 @@ func (r *embedRun) video(ctx context.Context, path string) error {
 	}
 	result := Embedded{Path: path}
 	starts := WindowStarts(clip.Frames, c.Frames, r.o.Stride)
+	for _, from := range starts {
+		result.Starts = append(result.Starts, clip.Times[from])
+	}
+	size, err := headerBytes(result)
+	if err != nil {
+		return fmt.Errorf("video %s: %w", path, err)
+	}
+	if size > r.room {
+		r.done = append(r.done, Embedded{Path: path, Reason: "the header of this file has no more room for the starts of its clips: embed it into another"})
+		return nil
+	}
+	r.room -= size
 	begin, length := r.values, c.ClipValues()
 	clips := make([]float32, min(r.batch, len(starts))*length)
 	for first := 0; first < len(starts); first += r.batch {
@@ -208,7 +222,6 @@ func (r *embedRun) video(ctx context.Context, path string) error {
 		part := starts[first:min(len(starts), first+r.batch)]
 		for i, from := range part {
 			video.Normalize(clips[i*length:(i+1)*length], clip, from, c.Frames)
-			result.Starts = append(result.Starts, clip.Times[from])
 		}
 		tokens, err := r.encoder.Embed(clips[:len(part)*length], len(part))
 		if err != nil {
@@ -229,6 +242,17 @@ func (r *embedRun) video(ctx context.Context, path string) error {
 	r.done = append(r.done, result)
 	r.tensors = append(r.tensors, checkpoint.Source{Name: path, Shape: shape, Read: func(dst []float32) error { return r.recall(dst, begin) }})
 	return nil
+}
+
+// headerBytes is what a video takes of a file's header, at most: its entry of surmise.videos, every quote of which is escaped
+// there, and its tensor's.
+func headerBytes(e Embedded) (int, error) {
+	entry, err := json.Marshal(e)
+	if err != nil {
+		return 0, err
+	}
+	const tensor = 200 // shape, offsets, field names
+	return len(strconv.Quote(string(entry))) + len(strconv.Quote(e.Path)) + tensor, nil
 }
 
 // meanOfTokens averages the n tokens of each clip: [clips,n,d] -> [clips,d].

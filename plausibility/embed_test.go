@@ -104,6 +104,35 @@ func TestEmbedFiles(t *testing.T) {
 	}
 }
 
+// A video whose clips have no place in the header is left out, and those after it that have one are not.
+func TestEmbedFillsItsHeader(t *testing.T) {
+	m := smallModel(model.Masked)
+	encoder, err := m.Embedder(model.TargetPrefix, 1, cpu.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer encoder.Close()
+	spool, err := os.Create(filepath.Join(t.TempDir(), "spool"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	size, err := headerBytes(Embedded{Path: "other.mp4", Starts: []float64{0}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := EmbedOptions{Encoder: model.TargetPrefix, Pool: PoolMean, Stride: 4, FrameStep: 1, MaxFrames: 100, Read: made(m.Config.Size)}
+	r := embedRun{m: m, o: o, encoder: encoder, batch: 1, spool: spool, room: size}
+	for _, path := range []string{"long.mp4", "other.mp4"} {
+		if err := r.video(t.Context(), path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(r.tensors) != 1 || r.done[1].Reason != "" || !strings.Contains(r.done[0].Reason, "no more room") || r.done[0].Starts != nil {
+		t.Errorf("%d tensors, %s", len(r.tensors), asText(t, r.done))
+	}
+}
+
 func asText(t *testing.T, v any) string {
 	t.Helper()
 	text, err := json.Marshal(v)

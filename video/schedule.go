@@ -43,11 +43,17 @@ type epochOrder struct {
 	turns []turn
 }
 
+// maxTurns bounds the memory of an epoch's order, 16 bytes a clip and several at once: 64 clips of each of a million files.
+const maxTurns = 1 << 26
+
 func newSchedule(files []*file, spec Spec) (*schedule, error) {
 	s := &schedule{sources: make([]weighted, len(spec.Weights))}
 	total := 0.0
 	for _, w := range spec.Weights {
 		total += w
+	}
+	if n := int64(len(files)) * int64(spec.ClipsPerVideo); n > maxTurns {
+		return nil, fmt.Errorf("clips_per_video: %d of each of %d files make an epoch of %d clips, want at most %d", spec.ClipsPerVideo, len(files), n, int64(maxTurns))
 	}
 	for i, f := range files {
 		for window := range spec.ClipsPerVideo {

@@ -27,9 +27,9 @@ type Single struct {
 	ImpossibleAbove  *float64  `json:"impossible_above_threshold,omitempty"` // share of impossible videos judged rightly
 	// BestAbsoluteAccuracy takes the best threshold on these very videos: an
 	// oracle, an upper bound and not a result.
-	BestAbsoluteAccuracy float64 `json:"best_absolute_accuracy_oracle"`
-	BestThreshold        float64 `json:"best_threshold_oracle"`
-	Warning              string  `json:"warning,omitempty"`
+	BestAbsoluteAccuracy float64  `json:"best_absolute_accuracy_oracle"`
+	BestThreshold        *float64 `json:"best_threshold_oracle,omitempty"` // absent for a mean over seeds
+	Warning              string   `json:"warning,omitempty"`
 }
 
 // SingleVideos measures single videos by their surprise [N]; labels [N] are 1
@@ -59,14 +59,14 @@ func SingleVideos(surprise []float64, labels []int) (Single, error) {
 	} else {
 		s.Warning = fmt.Sprintf("%d possible videos: the 90th percentile needs at least %d", n, MinPossible)
 	}
-	s.BestThreshold = math.Nextafter(min(possible[0], impossible[0]), math.Inf(-1))
-	s.BestAbsoluteAccuracy = accuracy(s.BestThreshold)
+	best := math.Nextafter(min(possible[0], impossible[0]), math.Inf(-1))
+	s.BestAbsoluteAccuracy, s.BestThreshold = accuracy(best), &best
 	// Accuracy changes only at the videos themselves, so just above each is every threshold there is.
 	for _, values := range [][]float64{possible, impossible} {
 		for _, x := range values {
 			above := math.Nextafter(x, math.Inf(1))
 			if share := accuracy(above); share > s.BestAbsoluteAccuracy {
-				s.BestAbsoluteAccuracy, s.BestThreshold = share, above
+				s.BestAbsoluteAccuracy, best = share, above
 			}
 		}
 	}

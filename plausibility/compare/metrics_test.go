@@ -141,8 +141,8 @@ func TestBestAbsoluteIsTheBest(t *testing.T) {
 			}
 			return float64(right) / float64(n)
 		}
-		if got := count(s.BestThreshold); got != s.BestAbsoluteAccuracy {
-			t.Fatalf("best threshold %g gives %g, reported %g", s.BestThreshold, got, s.BestAbsoluteAccuracy)
+		if got := count(*s.BestThreshold); got != s.BestAbsoluteAccuracy {
+			t.Fatalf("best threshold %g gives %g, reported %g", *s.BestThreshold, got, s.BestAbsoluteAccuracy)
 		}
 		for threshold := -0.5; threshold < 9; threshold += 0.5 {
 			if count(threshold) > s.BestAbsoluteAccuracy {

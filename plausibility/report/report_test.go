@@ -140,7 +140,7 @@ func madeUpPage(t *testing.T) *Page {
 	if err != nil {
 		t.Fatal(err)
 	}
-	baseline, err := compare.Models([]*compare.File{f, f}, []string{"representation", "pixels"}, compare.Options{Resamples: 200})
+	baseline, err := compare.Models([]*compare.File{f, f, f}, []string{"representation", "pixels", "flow"}, compare.Options{Resamples: 200})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,6 +166,12 @@ func TestHTMLIsSelfContained(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := string(data)
+	_, beside, _ := strings.Cut(text, "Beside another model")
+	head, rows, _ := strings.Cut(beside, "</tr>")
+	first, _, _ := strings.Cut(rows, "</tr>")
+	if heads, cells := strings.Count(head, "<th"), strings.Count(first, "<td"); heads != cells || cells != 9 { // of three models
+		t.Errorf("models beside one another: %d heads over %d cells, want 9 each", heads, cells)
+	}
 	for _, found := range regexp.MustCompile(`(?:src|href|url)\s*[=(]\s*"?([^"')>]{1,40})`).FindAllStringSubmatch(text, -1) {
 		if !strings.HasPrefix(found[1], "data:image/") && !strings.HasPrefix(found[1], "#pair") {
 			t.Errorf("the page loads %q", found[1])
