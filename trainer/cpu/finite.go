@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"fmt"
+	"log/slog"
 	"math"
 
 	G "gorgonia.org/gorgonia"
@@ -20,7 +21,7 @@ func (m *Machine) FirstNonFinite() (op, tensorName string, ok bool) {
 		}
 	}
 	var found *G.Node
-	_ = m.all(func(w *worker) error {
+	err := m.all(func(w *worker) error {
 		if w.index > 0 {
 			return nil
 		}
@@ -36,6 +37,9 @@ func (m *Machine) FirstNonFinite() (op, tensorName string, ok bool) {
 		}
 		return nil
 	})
+	if err != nil { // the caller has an error of its own, which this was to explain
+		slog.Warn("looking for the first value that is not finite", "error", err)
+	}
 	if found == nil {
 		return "", "", false
 	}

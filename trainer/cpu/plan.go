@@ -198,7 +198,7 @@ func (p *plan) classify(order G.Nodes) (map[*G.Node]kind, error) {
 		case sum:
 			afterClips[n] = true
 			p.once = append(p.once, n)
-			if _, scalar := scalarSum(n); scalar {
+			if scalarSum(n) {
 				p.scalarSums = append(p.scalarSums, n)
 			} else {
 				p.tensorSums = append(p.tensorSums, n)
@@ -225,12 +225,12 @@ func (p *plan) classify(order G.Nodes) (map[*G.Node]kind, error) {
 	return kinds, nil
 }
 
-func scalarSum(n *G.Node) (G.Op, bool) {
+func scalarSum(n *G.Node) bool {
 	switch n.Op().(type) {
 	case *graph.LpLossOp, *graph.VarianceHingeOp:
-		return n.Op(), true
+		return true
 	}
-	return n.Op(), false
+	return false
 }
 
 func kindOf(n *G.Node, in G.Nodes, kinds map[*G.Node]kind) (kind, error) {
@@ -375,7 +375,10 @@ func (p *plan) addSpace(n *G.Node, in G.Nodes) error {
 		p.indexChecks = append(p.indexChecks, indexCheck{index: in[1], rows: in[2], whole: in[3]})
 	default:
 		if rotate, ok := op.(*graph.RotateOp); ok {
-			p.indexChecks = append(p.indexChecks, indexCheck{index: in[1], rows: in[2], table: rotate.Rotation.Tokens()})
+			check := indexCheck{index: in[1], rows: in[2], table: rotate.Rotation.Tokens()}
+			if !slices.Contains(p.indexChecks, check) { // every block turns by the same tokens
+				p.indexChecks = append(p.indexChecks, check)
+			}
 		}
 		rows, _ := roles(op)
 		pl.offsets = p.place[in[rows[0]]].offsets

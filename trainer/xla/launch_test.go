@@ -106,7 +106,7 @@ func TestFusedAttentionIsOptional(t *testing.T) {
 		switch {
 		case !all && (err != nil || refused != 1 || compiled != 2): // a run and a step
 			t.Errorf("%d refused, %d compiled, %v", refused, compiled, err)
-		case all && (err == nil || !strings.Contains(err.Error(), "cuDNN has no such plan") || refused != 2):
+		case all && (err == nil || !strings.Contains(err.Error(), "with cuDNN's attention: ") || strings.Count(err.Error(), "cuDNN has no such plan") != 2 || refused != 2):
 			t.Errorf("%d refused, %v", refused, err)
 		}
 	}

@@ -190,6 +190,52 @@ func TestTheEstimateSaysWhatFits(t *testing.T) {
 	}
 }
 
+// Attention that cuDNN does not take is reckoned with its scores, whether cuDNN is asked or not.
+func TestTheEstimateKnowsWhatIsFused(t *testing.T) {
+	temporary := func(features int, fused bool) int64 {
+		c := small(model.Masked)
+		c.Size, c.Heads, c.Dim, c.PredDim = 64, 4, 4*features, 2*features
+		tr := training(t, c, 2, 2, options)
+		m, _ := machine(t, tr.Program, xla.Options{Precision: xla.InBF16, Tuning: xla.Tuning{FusedAttention: fused}})
+		setInputs(t, m, tr, 1)
+		if err := m.Check(); err != nil {
+			t.Fatal(err)
+		}
+		return m.Memory().Temporary
+	}
+	if with, without := temporary(16, true), temporary(16, false); with >= without {
+		t.Errorf("heads of 16 features take %d bytes fused, %d otherwise", with, without)
+	}
+	if with, without := temporary(12, true), temporary(12, false); with != without {
+		t.Errorf("heads of 12 features, which are never fused, take %d and %d bytes", with, without)
+	}
+}
+
+// State that cannot be read is memory of its length all the same, and the next run says why it was not.
+func TestStateThatCannotBeRead(t *testing.T) {
+	tr := maskedTraining(t)
+	m, d := machine(t, tr.Program, xla.Options{})
+	setWeights(m, tr, 1)
+	setInputs(t, m, tr, 1)
+	if err := errors.Join(m.Step(), m.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	d.Fail = func(call string) error {
+		if call == "download" {
+			return errors.New("the cable is out")
+		}
+		return nil
+	}
+	n := tr.Program.State[0]
+	if got := m.Floats(n); len(got) != n.Shape().TotalSize() {
+		t.Errorf("%d numbers, want %d", len(got), n.Shape().TotalSize())
+	}
+	d.Fail = nil
+	if err := m.Run(); err == nil || !strings.Contains(err.Error(), "the cable is out") {
+		t.Errorf("the next run: %v", err)
+	}
+}
+
 // Bytes become numbers on the device.
 func TestPixels(t *testing.T) {
 	c := kinds["masked"].config

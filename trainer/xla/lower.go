@@ -17,9 +17,9 @@ type lowering struct {
 	a      *program
 	f      *hlo.Func
 	s      *shape
-	half   bool // products and what lies between them in bfloat16
-	tf32   bool // products of float32 may round their operands
-	fused  bool // attention by cuDNN where it can
+	half   bool    // products and what lies between them in bfloat16
+	tf32   bool    // products of float32 may round their operands
+	o      Options // the machine's
 	narrow map[*G.Node]bool
 	values map[*G.Node]*hlo.Value
 	tables map[table]*hlo.Value

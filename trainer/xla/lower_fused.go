@@ -27,11 +27,6 @@ type forward struct {
 	stat *hlo.Value // [S,H,L]: logarithm of the sum of exponentials of each query's scores
 }
 
-// canFuse tells whether cuDNN takes heads [S,L,H,E].
-func (l *lowering) canFuse(block int, q *hlo.Value) bool {
-	return l.fused && l.half && block == 0 && q.Dims[3] <= 128 && q.Dims[3]%8 == 0
-}
-
 // padding is the mask's name and the lengths of segments that it goes by.
 func (l *lowering) padding(offsets *G.Node) (mask string, lens []*hlo.Value) {
 	if l.s.segments[offsets].even {
@@ -43,7 +38,7 @@ func (l *lowering) padding(offsets *G.Node) (mask string, lens []*hlo.Value) {
 
 // fusedAttention returns [S,L,H,E], or nil where cuDNN does not take it.
 func (l *lowering) fusedAttention(in G.Nodes, op *graph.AttentionOp, q, k, v *hlo.Value) *hlo.Value {
-	if !l.canFuse(op.Block, q) {
+	if !l.o.fusesHeads(op.Block, q.Dims[3]) {
 		return nil
 	}
 	mask, lens := l.padding(in[1])

@@ -53,6 +53,11 @@ type Options struct {
 // fuses tells whether modules may hold fused attention.
 func (o Options) fuses() bool { return o.FusedAttention && o.Precision == InBF16 }
 
+// fusesHeads tells whether cuDNN is asked for attention with so many features to a head.
+func (o Options) fusesHeads(block, features int) bool {
+	return o.fuses() && block == 0 && features <= 128 && features%8 == 0
+}
+
 // Pixels says how the bytes x of a channel become numbers: x·Scale + Shift.
 type Pixels struct{ Scale, Shift []float32 }
 
@@ -243,8 +248,9 @@ func (m *Machine) Floats(n *G.Node) []float32 {
 	if b == nil {
 		return nil
 	}
-	if err := m.fetch(b); err != nil && m.err == nil {
-		m.err = err
+	if err := m.fetch(b); err != nil { // noted for the next run, which will not take place
+		m.err = cmp.Or(m.err, err)
+		return make([]float32, n.Shape().TotalSize())
 	}
 	s := m.state[b]
 	s.newer = true
@@ -328,15 +334,17 @@ func (m *Machine) Run() error {
 	if err := m.Wait(); err != nil {
 		return err
 	}
-	if err := m.start(false, 0, 1); err != nil {
+	if err := m.start(false, 1); err != nil {
 		return err
 	}
 	if err := m.drain(); err != nil {
 		return err
 	}
 	m.history = nil
-	if err := m.Fetch(m.a.large...); err != nil {
-		return err
+	if len(m.a.large) > 0 { // Fetch takes no names for all state
+		if err := m.Fetch(m.a.large...); err != nil {
+			return err
+		}
 	}
 	m.ran = true
 	return nil
@@ -371,7 +379,7 @@ func (m *Machine) Step() error {
 		return nil
 	}
 	m.at = 0
-	return m.start(true, 0, len(m.slots))
+	return m.start(true, len(m.slots))
 }
 
 // SetClips says that of the next batches only the first n clips count: the last windows of a video rarely fill one. All
@@ -401,7 +409,7 @@ func (m *Machine) Wait() error {
 	}
 	if n := m.at; n > 0 { // fewer than are started together
 		m.at = 0
-		if err := m.start(true, 0, n); err != nil {
+		if err := m.start(true, n); err != nil {
 			return err
 		}
 	}
@@ -464,12 +472,12 @@ func (m *Machine) oldest() error {
 	return nil
 }
 
-// start uploads the inputs of count slots and starts the module for them.
-func (m *Machine) start(update bool, first, count int) error {
+// start uploads the inputs of the first count slots and starts the module for them.
+func (m *Machine) start(update bool, count int) error {
 	if m.err != nil {
 		return m.err
 	}
-	slots := m.slots[first : first+count]
+	slots := m.slots[:count]
 	if err := m.fit(slots); err != nil {
 		return err
 	}
@@ -769,15 +777,15 @@ func (m *Machine) executable(update bool, steps int) (*compiled, error) {
 	if err := m.settle(); err != nil {
 		return nil, err
 	}
-	m.needs = m.a.estimate(m.shape, m.o, update, steps)
 	available := m.available()
 	mod, e, err := m.compile(update, steps)
-	if tooLarge := (*OutOfMemoryError)(nil); err != nil && m.o.fuses() && !errors.As(err, &tooLarge) {
+	if tooLarge := (*OutOfMemoryError)(nil); err != nil && m.o.fuses() && !errors.As(err, &tooLarge) && m.ctx.Err() == nil {
 		fused := err
 		m.o.FusedAttention = false
-		if mod, e, err = m.compile(update, steps); err == nil {
-			slog.Warn("attention is not computed by cuDNN", "device", m.d.Name(), "error", fused)
+		if mod, e, err = m.compile(update, steps); err != nil {
+			return nil, errors.Join(fmt.Errorf("with cuDNN's attention: %w", fused), err)
 		}
+		slog.Warn("attention is not computed by cuDNN", "device", m.d.Name(), "error", fused)
 	}
 	if err != nil {
 		return nil, err
@@ -794,6 +802,7 @@ func (m *Machine) executable(update bool, steps int) (*compiled, error) {
 }
 
 func (m *Machine) compile(update bool, steps int) (*module, Executable, error) {
+	m.needs = m.a.estimate(m.shape, m.o, update, steps)
 	mod, err := m.a.build(m.shape, m.o, update, steps)
 	if err != nil {
 		return nil, nil, err

@@ -161,12 +161,12 @@ func (a *program) scratch(s *shape, o Options, n *G.Node) int64 {
 	}
 	switch op := n.Op().(type) {
 	case *graph.AttentionOp:
-		if o.FusedAttention && o.Precision == InBF16 && op.Block == 0 {
+		if o.fusesHeads(op.Block, in[0].Shape()[1]/3/op.Heads) {
 			return 0
 		}
 		return 2 * scores(op.Heads)
 	case *graph.AttentionGradOp:
-		if o.FusedAttention && o.Precision == InBF16 && op.Block == 0 {
+		if o.fusesHeads(op.Block, in[0].Shape()[1]/3/op.Heads) {
 			return 0
 		}
 		return 4 * scores(op.Heads)

@@ -99,7 +99,7 @@ func (a *program) intsType(s *shape, tables []table) Type {
 // countType is how many of a module's steps have an effect.
 var countType = hlo.Of(hlo.S32)
 
-// constantTypes are those of the tables of sines and cosines.
+// types are those of the tables of sines and cosines.
 func (r rotation) types() [2]Type {
 	t := hlo.Of(hlo.F32, r.Tokens(), graph.Rotated(r.headDim))
 	return [2]Type{t, t}
@@ -193,7 +193,7 @@ func (b *builder) lowering(v values, order G.Nodes, at *hlo.Value) *lowering {
 		}
 		return b.f.At(x, at)
 	}
-	l := &lowering{a: b.a, f: b.f, s: b.s, half: b.o.Precision == InBF16, tf32: b.o.Precision == InTF32, fused: b.o.FusedAttention,
+	l := &lowering{a: b.a, f: b.f, s: b.s, half: b.o.Precision == InBF16, tf32: b.o.Precision == InTF32, o: b.o,
 		values: map[*G.Node]*hlo.Value{}, tables: map[table]*hlo.Value{}, factor: map[rotation][2]*hlo.Value{},
 		flat: map[*group]*hlo.Value{}, kept: map[attended]forward{}}
 	if l.half {

@@ -2,7 +2,7 @@
 //
 // Every kernel exists as plain Go (kernel_generic.go), which is the reference and serves builds with CGO_ENABLED=0 or
 // the tag nonative, and as native code (kernels_impl.h, product_impl.h, attention_impl.h) in the instruction set that
-// the processor offers: AVX-512, AVX2 with FMA, or the compiler's baseline.
+// the processor offers: AMX, AVX-512 with or without its bfloat16, AVX2 with FMA, or the compiler's baseline.
 //
 // Rows of tokens are float32 or, in a machine of reduced precision, bfloat16; see Cells. Sums are float32 in either.
 //

@@ -6,6 +6,9 @@
 //	VMAX(a, b)  a > b ? a : b per lane, so that a NaN in b stays
 //	VSQRT(a)    square root per lane
 //	CHOOSE(mask, yes, no)  per lane; mask is the result of a comparison
+//	NARROW(v)   to bfloat16, where there is an instruction for it
+//	DOT_PAIRS(sum, x, b)  sum plus the products of pairs of bfloat16, likewise
+//	AMX         where pairs are multiplied on tiles (amx_impl.h)
 //	TABLE       name of the table it defines
 //	TABLE_NAME  what Features prints
 //
