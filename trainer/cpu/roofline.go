@@ -58,7 +58,7 @@ func Roofline(threads int, precision Precision, length time.Duration) (float64, 
 			for began := time.Now(); time.Since(began) < length; {
 				measure(func() { kernel.Product(kernel.Plain, kernel.Cells{F: c}, x, m, n, k, packed, nil, kernel.Cells{}) })
 				if !half {
-					measure(func() { kernel.Gemm(false, true, m, n, k, a, k, b, k, 0, c, n) })
+					measure(func() { kernel.LibraryProduct(c, a, b, m, n, k) })
 				}
 			}
 		})

@@ -119,33 +119,17 @@ func ProductSum(c []float32, a, b Cells, m, n, k int, scratch []float32) {
 // ProductSumScratch is the number of floats of scratch that ProductSum needs for a sum of [m,n].
 func ProductSumScratch(m, n int) int { return implementation{}.productSumScratch(m, n) }
 
-// Gemm is the product of a library, oneDNN's in native builds, on the calling thread: what the machine's speed is
-// measured with, beside Product. It sets C = op(A) op(B) + beta*C, where op(A) is [m,k], op(B) is [k,n] and C is [m,n]. A transposed operand is
-// stored as [k,m] or [n,k]. beta is 0, and C is then not read, or 1.
-func Gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
-	c = matrix(c, m, n, ldc)
+// LibraryProduct sets c [m,n] to A Bᵀ, for a [m,k] and b [n,k], by a library, oneDNN in native builds, on the calling thread:
+// what the machine's speed is measured with, beside Product.
+func LibraryProduct(c, a, b []float32, m, n, k int) {
 	if m == 0 || n == 0 {
 		return
 	}
 	if k == 0 { // an empty sum; libraries differ on it
-		if beta == 0 {
-			for i := range m {
-				clear(c[i*ldc:][:n])
-			}
-		}
+		clear(cut(c, m*n))
 		return
 	}
-	if transA {
-		a = matrix(a, k, m, lda)
-	} else {
-		a = matrix(a, m, k, lda)
-	}
-	if transB {
-		b = matrix(b, n, k, ldb)
-	} else {
-		b = matrix(b, k, n, ldb)
-	}
-	implementation{}.gemm(transA, transB, m, n, k, a, lda, b, ldb, beta, c, ldc)
+	implementation{}.libraryProduct(cut(c, m*n), cut(a, m*k), cut(b, n*k), m, n, k)
 }
 
 // GELU sets out to x Φ(x), Φ the normal distribution function: the exact GELU, not the tanh form. Its error is below
@@ -397,17 +381,6 @@ func Features() string {
 
 // cut is s[:n] that panics beyond the length of s, not only beyond its capacity: buffers are parts of one arena.
 func cut[T any](s []T, n int) []T { return s[:n:len(s)] }
-
-// matrix cuts s to the extent of a [rows,cols] matrix with row stride ld.
-func matrix(s []float32, rows, cols, ld int) []float32 {
-	if rows == 0 || cols == 0 {
-		return nil
-	}
-	if ld < cols {
-		panic(fmt.Sprintf("kernel: row stride %d is below the %d columns of a matrix", ld, cols))
-	}
-	return cut(s, (rows-1)*ld+cols)
-}
 
 // optional cuts s to n elements and leaves nil alone.
 func optional(s []float32, n int) []float32 {

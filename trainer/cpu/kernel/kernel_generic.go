@@ -59,7 +59,7 @@ func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias 
 		copy(out, extra)
 		beta = 1
 	}
-	r.gemm(false, false, m, n, k, x, k, panels, n, beta, out, n)
+	r.gemm(false, m, n, k, x, panels, beta, out)
 	for i := 0; bias != nil && i < m*n; i++ {
 		out[i] += bias[i%n]
 	}
@@ -76,61 +76,43 @@ func (r reference) product(finish Finish, c, a Cells, m, n, k int, panels, bias 
 }
 
 func (r reference) productSum(c []float32, a, b Cells, m, n, k int, _ []float32) {
-	r.gemm(true, false, m, n, k, float32s(a), m, float32s(b), n, 1, c, n)
+	r.gemm(true, m, n, k, float32s(a), float32s(b), 1, c)
 }
 
-// gemm takes four rows of the stored B at a time: where B is transposed they are four columns of C, each a dot product,
-// and otherwise four terms of every element in a row of C.
-func (reference) gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
-	rowA, columnA := lda, 1 // op(A)[i,p] is a[i*rowA + p*columnA]
+// gemm adds op(A) B to beta C; op(A) is [m,k], stored as [k,m] if transposed. It takes four terms of every element in a row
+// of C at a time.
+func (reference) gemm(transA bool, m, n, k int, a, b []float32, beta float32, c []float32) {
+	rowA, columnA := k, 1 // op(A)[i,p] is a[i*rowA + p*columnA]
 	if transA {
-		rowA, columnA = 1, lda
+		rowA, columnA = 1, m
 	}
 	for i := range m {
-		row := c[i*ldc:][:n]
+		row := c[i*n:][:n]
 		if beta == 0 {
 			clear(row)
-		}
-		if transB {
-			j := 0
-			for ; j+4 <= n; j += 4 {
-				b0, b1, b2, b3 := b[j*ldb:][:k], b[(j+1)*ldb:][:k], b[(j+2)*ldb:][:k], b[(j+3)*ldb:][:k]
-				var s0, s1, s2, s3 float32
-				for p := range k {
-					v := a[i*rowA+p*columnA]
-					s0 += v * b0[p]
-					s1 += v * b1[p]
-					s2 += v * b2[p]
-					s3 += v * b3[p]
-				}
-				row[j] += s0
-				row[j+1] += s1
-				row[j+2] += s2
-				row[j+3] += s3
-			}
-			for ; j < n; j++ {
-				var sum float32
-				for p, v := range b[j*ldb:][:k] {
-					sum += a[i*rowA+p*columnA] * v
-				}
-				row[j] += sum
-			}
-			continue
 		}
 		a := a[i*rowA:]
 		p := 0
 		for ; p+4 <= k; p += 4 {
 			a0, a1, a2, a3 := a[p*columnA], a[(p+1)*columnA], a[(p+2)*columnA], a[(p+3)*columnA]
-			b0, b1, b2, b3 := b[p*ldb:][:n], b[(p+1)*ldb:][:n], b[(p+2)*ldb:][:n], b[(p+3)*ldb:][:n]
+			b0, b1, b2, b3 := b[p*n:][:n], b[(p+1)*n:][:n], b[(p+2)*n:][:n], b[(p+3)*n:][:n]
 			for j := range row {
 				row[j] += (a0*b0[j] + a1*b1[j]) + (a2*b2[j] + a3*b3[j])
 			}
 		}
 		for ; p < k; p++ {
-			a0, b0 := a[p*columnA], b[p*ldb:][:n]
+			a0, b0 := a[p*columnA], b[p*n:][:n]
 			for j := range row {
 				row[j] += a0 * b0[j]
 			}
+		}
+	}
+}
+
+func (reference) libraryProduct(c, a, b []float32, m, n, k int) {
+	for i := range m {
+		for j := range n {
+			c[i*n+j] = float32(dot(a[i*k:][:k], b[j*k:][:k]))
 		}
 	}
 }

@@ -96,9 +96,8 @@ KERNELS(X)
 // Tables that exist in this build; all but the baseline on amd64 only.
 extern const kernel_table surmise_baseline, surmise_avx2, surmise_avx512, surmise_avx512bf16, surmise_amx;
 
-// surmise_library_product is C[m,n] = op(A) op(B) + beta*C, row-major, on the calling thread alone.
-void surmise_library_product(int trans_a, int trans_b, long m, long n, long k, const float *a, long lda, const float *b,
-	long ldb, float beta, float *c, long ldc);
+// surmise_library_product is C[m,n] = A[m,k] B[n,k]ᵀ, row-major, on the calling thread alone.
+void surmise_library_product(long m, long n, long k, const float *a, const float *b, float *c);
 
 // surmise_product_into is surmise_product for contiguous matrices: what Go calls, without a struct of pointers.
 void surmise_product_into(int pairs, int kind, long m, long n, long k, const void *a, const void *panels, void *c,

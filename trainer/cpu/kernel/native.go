@@ -123,9 +123,8 @@ func flag(b bool) C.int {
 	return 0
 }
 
-func (native) gemm(transA, transB bool, m, n, k int, a []float32, lda int, b []float32, ldb int, beta float32, c []float32, ldc int) {
-	C.surmise_library_product(flag(transA), flag(transB), C.long(m), C.long(n), C.long(k), floats(a), C.long(lda),
-		floats(b), C.long(ldb), C.float(beta), floats(c), C.long(ldc))
+func (native) libraryProduct(c, a, b []float32, m, n, k int) {
+	C.surmise_library_product(C.long(m), C.long(n), C.long(k), floats(a), floats(b), floats(c))
 }
 
 func (native) gelu(out, x []float32) {
