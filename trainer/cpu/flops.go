@@ -46,17 +46,5 @@ func (m *Machine) attentionFLOPs(s step, b int) float64 {
 		block, products = op.Block, 5
 	}
 	off := m.offsets(in[1])
-	var scores float64
-	for i := range off.k {
-		n := int(off.all[b*off.k+i+1] - off.all[b*off.k+i])
-		if block == 0 {
-			scores += float64(n) * float64(n)
-			continue
-		}
-		for first := 0; first < n; first += block {
-			last := min(n, first+block)
-			scores += float64(last-first) * float64(last)
-		}
-	}
-	return products * 2 * scores * d
+	return products * 2 * graph.SeenScores(off.all[b*off.k:][:off.k+1], block) * d
 }

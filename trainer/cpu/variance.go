@@ -1,11 +1,13 @@
 package cpu
 
-import "math"
+import (
+	"math"
+
+	"github.com/surmise-ml/surmise/trainer/graph"
+)
 
 // The variance regulariser of one clip, in float64: it is small beside the products.
 // graph.VarianceHingeOp says what is computed.
-
-const varianceFloor = 1e-4
 
 // spread returns, for feature j of rows [first,last) of x [R,d], the mean and sqrt(var + 1e-4).
 func spread(x []float32, d, j, first, last int) (mean, std float64) {
@@ -18,7 +20,7 @@ func spread(x []float32, d, j, first, last int) (mean, std float64) {
 		diff := float64(x[i*d+j]) - mean
 		sum += diff * diff
 	}
-	return mean, math.Sqrt(sum/max(1, float64(last-first-1)) + varianceFloor)
+	return mean, math.Sqrt(sum/max(1, float64(last-first-1)) + graph.VarianceFloor)
 }
 
 // meanSpread averages feature j's spread over the clip's segments.

@@ -20,6 +20,23 @@ type AttentionOp struct {
 	Heads, Block int
 }
 
+// SeenScores is how many pairs of a query and a key that it sees there are in the segments that offsets divide; see
+// AttentionOp.
+func SeenScores(offsets []int32, block int) (pairs float64) {
+	for s := range len(offsets) - 1 {
+		n := int(offsets[s+1] - offsets[s])
+		if block == 0 {
+			pairs += float64(n) * float64(n)
+			continue
+		}
+		for first := 0; first < n; first += block {
+			last := min(n, first+block)
+			pairs += float64(last-first) * float64(last)
+		}
+	}
+	return pairs
+}
+
 // Attention returns multi-head self-attention inside each segment, [R,D]; see AttentionOp.
 func Attention(qkv, offsets *G.Node, heads, block int) (*G.Node, error) {
 	return apply(&AttentionOp{Heads: heads, Block: block}, qkv, 2, qkv, offsets)

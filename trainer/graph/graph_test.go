@@ -270,3 +270,13 @@ func TestShapesAreChecked(t *testing.T) {
 		t.Error("gradient for a node the loss does not depend on: no error")
 	}
 }
+
+// Two segments of 5 and 2 tokens: all pairs, and in blocks of 2 those of 2·2 + 2·4 + 1·5 and 2·2.
+func TestSeenScores(t *testing.T) {
+	offsets := []int32{3, 8, 10}
+	for block, want := range map[int]float64{0: 29, 1: 15 + 3, 2: 17 + 4, 5: 29} {
+		if got := SeenScores(offsets, block); got != want {
+			t.Errorf("blocks of %d: %g pairs, want %g", block, got, want)
+		}
+	}
+}

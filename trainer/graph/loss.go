@@ -152,7 +152,8 @@ type VarianceHingeOp struct {
 	Groups int
 }
 
-const varianceFloor = 1e-4
+// VarianceFloor is added to a variance before its root is taken, so that the root has a slope at 0.
+const VarianceFloor = 1e-4
 
 // VarianceHinge returns the hinge on the tokens' standard deviation, [1]; see VarianceHingeOp.
 func VarianceHinge(x, offsets *G.Node, groups int) (*G.Node, error) {
@@ -189,7 +190,7 @@ func tokenSpread[F Float](x []F, off []int32, d int) (mean, std []float64) {
 		for i := first; i < last; i++ {
 			sum += (float64(x[i*d+j]) - mean[k]) * (float64(x[i*d+j]) - mean[k])
 		}
-		std[k] = math.Sqrt(sum/float64(max(1, last-first-1)) + varianceFloor)
+		std[k] = math.Sqrt(sum/float64(max(1, last-first-1)) + VarianceFloor)
 	}
 	return mean, std
 }

@@ -36,26 +36,9 @@ func (m *Machine) flopsOf(n *G.Node) float64 {
 	case *graph.LinearGradWOp:
 		return 2 * m.used(in[0]) * columns(in[0]) * columns(in[1])
 	case *graph.AttentionOp: // two products
-		return 2 * 2 * m.scores(in[1], op.Block) * columns(n)
+		return 2 * 2 * graph.SeenScores(m.last.Ints(in[1]), op.Block) * columns(n)
 	case *graph.AttentionGradOp: // five, with the scores anew
-		return 5 * 2 * m.scores(in[1], op.Block) * columns(n) / 3
+		return 5 * 2 * graph.SeenScores(m.last.Ints(in[1]), op.Block) * columns(n) / 3
 	}
 	return 0
-}
-
-// scores is how many pairs of a query and a key that it sees there are.
-func (m *Machine) scores(offsets *G.Node, block int) (total float64) {
-	off := m.last.Ints(offsets)
-	for k := range len(off) - 1 {
-		n := int(off[k+1] - off[k])
-		if block == 0 {
-			total += float64(n) * float64(n)
-			continue
-		}
-		for first := 0; first < n; first += block {
-			last := min(n, first+block)
-			total += float64(last-first) * float64(last)
-		}
-	}
-	return total
 }

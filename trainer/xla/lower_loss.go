@@ -47,12 +47,10 @@ func (l *lowering) spread(x, offsets *G.Node, groups int) (centred, std, ofClip,
 	}
 	tokens = f.Max(f.Sub(count, one), one)
 	variance := f.Div(f.Sum(f.Mul(centred, centred), 1), tokens)
-	std = f.Sqrt(f.Add(variance, f.Like(variance, varianceFloor)))
+	std = f.Sqrt(f.Add(variance, f.Like(variance, graph.VarianceFloor)))
 	sum := f.Sum(f.Reshape(std, s/groups, groups, d), 1)
 	return centred, std, f.Mul(sum, f.Like(sum, 1/float64(groups))), tokens
 }
-
-const varianceFloor = 1e-4 // as in graph.VarianceHingeOp
 
 func (l *lowering) varianceHinge(op *graph.VarianceHingeOp, in G.Nodes) *hlo.Value {
 	f := l.f
