@@ -409,6 +409,47 @@ func TestScoringJobWhoseModelIsGoneFails(t *testing.T) {
 	}
 }
 
+// A job whose lease cannot be made, since the store does not answer, is handed back: nobody lost an attempt.
+func TestLeaseThatCannotBeMadeIsHandedBack(t *testing.T) {
+	fails := make(chan string, 1)
+	s := start(t, func(c *coordinator.Config) { c.Store = failingStore{c.Store, fails} })
+	trained := s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: publish(t, l, "m.safetensors")})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	scored := s.submit(score(trained.Name))
+	fails <- strings.TrimPrefix(trained.Name, "jobs/")
+	w.ready()
+	for d := range s.clock.set {
+		if d == time.Second { // dispatch waits before it tries again, if nothing wakes it
+			break
+		}
+	}
+	s.clock.advance(time.Second) // far less than a lease takes to run out
+	if l := w.lease(); l.Lease.Job != scored.Name || l.Lease.Epoch != 2 {
+		t.Errorf("leased %v", l)
+	}
+}
+
+// failingStore fails to show a job that fails names, once.
+type failingStore struct {
+	coordinator.Store
+	fails chan string
+}
+
+func (f failingStore) Get(ctx context.Context, id string) (queue.Job, error) {
+	select {
+	case job := <-f.fails:
+		if job == id {
+			return queue.Job{}, errors.New("no route to the database")
+		}
+		f.fails <- job
+	default:
+	}
+	return f.Store.Get(ctx, id)
+}
+
 // forgetfulStore shows results no more once gone is closed.
 type forgetfulStore struct {
 	coordinator.Store

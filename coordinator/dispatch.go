@@ -110,33 +110,35 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 	return next, nil
 }
 
-// give sends a job that was just leased to its worker. A job that can never be sent fails, one whose worker has gone is
-// queued again at once. On error the lease is left to run out.
+// give sends a job that was just leased to its worker. A job that can never be sent fails; one whose worker has gone, or of
+// which the store would not tell all, is queued again at once. Where the store refuses that too the lease runs out.
 func (s *Server) give(ctx context.Context, worker *session, job queue.Job) error {
-	ctx, cancel := context.WithTimeout(ctx, storePatience)
-	defer cancel()
-	lease, err := s.leaseMessage(ctx, job)
+	reading, cancel := context.WithTimeout(ctx, storePatience)
+	lease, fault := s.leaseMessage(reading, job)
+	cancel()
 	var back queue.Event
-	var fault jobspec.Errors
+	var fields jobspec.Errors
 	switch {
-	case errors.As(err, &fault) || status.Code(err) == codes.Internal:
+	case errors.As(fault, &fields) || status.Code(fault) == codes.Internal:
 		s.workers.putBack(worker)
 		s.workers.wakeDispatch() // there may be another job for it
-		back = queue.Fail{Epoch: job.Epoch, Reason: status.Convert(statusOf(err)).Message()}
-	case err != nil: // the store's: dispatch tries again, in its time
+		back = queue.Fail{Epoch: job.Epoch, Reason: status.Convert(statusOf(fault)).Message()}
+		fault = nil // of the job, which says so
+	case fault != nil: // the store's: dispatch tries again, in its time, and neither job nor worker is to blame
 		s.workers.putBack(worker)
-		return err
+		back = queue.HandBack{Epoch: job.Epoch, Reason: "the lease could not be made"}
 	case worker.send(lease):
 		return nil
 	default:
 		back = queue.HandBack{Epoch: job.Epoch, Reason: "worker " + worker.name + " detached"}
 	}
-	after, effects, err := s.store.Apply(ctx, job.ID, back)
-	if err != nil {
-		return err
+	writing, cancel := context.WithTimeout(ctx, storePatience)
+	defer cancel()
+	after, effects, err := s.store.Apply(writing, job.ID, back)
+	if err == nil {
+		s.changed(after, effects)
 	}
-	s.changed(after, effects)
-	return nil
+	return errors.Join(fault, err)
 }
 
 func (s *Server) leaseMessage(ctx context.Context, job queue.Job) (*surmisev1.AttachResponse, error) {
