@@ -262,11 +262,11 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 	if size > s.o.MaxObject {
 		return fmt.Errorf("%d bytes (limit %d)", size, s.o.MaxObject)
 	}
-	room, err := s.reserve(max(size, 0))
+	room, err := s.reserve(size)
 	if err != nil {
 		return err
 	}
-	defer func() { room.release() }()
+	defer room.release()
 	f, err := os.CreateTemp(s.dir, unfinished)
 	if err != nil {
 		return err
@@ -284,12 +284,13 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	if size < 0 { // not announced
-		room.release()
-		if room, err = s.reserve(n); err != nil {
+	if size < 0 { // not announced: it counts with what has come of it, and had room made for nothing
+		s.mu.Lock()
+		err := s.makeRoom(0)
+		s.mu.Unlock()
+		if err != nil {
 			return err
 		}
-		room.holds(f.Name())
 	}
 	if !modified.IsZero() { // so that an object that comes again is the file it was
 		if err := os.Chtimes(f.Name(), modified, modified); err != nil {
@@ -336,15 +337,15 @@ func (s *Store) open(ctx context.Context, u *url.URL, uri string) (io.ReadCloser
 // reservation is room for an object that is on its way.
 type reservation struct {
 	s     *Store
-	bytes int64
+	bytes int64  // -1: not known
 	file  string // that it is written to; "": not begun
 }
 
-// reserve makes room for an object, and keeps it until release.
+// reserve makes room for an object of so many bytes, -1 if that is not known, and keeps it until release.
 func (s *Store) reserve(bytes int64) (*reservation, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.makeRoom(bytes); err != nil {
+	if err := s.makeRoom(max(bytes, 0)); err != nil {
 		return nil, err
 	}
 	r := &reservation{s: s, bytes: bytes}
@@ -358,11 +359,8 @@ func (r *reservation) holds(file string) {
 	r.file = file
 }
 
-// release is for when the object is there, or will not come; nil has nothing to release.
+// release is for when the object is there, or will not come.
 func (r *reservation) release() {
-	if r == nil {
-		return
-	}
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
 	delete(r.s.coming, r)
@@ -374,8 +372,10 @@ func (s *Store) makeRoom(need int64) error {
 	own := map[string]bool{} // files that are counted as reserved
 	total := int64(0)
 	for r := range s.coming {
-		own[r.file] = true
-		total += r.bytes
+		if r.bytes >= 0 { // else its file counts, as it grows
+			own[r.file] = true
+			total += r.bytes
+		}
 	}
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {

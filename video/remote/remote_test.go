@@ -238,6 +238,26 @@ func TestBoundedTogether(t *testing.T) {
 	}
 }
 
+// What is not announced counts as well: with two of 400 bytes in use there is no room for a third.
+func TestBoundedUnannounced(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush() // before the length is known
+		fmt.Fprint(w, strings.Repeat("x", 400))
+	}))
+	defer server.Close()
+	s := open(t, Options{MaxBytes: 1000, MaxObject: 500})
+	for i := range 2 {
+		_, release, err := s.Fetch(t.Context(), fmt.Sprintf("%s/%d.mp4", server.URL, i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+	}
+	if _, _, err := s.Fetch(t.Context(), server.URL+"/2.mp4"); err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Errorf("a third: %v", err)
+	}
+}
+
 // Many who ask for one object at once cause one request, and one who gives up waits no longer.
 func TestOneFetchForAll(t *testing.T) {
 	var asked atomic.Int64
