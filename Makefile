@@ -13,7 +13,7 @@ PURE    := ./artifact \
            ./trainer/xla/pjrt
 # What is tested once more with the race detector: what goroutines share, of what needs neither OpenCV, which would be
 # compiled again, nor the client of Kubernetes.
-RACED   := ./artifact/... \
+RACED   := ./artifact \
            ./coordinator \
            ./coordinator/auth \
            ./coordinator/joblog \

@@ -1,7 +1,7 @@
 // Package remote brings videos from object stores and web servers to this machine, into a folder of bounded size.
 //
-// s3:// and gs:// go through gocloud.dev/blob and find their credentials as the SDKs of these stores do; http:// and
-// https:// are plain requests. Objects are hostile: their size is bounded before and while they are read, and a web
+// s3:// and gs:// go through gocloud.dev/blob and find their credentials as the SDKs of these stores do. Commands import
+// their drivers, gocloud.dev/blob/s3blob and gcsblob, for their effect. http:// and https:// are plain requests. Objects are hostile: their size is bounded before and while they are read, and a web
 // server may not send the reader to another host. So are URIs: rules.go says which may be fetched.
 package remote
 
@@ -24,8 +24,6 @@ import (
 	"time"
 
 	"gocloud.dev/blob"
-	_ "gocloud.dev/blob/gcsblob" // gs://
-	_ "gocloud.dev/blob/s3blob"  // s3://
 	"gocloud.dev/gcerrors"
 )
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+	_ "gocloud.dev/blob/gcsblob" // videos of gs://
+	_ "gocloud.dev/blob/s3blob"  // and of s3://
 
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/video"
