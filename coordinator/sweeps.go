@@ -384,7 +384,7 @@ func (s *Server) verdict(ctx context.Context, job queue.Job, p *surmisev1.Progre
 	s.sweeps.mu.Lock()
 	s.sweeps.rungs[job.ID] = rung
 	s.sweeps.mu.Unlock()
-	if !first {
+	if !first || p.Steps > 0 && p.Step >= p.Steps { // what is done is kept; others are held against it
 		return "", nil
 	}
 	return rules.Behind(rung, value, values), nil

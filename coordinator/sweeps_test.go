@@ -231,6 +231,23 @@ func TestHalvingEndsWhoIsBehind(t *testing.T) {
 	}
 }
 
+// Who has done its last step is not ended for being behind: the work is there, and the worst of two may be asked for.
+func TestHalvingKeepsWhatIsDone(t *testing.T) {
+	s := start(t, nil)
+	sweep := s.submitSweep(`{"train":{"data":["clips"],"steps":20},"halving":{"min_steps":10,"reduction":2},` + threeRates + `}`)
+	for i, loss := range []float64{0.1, 0.9, 0.5} {
+		w := s.ready(fmt.Sprint("w", i))
+		lease := w.lease().Lease
+		w.beat(lease, &surmisev1.Progress{Phase: "training", Step: 20, Steps: 20, Loss: loss})
+		doneWith(w, lease, loss)
+	}
+	for i, child := range s.getSweep(sweep.Name).Children {
+		if child.State != surmisev1.JobState_SUCCEEDED {
+			t.Errorf("child %d: %v", i, child)
+		}
+	}
+}
+
 func TestCollapsedChildIsEnded(t *testing.T) {
 	s := start(t, nil)
 	sweep := s.submitSweep(`{"train":{"data":["clips"]},"collapse":{"min_effective_rank":3}}`)

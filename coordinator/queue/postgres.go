@@ -59,13 +59,13 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 	return s, nil
 }
 
-// Open opens the store that address names: a postgres:// or postgresql:// URL, or else the path of an SQLite file. now is
-// the clock of SQLite; PostgreSQL has its own.
+// Open opens the store that address names: a postgres:// or postgresql:// URL, or else the path of an SQLite file, which
+// nobody else may have open. now is the clock of SQLite; PostgreSQL has its own.
 func Open(ctx context.Context, address string, now func() time.Time) (*Store, error) {
 	scheme, _, isURL := strings.Cut(address, "://")
 	switch {
 	case !isURL:
-		return OpenSQLite(ctx, address, now)
+		return openAlone(ctx, address, now)
 	case scheme == "postgres" || scheme == "postgresql":
 		return OpenPostgres(ctx, address, nil)
 	}

@@ -5,9 +5,11 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -18,7 +20,7 @@ import (
 const sqliteReaders = 4
 
 // OpenSQLite opens the store in the file at path, making its folder and the file, or migrating it, as needed. Leases are
-// measured by now. One coordinator may use a file at a time.
+// measured by now. One coordinator may use a file at a time; Open sees to it.
 func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store, error) {
 	path, err := filepath.Abs(path)
 	if err == nil {
@@ -54,6 +56,38 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 	s.applies = newGather(togetherMax, s.applyAll)
 	s.hot = newHot(s.read)
 	return s, nil
+}
+
+// openAlone is OpenSQLite for who shares the file with nobody: it holds path.lock until the store is closed, or the process
+// ends, however it ends. What a coordinator knows of who is attached, and of what just changed, no other is told.
+func openAlone(ctx context.Context, path string, now func() time.Time) (*Store, error) {
+	lock, err := lockFile(path + ".lock")
+	if err != nil {
+		return nil, fmt.Errorf("opening the job store %s: %w", path, err)
+	}
+	s, err := OpenSQLite(ctx, path, now)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	s.lock = lock
+	return s, nil
+}
+
+func lockFile(path string) (io.Closer, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			err = errors.New("another coordinator uses it; give this one another data folder, or keep the jobs of both in PostgreSQL")
+		}
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // writable refuses a file that can only be read. SQLite opens one all the same, and then for reading alone even once the

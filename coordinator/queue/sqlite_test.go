@@ -48,6 +48,31 @@ func TestSQLiteThatCannotBeOpenedNamesTheFile(t *testing.T) {
 	}
 }
 
+// Two coordinators on one file would each keep to itself who is attached to it, and jobs would wait for ever.
+func TestSQLiteIsOpenedOnce(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "new", "jobs.db")
+	first, err := queue.Open(t.Context(), path, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := queue.Open(t.Context(), path, time.Now); err == nil {
+		second.Close()
+		t.Error("opened twice")
+	} else if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "another coordinator uses it") {
+		t.Error(err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := queue.Open(t.Context(), path, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // SQLite would open a file that can only be read, and go on reading it alone once it could be written again.
 func TestSQLiteThatCannotBeWrittenIsNotOpened(t *testing.T) {
 	dir := t.TempDir()

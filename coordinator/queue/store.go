@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"time"
 
@@ -65,7 +66,8 @@ type Store struct {
 	applies     *gather[*applying]
 	hot         *hot
 	shares      shares
-	changes     *changes // tells other coordinators; nil: there are none
+	changes     *changes  // tells other coordinators; nil: there are none
+	lock        io.Closer // of an SQLite file; nil: none
 }
 
 // dialect is where the databases differ.
@@ -100,6 +102,9 @@ func (s *Store) Close() error {
 	err = errors.Join(err, s.write.Close())
 	if s.read != s.write {
 		err = errors.Join(s.read.Close(), err)
+	}
+	if s.lock != nil {
+		err = errors.Join(err, s.lock.Close())
 	}
 	return err
 }

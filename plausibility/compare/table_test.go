@@ -389,3 +389,21 @@ func TestContrastAtParting(t *testing.T) {
 		t.Error("a context of contrast_at_parting is accepted")
 	}
 }
+
+// The gap is told from where the other column is, in the direction that the table has.
+func TestSentenceSaysWhoIsHigher(t *testing.T) {
+	its := Interval{Value: 0.412, Low: 0.338, High: 0.488}
+	for verdict, want := range map[string]string{
+		Higher:       " Its untrained twin: 41.2 % (33.8 to 48.8); the model is 51.3 points (42.5 to 60.0) higher.",
+		Lower:        " Its untrained twin: 41.2 % (33.8 to 48.8); the model is 51.3 points (42.5 to 60.0) lower.",
+		Inconclusive: " Its untrained twin: 41.2 % (33.8 to 48.8); the difference of 51.3 points (42.5 to 60.0) is inconclusive.",
+	} {
+		difference := Interval{Value: 0.513, Low: 0.425, High: 0.6}
+		if verdict == Lower {
+			difference = Interval{Value: -0.513, Low: -0.6, High: -0.425}
+		}
+		if got := beside(ModelSet, TwinSet, its, difference, verdict); got != want {
+			t.Errorf("%s: %q, want %q", verdict, got, want)
+		}
+	}
+}

@@ -3,7 +3,6 @@ package compare
 import (
 	"fmt"
 	"io"
-	"math"
 	"strings"
 	"unicode/utf8"
 )
@@ -294,7 +293,7 @@ func (t *Table) Sentence(row *Row) string {
 	text := fmt.Sprintf("%s finds the impossible video in %s of the %d %s (%.0f %% interval %s): %s.",
 		subject(t.Columns[0]), percent(first.Value), row.Pairs, row.called("pairs"), 100*t.Confidence, span(first), row.Cells[0].Verdict)
 	for i, d := range row.Differences {
-		text += beside(d.Column, row.Cells[i+1].Accuracy, d.Accuracy, d.Verdict)
+		text += beside(t.Columns[0], d.Column, row.Cells[i+1].Accuracy, d.Accuracy, d.Verdict)
 	}
 	return text
 }
@@ -305,7 +304,7 @@ func (t *Table) GroupSentence(row *Row) string {
 	text := fmt.Sprintf("%s finds the impossible side of %s of the %d %s (%s): %s.",
 		subject(t.Columns[0]), percent(first.Value), row.Groups, row.called("groups"), span(first), verdict(first, 0.5, AboveChance, BelowChance))
 	for i, d := range row.Differences {
-		text += beside(d.Column, row.Cells[i+1].GroupAccuracy, d.GroupAccuracy, verdict(d.GroupAccuracy, 0, Higher, Lower))
+		text += beside(t.Columns[0], d.Column, row.Cells[i+1].GroupAccuracy, d.GroupAccuracy, verdict(d.GroupAccuracy, 0, Higher, Lower))
 	}
 	return text
 }
@@ -318,14 +317,18 @@ func (r *Row) called(things string) string {
 	return r.Name + " " + things
 }
 
-// beside says what another column comes to, and what the first one less it is.
-func beside(column string, its, difference Interval, verdict string) string {
-	gap := fmt.Sprintf("%.1f points (%s)", 100*math.Abs(difference.Value), span(difference))
+// beside says what another column comes to, and where the first one is from there.
+func beside(first, column string, its, difference Interval, verdict string) string {
+	subjectOfGap := subject(first)
+	if first == ModelSet {
+		subjectOfGap = "the model"
+	}
+	gap := fmt.Sprintf("%s is %.1f points (%s) higher", subjectOfGap, 100*difference.Value, span(difference))
 	switch verdict {
 	case Higher:
-		gap += " lower"
 	case Lower:
-		gap += " higher"
+		mirrored := Interval{Value: -difference.Value, Low: -difference.High, High: -difference.Low}
+		gap = fmt.Sprintf("%s is %.1f points (%s) lower", subjectOfGap, 100*mirrored.Value, span(mirrored))
 	default:
 		gap = fmt.Sprintf("the difference of %.1f points (%s) is inconclusive", 100*difference.Value, span(difference))
 	}
