@@ -58,6 +58,11 @@ type FlagError struct {
 func (e *FlagError) Error() string { return fmt.Sprintf("--%s %q: %v", e.Flag, e.Value, e.Err) }
 func (e *FlagError) Unwrap() error { return e.Err }
 
+// Secure says whether TLS is asked for, by any of its options.
+func (o Options) Secure() bool {
+	return o.TLS || o.CA != "" || o.ServerName != "" || o.Cert != "" || o.Key != ""
+}
+
 // DialOptions are those for grpc.NewClient. Files of certificates are read now; the token's file is read at every call,
 // so that a new token is used without a restart.
 func (o Options) DialOptions() ([]grpc.DialOption, error) {
@@ -65,7 +70,7 @@ func (o Options) DialOptions() ([]grpc.DialOption, error) {
 	if o.Through != nil {
 		return []grpc.DialOption{grpc.WithTransportCredentials(transport), grpc.WithContextDialer(o.Through)}, nil
 	}
-	secure := o.TLS || o.CA != "" || o.ServerName != "" || o.Cert != "" || o.Key != ""
+	secure := o.Secure()
 	if secure {
 		config, err := o.tlsConfig()
 		if err != nil {

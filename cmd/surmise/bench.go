@@ -60,7 +60,7 @@ With --file, time the model, batch and masks of a job file with a train job, in 
 With --data, clips are cut from videos, inspected beforehand, so that waiting for them shows.
 With --score, time the scoring of windows of random frames, decoded beforehand, with a preset's model.
 Run it on a quiet machine.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("windows") && !o.score {
 				return badInput(errors.New("--windows goes with --score"))

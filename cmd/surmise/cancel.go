@@ -12,7 +12,7 @@ func newCancelCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cancel NAME",
 		Short: "Ask a job to stop",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneJob,
 	}
 	address := addCoordinatorFlag(cmd)
 	cmd.ValidArgsFunction = completeJobNames(address)

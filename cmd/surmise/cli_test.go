@@ -77,7 +77,15 @@ func TestBadInput(t *testing.T) {
 		code int
 		want string // a regular expression for all of standard error
 	}{
-		{[]string{"bogus"}, 2, `Error: unknown command "bogus" for "surmise"\nRun 'surmise --help' for usage.\n`},
+		{[]string{"nonsense"}, 2, `Error: unknown command "nonsense" for "surmise"\nRun 'surmise --help' for usage.\n`},
+		{[]string{"inspekt", "x"}, 2, `Error: unknown command "inspekt" for "surmise"; did you mean inspect\?\nRun .*\n`},
+		{[]string{"train", "clips"}, 2, `Error: surmise train takes no arguments, got "clips": .*\nRun .*\n`},
+		{[]string{"watch", "sweeps/abc"}, 2, `Error: sweeps/abc is a sweep: 'surmise sweep sweeps/abc' shows its jobs, .*\nRun .*\n`},
+		{[]string{"job", "foo/bar"}, 2, `Error: job "foo/bar": want jobs/ID, as 'surmise jobs' lists them\nRun .*\n`},
+		{[]string{"compare", "jobs/abc"}, 2, `Error: jobs/abc: a coordinator knows it; 'surmise fetch jobs/abc scores' brings its scores\n`},
+		{[]string{"score", "--model", "jobs/abc", "--pairs", "pairs.csv", "--out", "s.json"}, 2, `Error: --model jobs/abc: a coordinator knows it; .*\n`},
+		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "."}, 2, `Error: --out \.: it is a folder; name a file in it\n`},
+		{[]string{"coordinator", "--listen", "7433", "--data-dir", "state"}, 2, `Error: --listen 7433: .*; want HOST:PORT\n`},
 		{[]string{"jobs", "--bogus"}, 2, `Error: unknown flag: --bogus\nRun 'surmise jobs --help' for usage.\n`},
 		{[]string{"job"}, 2, `Error: accepts 1 arg\(s\), received 0\nRun 'surmise job --help' for usage.\n`},
 		{[]string{"submit"}, 2, `Error: at least one of the flags in the group \[file train score\] is required\nRun .*\n`},

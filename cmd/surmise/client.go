@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +28,8 @@ import (
 // jobsClient talks to the coordinator that a command's --coordinator names.
 type jobsClient struct {
 	surmisev1.JobServiceClient
-	conn    *grpc.ClientConn
-	address string
+	conn *grpc.ClientConn
+	to   dial.Options
 }
 
 func addCoordinatorFlag(cmd *cobra.Command) *dial.Options {
@@ -43,27 +45,56 @@ func connect(to dial.Options) (*jobsClient, error) {
 	if err != nil {
 		return nil, badInput(err)
 	}
-	address := to.Address
-	conn, err := grpc.NewClient(address, append(options,
+	conn, err := grpc.NewClient(to.Address, append(options,
 		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-			return explain(address, invoke(ctx, method, req, reply, cc, opts...))
+			return explain(to, invoke(ctx, method, req, reply, cc, opts...))
 		}))...)
 	if err != nil {
-		return nil, badInput(fmt.Errorf("--coordinator %q: %w", address, err))
+		return nil, badInput(fmt.Errorf("--coordinator %q: %w", to.Address, err))
 	}
-	return &jobsClient{surmisev1.NewJobServiceClient(conn), conn, address}, nil
+	return &jobsClient{surmisev1.NewJobServiceClient(conn), conn, to}, nil
 }
 
 func (c *jobsClient) Close() { _ = c.conn.Close() }
 
-// explain says what to do when nobody answers.
-func explain(address string, err error) error {
-	if status.Code(err) != codes.Unavailable {
+// explain says what to do when nobody answers, or not in the way that was expected.
+func explain(to dial.Options, err error) error {
+	says := func(parts ...string) bool {
+		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(err.Error(), part) })
+	}
+	switch {
+	case status.Code(err) == codes.Unauthenticated && says("authorization: Bearer"):
+		return fmt.Errorf("a token is wanted (--token-file, or %s): %w", dial.TokenVariable, err)
+	case status.Code(err) != codes.Unavailable:
+		return err
+	case says("first record does not look like a TLS handshake"):
+		return fmt.Errorf("what answers at %s serves without TLS: %w", to.Address, err)
+	case says("x509: "):
+		return fmt.Errorf("the certificate of %s is not trusted (--tls-ca names who signed it, --tls-server-name whose it is): %w", to.Address, err)
+	case to.Secure() && to.Cert == "" && says("certificate required", "broken pipe", "reset by peer", "server preface"):
+		return fmt.Errorf("%s ends the connection; it may want a certificate (--tls-cert and --tls-key): %w", to.Address, err)
+	case !to.Secure() && says("server preface"):
+		return fmt.Errorf("what answers at %s is no coordinator, or one with TLS (--tls, or --tls-ca): %w", to.Address, err)
+	}
+	return fmt.Errorf("no coordinator answers at %s (start one with 'surmise up', or name another with --coordinator): %w", to.Address, err)
+}
+
+// oneJob takes one argument that can be a job.
+func oneJob(cmd *cobra.Command, args []string) error {
+	if err := cobra.ExactArgs(1)(cmd, args); err != nil {
 		return err
 	}
-	return fmt.Errorf("no coordinator answers at %s (start one with 'surmise up', or name another with --coordinator): %w", address, err)
+	switch id := strings.TrimPrefix(args[0], "jobs/"); {
+	case strings.HasPrefix(args[0], "sweeps/"):
+		return fmt.Errorf("%s is a sweep: 'surmise sweep %s' shows its jobs, and ends them with --cancel", args[0], args[0])
+	case !validJobID.MatchString(id):
+		return fmt.Errorf("job %q: want jobs/ID, as 'surmise jobs' lists them", args[0])
+	}
+	return nil
 }
+
+var validJobID = regexp.MustCompile(`^[a-z0-9-]{1,63}$`) // as the API has it
 
 // jobName takes "jobs/ID" or the ID alone.
 func jobName(arg string) string {
@@ -145,7 +176,7 @@ func (c *jobsClient) follow(ctx context.Context, name string, each func(*surmise
 		}
 		stream, err := c.WatchJob(ctx, &surmisev1.WatchJobRequest{Name: name, AfterRevision: revision}, opts...)
 		if err != nil {
-			return explain(c.address, err)
+			return explain(c.to, err)
 		}
 		for {
 			event, err := stream.Recv()
@@ -171,7 +202,7 @@ func (c *jobsClient) follow(ctx context.Context, name string, each func(*surmise
 			}
 			resumable := status.Code(err) == codes.Unavailable || status.Code(err) == codes.ResourceExhausted
 			if !resumable || revision == 0 && first {
-				return explain(c.address, err)
+				return explain(c.to, err)
 			}
 			away()
 			break

@@ -2,8 +2,10 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,6 +84,9 @@ func compareFiles(arguments []string, o compare.Options) (*compare.Table, *compa
 	for _, argument := range arguments {
 		name, path := modelAndPath(argument)
 		f, err := compare.Load(path)
+		if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(path, "jobs/") {
+			err = fmt.Errorf("%s: a coordinator knows it; 'surmise fetch %s scores' brings its scores", path, path)
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -133,7 +138,11 @@ func writeIndented(w io.Writer, v any) error {
 
 // mustExist refuses a flag that names a missing file before any work.
 func mustExist(flag, path string) error {
-	if _, err := os.Stat(path); err != nil {
+	_, err := os.Stat(path)
+	if err != nil && strings.HasPrefix(path, "jobs/") {
+		return badInput(fmt.Errorf("--%s %s: a coordinator knows it; 'surmise fetch %s' brings what it left", flag, path, path))
+	}
+	if err != nil {
 		return badInput(fmt.Errorf("--%s: %w", flag, err))
 	}
 	return nil

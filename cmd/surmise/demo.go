@@ -59,7 +59,7 @@ func newDemoCommand() *cobra.Command {
 		Long: `The whole way once, with nothing prepared: make clips of simple physics, start a coordinator and a worker, train a model
 on the possible clips through them, score held-out pairs of possible and impossible videos with it and with its untrained
 twin, print what the scores show, and write a report. A few minutes on two cores.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !cmd.Flags().Changed("log-level") { // the progress lines say what the services would
 				logger, err := daemon.Logging{Level: "warn", Format: "text"}.Logger(cmd.ErrOrStderr())
@@ -68,7 +68,11 @@ twin, print what the scores show, and write a report. A few minutes on two cores
 				}
 				slog.SetDefault(logger)
 			}
-			return demo(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			err := demo(cmd.Context(), o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			if err != nil && cmd.Context().Err() != nil {
+				return fmt.Errorf("the demo was interrupted; run again it begins anew, and replaces what is in %s", o.out)
+			}
+			return err
 		},
 	}
 	flags := cmd.Flags()

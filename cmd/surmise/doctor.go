@@ -36,7 +36,7 @@ func newDoctorCommand() *cobra.Command {
 		Long: `Check whether this machine can do the work: processor, memory, libraries, GPU, disk, clock and decoding, and with
 --coordinator whether a coordinator answers and its clock agrees. Each line is ok, warn (it works, with less than it could) or fail,
 and what is not ok says what to do. Exits with 1 when something fails.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := gpus.check(); err != nil {
 				return badInput(err)

@@ -19,7 +19,7 @@ func newExportCommand() *cobra.Command {
 		Long: `Write a model as a VJEPA2Model folder of transformers (--format hf) or as a checkpoint of facebookresearch/jepa and vjepa2
 (--format vjepa). A model that the other code would compute differently is refused. Importing what was exported gives
 the same numbers, bit for bit.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := mustExist("from", from); err != nil {
 				return err

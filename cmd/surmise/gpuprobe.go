@@ -110,7 +110,7 @@ func newGPUProbeCommand() *cobra.Command {
 		Use:    "gpu-probe",
 		Short:  "Open a GPU, say what was found as JSON, and give it back",
 		Hidden: true,
-		Args:   cobra.NoArgs,
+		Args:   noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(); err != nil {
 				return badInput(err)

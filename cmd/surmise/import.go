@@ -37,7 +37,7 @@ A checkpoint is read as data: nothing in its pickle is run, and a name in it tha
 
 Checkpoints of V-JEPA hold no configuration. Most of it follows from the tensors; the number of heads is that of the
 published models, and has to be given for others. What is taken for granted is printed, and kept in the model.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := mustExist("from", from); err != nil {
 				return err

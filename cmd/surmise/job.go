@@ -19,7 +19,7 @@ func newJobCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "job NAME",
 		Short: "Show one job",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneJob,
 	}
 	address := addCoordinatorFlag(cmd)
 	cmd.ValidArgsFunction = completeJobNames(address)

@@ -19,7 +19,7 @@ func newJobsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "jobs",
 		Short: "List jobs, newest first",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}
 	address := addCoordinatorFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print every job as a line of JSON")

@@ -22,7 +22,7 @@ func newLogsCommand() *cobra.Command {
 		Short: "Print what the worker logged about a job",
 		Long: `Print what workers logged while they worked on a job, attempt by attempt, each line with its time and level. With --follow,
 go on as lines come, until the job has ended; a coordinator that restarts is waited for.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneJob,
 	}
 	address := addCoordinatorFlag(cmd)
 	cmd.ValidArgsFunction = completeJobNames(address)
@@ -59,7 +59,7 @@ func (o logsOptions) read(ctx context.Context, client *jobsClient, name string, 
 		case errors.Is(err, io.EOF):
 			return nil
 		case !o.follow || !resumable || !p.began && !again:
-			return explain(client.address, err)
+			return explain(client.to, err)
 		}
 		if !again || p.fresh {
 			fmt.Fprintln(show, "the coordinator is away; waiting for it")

@@ -38,7 +38,7 @@ plausible. The candidates are videos that begin where the context ends, or are m
 
 A list has a set per line, {"context":"a.avi","candidates":["b.avi","c.avi"]} or {"context":"a.avi","make":"speed"}, with paths
 relative to its folder; how often the true future of made ones came first is counted at the end.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&spec.Model, "model", "", "checkpoint folder or .safetensors file")

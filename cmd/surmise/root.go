@@ -89,7 +89,10 @@ Exit codes:
 Results go to standard output, logs and progress to standard error.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          noSuchCommand,
+		Version:       programVersion(),
+
+		SuggestionsMinimumDistance: 2,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			logger, err := logging.Logger(cmd.ErrOrStderr())
 			if err != nil {
@@ -118,6 +121,26 @@ Results go to standard output, logs and progress to standard error.`,
 		newImportCommand(), newExportCommand(), newEmbedCommand(), newDoctorCommand())
 	root.AddCommand(newVersionCommand(), newGPUProbeCommand())
 	return root
+}
+
+// noSuchCommand is for the program itself, whose arguments are its commands.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return errors.New(text)
+}
+
+// noArguments is for commands whose input is named by flags.
+func noArguments(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s takes no arguments, got %q: what it works on is named by flags", cmd.CommandPath(), args[0])
 }
 
 // inputError is the caller's to put right: exit code 2.

@@ -70,7 +70,7 @@ settings are those of a protocol, whose name and version are recorded in the fil
 		if !flags.Changed("dataset") {
 			cobra.CheckErr(cmd.MarkFlagRequired("pairs")) // required flags are looked at after this
 		}
-		return cobra.NoArgs(cmd, args)
+		return noArguments(cmd, args)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if flags.Changed("top-tokens") {
@@ -90,6 +90,9 @@ settings are those of a protocol, whose name and version are recorded in the fil
 			return badInput(fmt.Errorf("--out: %w", err))
 		} else if !info.IsDir() {
 			return badInput(fmt.Errorf("--out %s: %s is no folder", out, filepath.Dir(out)))
+		}
+		if info, err := os.Stat(out); err == nil && info.IsDir() {
+			return badInput(fmt.Errorf("--out %s: it is a folder; name a file in it", out))
 		}
 		complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{Score: spec}})
 		if err != nil {

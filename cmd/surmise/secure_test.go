@@ -86,8 +86,16 @@ func TestUpSecured(t *testing.T) {
 	up := startUp(t, "--data-dir", filepath.Join(dir, "state"), "--cache-dir", "none", "--tls-cert", cert, "--tls-key", key, "--tokens", tokens,
 		"--max-priority", "submitter=0", "--label", "zone=x", "--mlflow-url", mlflow.URL)
 	flags := []string{"--coordinator=" + up.address, "--tls-ca", ca.Write(filepath.Join(dir, "ca.pem"))}
-	if code, _, said := surmise(t, "", append([]string{"jobs"}, flags...)...); code != exitUsage || !strings.Contains(said, "authorization") {
+	if code, _, said := surmise(t, "", append([]string{"jobs"}, flags...)...); code != exitUsage || !strings.Contains(said, "a token is wanted (--token-file, ") {
 		t.Errorf("without a token: exit code %d: %s", code, said)
+	}
+	for want, tls := range map[string][]string{
+		"one with TLS (--tls, or --tls-ca)": nil,
+		"is not trusted (--tls-ca ":         {"--tls"},
+	} {
+		if code, _, said := surmise(t, "", append([]string{"jobs", "--coordinator=" + up.address}, tls...)...); code != exitFailed || !strings.Contains(said, want) {
+			t.Errorf("%v: exit code %d: %s, want %q", tls, code, said, want)
+		}
 	}
 	flags = append(flags, "--token-file", file)
 	submit := func(priority int) (code int, said string) {

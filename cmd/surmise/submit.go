@@ -40,7 +40,7 @@ them; paths given as flags are made absolute here.`,
 		Example: `  surmise submit --train clips --steps 600 --watch
   surmise submit --score pairs.csv --model jobs/abc
   echo '{"train":{"data":["/data/clips"]}}' | surmise submit -f -`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	address := addCoordinatorFlag(cmd)
 	flags := cmd.Flags()
@@ -162,7 +162,7 @@ func submit(ctx context.Context, client *jobsClient, request *surmisev1.SubmitJo
 	case o.watch:
 		return watch(ctx, client, job.Name, false, out, show)
 	case o.wait:
-		return client.follow(ctx, job.Name, func(*surmisev1.WatchJobResponse) error { return nil }, func() {})
+		return leftAlone(ctx, job.Name, client.follow(ctx, job.Name, func(*surmisev1.WatchJobResponse) error { return nil }, func() {}))
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func newSynthCommand() *cobra.Command {
 		Long: `Make clips in which nothing impossible happens, to train on, and matched pairs of possible and impossible videos, to test
 what was learnt. The same flags make the same videos. Beside them lie pairs.csv, to score, and events.jsonl, with the
 parameters, the paths and the event frame of every video.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			view := newProgressView(cmd.ErrOrStderr())
 			total := o.Clips + 2*o.Pairs

@@ -24,7 +24,7 @@ Roles:
   submitter  reads everything, submits jobs, and cancels those of its owner
   worker     attaches and works, and does nothing else
   admin      everything`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newTokenCreateCommand(time.Now), newTokenListCommand(time.Now), newTokenRevokeCommand(time.Now))
@@ -44,7 +44,7 @@ func newTokenCreateCommand(now func() time.Time) *cobra.Command {
 		Short: "Make a token and print it, this once",
 		Long: `Make a token and print it, this once: nothing can show it again. Keep it in a file that only its user can read, for
 --token-file, or in SURMISE_TOKEN.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	file := addTokensFlag(cmd)
 	cmd.Flags().StringVar(&role, "role", "", "viewer, submitter, worker or admin")
@@ -73,7 +73,7 @@ func newTokenListCommand(now func() time.Time) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the tokens, without what is secret",
-		Args:  cobra.NoArgs,
+		Args:  noArguments,
 	}
 	file := addTokensFlag(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")

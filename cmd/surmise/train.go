@@ -29,7 +29,7 @@ it. An interruption leaves a checkpoint.
 With --mpi, all processes that mpirun or srun has started train one model: each takes its share of every batch, which must
 divide evenly, and their gradients are added up. The first process reports and writes the checkpoints. Threads are those
 of each process.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			request, err := readJobFile(file, cmd.InOrStdin())
 			if err != nil {
@@ -76,9 +76,13 @@ of each process.`,
 			view.close()
 			if err != nil {
 				if stopped = trainer.StoppedTogether(err); stopped {
-					return errors.New("training was interrupted")
+					return errors.New("training was interrupted; the same command goes on from the last checkpoint")
 				}
-				return localFailure(cmd.Context(), "training", err)
+				if err := localFailure(cmd.Context(), "training", err); cmd.Context().Err() != nil {
+					return fmt.Errorf("%w; the same command goes on from the last checkpoint", err)
+				} else {
+					return err
+				}
 			}
 			if result.Checkpoint != "" {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), result.Checkpoint)

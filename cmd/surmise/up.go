@@ -29,7 +29,7 @@ either is started again. A second signal kills.
 
 Other workers may attach as well. To open it to a network, --tls-cert, --tls-key and --tokens or --client-ca are those of
 'surmise coordinator'; the worker inside needs neither token nor certificate.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return up(cmd.Context(), o, func(a net.Addr) {
 				fmt.Fprintf(cmd.OutOrStdout(), "coordinator listens on %s\n", a)

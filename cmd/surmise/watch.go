@@ -19,7 +19,7 @@ func newWatchCommand() *cobra.Command {
 		Short: "Follow a job to its end",
 		Long: `Follow a job to its end: loss, clips per second, remaining time, and the monitors of collapse (effective rank, standard
 deviation and cosine of the representations). Exits with 3 when the job fails or is cancelled.`,
-		Args: cobra.ExactArgs(1),
+		Args: oneJob,
 	}
 	address := addCoordinatorFlag(cmd)
 	cmd.ValidArgsFunction = completeJobNames(address)
@@ -35,8 +35,18 @@ deviation and cosine of the representations). Exits with 3 when the job fails or
 	return cmd
 }
 
+// leftAlone says of a watch that was interrupted that the job was not.
+func leftAlone(ctx context.Context, name string, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return fmt.Errorf("no longer watched; %s goes on ('surmise cancel %s' ends it)", name, name)
+	}
+	return err
+}
+
 // watch shows a job until it is over. Events as JSON go to out, what is for people to show.
-func watch(ctx context.Context, client *jobsClient, name string, asJSON bool, out, show io.Writer) error {
+func watch(ctx context.Context, client *jobsClient, name string, asJSON bool, out, show io.Writer) (err error) {
+	asked := ctx
+	defer func() { err = leftAlone(asked, name, err) }()
 	if asJSON {
 		return client.follow(ctx, name, func(e *surmisev1.WatchJobResponse) error { return writeProto(out, e) }, func() {})
 	}

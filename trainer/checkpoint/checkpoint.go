@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"math"
@@ -167,6 +168,9 @@ func (m *Model) Close() error { return m.file.Close() }
 // Release lets the system take back the memory of tensors that were read; what is used again is read again.
 func (m *Model) Release() { m.file.Release() }
 
+// foreign is what to do with what is no checkpoint.
+const foreign = "a checkpoint of another program is made one by surmise import"
+
 // LoadModel opens a model. path is the folder of a checkpoint, or a single .safetensors file whose
 // metadata holds the config under "surmise.config" and may hold the step under "surmise.step". It must be closed.
 func LoadModel(path string) (_ *Model, err error) {
@@ -183,12 +187,18 @@ func LoadModel(path string) (_ *Model, err error) {
 	var manifest Manifest
 	if info.IsDir() {
 		if manifest, err = readManifest(path); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				err = fmt.Errorf("%w; %s", err, foreign)
+			}
 			return nil, err
 		}
 		name = filepath.Join(path, modelFile)
 	}
 	f, err := Open(name)
 	if err != nil {
+		if !info.IsDir() {
+			err = fmt.Errorf("%w; %s", err, foreign)
+		}
 		return nil, err
 	}
 	m := &Model{file: f}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -76,7 +77,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", o.Listen)
 	if err != nil {
-		return fmt.Errorf("listening on %s: %w", o.Listen, err)
+		return cannotListen(o.Listen, err)
 	}
 	served := false
 	defer func() {
@@ -167,6 +168,18 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer stopLaunching()
 	running.Go(func() { launching.run(launchCtx, store, stop) })
 	return server.Serve(serving, listener)
+}
+
+// cannotListen says what to do about an address.
+func cannotListen(address string, err error) error {
+	var syntax *net.AddrError
+	switch {
+	case errors.As(err, &syntax):
+		return &UsageError{fmt.Errorf("--listen %s: %w; want HOST:PORT", address, err)}
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("listening on %s: %w; if that is a coordinator, use it, or give this one another --listen and --data-dir", address, err)
+	}
+	return fmt.Errorf("listening on %s: %w", address, err)
 }
 
 // Command is "coordinator". It stops gracefully when its context ends.
