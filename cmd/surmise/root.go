@@ -84,7 +84,7 @@ Exit codes:
   0  done
   1  failed: the network, a disk, an interruption
   2  wrong usage or bad input: a flag, a file, a field of a job
-  3  the job failed or was cancelled
+  3  the job failed or was cancelled, of a coordinator or in this process
 
 Results go to standard output, logs and progress to standard error.`,
 		SilenceUsage:  true,
