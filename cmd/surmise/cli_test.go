@@ -47,6 +47,7 @@ func ok(t *testing.T, args ...string) string {
 func TestBadInput(t *testing.T) {
 	t.Chdir(t.TempDir())
 	for name, text := range map[string]string{
+		"flat.json":    `{"data":["clips"]}`,
 		"unknown.json": `{"train":{"data":["clips"],"stepz":3}}`,
 		"empty.json":   ``,
 		"neither.json": `{}`,
@@ -92,6 +93,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"submit", "--score", "p.csv"}, 2, `Error: .*\[score model\].*\[model\]\nRun .*\n`},
 		{[]string{"--log-level", "loud", "version"}, 2, `Error: --log-level "loud": want debug, info, warn or error\nRun .*\n`},
 		{[]string{"submit", "-f", "nope.json"}, 2, `Error: job file: open nope.json: no such file or directory\n`},
+		{[]string{"submit", "-f", "flat.json"}, 2, `Error: job file flat.json: \(line 1:2\): unknown field "data"; a job is {"train": {…}}, {"score": .*\n`},
 		{[]string{"submit", "-f", "unknown.json"}, 2, `Error: job file unknown.json: \(line 1:28\): unknown field "stepz"\n`},
 		{[]string{"submit", "-f", "both.json"}, 2, `Error: job file both.json: \(line 1:25\): error parsing "score", oneof .*\n`},
 		{[]string{"submit", "-f", "list.json"}, 2, `Error: job file list.json: syntax error \(line 1:1\): unexpected token \[\n`},
@@ -101,7 +103,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"train", "-f", "shape.json"}, 2, `Error: train.model.size: must be a multiple of patch 8, got 60\n`},
 		{[]string{"train", "-f", "steps.json"}, 2, `Error: train.steps: .*, got -1\n`},
 		{[]string{"train", "-f", "mask.json"}, 2, `Error: train.mask.context_tubelets\[0\]: must leave at least one of 8 tubelets to predict, got 8\n`},
-		{[]string{"train", "-f", "fp16.json"}, 2, `Error: train.precision: must be in list \[, auto, fp32, bf16, tf32\], got fp16\n`},
+		{[]string{"train", "-f", "fp16.json"}, 2, `Error: train.precision: must be in list \[auto, fp32, bf16, tf32\], got fp16\n`},
 		{[]string{"train", "-f", "threads.json"}, 3, `Error: train.threads is 1024, want 1 to [0-9]+, the cores that this process may use, or 0 for all of them\n`},
 		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json", "--precision", "BF16"}, 2, `Error: score.precision: must be in list .*, got BF16\n`},
 		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json", "--threads", "1024"}, 3, `Error: score.threads is 1024, want 1 to .*\n`},

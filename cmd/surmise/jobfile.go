@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -47,9 +48,26 @@ func readRequest(what, path string, in io.Reader, request proto.Message) error {
 		return badInput(fmt.Errorf("%s %s: larger than %d bytes", what, name, maxJobFileBytes))
 	}
 	if err := protojson.Unmarshal(text, request); err != nil {
-		return badInput(fmt.Errorf("%s %s: %s", what, name, plainProto(err)))
+		says := plainProto(err)
+		if _, job := request.(*surmisev1.SubmitJobRequest); job && strings.Contains(says, "unknown field") && !hasKind(text) {
+			says += `; a job is {"train": {…}}, {"score": {…}} or {"rank": {…}}`
+		}
+		return badInput(fmt.Errorf("%s %s: %s", what, name, says))
 	}
 	return nil
+}
+
+// hasKind tells whether a job says what kind it is.
+func hasKind(job []byte) bool {
+	var fields map[string]json.RawMessage
+	_ = json.Unmarshal(job, &fields) // what is no object has none
+	kinds := (&surmisev1.SubmitJobRequest{}).ProtoReflect().Descriptor().Oneofs().ByName("spec").Fields()
+	for i := range kinds.Len() {
+		if fields[kinds.Get(i).JSONName()] != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // plainProto takes protojson's prefix off, whose white space varies on purpose.

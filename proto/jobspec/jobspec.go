@@ -109,7 +109,7 @@ func Validate(m proto.Message) error {
 		if field == "" && v.RuleDescriptor == nil {
 			field = "(message)"
 		}
-		problem := v.Proto.GetMessage()
+		problem := strings.Replace(v.Proto.GetMessage(), "in list [, ", "in list [", 1) // that it may be left empty goes without saying
 		if got := short(v.FieldValue); got != "" {
 			problem += ", got " + got
 		}
