@@ -28,7 +28,7 @@ func contrast(f *compare.File, videos []scoredVideo, k int, maps []heat.Map) {
 				partner[i] = j
 			}
 		}
-		if partner[i] < 0 || maps[i].Tubelets != maps[0].Tubelets || len(maps[i].Values) != len(maps[0].Values) {
+		if partner[i] < 0 || maps[i].Tubelets == 0 || maps[i].Tubelets != maps[0].Tubelets || len(maps[i].Values) != len(maps[0].Values) {
 			return
 		}
 		parting[i] = -1

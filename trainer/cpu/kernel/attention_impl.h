@@ -55,8 +55,9 @@ __attribute__((noinline)) static void scores_of(const head_t *h, long m, long se
 
 // softmax_tile turns a tile of scores, already times log2(e), into 2^(s - max) and stores 1/sum of each row. Keys that a
 // row does not see become 0, as do columns up to a whole panel. Row r is query row first + r of its segment. With half set
-// the result goes, in bfloat16, to narrowed [rows, ld]; otherwise it takes the scores' place.
-INLINE void softmax_rows(const int half, const head_t *h, long rows, long width, long first, uint16_t *narrowed) {
+// the result goes, in bfloat16, to narrowed [rows, ld]; otherwise it takes the scores' place. With rough set it is bfloat16
+// in the end.
+INLINE void softmax_rows(const int half, const int rough, const head_t *h, long rows, long width, long first, uint16_t *narrowed) {
 	for (long r = 0; r < rows; r++, narrowed += half ? h->ld : 0) {
 		float *s = h->scores + r * h->ld;
 		void *to = half ? (void *)narrowed : (void *)s;
@@ -76,26 +77,29 @@ INLINE void softmax_rows(const int half, const head_t *h, long rows, long width,
 			enum { count = SEVERAL };
 			vec v[SEVERAL];
 			ALL(v[j] = load(s + i + j * LANES) - max);
-			exp2_neg(count, v);
+			if (rough) exp2_rough(count, v);
+			else exp2_neg(count, v);
 			ALL(store_any(half, to, i + j * LANES, v[j], LANES));
 			sum0 += v[0] + v[1];
 			sum1 += v[2] + v[3];
 		}
 		for (; i < end; i += LANES) {
 			vec v = load(s + i) - max;
-			exp2_neg(1, &v);
+			if (rough) exp2_rough(1, &v);
+			else exp2_neg(1, &v);
 			store_any(half, to, i, v, LANES);
 			sum0 += v;
 		}
-		// exp2_neg ends at 2^-126: what is hidden must be 0
+		// both end at 2^-126: what is hidden must be 0
 		const long hidden = whole(width, NR) - seen;
 		memset(half ? (void *)(narrowed + seen) : (void *)(s + seen), 0, hidden * (half ? sizeof *narrowed : sizeof *s));
 		h->inverse[r] = 1.0f / lane_sum(sum0 + sum1);
 	}
 }
-static void softmax_tile(const head_t *h, long rows, long width, long first) { softmax_rows(0, h, rows, width, first, 0); }
+static void softmax_tile(const head_t *h, long rows, long width, long first) { softmax_rows(0, 0, h, rows, width, first, 0); }
+static void softmax_tile_rough(const head_t *h, long rows, long width, long first) { softmax_rows(0, 1, h, rows, width, first, 0); }
 static void softmax_tile_half(const head_t *h, long rows, long width, long first, uint16_t *narrowed) {
-	softmax_rows(1, h, rows, width, first, narrowed);
+	softmax_rows(1, 1, h, rows, width, first, narrowed);
 }
 
 // row_grad prepares softmax_tile_grad of row r: 1/sum, and the sum of P dP. Hidden columns of d become 0.
@@ -270,7 +274,10 @@ static void attention_grad(int half, void *dqkv, const void *qkv, const void *do
 				panels_by_rows(l.query_rows, qt, m, dim, stride, half);
 				panels_by_rows(l.out_rows, gt, m, dim, width, half);
 				scores_of(&h, m, seen, qt, stride, l.keys);
-				softmax_tile(&h, m, seen, first);
+				if (half)
+					softmax_tile_rough(&h, m, seen, first);
+				else
+					softmax_tile(&h, m, seen, first);
 				const product_t to_d = {.c = l.d, .ldc = ld, .n = seen};
 				product(half, SET, m, dim, gt, width, l.values, &to_d);
 				const product_t to_dq = {.c = (void *)cell(half, dq, first * stride), .ldc = stride, .n = dim,

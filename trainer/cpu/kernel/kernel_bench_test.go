@@ -67,26 +67,40 @@ func BenchmarkProduct(b *testing.B) {
 }
 
 func BenchmarkAttention(b *testing.B) {
-	for _, s := range []struct{ rows, heads, dim, block int }{{392, 3, 64, 0}, {512, 2, 64, 64}, {512, 2, 64, 0}, {1568, 6, 64, 0}} {
-		width := s.heads * s.dim
-		qkv, out, dqkv := random(s.rows*3*width), random(s.rows*width), random(s.rows*3*width)
-		scratch := random(AttentionScratch(s.rows, s.dim, s.block, false))
-		offsets := []int32{0, int32(s.rows)}
-		pairs := 0
-		for i := range s.rows {
-			seen := s.rows
-			if s.block > 0 {
-				seen = min(seen, (i/s.block+1)*s.block)
+	for _, half := range []bool{false, true} {
+		for _, s := range []struct{ rows, heads, dim, block int }{{392, 3, 64, 0}, {512, 2, 64, 64}, {512, 2, 64, 0}, {1568, 6, 64, 0}, {392, 6, 32, 0}, {1568, 6, 16, 0}} {
+			width := s.heads * s.dim
+			cells := func(n int) Cells {
+				x := random(n)
+				if !half {
+					return f32(x)
+				}
+				narrow := Cells{H: make([]uint16, n)}
+				Narrow(narrow.H, x)
+				return narrow
 			}
-			pairs += seen
+			qkv, out, dqkv := cells(s.rows*3*width), cells(s.rows*width), cells(s.rows*3*width)
+			scratch := random(AttentionScratch(s.rows, s.dim, s.block, half))
+			offsets := []int32{0, int32(s.rows)}
+			pairs := 0
+			for i := range s.rows {
+				seen := s.rows
+				if s.block > 0 {
+					seen = min(seen, (i/s.block+1)*s.block)
+				}
+				pairs += seen
+			}
+			name := fmt.Sprintf("%dx%dx%d,block%d", s.rows, s.heads, s.dim, s.block)
+			if half {
+				name += ",bf16"
+			}
+			b.Run("forward/"+name, func(b *testing.B) {
+				measure(b, 4*pairs*width, 0, func() { Attention(out, qkv, offsets, s.heads, s.dim, s.block, scratch) })
+			})
+			b.Run("gradient/"+name, func(b *testing.B) {
+				measure(b, 10*pairs*width, 0, func() { AttentionGrad(dqkv, qkv, out, offsets, s.heads, s.dim, s.block, scratch) })
+			})
 		}
-		name := fmt.Sprintf("%dx%dx%d,block%d", s.rows, s.heads, s.dim, s.block)
-		b.Run("forward/"+name, func(b *testing.B) {
-			measure(b, 4*pairs*width, 0, func() { Attention(f32(out), f32(qkv), offsets, s.heads, s.dim, s.block, scratch) })
-		})
-		b.Run("gradient/"+name, func(b *testing.B) {
-			measure(b, 10*pairs*width, 0, func() { AttentionGrad(f32(dqkv), f32(qkv), f32(out), offsets, s.heads, s.dim, s.block, scratch) })
-		})
 	}
 }
 

@@ -128,7 +128,8 @@ __attribute__((noinline)) static void finish_edge(int kind, const float *sums, i
 }
 
 // finish_rows is finish for rows of a whole panel; GELU and its gradient take SEVERAL vectors at once.
-INLINE void finish_rows(const int kind, const float *sums, long rows, const product_t *o, long row, long col) {
+INLINE void finish_rows(const int kind, const float *sums, long rows, const product_t *of, long row, long col) {
+	const product_t to = *of, *o = &to; // in registers, see tile
 	const int half = (kind & HALF) != 0, with = kind & ~HALF;
 	long i = 0;
 	if (with == BIAS_GELU || with == GELU_GRAD) {
@@ -197,10 +198,11 @@ INLINE void tile(const int pairs, const int kind, const int mr, long k, const ui
 	}
 	const int plain = kind != BIAS_GELU && kind != GELU_GRAD && kind != BIAS_GELU_HALF && kind != GELU_GRAD_HALF;
 	if (plain && o->n - col >= NR) {
+		const product_t to = *o; // stays in registers: what is stored may lie anywhere, but not here
 #pragma GCC unroll 12
 		for (int i = 0; i < mr; i++) {
-			finish(kind, sum[i][0], o, row + i, col, LANES);
-			finish(kind, sum[i][1], o, row + i, col + LANES, LANES);
+			finish(kind, sum[i][0], &to, row + i, col, LANES);
+			finish(kind, sum[i][1], &to, row + i, col + LANES, LANES);
 		}
 		return;
 	}
