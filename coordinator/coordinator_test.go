@@ -389,14 +389,21 @@ func TestJobThatLosesItsWorkersIsGivenUp(t *testing.T) {
 	}
 }
 
+// trained is a job that left a model, and the worker that did it.
+func (s *server) trained(name string) (*worker, *surmisev1.Job) {
+	s.t.Helper()
+	job := s.submit(train())
+	w := s.ready(name)
+	l := w.lease()
+	w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: publish(s.t, l, "m.safetensors")})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	return w, job
+}
+
 func TestScoringJobWhoseModelIsGoneFails(t *testing.T) {
 	gone := make(chan struct{})
 	s := start(t, func(c *coordinator.Config) { c.Store = forgetfulStore{c.Store, gone} })
-	trained := s.submit(train())
-	w := s.ready("w")
-	l := w.lease()
-	w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: publish(t, l, "m.safetensors")})
-	w.settled(surmisev1.JobState_SUCCEEDED)
+	w, trained := s.trained("w")
 	scored := s.submit(score(trained.Name))
 	next := s.submit(train())
 	close(gone)
@@ -413,11 +420,7 @@ func TestScoringJobWhoseModelIsGoneFails(t *testing.T) {
 func TestLeaseThatCannotBeMadeIsHandedBack(t *testing.T) {
 	fails := make(chan string, 1)
 	s := start(t, func(c *coordinator.Config) { c.Store = failingStore{c.Store, fails} })
-	trained := s.submit(train())
-	w := s.ready("w")
-	l := w.lease()
-	w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: publish(t, l, "m.safetensors")})
-	w.settled(surmisev1.JobState_SUCCEEDED)
+	w, trained := s.trained("w")
 	scored := s.submit(score(trained.Name))
 	fails <- strings.TrimPrefix(trained.Name, "jobs/")
 	w.ready()

@@ -211,8 +211,8 @@ type madeFuture struct {
 
 const shuffles = 3
 
-// made makes the futures of a clip, one window long with the past, and returns where they begin. All go on from the frame before without a jump, but for the
-// shuffled ones.
+// made makes the futures of a clip, one window long with the past, and returns where they begin. All go on from the frame
+// before without a jump, but for the shuffled ones.
 func (r *Ranker) made(set RankSet, clip *video.Clip) (futures []madeFuture, from int, err error) {
 	k := r.Spec.Window - r.ContextFrames // frames of a future
 	from = r.ContextFrames

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -511,14 +512,16 @@ func TestTrainHere(t *testing.T) {
 	runDir := filepath.Join(dir, "run")
 	ctx, interrupt := context.WithCancel(t.Context())
 	var out bytes.Buffer
+	var said bytes.Buffer
 	atCheckpoint := writerFunc(func(p []byte) (int, error) {
+		said.Write(p)
 		if bytes.Contains(p, []byte("checkpoint at step 3")) {
 			interrupt()
 		}
 		return len(p), nil
 	})
-	if code := run(ctx, []string{"train", "-f", "-", "--out", runDir}, strings.NewReader(job), &out, atCheckpoint); code != exitFailed {
-		t.Fatalf("an interrupted run: exit code %d", code)
+	if code := run(ctx, []string{"train", "-f", "-", "--out", runDir}, strings.NewReader(job), &out, atCheckpoint); code != exitFailed || !strings.Contains(said.String(), "was interrupted; the same command goes on") {
+		t.Fatalf("an interrupted run: exit code %d\n%s", code, &said)
 	}
 	code, path, shown := surmise(t, job, "train", "-f", "-", "--out", runDir)
 	if code != exitOK || strings.Contains(shown, "checkpoint at step 3") {
@@ -615,6 +618,22 @@ func TestLinesOfAPhase(t *testing.T) {
 		if !strings.Contains(got.String(), want) {
 			t.Errorf("no %q in\n%s", want, &got)
 		}
+	}
+}
+
+// Who stops watching is told that the job goes on; any other error stays what it is.
+func TestWatchThatIsStoppedLeavesTheJob(t *testing.T) {
+	ctx, stop := context.WithCancel(t.Context())
+	broken := errors.New("broken")
+	if err := leftAlone(ctx, "jobs/a", broken); !errors.Is(err, broken) {
+		t.Errorf("while it is watched: %v", err)
+	}
+	stop()
+	if err := leftAlone(ctx, "jobs/a", context.Canceled); err == nil || !strings.Contains(err.Error(), "jobs/a goes on ('surmise cancel jobs/a' ends it)") {
+		t.Errorf("stopped: %v", err)
+	}
+	if err := leftAlone(ctx, "jobs/a", nil); err != nil {
+		t.Errorf("stopped when the job was over: %v", err)
 	}
 }
 

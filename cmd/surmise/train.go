@@ -78,11 +78,11 @@ of each process.`,
 				if stopped = trainer.StoppedTogether(err); stopped {
 					return errors.New("training was interrupted; the same command goes on from the last checkpoint")
 				}
-				if err := localFailure(cmd.Context(), "training", err); cmd.Context().Err() != nil {
-					return fmt.Errorf("%w; the same command goes on from the last checkpoint", err)
-				} else {
-					return err
+				err = localFailure(cmd.Context(), "training", err)
+				if cmd.Context().Err() != nil {
+					err = fmt.Errorf("%w; the same command goes on from the last checkpoint", err)
 				}
+				return err
 			}
 			if result.Checkpoint != "" {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), result.Checkpoint)

@@ -383,3 +383,17 @@ func TestAssign(t *testing.T) {
 		})
 	}
 }
+
+// What another program wrote is no checkpoint, and there is a way to make it one.
+func TestLoadModelOfOtherPrograms(t *testing.T) {
+	folder := t.TempDir()
+	file := filepath.Join(t.TempDir(), "model.pth")
+	if err := os.WriteFile(file, []byte("PK\x03\x04 and so on, which is no header"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{folder, file} {
+		if _, err := LoadModel(path); err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "surmise import") {
+			t.Errorf("got %v, want an error with %s and what imports it", err, path)
+		}
+	}
+}

@@ -1,8 +1,9 @@
 // Package remote brings videos from object stores and web servers to this machine, into a folder of bounded size.
 //
 // s3:// and gs:// go through gocloud.dev/blob and find their credentials as the SDKs of these stores do. Commands import
-// their drivers, gocloud.dev/blob/s3blob and gcsblob, for their effect. http:// and https:// are plain requests. Objects are hostile: their size is bounded before and while they are read, and a web
-// server may not send the reader to another host. So are URIs: rules.go says which may be fetched.
+// their drivers, gocloud.dev/blob/s3blob and gcsblob, for their effect. http:// and https:// are plain requests. Objects
+// are hostile: their size is bounded before and while they are read, and a web server may not send the reader to another
+// host. So are URIs: rules.go says which may be fetched.
 package remote
 
 import (
