@@ -182,7 +182,7 @@ func (s *Server) hear(stream attachStream, w *session, m *surmisev1.AttachReques
 }
 
 func (s *Server) heartbeat(stream attachStream, h *surmisev1.Heartbeat) error {
-	progress, err := marshal(h.Progress)
+	progress, err := marshal("heartbeat.progress", h.Progress)
 	if err != nil {
 		return err
 	}
@@ -221,11 +221,11 @@ func (s *Server) done(stream attachStream, d *surmisev1.Done) error {
 			return s.misplaced(stream, d.Lease, fmt.Errorf("artifact %s: %w", a.Name, err))
 		}
 	}
-	result, err := marshal(d.Result)
+	result, err := marshal("done.result", d.Result)
 	if err != nil {
 		return err
 	}
-	progress, err := marshal(d.Progress)
+	progress, err := marshal("done.progress", d.Progress)
 	if err != nil {
 		return err
 	}
@@ -273,18 +273,19 @@ func (s *Server) apply(stream attachStream, lease *surmisev1.LeaseRef, e queue.E
 	return job, true, nil
 }
 
-// marshal writes an optional message for the store; absent stays nil.
+// marshal writes a worker's optional message for the store; absent stays nil. One that has no JSON, such as a duration
+// whose seconds and nanos differ in sign, is the worker's fault.
 func marshal[M interface {
 	proto.Message
 	comparable
-}](m M) (json.RawMessage, error) {
+}](field string, m M) (json.RawMessage, error) {
 	var absent M
 	if m == absent {
 		return nil, nil
 	}
 	text, err := protojson.Marshal(m)
 	if err != nil {
-		return nil, status.Errorf(codes.Internal, "writing a %s: %v", m.ProtoReflect().Descriptor().FullName(), err)
+		return nil, badRequest(jobspec.FieldError{Field: field, Problem: "cannot be stored: " + err.Error()})
 	}
 	return text, nil
 }
