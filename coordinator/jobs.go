@@ -214,21 +214,10 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	}
 }
 
-// modelName is the model that a job begins with, and the field that names it; "" for none.
-func modelName(spec *surmisev1.JobSpec) (name, field string) {
-	switch {
-	case spec.GetTrain() != nil:
-		return spec.GetTrain().GetEncoder().GetFrom(), "train.encoder.from"
-	case spec.GetRank() != nil:
-		return spec.GetRank().Model, "rank.model"
-	}
-	return spec.GetScore().GetModel(), "score.model"
-}
-
-// model is where the model of a scoring or ranking job lies, or the frozen encoder of a training job, with "jobs/{id}"
-// resolved; "" for other jobs. A model that is not there yet is a jobspec.Errors.
+// model is where the model that a job reads lies, with "jobs/{id}" resolved; "" for jobs that read none. A model that is
+// not there yet is a jobspec.Errors.
 func (s *Server) model(ctx context.Context, spec *surmisev1.JobSpec) (artifact.Ref, error) {
-	name, field := modelName(spec)
+	name, field := jobspec.Model(spec)
 	if !strings.HasPrefix(name, jobPrefix) {
 		return artifact.Ref{Path: name}, nil
 	}

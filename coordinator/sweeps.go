@@ -113,7 +113,7 @@ func (s *Server) SubmitSweep(ctx context.Context, req *surmisev1.SubmitSweepRequ
 func (s *Server) modelsExist(ctx context.Context, children []sweep.Child) error {
 	checked := map[string]bool{}
 	for _, c := range children {
-		name, _ := modelName(c.Spec)
+		name, _ := jobspec.Model(c.Spec)
 		if checked[name] {
 			continue
 		}

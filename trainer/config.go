@@ -25,7 +25,8 @@ type Config struct {
 	Data  video.Spec   `json:"data"` // Size and Frames are the model's
 	Mask  masking.Spec `json:"mask"` // for objective masked; default V-JEPA's two mask groups
 
-	Encoder Encoder `json:"encoder,omitzero"` // frozen, for a model with FrozenEncoder
+	Encoder Source `json:"encoder,omitzero"` // of a frozen encoder, for a model with FrozenEncoder: the target encoder there
+	Init    Source `json:"init,omitzero"`    // of the weights to begin with; zero: fresh ones, drawn from Seed
 
 	Steps   int    `json:"steps"`   // optimiser steps
 	Batch   int    `json:"batch"`   // clips per step
@@ -53,9 +54,9 @@ type Config struct {
 	Truncate        bool `json:"truncate"`         // cut masks to the batch minimum as published; drops late frames
 }
 
-// Encoder names a frozen encoder.
-type Encoder struct {
-	From   string `json:"from"`   // checkpoint folder or .safetensors file whose target encoder it is; may move
+// Source names a model that weights are read from.
+type Source struct {
+	From   string `json:"from"`   // checkpoint folder or .safetensors file; may move
 	SHA256 string `json:"sha256"` // of the weights' file; filled in by Run, which refuses another one if it is given
 }
 
@@ -109,6 +110,9 @@ func (c Config) Validate() error {
 	}
 	if err := c.validateEncoder(); err != nil {
 		return err
+	}
+	if c.Init.From != "" && c.Model.FrozenEncoder {
+		return fmt.Errorf("init.from is %q with a frozen encoder: want one of the two", c.Init.From)
 	}
 	for _, f := range []struct {
 		name               string

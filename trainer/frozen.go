@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -46,52 +45,6 @@ func (c Config) validateEncoder() error {
 	return nil
 }
 
-// EncoderConfig is the shape of the model at path, for Config.OnEncoder.
-func EncoderConfig(path string) (model.Config, error) {
-	file, c, err := openModel(path)
-	if err != nil {
-		return c, err
-	}
-	return c, file.Close()
-}
-
-// openModel maps a model's file and checks that it holds the tensors that its config says.
-func openModel(path string) (_ *checkpoint.Model, c model.Config, err error) {
-	file, err := checkpoint.LoadModel(path)
-	if err != nil {
-		return nil, c, err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("model %s: %w", path, err), file.Close())
-		}
-	}()
-	var config struct {
-		Model *model.Config `json:"model"`
-	}
-	if err := json.Unmarshal(file.Config, &config); err != nil {
-		return nil, c, fmt.Errorf("its config: %w", err)
-	}
-	if config.Model == nil {
-		return nil, c, errors.New("its config has no field model")
-	}
-	c = *config.Model
-	if err := c.Validate(); err != nil {
-		return nil, c, fmt.Errorf("its config: %w", err)
-	}
-	if c.TargetNetwork() == "" {
-		return nil, c, fmt.Errorf("it predicts %s and has no target encoder", c.Target)
-	}
-	if height, width := c.Frame(); height != width {
-		return nil, c, fmt.Errorf("it takes frames of %d×%d px; clips are squares", height, width)
-	}
-	var shapes []checkpoint.Tensor
-	for _, p := range c.Params() {
-		shapes = append(shapes, checkpoint.Tensor{Name: p.Name, Shape: p.Shape})
-	}
-	return file, c, checkpoint.Match(shapes, file.Tensors)
-}
-
 // frozenEncoder is the target encoder of a checkpoint, whose weights lie in its mapped file. It turns clips into features
 // [N,D], once for each clip as long as there is room to keep them. Used by the training goroutine, its sampler by those
 // of the feed.
@@ -115,7 +68,7 @@ type encoderMachine interface {
 // notes its digest there.
 func openEncoder(ctx context.Context, cfg *Config, clips int, precision cpu.Precision, on xla.Device) (_ *frozenEncoder, err error) {
 	path := cfg.Encoder.From
-	file, source, err := openModel(path)
+	file, source, err := cfg.Encoder.open()
 	if err != nil {
 		return nil, err
 	}
@@ -125,10 +78,6 @@ func openEncoder(ctx context.Context, cfg *Config, clips int, precision cpu.Prec
 			err = errors.Join(err, e.close())
 		}
 	}()
-	if want := cfg.Encoder.SHA256; want != "" && want != file.Digest.SHA256 {
-		return nil, fmt.Errorf("%s has sha256 %s, want %s", path, file.Digest.SHA256, want)
-	}
-	cfg.Encoder.SHA256 = file.Digest.SHA256
 	if _, err := cfg.Model.OnEncoder(source); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

@@ -25,7 +25,7 @@ func frozenRun(t *testing.T, objective string) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	of, err := EncoderConfig(source.Checkpoint)
+	of, err := SourceConfig(source.Checkpoint)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +34,7 @@ func frozenRun(t *testing.T, objective string) Config {
 		t.Fatal(err)
 	}
 	on := Config{
-		Model: shape, Data: cfg.Data, Encoder: Encoder{From: source.Checkpoint},
+		Model: shape, Data: cfg.Data, Encoder: Source{From: source.Checkpoint},
 		Steps: 9, Batch: 3, Seed: 7, Threads: cfg.Threads, CheckpointEvery: 1, LogEvery: 1, ClipNorm: 1,
 	}
 	on.Data.Windows, on.Data.ScaleMin, on.Data.ScaleMax, on.Data.AspectMin, on.Data.AspectMax = "uniform", 1, 1, 1, 1

@@ -46,7 +46,7 @@ func sameRun(checkpointed json.RawMessage, trained cpu.Precision, cfg Config, re
 	for _, c := range []*Config{&old, &cfg} {
 		c.Threads, c.LogEvery, c.CheckpointEvery = 0, 0, 0
 		c.Data.Roots, c.Data.CacheMiB, c.Data.MaxUnusable = nil, 0, 0
-		c.Encoder.From = "" // its digest counts
+		c.Encoder.From, c.Init.From = "", "" // their digests count
 	}
 	a, err := flatten(old)
 	if err != nil {

@@ -102,7 +102,7 @@ func (s share) sameRun(cfg Config, videos checkpoint.Dataset) error {
 	if s.group == nil {
 		return nil
 	}
-	cfg.Threads, cfg.Encoder.From, cfg.Data.Roots = 0, "", nil // may differ from machine to machine
+	cfg.Threads, cfg.Encoder.From, cfg.Init.From, cfg.Data.Roots = 0, "", "", nil // may differ from machine to machine
 	config, err := json.Marshal(cfg)
 	if err != nil {
 		return err

@@ -24,6 +24,7 @@ type stepper struct {
 	due         func(int) bool     // the steps after which a pipeline is asked for figures; nil: all
 	dataset     checkpoint.Dataset // what its clips are cut from
 	resumedFrom string             // path of the checkpoint it began with; empty after a fresh start
+	startsFrom  *checkpoint.Model  // whose weights a run without a checkpoint begins with; nil: fresh ones
 	encoder     *frozenEncoder     // nil: the encoder is trained
 	share       share              // of every batch
 }
@@ -140,6 +141,9 @@ func (s *stepper) close() error {
 	err := s.m.Close()
 	if s.encoder != nil {
 		err = errors.Join(err, s.encoder.close())
+	}
+	if s.startsFrom != nil {
+		err = errors.Join(err, s.startsFrom.Close())
 	}
 	return err
 }

@@ -180,6 +180,14 @@ func newStepper(ctx context.Context, cfg Config, groups int, precision cpu.Preci
 	}
 	t.Program.Results = append(t.Program.Results, t.Target) // for the monitors
 	s := &stepper{precision: precision, model: t, share: part}
+	if s.startsFrom, err = cfg.openInit(); err != nil {
+		return nil, fmt.Errorf("init: %w", err)
+	}
+	defer func() {
+		if err != nil && s.startsFrom != nil {
+			err = errors.Join(err, s.startsFrom.Close())
+		}
+	}()
 	options := cpu.Options{Threads: cfg.Threads, Precision: precision, Profile: profile}
 	if part.group != nil {
 		options.Peers = part.group
@@ -331,6 +339,11 @@ func (s *stepper) begin(dir string) (resumed int, err error) {
 		if resumed, err = s.resume(dir); err != nil {
 			return 0, fmt.Errorf("resume from %s: %w", dir, err)
 		}
+		if s.resumedFrom == "" && s.startsFrom != nil {
+			if err := s.start(); err != nil {
+				return 0, fmt.Errorf("init: %s: %w", s.cfg.Init.From, err)
+			}
+		}
 	}
 	if s.share.group == nil {
 		return resumed, nil
@@ -344,6 +357,16 @@ func (s *stepper) begin(dir string) (resumed int, err error) {
 		return 0, fmt.Errorf("give all processes the same weights: %w", err)
 	}
 	return resumed, nil
+}
+
+// start gives the machine the weights of the model that the run begins with.
+func (s *stepper) start() error {
+	weights, _, err := s.tensors()
+	if err != nil {
+		return err
+	}
+	defer s.startsFrom.Release()
+	return startFrom(weights, s.startsFrom)
 }
 
 // leaveToTheFirst compares the weights of all processes of the run, and says whether this one leaves a checkpoint to

@@ -106,6 +106,7 @@ func TestEveryFieldIsMapped(t *testing.T) {
 		"surmise.v1.EvalSpec.stride":            nil,
 		"surmise.v1.EncoderSpec.from":           nil, // for Jobs.trainConfig, which opens it
 		"surmise.v1.EncoderSpec.frozen":         nil,
+		"surmise.v1.InitSpec.from":              nil,
 		"surmise.v1.ModelSpec.mlp":              func(s *surmisev1.TrainSpec) { s.Model.Mlp = "swiglu" },
 		"surmise.v1.ModelSpec.pred_mlp":         func(s *surmisev1.TrainSpec) { s.Model.PredMlp = "swiglu" },
 		"surmise.v1.ModelSpec.target":           func(s *surmisev1.TrainSpec) { s.Model.Target = "pixels" },

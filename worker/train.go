@@ -28,12 +28,13 @@ const keepCheckpoints = 2
 // Train does a training job whose spec is complete, with its checkpoints, event files and evaluations below dir; it goes
 // on from the newest checkpoint there.
 func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, r Reports) (trainer.Result, error) {
-	return j.train(ctx, spec, spec.GetEncoder().GetFrom(), dir, r)
+	path, _ := jobspec.Model(&surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Train{Train: spec}})
+	return j.train(ctx, spec, path, dir, r)
 }
 
-// train does the same with the frozen encoder, if there is one, at the path encoder.
-func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, encoder, dir string, r Reports) (_ trainer.Result, err error) {
-	cfg, spec, err := j.trainConfig(spec, encoder)
+// train does the same with the model that the job reads, if it does, at the path source.
+func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, source, dir string, r Reports) (_ trainer.Result, err error) {
+	cfg, spec, err := j.trainConfig(spec, source)
 	if err != nil {
 		return trainer.Result{}, err
 	}
@@ -196,8 +197,8 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 		cfg.Model.MaskTokens = max(1, len(mask.Blocks)+len(mask.ContextTubelets))
 	}
 	cfg.Model = cfg.Model.WithDefaults()
-	if t.GetEncoder() != nil {
-		return cfg, nil // see Jobs.trainConfig, which knows the encoder
+	if t.GetEncoder() != nil || t.GetInit() != nil {
+		return cfg, nil // see Jobs.trainConfig, which knows the model there
 	}
 	return cfg, cfg.Validate()
 }

@@ -129,6 +129,9 @@ func (o benchOptions) run(ctx context.Context, in io.Reader, out io.Writer) (err
 	if job.Encoder != nil { // its checkpoint and its features are not made up
 		return badInput(fmt.Errorf("job file %s: train.encoder: a predictor on a frozen encoder cannot be timed", o.file))
 	}
+	if job.Init != nil {
+		return badInput(fmt.Errorf("job file %s: train.init: a step takes as long with any weights; leave it out, and name the model's shape in train.model", o.file))
+	}
 	job.Data, job.Threads, job.Precision, job.Device = []string{"none"}, int32(threads), string(precision), ""
 	complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{Train: job}})
 	if err != nil {

@@ -203,16 +203,34 @@ func TestGoldenModelsKnownToACoordinator(t *testing.T) {
 	if err := json.Unmarshal(m.Config, &config); err != nil {
 		t.Fatal(err)
 	}
-	weights, err := checkpoint.LoadModel(artifactPath(t, to, encoder, "model"))
+	if weights := sha256Of(t, artifactPath(t, to, encoder, "model")); !config.Model.Frozen || config.Encoder.SHA256 != weights {
+		t.Errorf("the model scored is %s; want the encoder frozen that %s ended with, %s", m.Config, encoder, weights)
+	}
+	further := result(`{"train":{"data":["` + clips + `"],"steps":2,"batch":2,"threads":1,"init":{"from":"` + predictor + `"}}}`)
+	onward, err := checkpoint.Load(artifactPath(t, to, further, "model"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer weights.Close()
-	if !config.Model.Frozen || config.Encoder.SHA256 != weights.Digest.SHA256 {
-		t.Errorf("the model scored is %s; want the encoder frozen that %s ended with, %s", m.Config, encoder, weights.Digest.SHA256)
+	if !strings.Contains(string(onward.Manifest.Config), `"sha256":"`+sha256Of(t, artifactPath(t, to, predictor, "model"))+`"`) {
+		t.Errorf("%s does not say that it began with the weights of %s: %s", further, predictor, onward.Manifest.Config)
 	}
-	code, _, shown := surmise(t, `{"train":{"data":["`+clips+`"],"encoder":{"from":"jobs/nope","frozen":true}}}`, "submit", to, "-f", "-")
+	code, _, shown := surmise(t, `{"train":{"data":["`+clips+`"],"init":{"from":"jobs/nope"}}}`, "submit", to, "-f", "-")
+	if code != exitUsage || !strings.Contains(shown, "train.init.from: there is no job jobs/nope") {
+		t.Errorf("weights of no job: exit code %d\n%s", code, shown)
+	}
+	code, _, shown = surmise(t, `{"train":{"data":["`+clips+`"],"encoder":{"from":"jobs/nope","frozen":true}}}`, "submit", to, "-f", "-")
 	if code != exitUsage || !strings.Contains(shown, "train.encoder.from: there is no job jobs/nope") {
 		t.Errorf("an encoder of no job: exit code %d\n%s", code, shown)
 	}
+}
+
+// sha256Of is the digest of a model's weights.
+func sha256Of(t *testing.T, path string) string {
+	t.Helper()
+	m, err := checkpoint.LoadModel(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	return m.Digest.SHA256
 }

@@ -61,6 +61,22 @@ func Complete(spec *surmisev1.JobSpec) (*surmisev1.JobSpec, error) {
 	return spec, nil
 }
 
+// Model is the model that a job reads, and the field that names it: the one to be scored or ranked with, a training job's
+// frozen encoder, or the one whose weights training begins with. Both are "" for a job that reads none.
+func Model(spec *surmisev1.JobSpec) (name, field string) {
+	switch train := spec.GetTrain(); {
+	case train.GetEncoder() != nil:
+		return train.GetEncoder().GetFrom(), "train.encoder.from"
+	case train.GetInit() != nil:
+		return train.GetInit().GetFrom(), "train.init.from"
+	case spec.GetRank() != nil:
+		return spec.GetRank().GetModel(), "rank.model"
+	case spec.GetScore() != nil:
+		return spec.GetScore().GetModel(), "score.model"
+	}
+	return "", ""
+}
+
 // secretsInURIs faults every text that is a URI with a password: a job is stored, listed and logged. The fault does not
 // show it.
 func secretsInURIs(path string, m protoreflect.Message) Errors {
@@ -205,6 +221,12 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 		setDefault(&t.Model.PredMlp, "gelu")
 		preset.model = predictorOf(preset.model)
 	}
+	if t.Init != nil {
+		if t.Encoder != nil {
+			errs = append(errs, FieldError{"train.init", "excludes train.encoder: train on from a model, or train a predictor on a frozen encoder"})
+		}
+		preset.model = &surmisev1.ModelSpec{} // its checkpoint says, as a frozen encoder's does
+	}
 	errs = append(errs, completeModel(t.Model, preset.model)...)
 
 	if t.Model.Objective == "next_tubelet" && t.Mask != nil {
@@ -234,7 +256,9 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 		if n := t.Steps / t.Eval.Every; n > maxEvaluations {
 			errs = append(errs, FieldError{"train.eval.every", fmt.Sprintf("must give at most %d evaluations in %d steps, got every %d steps", maxEvaluations, t.Steps, t.Eval.Every)})
 		}
-		setDefault(&t.Eval.Stride, max(1, t.Model.Frames/2))
+		if t.Model.Frames != 0 { // else a checkpoint says
+			setDefault(&t.Eval.Stride, max(1, t.Model.Frames/2))
+		}
 	}
 	return errs
 }
@@ -283,11 +307,13 @@ func completeModel(m, preset *surmisev1.ModelSpec) Errors {
 	setDefault(&m.PredDepth, preset.PredDepth)
 	setDefault(&m.PredHeads, preset.PredHeads)
 	setDefault(&m.Positions, preset.Positions)
-	setDefault(&m.Target, "representation")
-	if preset.Size != 0 { // else a frozen encoder's checkpoint says
-		setDefault(&m.Mlp, "gelu")
+	if preset.Objective != "" { // else the checkpoint of the model to train on from says
+		setDefault(&m.Target, "representation")
 	}
-	setDefault(&m.PredMlp, m.Mlp)
+	if preset.Size != 0 { // else that, or a frozen encoder's
+		setDefault(&m.Mlp, "gelu")
+		setDefault(&m.PredMlp, m.Mlp)
+	}
 
 	var errs Errors
 	multiple := func(field string, value int32, of string, unit int32) {

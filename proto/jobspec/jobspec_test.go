@@ -209,10 +209,38 @@ func TestFrozenEncoderLeavesItsShapeToTheCheckpoint(t *testing.T) {
 	}
 }
 
+func TestAModelToTrainOnFromLeavesItsShapeToTheCheckpoint(t *testing.T) {
+	spec, err := jobspec.Complete(parse(t, `{"train":{"data":["d"],"init":{"from":"jobs/a"},"eval":{"pairs":"p"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	train := spec.GetTrain()
+	if name, field := jobspec.Model(spec); name != "jobs/a" || field != "train.init.from" {
+		t.Errorf("it reads %s, named in %s", name, field)
+	}
+	if !proto.Equal(train.Model, &surmisev1.ModelSpec{}) || train.Mask != nil || train.Sampling.ShortSide != 0 || train.Eval.Stride != 0 || train.Batch != 16 {
+		t.Errorf("got %v", train)
+	}
+
+	// What the worker finds in the checkpoint makes it whole.
+	train.Model = parse(t, `{"train":{"data":["d"],"model":{"objective":"masked","size":64,"frames":24,"patch":16,"tubelet":2,"dim":24,"depth":2,"heads":2,
+		"pred_dim":24,"pred_depth":1,"pred_heads":2,"positions":"rope","target":"pixels","mlp":"swiglu","pred_mlp":"gelu"}}}`).GetTrain().Model
+	want := proto.CloneOf(train.Model)
+	if spec, err = jobspec.Complete(spec); err != nil {
+		t.Fatal(err)
+	}
+	train = spec.GetTrain()
+	if !proto.Equal(train.Model, want) || train.Mask.GetKind() != "multiblock3d" || train.Sampling.ShortSide != 128 || train.Eval.Stride != 12 {
+		t.Errorf("got %v", train)
+	}
+}
+
 func TestJobsThatAFrozenEncoderCannotDo(t *testing.T) {
 	for text, field := range map[string]string{
 		`"encoder":{"from":"m"}`:    "train.encoder.frozen",
 		`"encoder":{"frozen":true}`: "train.encoder.from",
+		`"init":{}`:                 "train.init.from",
+		`"encoder":{"from":"m","frozen":true},"init":{"from":"m"}`:              "train.init",
 		`"encoder":{"from":"m","frozen":true},"model":{"target":"pixels"}`:      "train.model.target",
 		`"encoder":{"from":"m","frozen":true},"sampling":{"windows":"random"}`:  "train.sampling.windows",
 		`"encoder":{"from":"m","frozen":true},"sampling":{"scale_min":0.3}`:     "train.sampling.scale_min",

@@ -1,9 +1,6 @@
 package model
 
 import (
-	"cmp"
-	"fmt"
-
 	G "gorgonia.org/gorgonia"
 	"gorgonia.org/tensor"
 
@@ -54,48 +51,3 @@ func (b *builder) rows(name string, n, d int) (input, rows *G.Node) {
 
 // FeatureValues is how many numbers an encoder gives of a clip: N·D.
 func (c Config) FeatureValues() int { return c.Tokens() * c.Dim }
-
-// OnEncoder returns c for a predictor on the encoder of another model, frozen. That model's encoder settles what its
-// shape is: a field of c that is zero takes its value, one that says otherwise is an error that names it.
-func (c Config) OnEncoder(of Config) (Config, error) {
-	for _, f := range []struct {
-		name  string
-		field *int
-		value int
-	}{
-		{"size", &c.Size, of.Size}, {"frames", &c.Frames, of.Frames}, {"patch", &c.Patch, of.Patch}, {"tubelet", &c.Tubelet, of.Tubelet},
-		{"dim", &c.Dim, of.Dim}, {"depth", &c.Depth, of.Depth}, {"heads", &c.Heads, of.Heads},
-		{"height", &c.Height, of.Height}, {"width", &c.Width, of.Width},
-	} {
-		if *f.field != 0 && *f.field != f.value {
-			return c, fmt.Errorf("model.%s is %d, the frozen encoder's is %d: leave it out, or use another encoder", f.name, *f.field, f.value)
-		}
-		*f.field = f.value
-	}
-	for _, f := range []struct {
-		name     string
-		field    *string
-		value    string
-		standard string
-	}{{"positions", &c.Positions, of.Positions, SinCosUniform}, {"mlp", &c.MLP, of.MLP, GELU}} {
-		if *f.field != "" && *f.field != cmp.Or(f.value, f.standard) {
-			return c, fmt.Errorf("model.%s is %s, the frozen encoder's is %s: leave it out, or use another encoder", f.name, *f.field, cmp.Or(f.value, f.standard))
-		}
-		*f.field = f.value
-	}
-	for _, f := range []struct {
-		name         string
-		field        *float64
-		value, usual float64
-	}{{"mlp_ratio", &c.MLPRatio, of.MLPRatio, 4}, {"norm_eps", &c.NormEps, of.NormEps, normEps}} {
-		if *f.field != 0 && *f.field != cmp.Or(f.value, f.usual) {
-			return c, fmt.Errorf("model.%s is %g, the frozen encoder's is %g: leave it out, or use another encoder", f.name, *f.field, cmp.Or(f.value, f.usual))
-		}
-		*f.field = f.value
-	}
-	if c.PredMLPRatio == 0 && cmp.Or(c.MLPRatio, 4) != 4 {
-		c.PredMLPRatio = 4 // the encoder's is its own
-	}
-	c.FrozenEncoder = true
-	return c, nil
-}

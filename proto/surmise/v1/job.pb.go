@@ -586,7 +586,9 @@ type TrainSpec struct {
 	// Scores pairs while it trains; default absent: it does not.
 	Eval *EvalSpec `protobuf:"bytes,20,opt,name=eval,proto3" json:"eval,omitempty"`
 	// Trains a predictor alone, on an encoder that is there; default absent: the encoder is trained too.
-	Encoder       *EncoderSpec `protobuf:"bytes,30,opt,name=encoder,proto3" json:"encoder,omitempty"`
+	Encoder *EncoderSpec `protobuf:"bytes,30,opt,name=encoder,proto3" json:"encoder,omitempty"`
+	// The model whose weights training begins with; default absent: fresh ones, drawn from seed. Not with encoder.
+	Init          *InitSpec `protobuf:"bytes,31,opt,name=init,proto3" json:"init,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -740,6 +742,63 @@ func (x *TrainSpec) GetEncoder() *EncoderSpec {
 	return nil
 }
 
+func (x *TrainSpec) GetInit() *InitSpec {
+	if x != nil {
+		return x.Init
+	}
+	return nil
+}
+
+// InitSpec names a model to train on from: encoder, predictor and target encoder begin with its weights, while steps,
+// optimiser, schedules and data begin anew. Its checkpoint settles the model: leave all of its fields out, or name the
+// same; size and frames of one with rotary positions may be others. A model that was trained on a frozen encoder goes on
+// with an encoder that learns, and a copy of it for the targets.
+type InitSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A checkpoint folder, a .safetensors file such as surmise import writes, or "jobs/{id}" of a training job that has
+	// succeeded.
+	From          string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InitSpec) Reset() {
+	*x = InitSpec{}
+	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InitSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InitSpec) ProtoMessage() {}
+
+func (x *InitSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InitSpec.ProtoReflect.Descriptor instead.
+func (*InitSpec) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *InitSpec) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
 // EncoderSpec names the encoder that a predictor is trained on. Its checkpoint settles size, frames, patch, tubelet, dim,
 // depth, heads, positions and mlp of the model: leave them out, or name the same. What it gives of a clip is computed once
 // and kept, so clips must come again as they were: sampling then defaults to whole frames and uniform windows, and random
@@ -749,7 +808,7 @@ type EncoderSpec struct {
 	// A checkpoint folder, a .safetensors file such as surmise import writes, or "jobs/{id}" of a training job that has
 	// succeeded. Its target encoder is the one that is used, for what the predictor sees and for its targets.
 	From string `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	// The encoder does not learn. Must be true: to train it as well is not offered.
+	// The encoder does not learn. Must be true: to train it as well, name the model in init.
 	Frozen        bool `protobuf:"varint,2,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -757,7 +816,7 @@ type EncoderSpec struct {
 
 func (x *EncoderSpec) Reset() {
 	*x = EncoderSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	mi := &file_surmise_v1_job_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +828,7 @@ func (x *EncoderSpec) String() string {
 func (*EncoderSpec) ProtoMessage() {}
 
 func (x *EncoderSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[5]
+	mi := &file_surmise_v1_job_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +841,7 @@ func (x *EncoderSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EncoderSpec.ProtoReflect.Descriptor instead.
 func (*EncoderSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{5}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EncoderSpec) GetFrom() string {
@@ -800,7 +859,8 @@ func (x *EncoderSpec) GetFrozen() bool {
 }
 
 // EvalSpec scores a pairs file with the weights of the moment: before the first step, which is the untrained twin's
-// score, every few steps, and after the last one. Training waits meanwhile and goes on as if it had not.
+// score, or with init that of the model it begins with; every few steps; and after the last one. Training waits
+// meanwhile and goes on as if it had not.
 type EvalSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in ScoreSpec. Keep it small: every video is scored each time.
@@ -815,7 +875,7 @@ type EvalSpec struct {
 
 func (x *EvalSpec) Reset() {
 	*x = EvalSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[6]
+	mi := &file_surmise_v1_job_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +887,7 @@ func (x *EvalSpec) String() string {
 func (*EvalSpec) ProtoMessage() {}
 
 func (x *EvalSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[6]
+	mi := &file_surmise_v1_job_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +900,7 @@ func (x *EvalSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvalSpec.ProtoReflect.Descriptor instead.
 func (*EvalSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{6}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EvalSpec) GetPairs() string {
@@ -904,7 +964,7 @@ type ModelSpec struct {
 
 func (x *ModelSpec) Reset() {
 	*x = ModelSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[7]
+	mi := &file_surmise_v1_job_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +976,7 @@ func (x *ModelSpec) String() string {
 func (*ModelSpec) ProtoMessage() {}
 
 func (x *ModelSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[7]
+	mi := &file_surmise_v1_job_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +989,7 @@ func (x *ModelSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelSpec.ProtoReflect.Descriptor instead.
 func (*ModelSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{7}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ModelSpec) GetObjective() string {
@@ -1055,7 +1115,7 @@ type MaskSpec struct {
 
 func (x *MaskSpec) Reset() {
 	*x = MaskSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[8]
+	mi := &file_surmise_v1_job_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1127,7 @@ func (x *MaskSpec) String() string {
 func (*MaskSpec) ProtoMessage() {}
 
 func (x *MaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[8]
+	mi := &file_surmise_v1_job_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1140,7 @@ func (x *MaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskSpec.ProtoReflect.Descriptor instead.
 func (*MaskSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{8}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MaskSpec) GetKind() string {
@@ -1129,7 +1189,7 @@ type MaskBlocks struct {
 
 func (x *MaskBlocks) Reset() {
 	*x = MaskBlocks{}
-	mi := &file_surmise_v1_job_proto_msgTypes[9]
+	mi := &file_surmise_v1_job_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1141,7 +1201,7 @@ func (x *MaskBlocks) String() string {
 func (*MaskBlocks) ProtoMessage() {}
 
 func (x *MaskBlocks) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[9]
+	mi := &file_surmise_v1_job_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1154,7 +1214,7 @@ func (x *MaskBlocks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MaskBlocks.ProtoReflect.Descriptor instead.
 func (*MaskBlocks) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{9}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MaskBlocks) GetCount() int32 {
@@ -1230,7 +1290,7 @@ type SamplingSpec struct {
 
 func (x *SamplingSpec) Reset() {
 	*x = SamplingSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	mi := &file_surmise_v1_job_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1242,7 +1302,7 @@ func (x *SamplingSpec) String() string {
 func (*SamplingSpec) ProtoMessage() {}
 
 func (x *SamplingSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[10]
+	mi := &file_surmise_v1_job_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1255,7 +1315,7 @@ func (x *SamplingSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SamplingSpec.ProtoReflect.Descriptor instead.
 func (*SamplingSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{10}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SamplingSpec) GetFrameStep() int32 {
@@ -1399,7 +1459,7 @@ type OptimizerSpec struct {
 
 func (x *OptimizerSpec) Reset() {
 	*x = OptimizerSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	mi := &file_surmise_v1_job_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1411,7 +1471,7 @@ func (x *OptimizerSpec) String() string {
 func (*OptimizerSpec) ProtoMessage() {}
 
 func (x *OptimizerSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[11]
+	mi := &file_surmise_v1_job_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1424,7 +1484,7 @@ func (x *OptimizerSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OptimizerSpec.ProtoReflect.Descriptor instead.
 func (*OptimizerSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{11}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *OptimizerSpec) GetLearningRate() float64 {
@@ -1560,7 +1620,7 @@ type ScoreSpec struct {
 
 func (x *ScoreSpec) Reset() {
 	*x = ScoreSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	mi := &file_surmise_v1_job_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1572,7 +1632,7 @@ func (x *ScoreSpec) String() string {
 func (*ScoreSpec) ProtoMessage() {}
 
 func (x *ScoreSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[12]
+	mi := &file_surmise_v1_job_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1585,7 +1645,7 @@ func (x *ScoreSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScoreSpec.ProtoReflect.Descriptor instead.
 func (*ScoreSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{12}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ScoreSpec) GetPairs() string {
@@ -1768,7 +1828,7 @@ type RankSpec struct {
 
 func (x *RankSpec) Reset() {
 	*x = RankSpec{}
-	mi := &file_surmise_v1_job_proto_msgTypes[13]
+	mi := &file_surmise_v1_job_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +1840,7 @@ func (x *RankSpec) String() string {
 func (*RankSpec) ProtoMessage() {}
 
 func (x *RankSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[13]
+	mi := &file_surmise_v1_job_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +1853,7 @@ func (x *RankSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankSpec.ProtoReflect.Descriptor instead.
 func (*RankSpec) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{13}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RankSpec) GetModel() string {
@@ -1890,7 +1950,7 @@ type RankSet struct {
 
 func (x *RankSet) Reset() {
 	*x = RankSet{}
-	mi := &file_surmise_v1_job_proto_msgTypes[14]
+	mi := &file_surmise_v1_job_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1902,7 +1962,7 @@ func (x *RankSet) String() string {
 func (*RankSet) ProtoMessage() {}
 
 func (x *RankSet) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[14]
+	mi := &file_surmise_v1_job_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1915,7 +1975,7 @@ func (x *RankSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankSet.ProtoReflect.Descriptor instead.
 func (*RankSet) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{14}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RankSet) GetContext() string {
@@ -1949,7 +2009,7 @@ type Rankings struct {
 
 func (x *Rankings) Reset() {
 	*x = Rankings{}
-	mi := &file_surmise_v1_job_proto_msgTypes[15]
+	mi := &file_surmise_v1_job_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2021,7 @@ func (x *Rankings) String() string {
 func (*Rankings) ProtoMessage() {}
 
 func (x *Rankings) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[15]
+	mi := &file_surmise_v1_job_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2034,7 @@ func (x *Rankings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rankings.ProtoReflect.Descriptor instead.
 func (*Rankings) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{15}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Rankings) GetRankings() []*Ranking {
@@ -2000,7 +2060,7 @@ type Ranking struct {
 
 func (x *Ranking) Reset() {
 	*x = Ranking{}
-	mi := &file_surmise_v1_job_proto_msgTypes[16]
+	mi := &file_surmise_v1_job_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2012,7 +2072,7 @@ func (x *Ranking) String() string {
 func (*Ranking) ProtoMessage() {}
 
 func (x *Ranking) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[16]
+	mi := &file_surmise_v1_job_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2025,7 +2085,7 @@ func (x *Ranking) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ranking.ProtoReflect.Descriptor instead.
 func (*Ranking) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{16}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Ranking) GetContext() string {
@@ -2084,7 +2144,7 @@ type RankedFuture struct {
 
 func (x *RankedFuture) Reset() {
 	*x = RankedFuture{}
-	mi := &file_surmise_v1_job_proto_msgTypes[17]
+	mi := &file_surmise_v1_job_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2156,7 @@ func (x *RankedFuture) String() string {
 func (*RankedFuture) ProtoMessage() {}
 
 func (x *RankedFuture) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[17]
+	mi := &file_surmise_v1_job_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2169,7 @@ func (x *RankedFuture) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RankedFuture.ProtoReflect.Descriptor instead.
 func (*RankedFuture) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{17}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RankedFuture) GetName() string {
@@ -2199,7 +2259,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_surmise_v1_job_proto_msgTypes[18]
+	mi := &file_surmise_v1_job_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2271,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[18]
+	mi := &file_surmise_v1_job_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2284,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{18}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Progress) GetPhase() string {
@@ -2375,7 +2435,7 @@ type Evaluation struct {
 
 func (x *Evaluation) Reset() {
 	*x = Evaluation{}
-	mi := &file_surmise_v1_job_proto_msgTypes[19]
+	mi := &file_surmise_v1_job_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2447,7 @@ func (x *Evaluation) String() string {
 func (*Evaluation) ProtoMessage() {}
 
 func (x *Evaluation) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[19]
+	mi := &file_surmise_v1_job_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2460,7 @@ func (x *Evaluation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Evaluation.ProtoReflect.Descriptor instead.
 func (*Evaluation) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{19}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Evaluation) GetStep() int32 {
@@ -2483,7 +2543,7 @@ type Checkpoint struct {
 
 func (x *Checkpoint) Reset() {
 	*x = Checkpoint{}
-	mi := &file_surmise_v1_job_proto_msgTypes[20]
+	mi := &file_surmise_v1_job_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2495,7 +2555,7 @@ func (x *Checkpoint) String() string {
 func (*Checkpoint) ProtoMessage() {}
 
 func (x *Checkpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[20]
+	mi := &file_surmise_v1_job_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2508,7 +2568,7 @@ func (x *Checkpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Checkpoint.ProtoReflect.Descriptor instead.
 func (*Checkpoint) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{20}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Checkpoint) GetStep() int32 {
@@ -2551,7 +2611,7 @@ type Result struct {
 
 func (x *Result) Reset() {
 	*x = Result{}
-	mi := &file_surmise_v1_job_proto_msgTypes[21]
+	mi := &file_surmise_v1_job_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2623,7 @@ func (x *Result) String() string {
 func (*Result) ProtoMessage() {}
 
 func (x *Result) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[21]
+	mi := &file_surmise_v1_job_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2636,7 @@ func (x *Result) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Result.ProtoReflect.Descriptor instead.
 func (*Result) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{21}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Result) GetArtifacts() []*Artifact {
@@ -2613,7 +2673,7 @@ type Artifact struct {
 
 func (x *Artifact) Reset() {
 	*x = Artifact{}
-	mi := &file_surmise_v1_job_proto_msgTypes[22]
+	mi := &file_surmise_v1_job_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2625,7 +2685,7 @@ func (x *Artifact) String() string {
 func (*Artifact) ProtoMessage() {}
 
 func (x *Artifact) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_job_proto_msgTypes[22]
+	mi := &file_surmise_v1_job_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2638,7 +2698,7 @@ func (x *Artifact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Artifact.ProtoReflect.Descriptor instead.
 func (*Artifact) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_job_proto_rawDescGZIP(), []int{22}
+	return file_surmise_v1_job_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Artifact) GetName() string {
@@ -2720,7 +2780,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
 	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rank\x12 \n" +
 	"\vtraceparent\x18\x1e \x01(\tR\vtraceparentB\r\n" +
-	"\x04kind\x12\x05\xbaH\x02\b\x01\"\x91\x06\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xbb\x06\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
 	"\x05steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05steps\x12 \n" +
@@ -2741,7 +2801,11 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\tprecision\x18\x0e \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12>\n" +
 	"\x06device\x18\x0f \x01(\tB&\xbaH#r!2\x1f^(auto|cpu|gpu(:[0-9]{1,3})?)?$R\x06device\x12(\n" +
 	"\x04eval\x18\x14 \x01(\v2\x14.surmise.v1.EvalSpecR\x04eval\x121\n" +
-	"\aencoder\x18\x1e \x01(\v2\x17.surmise.v1.EncoderSpecR\aencoder\"N\n" +
+	"\aencoder\x18\x1e \x01(\v2\x17.surmise.v1.EncoderSpecR\aencoder\x12(\n" +
+	"\x04init\x18\x1f \x01(\v2\x14.surmise.v1.InitSpecR\x04init\"*\n" +
+	"\bInitSpec\x12\x1e\n" +
+	"\x04from\x18\x01 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 R\x04from\"N\n" +
 	"\vEncoderSpec\x12\x1e\n" +
 	"\x04from\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x04from\x12\x1f\n" +
@@ -3009,7 +3073,7 @@ func file_surmise_v1_job_proto_rawDescGZIP() []byte {
 }
 
 var file_surmise_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_surmise_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_surmise_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_surmise_v1_job_proto_goTypes = []any{
 	(JobState)(0),                 // 0: surmise.v1.JobState
 	(*Job)(nil),                   // 1: surmise.v1.Job
@@ -3017,66 +3081,68 @@ var file_surmise_v1_job_proto_goTypes = []any{
 	(*Needs)(nil),                 // 3: surmise.v1.Needs
 	(*JobSpec)(nil),               // 4: surmise.v1.JobSpec
 	(*TrainSpec)(nil),             // 5: surmise.v1.TrainSpec
-	(*EncoderSpec)(nil),           // 6: surmise.v1.EncoderSpec
-	(*EvalSpec)(nil),              // 7: surmise.v1.EvalSpec
-	(*ModelSpec)(nil),             // 8: surmise.v1.ModelSpec
-	(*MaskSpec)(nil),              // 9: surmise.v1.MaskSpec
-	(*MaskBlocks)(nil),            // 10: surmise.v1.MaskBlocks
-	(*SamplingSpec)(nil),          // 11: surmise.v1.SamplingSpec
-	(*OptimizerSpec)(nil),         // 12: surmise.v1.OptimizerSpec
-	(*ScoreSpec)(nil),             // 13: surmise.v1.ScoreSpec
-	(*RankSpec)(nil),              // 14: surmise.v1.RankSpec
-	(*RankSet)(nil),               // 15: surmise.v1.RankSet
-	(*Rankings)(nil),              // 16: surmise.v1.Rankings
-	(*Ranking)(nil),               // 17: surmise.v1.Ranking
-	(*RankedFuture)(nil),          // 18: surmise.v1.RankedFuture
-	(*Progress)(nil),              // 19: surmise.v1.Progress
-	(*Evaluation)(nil),            // 20: surmise.v1.Evaluation
-	(*Checkpoint)(nil),            // 21: surmise.v1.Checkpoint
-	(*Result)(nil),                // 22: surmise.v1.Result
-	(*Artifact)(nil),              // 23: surmise.v1.Artifact
-	nil,                           // 24: surmise.v1.Needs.LabelsEntry
-	nil,                           // 25: surmise.v1.Result.MetricsEntry
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
+	(*InitSpec)(nil),              // 6: surmise.v1.InitSpec
+	(*EncoderSpec)(nil),           // 7: surmise.v1.EncoderSpec
+	(*EvalSpec)(nil),              // 8: surmise.v1.EvalSpec
+	(*ModelSpec)(nil),             // 9: surmise.v1.ModelSpec
+	(*MaskSpec)(nil),              // 10: surmise.v1.MaskSpec
+	(*MaskBlocks)(nil),            // 11: surmise.v1.MaskBlocks
+	(*SamplingSpec)(nil),          // 12: surmise.v1.SamplingSpec
+	(*OptimizerSpec)(nil),         // 13: surmise.v1.OptimizerSpec
+	(*ScoreSpec)(nil),             // 14: surmise.v1.ScoreSpec
+	(*RankSpec)(nil),              // 15: surmise.v1.RankSpec
+	(*RankSet)(nil),               // 16: surmise.v1.RankSet
+	(*Rankings)(nil),              // 17: surmise.v1.Rankings
+	(*Ranking)(nil),               // 18: surmise.v1.Ranking
+	(*RankedFuture)(nil),          // 19: surmise.v1.RankedFuture
+	(*Progress)(nil),              // 20: surmise.v1.Progress
+	(*Evaluation)(nil),            // 21: surmise.v1.Evaluation
+	(*Checkpoint)(nil),            // 22: surmise.v1.Checkpoint
+	(*Result)(nil),                // 23: surmise.v1.Result
+	(*Artifact)(nil),              // 24: surmise.v1.Artifact
+	nil,                           // 25: surmise.v1.Needs.LabelsEntry
+	nil,                           // 26: surmise.v1.Result.MetricsEntry
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 }
 var file_surmise_v1_job_proto_depIdxs = []int32{
 	4,  // 0: surmise.v1.Job.spec:type_name -> surmise.v1.JobSpec
 	0,  // 1: surmise.v1.Job.state:type_name -> surmise.v1.JobState
-	19, // 2: surmise.v1.Job.progress:type_name -> surmise.v1.Progress
-	26, // 3: surmise.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	26, // 4: surmise.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	26, // 5: surmise.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	21, // 6: surmise.v1.Job.last_checkpoint:type_name -> surmise.v1.Checkpoint
-	22, // 7: surmise.v1.Job.result:type_name -> surmise.v1.Result
+	20, // 2: surmise.v1.Job.progress:type_name -> surmise.v1.Progress
+	27, // 3: surmise.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	27, // 4: surmise.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	27, // 5: surmise.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	22, // 6: surmise.v1.Job.last_checkpoint:type_name -> surmise.v1.Checkpoint
+	23, // 7: surmise.v1.Job.result:type_name -> surmise.v1.Result
 	2,  // 8: surmise.v1.Job.scheduling:type_name -> surmise.v1.Scheduling
-	27, // 9: surmise.v1.Job.wait_estimate:type_name -> google.protobuf.Duration
+	28, // 9: surmise.v1.Job.wait_estimate:type_name -> google.protobuf.Duration
 	3,  // 10: surmise.v1.Scheduling.needs:type_name -> surmise.v1.Needs
-	26, // 11: surmise.v1.Scheduling.deadline:type_name -> google.protobuf.Timestamp
-	24, // 12: surmise.v1.Needs.labels:type_name -> surmise.v1.Needs.LabelsEntry
+	27, // 11: surmise.v1.Scheduling.deadline:type_name -> google.protobuf.Timestamp
+	25, // 12: surmise.v1.Needs.labels:type_name -> surmise.v1.Needs.LabelsEntry
 	5,  // 13: surmise.v1.JobSpec.train:type_name -> surmise.v1.TrainSpec
-	13, // 14: surmise.v1.JobSpec.score:type_name -> surmise.v1.ScoreSpec
-	14, // 15: surmise.v1.JobSpec.rank:type_name -> surmise.v1.RankSpec
-	8,  // 16: surmise.v1.TrainSpec.model:type_name -> surmise.v1.ModelSpec
-	9,  // 17: surmise.v1.TrainSpec.mask:type_name -> surmise.v1.MaskSpec
-	11, // 18: surmise.v1.TrainSpec.sampling:type_name -> surmise.v1.SamplingSpec
-	12, // 19: surmise.v1.TrainSpec.optimizer:type_name -> surmise.v1.OptimizerSpec
-	7,  // 20: surmise.v1.TrainSpec.eval:type_name -> surmise.v1.EvalSpec
-	6,  // 21: surmise.v1.TrainSpec.encoder:type_name -> surmise.v1.EncoderSpec
-	10, // 22: surmise.v1.MaskSpec.blocks:type_name -> surmise.v1.MaskBlocks
-	15, // 23: surmise.v1.RankSpec.sets:type_name -> surmise.v1.RankSet
-	17, // 24: surmise.v1.Rankings.rankings:type_name -> surmise.v1.Ranking
-	18, // 25: surmise.v1.Ranking.futures:type_name -> surmise.v1.RankedFuture
-	27, // 26: surmise.v1.Progress.eta:type_name -> google.protobuf.Duration
-	20, // 27: surmise.v1.Progress.evaluation:type_name -> surmise.v1.Evaluation
-	26, // 28: surmise.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
-	23, // 29: surmise.v1.Result.artifacts:type_name -> surmise.v1.Artifact
-	25, // 30: surmise.v1.Result.metrics:type_name -> surmise.v1.Result.MetricsEntry
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	14, // 14: surmise.v1.JobSpec.score:type_name -> surmise.v1.ScoreSpec
+	15, // 15: surmise.v1.JobSpec.rank:type_name -> surmise.v1.RankSpec
+	9,  // 16: surmise.v1.TrainSpec.model:type_name -> surmise.v1.ModelSpec
+	10, // 17: surmise.v1.TrainSpec.mask:type_name -> surmise.v1.MaskSpec
+	12, // 18: surmise.v1.TrainSpec.sampling:type_name -> surmise.v1.SamplingSpec
+	13, // 19: surmise.v1.TrainSpec.optimizer:type_name -> surmise.v1.OptimizerSpec
+	8,  // 20: surmise.v1.TrainSpec.eval:type_name -> surmise.v1.EvalSpec
+	7,  // 21: surmise.v1.TrainSpec.encoder:type_name -> surmise.v1.EncoderSpec
+	6,  // 22: surmise.v1.TrainSpec.init:type_name -> surmise.v1.InitSpec
+	11, // 23: surmise.v1.MaskSpec.blocks:type_name -> surmise.v1.MaskBlocks
+	16, // 24: surmise.v1.RankSpec.sets:type_name -> surmise.v1.RankSet
+	18, // 25: surmise.v1.Rankings.rankings:type_name -> surmise.v1.Ranking
+	19, // 26: surmise.v1.Ranking.futures:type_name -> surmise.v1.RankedFuture
+	28, // 27: surmise.v1.Progress.eta:type_name -> google.protobuf.Duration
+	21, // 28: surmise.v1.Progress.evaluation:type_name -> surmise.v1.Evaluation
+	27, // 29: surmise.v1.Checkpoint.create_time:type_name -> google.protobuf.Timestamp
+	24, // 30: surmise.v1.Result.artifacts:type_name -> surmise.v1.Artifact
+	26, // 31: surmise.v1.Result.metrics:type_name -> surmise.v1.Result.MetricsEntry
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_job_proto_init() }
@@ -3089,17 +3155,17 @@ func file_surmise_v1_job_proto_init() {
 		(*JobSpec_Score)(nil),
 		(*JobSpec_Rank)(nil),
 	}
-	file_surmise_v1_job_proto_msgTypes[10].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[11].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[12].OneofWrappers = []any{}
-	file_surmise_v1_job_proto_msgTypes[17].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[13].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_surmise_v1_job_proto_rawDesc), len(file_surmise_v1_job_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

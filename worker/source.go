@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,16 +14,17 @@ import (
 	"github.com/surmise-ml/surmise/trainer/model"
 )
 
-// trainConfig is TrainConfig for a job that may have a frozen encoder, which lies at path. What the encoder's checkpoint
-// settles of the model is filled in, and the job completed again with that: the spec returned says it all.
+// trainConfig is TrainConfig for a job that may have a frozen encoder, or begin with the weights of a model, which lie at
+// path. What their checkpoint settles of the model is filled in, and the job completed again with that: the spec returned
+// says it all.
 func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path string) (trainer.Config, *surmisev1.TrainSpec, error) {
-	if spec.GetEncoder() == nil {
+	name, field := jobspec.Model(&surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Train{Train: spec}})
+	if name == "" {
 		cfg, err := TrainConfig(spec, j.DataRoots)
 		return cfg, spec, err
 	}
-	name := spec.GetEncoder().GetFrom()
 	fault := func(err error) (trainer.Config, *surmisev1.TrainSpec, error) {
-		return trainer.Config{}, nil, fmt.Errorf("train.encoder.from: %w", err)
+		return trainer.Config{}, nil, fmt.Errorf("%s: %w", field, err)
 	}
 	if !strings.HasPrefix(name, "jobs/") { // a job's model lies where the coordinator keeps artifacts
 		var err error
@@ -33,46 +35,59 @@ func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path string) (trainer.Confi
 	if strings.HasPrefix(path, "jobs/") {
 		return fault(fmt.Errorf("%s is known to a coordinator; here name a checkpoint folder or a file", name))
 	}
-	of, err := trainer.EncoderConfig(path)
+	of, err := trainer.SourceConfig(path)
 	if err != nil {
 		return fault(err)
 	}
-	spec, err = onEncoder(spec, of)
-	if err != nil {
+	if spec, err = settle(spec, of); err != nil {
 		return trainer.Config{}, nil, err
 	}
 	cfg, err := TrainConfig(spec, j.DataRoots)
 	if err != nil {
 		return cfg, nil, err
 	}
-	cfg.Encoder.From = path
-	cfg.Model.MLPRatio = 0 // of the API's models, while the checkpoint says what its encoder has
-	if cfg.Model, err = cfg.Model.OnEncoder(of); err != nil {
-		return cfg, nil, fmt.Errorf("train.%w", err)
+	if spec.GetInit() != nil {
+		cfg.Init.From = path
+		cfg.Model, err = model.Config{Size: cfg.Model.Size, Frames: cfg.Model.Frames}.StartingFrom(of)
+	} else {
+		cfg.Encoder.From = path
+		cfg.Model.MLPRatio = 0 // of the API's models, while the checkpoint says what its encoder has
+		cfg.Model, err = cfg.Model.OnEncoder(of)
 	}
-	if err := cfg.Validate(); err != nil {
+	if err == nil {
+		err = cfg.Validate()
+	}
+	if err != nil {
 		return cfg, nil, fmt.Errorf("train.%w", err)
 	}
 	return cfg, spec, nil
 }
 
-// onEncoder fills in a job's model from the encoder of another, and completes the job. A field that says otherwise is an
-// error that names it.
-func onEncoder(spec *surmisev1.TrainSpec, of model.Config) (*surmisev1.TrainSpec, error) {
+// settle fills in a job's model from the one that its encoder or its first weights are of, and completes the job. A field
+// that says otherwise is an error that names it.
+func settle(spec *surmisev1.TrainSpec, of model.Config) (*surmisev1.TrainSpec, error) {
 	spec = proto.CloneOf(spec)
 	m := spec.GetModel()
 	given := model.Config{Size: int(m.GetSize()), Frames: int(m.GetFrames()), Patch: int(m.GetPatch()), Tubelet: int(m.GetTubelet()),
 		Dim: int(m.GetDim()), Depth: int(m.GetDepth()), Heads: int(m.GetHeads()), Positions: m.GetPositions(), MLP: m.GetMlp()}
-	whole, err := given.OnEncoder(of)
+	var whole model.Config
+	var err error
+	if spec.GetInit() != nil {
+		given.PredDim, given.PredDepth, given.PredHeads = int(m.GetPredDim()), int(m.GetPredDepth()), int(m.GetPredHeads())
+		given.Objective, given.Target, given.PredMLP = m.GetObjective(), m.GetTarget(), m.GetPredMlp()
+		if whole, err = given.StartingFrom(of); err == nil {
+			m.PredDim, m.PredDepth, m.PredHeads = int32(whole.PredDim), int32(whole.PredDepth), int32(whole.PredHeads)
+			m.Objective, m.Target, m.PredMlp = whole.Objective, cmp.Or(whole.Target, "representation"), cmp.Or(whole.PredMLP, model.GELU)
+		}
+	} else {
+		whole, err = given.OnEncoder(of)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("train.%w", err)
 	}
 	m.Size, m.Frames, m.Patch, m.Tubelet = int32(whole.Size), int32(whole.Frames), int32(whole.Patch), int32(whole.Tubelet)
 	m.Dim, m.Depth, m.Heads = int32(whole.Dim), int32(whole.Depth), int32(whole.Heads)
-	m.Positions, m.Mlp = whole.Positions, whole.MLP
-	if m.Mlp == "" {
-		m.Mlp = model.GELU
-	}
+	m.Positions, m.Mlp = whole.Positions, cmp.Or(whole.MLP, model.GELU)
 	complete, err := jobspec.Complete(&surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Train{Train: spec}})
 	var faults jobspec.Errors
 	if errors.As(err, &faults) {

@@ -1,0 +1,142 @@
+package worker
+
+import (
+	"fmt"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/surmise-ml/surmise/plausibility"
+	"github.com/surmise-ml/surmise/plausibility/compare"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer"
+	"github.com/surmise-ml/surmise/trainer/model"
+)
+
+// A predictor is trained on the frozen encoder of another job's model, evaluated on the way, and scored; the second
+// attempt finds what the first has encoded.
+func TestTrainOnAFrozenEncoder(t *testing.T) {
+	videos := tinyVideos(t)
+	features, err := trainer.OpenFeatures(t.TempDir(), 0, time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs := Jobs{DataRoots: []string{filepath.Dir(videos.PairsCSV)}, Features: features}
+	run := func(text, modelPath string) *surmisev1.Result {
+		t.Helper()
+		r, err := jobs.Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: complete(t, text), ArtifactDir: t.TempDir(), ModelPath: modelPath}, &recorder{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	trained := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"model":{"objective":"masked","positions":"rope","mlp":"swiglu",
+		"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`, videos.ClipsDir), "").Artifacts[0].Path
+	for objective, mask := range map[string]string{model.NextTubelet: "", model.Masked: `,"mask":{"kind":"causal"}`} {
+		result := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":4,"batch":2,"threads":1,"encoder":{"from":"jobs/a","frozen":true},"eval":{"pairs":%q,"every":2,"stride":8},
+			"model":{"objective":%q,"predDim":24,"predDepth":1,"predHeads":2}%s}}`, videos.ClipsDir, videos.PairsCSV, objective, mask), trained)
+		m, err := plausibility.OpenModel(result.Artifacts[0].Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := m.Config
+		if err := m.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !c.FrozenEncoder || c.Objective != objective || c.Dim != 16 || c.Positions != model.RoPE || c.MLP != model.SwiGLU || c.PredMLP != "" || c.PredDim != 24 {
+			t.Errorf("trained %+v", c)
+		}
+		if objective == model.Masked && c.MaskTokens != 3 {
+			t.Errorf("%d mask tokens, want one for each of the three contexts of four tubelets", c.MaskTokens)
+		}
+		scored := run(fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","stride":8}}`, videos.PairsCSV), result.Artifacts[0].Path)
+		if scored.Metrics["pairs"] != 2 {
+			t.Errorf("%s: scored %v", objective, scored.Metrics)
+		}
+	}
+
+	for text, want := range map[string]string{
+		`"encoder":{"from":"jobs/a","frozen":true},"model":{"dim":32}`:                             "train.model.dim is 32, the frozen encoder's is 16",
+		`"encoder":{"from":"jobs/a","frozen":true},"model":{"positions":"sincos"}`:                 "train.model.positions is sincos",
+		`"encoder":{"from":"jobs/a","frozen":true},"mask":{"kind":"causal","contextTubelets":[4]}`: "train.mask.context_tubelets[0]",
+		`"encoder":{"from":"/elsewhere/model.safetensors","frozen":true}`:                          "train.encoder.from",
+	} {
+		spec := complete(t, fmt.Sprintf(`{"train":{"data":[%q],%s}}`, videos.ClipsDir, text))
+		_, err := jobs.Run(t.Context(), Assignment{Job: "jobs/c", Epoch: 1, Spec: spec, ArtifactDir: t.TempDir(), ModelPath: trained}, &recorder{})
+		if err == nil || !strings.Contains(err.Error(), want) || IsInfrastructure(err) {
+			t.Errorf("%s: got %v, want %q in it", text, err, want)
+		}
+	}
+	spec := complete(t, fmt.Sprintf(`{"train":{"data":[%q],"encoder":{"from":"jobs/a","frozen":true}}}`, videos.ClipsDir)).GetTrain()
+	if _, err := jobs.Train(t.Context(), spec, t.TempDir(), &recorder{}); err == nil || !strings.Contains(err.Error(), "known to a coordinator") {
+		t.Errorf("a job's model without a coordinator: %v", err)
+	}
+}
+
+// A job trains on from another job's model: it begins with what that model scores, and its own are no longer those.
+func TestTrainOnFromAModel(t *testing.T) {
+	videos := tinyVideos(t)
+	jobs := Jobs{DataRoots: []string{filepath.Dir(videos.PairsCSV)}}
+	run := func(text, modelPath string) *surmisev1.Result {
+		t.Helper()
+		r, err := jobs.Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: complete(t, text), ArtifactDir: t.TempDir(), ModelPath: modelPath}, &recorder{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	for what, c := range map[string]struct{ shape, again string }{
+		"masked": {`"objective":"masked","positions":"rope","mlp":"swiglu","size":32,"frames":8`, `"model":{"size":16,"frames":16},"mask":{"kind":"tube","ratio":0.5}`},
+		"next":   {`"objective":"next_tubelet","size":32,"frames":8`, `"model":{"predDim":16,"objective":"next_tubelet"}`},
+	} {
+		trained := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"precision":"fp32","model":{%s,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`,
+			videos.ClipsDir, c.shape), "").Artifacts[0].Path
+		result := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"precision":"fp32","init":{"from":"jobs/a"},"eval":{"pairs":%q,"stride":4},%s}}`,
+			videos.ClipsDir, videos.PairsCSV, c.again), trained)
+		after, err := plausibility.OpenModel(result.Artifacts[0].Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shape := after.Config
+		if err := after.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if want := map[string]int{"masked": 16, "next": 32}[what]; shape.Size != want || shape.Dim != 16 || shape.PredHeads != 1 || shape.Objective == model.Masked && shape.MLP != model.SwiGLU {
+			t.Errorf("%s: trained %+v", what, shape)
+		}
+		if what == "masked" {
+			continue // of another size, the model scores other windows
+		}
+		before, err := compare.Load(filepath.Join(result.Artifacts[3].Path, "step-00000000.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		scores := filepath.Join(t.TempDir(), "scores.json")
+		spec := complete(t, fmt.Sprintf(`{"score":{"pairs":%q,"model":%q,"stride":4,"threads":1,"precision":"fp32","skipTwin":true}}`, videos.PairsCSV, trained)).GetScore()
+		scored, err := (Jobs{}).Score(t.Context(), spec, trained, scores, &recorder{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(before.Sets[0].Scores, scored.Sets[0].Scores) {
+			t.Errorf("%s: the evaluation before the first step is not that of the model it begins with", what)
+		}
+	}
+
+	trained := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,"threads":1,"model":{"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`,
+		videos.ClipsDir), "").Artifacts[0].Path
+	for text, want := range map[string]string{
+		`"init":{"from":"jobs/a"},"model":{"dim":32}`:          "train.model.dim is 32, the weights' is 16",
+		`"init":{"from":"jobs/a"},"model":{"frames":16}`:       "train.model.frames is 16, the weights' is 8",
+		`"init":{"from":"jobs/a"},"model":{"target":"pixels"}`: "train.model.target is pixels, the weights' is representation",
+		`"init":{"from":"jobs/a"},"mask":{"kind":"causal"}`:    "train.model.objective is masked, the weights' is next_tubelet",
+		`"init":{"from":"/elsewhere/model.safetensors"}`:       "train.init.from",
+	} {
+		spec := complete(t, fmt.Sprintf(`{"train":{"data":[%q],%s}}`, videos.ClipsDir, text))
+		_, err := jobs.Run(t.Context(), Assignment{Job: "jobs/c", Epoch: 1, Spec: spec, ArtifactDir: t.TempDir(), ModelPath: trained}, &recorder{})
+		if err == nil || !strings.Contains(err.Error(), want) || IsInfrastructure(err) {
+			t.Errorf("%s: got %v, want %q in it", text, err, want)
+		}
+	}
+}
