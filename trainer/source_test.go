@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -12,7 +13,9 @@ import (
 	"testing"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/parallel"
 )
 
 // trainedOnce is a short run that has left a model: its config, and its last checkpoint.
@@ -109,6 +112,36 @@ func TestRunsBeginWithTheWeightsOfAnother(t *testing.T) {
 	}
 }
 
+// Processes that train one model begin with the weights of the same one, wherever each of them has its file.
+func TestContinuationsAreShared(t *testing.T) {
+	cfg, from := trainedOnce(t, func(*Config) {})
+	cfg = continuation(t, cfg, from, 0, 0)
+	cfg.Batch, cfg.Threads, cfg.Steps, cfg.CheckpointEvery = 4, 1, 2, 0
+	want := reported(t, cfg, t.TempDir(), nil)
+	copied := filepath.Join(t.TempDir(), "copy")
+	if err := os.CopyFS(copied, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	got, dir := map[int]Progress{}, t.TempDir()
+	for _, err := range runTogether(t.Context(), 2, func(ctx context.Context, g parallel.Group) error {
+		cfg := cfg
+		if g.Rank() == 1 {
+			cfg.Init.From = copied
+		}
+		_, err := Run(ctx, cfg, dir, Hooks{Group: g, Progress: func(p Progress) { got[p.Step] = p }})
+		return err
+	}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for step, w := range want {
+		if math.Abs(got[step].Loss-w.Loss) > 2e-4*w.Loss {
+			t.Errorf("step %d: loss %g of two processes, %g of one", step, got[step].Loss, w.Loss)
+		}
+	}
+}
+
 // A run that began with a model's weights goes on from its own checkpoints, wherever the model lies then, and on no other
 // model's.
 func TestContinuationsGoOnWhereTheyWere(t *testing.T) {
@@ -120,6 +153,13 @@ func TestContinuationsGoOnWhereTheyWere(t *testing.T) {
 	fresh.Init = Source{}
 	if got, _ := losses(t, fresh, t.TempDir(), nil); got[0] == want[0] {
 		t.Errorf("the first loss is that of fresh weights, %g", got[0])
+	}
+
+	exact := cfg
+	exact.Precision, exact.Steps, exact.CheckpointEvery = cpu.FP32, 1, 0
+	onCPU, onDevice := reported(t, exact, t.TempDir(), nil)[1].Loss, reported(t, exact, t.TempDir(), emulated(t))[1].Loss
+	if math.Abs(onDevice-onCPU) > 1e-4*onCPU {
+		t.Errorf("on an accelerator the first loss is %g, on the CPU %g", onDevice, onCPU)
 	}
 
 	stop := errors.New("asked to stop")
