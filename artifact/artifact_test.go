@@ -23,6 +23,7 @@ import (
 	_ "gocloud.dev/blob/s3blob"
 
 	"github.com/surmise-ml/surmise/artifact/artifacttest"
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 const attempt1, attempt2 = "jobs/a/attempts/1", "jobs/a/attempts/2"
@@ -484,7 +485,7 @@ func TestCache(t *testing.T) {
 	s := closing(t)(NewStore(memblob.OpenBucket(nil), "", "mem://", quick(t)), nil)
 	now := time.Unix(1e9, 0)
 	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, Unfinished+"x", "y"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, durable.Unfinished+"x", "y"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	cache, err := OpenCache(dir, 10_000, func() time.Time { now = now.Add(time.Minute); return now })
@@ -561,7 +562,7 @@ func TestCache(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if left, _ := filepath.Glob(filepath.Join(dir, Unfinished+"*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(dir, durable.Unfinished+"*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // DefaultCacheBytes is what a Cache keeps unless told otherwise.
@@ -45,7 +47,7 @@ func OpenCache(dir string, most int64, now func() time.Time) (*Cache, error) {
 		return nil, fmt.Errorf("opening the cache of artifacts: %w", err)
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), Unfinished) {
+		if strings.HasPrefix(e.Name(), durable.Unfinished) {
 			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
 				return nil, fmt.Errorf("opening the cache of artifacts: %w", err)
 			}
@@ -160,7 +162,7 @@ func (c *Cache) fetch(ctx context.Context, s *Store, ref Ref, m Manifest, want f
 		defer c.mu.Unlock()
 		c.coming -= m.Size(want)
 	}()
-	temp, err := os.MkdirTemp(c.dir, Unfinished)
+	temp, err := os.MkdirTemp(c.dir, durable.Unfinished)
 	if err != nil {
 		return err
 	}
@@ -172,7 +174,7 @@ func (c *Cache) fetch(ctx context.Context, s *Store, ref Ref, m Manifest, want f
 		return err
 	}
 	now := c.now()
-	if err := errors.Join(syncFile(temp), os.Chtimes(temp, now, now), os.RemoveAll(entry)); err != nil {
+	if err := errors.Join(durable.Sync(temp), os.Chtimes(temp, now, now), os.RemoveAll(entry)); err != nil {
 		return err
 	}
 	return os.Rename(temp, entry)
@@ -195,7 +197,7 @@ func (c *Cache) makeRoom(need int64) error {
 		return err
 	}
 	for _, n := range names {
-		if strings.HasPrefix(n.Name(), Unfinished) {
+		if strings.HasPrefix(n.Name(), durable.Unfinished) {
 			continue // coming
 		}
 		e := entry{path: filepath.Join(c.dir, n.Name())}

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 
 	"gocloud.dev/blob"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // readsOfDamaged is how often a part is read whose digest is wrong: the fault may be on the way.
@@ -39,7 +41,7 @@ func (s *Store) Fetch(ctx context.Context, ref Ref, folder string, want func(nam
 			return m, fmt.Errorf("fetching %s: file %s: %w", ref.Path, f.Name, err)
 		}
 	}
-	return m, syncFile(folder)
+	return m, durable.Sync(folder)
 }
 
 func (s *Store) fetchFile(ctx context.Context, attempt string, f File, local string) (err error) {

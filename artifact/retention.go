@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // maxObjects bounds what is listed of one job.
@@ -170,7 +172,7 @@ const deletions = "deletions/"
 func (s *Store) Untidy(ctx context.Context) (ids []string, err error) {
 	marks, err := s.list(ctx, deletions, maxObjects)
 	for _, m := range marks {
-		if id := strings.TrimPrefix(m.key, deletions); !strings.HasPrefix(id, Unfinished) {
+		if id := strings.TrimPrefix(m.key, deletions); !strings.HasPrefix(id, durable.Unfinished) {
 			ids = append(ids, id)
 		}
 	}
@@ -226,7 +228,7 @@ func leftovers(root string, objects []object, rest []string, job Job) (out []str
 	}
 	slices.Sort(bundles)
 	for _, key := range rest {
-		unfinished := slices.ContainsFunc(strings.Split(key, "/"), func(p string) bool { return strings.HasPrefix(p, Unfinished) })
+		unfinished := slices.ContainsFunc(strings.Split(key, "/"), func(p string) bool { return strings.HasPrefix(p, durable.Unfinished) })
 		if unfinished || !job.InPlace && !covered(bundles, root, key) && !slices.Contains(job.Referenced, key) {
 			out = append(out, key)
 		}

@@ -33,6 +33,8 @@ import (
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/fileblob"
 	"gocloud.dev/gcerrors"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // Options says how a Store works. The zero value of a field means its default.
@@ -261,7 +263,7 @@ func (s *Store) writeFile(key string, data []byte, place func(from, to string) e
 		return err
 	}
 	for ; ; dir = filepath.Dir(dir) { // folders that are new
-		if err := syncFile(dir); err != nil || dir == s.folder {
+		if err := durable.Sync(dir); err != nil || dir == s.folder {
 			return err
 		}
 	}
@@ -273,15 +275,12 @@ func createTemp(dir string) (f *os.File, err error) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, err
 		}
-		if f, err = os.CreateTemp(dir, Unfinished+"*"); !errors.Is(err, fs.ErrNotExist) {
+		if f, err = os.CreateTemp(dir, durable.Unfinished+"*"); !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 	}
 	return f, err
 }
-
-// Unfinished is how the names of files begin that are being written; left behind only by a killed process.
-const Unfinished = ".unfinished-"
 
 // linkOnce gives a file a second name that nobody has.
 func linkOnce(from, to string) error {
@@ -310,15 +309,6 @@ func copyOnce(from, to string) error {
 	}
 	_, err = f.Write(data)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// syncFile brings a file, or the names in a folder, to the disk.
-func syncFile(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 var errTooLarge = errors.New("larger than it may be")

@@ -17,6 +17,8 @@ import (
 	"sync"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // uploadsAtOnce is how many parts of a bundle are on their way at a time; each takes PartBytes of memory.
@@ -210,10 +212,10 @@ func (u *Upload) arrived(i int) bool {
 
 func (u *Upload) send(ctx context.Context, p piece) error {
 	if u.inPlace {
-		if err := syncFile(p.path); err != nil {
+		if err := durable.Sync(p.path); err != nil {
 			return err
 		}
-		return syncFile(filepath.Dir(p.path))
+		return durable.Sync(filepath.Dir(p.path))
 	}
 	key := u.attempt + "/" + p.Object
 	return u.s.try(ctx, "writing "+key, func(ctx context.Context) error {

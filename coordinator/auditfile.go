@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 const (
@@ -63,7 +65,7 @@ func (a *AuditFile) open() error {
 		info, err = f.Stat()
 	}
 	if err == nil {
-		err = syncFolder(filepath.Dir(a.path))
+		err = durable.Sync(filepath.Dir(a.path))
 	}
 	if err != nil {
 		return fmt.Errorf("opening the audit log: %w", errors.Join(err, f.Close()))
@@ -129,12 +131,4 @@ func (a *AuditFile) Close() error {
 	err := a.f.Close()
 	a.f = nil
 	return err
-}
-
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

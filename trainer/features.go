@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 )
 
@@ -42,12 +43,12 @@ type Features struct {
 }
 
 const (
-	featuresMagic  = "surmise features"     // 16 bytes
-	featuresHeader = 16 + 8 + 32 + 4        // magic, number of values, start of the name, CRC-32C of those and the values
-	featuresSuffix = ".features"            // of a file that is whole
-	featuresTemp   = ".unfinished-features" // of one being written
-	lookEvery      = 64                     // files written between two looks at the folder
-	featuresRest   = time.Hour              // after which an unfinished file is a crash's
+	featuresMagic  = "surmise features"              // 16 bytes
+	featuresHeader = 16 + 8 + 32 + 4                 // magic, number of values, start of the name, CRC-32C of those and the values
+	featuresSuffix = ".features"                     // of a file that is whole
+	featuresTemp   = durable.Unfinished + "features" // of one being written
+	lookEvery      = 64                              // files written between two looks at the folder
+	featuresRest   = time.Hour                       // after which an unfinished file is a crash's
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -6,11 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	G "gorgonia.org/gorgonia"
 	"log/slog"
 	"math"
 	"slices"
 	"strings"
+
+	G "gorgonia.org/gorgonia"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"

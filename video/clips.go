@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // Clips keeps decoded frames on disk, brought to the size that clips are cut from, so that an epoch after the first
@@ -57,7 +59,7 @@ const (
 	clipsMagic    = "SURMCLP1"
 	shardHeader   = 64 // magic, frames, height, width (uint32), digest of the name, CRC-32C of all that
 	shardSuffix   = ".frames"
-	unfinished    = ".unfinished-"
+	unfinished    = durable.Unfinished
 	usedFile      = "bytes" // what all shards take together; also the lock of the folder
 	maxMapped     = 1024    // shards; Linux allows 65,530 mappings
 	shardRest     = 24 * time.Hour
@@ -310,19 +312,11 @@ func (w *shardWriter) finish() error {
 		if err := w.file.Chmod(0o644); err != nil {
 			return used, err
 		}
-		if err := os.Rename(w.file.Name(), final); err != nil {
+		if err := durable.Rename(w.file.Name(), final); err != nil {
 			return used, err
 		}
-		return used + size, syncFolder(w.clips.dir)
+		return used + size, nil
 	})
-}
-
-func syncFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 func (c *Clips) path(name string) string { return filepath.Join(c.dir, name+shardSuffix) }

@@ -16,6 +16,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // Verdicts remembers what inspections found, by path, size and time of change, so that a file is decoded from end to
@@ -226,7 +228,7 @@ func (v *Verdicts) forget(n int64) (err error) {
 	}
 	_ = v.file.Close()
 	v.file = rest
-	return syncFolder(filepath.Dir(v.path))
+	return durable.Sync(filepath.Dir(v.path))
 }
 
 // recall returns what is remembered under a name, of a file that has not changed since.

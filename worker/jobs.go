@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
@@ -160,15 +161,7 @@ func writeJSON(path string, v any) error {
 	if err != nil {
 		return err
 	}
-	return writeFile(path, append(text, '\n'))
-}
-
-func syncFolder(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.WriteBytes(path, 0o644, append(text, '\n'))
 }
 
 // adoptCheckpoints gives an attempt the checkpoints of the one before it: the named one and, in case that is damaged,
@@ -195,7 +188,7 @@ func adoptCheckpoints(from *surmisev1.Checkpoint, dir string) error {
 			return err
 		}
 	}
-	return syncFolder(dir)
+	return durable.Sync(dir)
 }
 
 // adoptCurves gives an attempt the event files and evaluations of the one before it, which may still be writing: copies of
@@ -220,7 +213,7 @@ func adoptCurves(from, dir string) error {
 			if err != nil {
 				return err
 			}
-			if err := writeFile(filepath.Join(dir, name, file.Name()), data); err != nil {
+			if err := durable.WriteBytes(filepath.Join(dir, name, file.Name()), 0o644, data); err != nil {
 				return err
 			}
 		}
@@ -234,7 +227,7 @@ func adopt(checkpoint, dir string) error {
 	if _, err := os.Stat(final); err == nil {
 		return nil // this attempt was begun before
 	}
-	temp := filepath.Join(dir, ".unfinished-"+filepath.Base(checkpoint))
+	temp := filepath.Join(dir, durable.Unfinished+filepath.Base(checkpoint))
 	if err := os.RemoveAll(temp); err != nil {
 		return err
 	}
@@ -254,7 +247,7 @@ func adopt(checkpoint, dir string) error {
 			return err
 		}
 	}
-	if err := syncFolder(temp); err != nil {
+	if err := durable.Sync(temp); err != nil {
 		return err
 	}
 	return os.Rename(temp, final)

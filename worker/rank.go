@@ -2,13 +2,12 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -115,7 +114,7 @@ func (j Jobs) runRank(ctx context.Context, spec *surmisev1.RankSpec, a Assignmen
 		return nil, err
 	}
 	path := filepath.Join(a.ArtifactDir, "ranking.json")
-	if err := writeFile(path, append(text, '\n')); err != nil {
+	if err := durable.WriteBytes(path, 0o644, append(text, '\n')); err != nil {
 		return nil, infrastructure("writing the ranking: %w", err)
 	}
 	artifact, err := fileArtifact(rankingArtifact, path)
@@ -148,21 +147,4 @@ func RankingsMessage(rankings []plausibility.Ranking, twin bool) *surmisev1.Rank
 		out.Rankings = append(out.Rankings, m)
 	}
 	return out
-}
-
-// writeFile writes a file whole or not at all.
-func writeFile(path string, data []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".unfinished-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // fails once renamed
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
 }

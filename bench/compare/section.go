@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 const (
@@ -27,17 +28,7 @@ func replaceSection(path, text string) error {
 	if !ok || !ok2 {
 		return fmt.Errorf("%s: want a line %q and after it a line %q", path, begin, end)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".measured-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // when something below fails
-	_, err = f.WriteString(before + begin + "\n\n" + strings.TrimSpace(text) + "\n\n" + end + after)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return durable.WriteBytes(path, 0o644, []byte(before+begin+"\n\n"+strings.TrimSpace(text)+"\n\n"+end+after))
 }
 
 // group is all runs of one work, preset and precision, by contender and in the order of the rounds.

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/surmise-ml/surmise/artifact"
+	"github.com/surmise-ml/surmise/internal/durable"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -93,7 +94,7 @@ func fetchArtifact(ctx context.Context, a *surmisev1.Artifact, address, out stri
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return "", err
 	}
-	temp, err := os.MkdirTemp(out, artifact.Unfinished)
+	temp, err := os.MkdirTemp(out, durable.Unfinished)
 	if err != nil {
 		return "", err
 	}
@@ -109,7 +110,7 @@ func fetchArtifact(ctx context.Context, a *surmisev1.Artifact, address, out stri
 	if m.Single {
 		from = filepath.Join(temp, path.Base(key))
 	}
-	return local, os.Rename(from, local)
+	return local, durable.Rename(from, local)
 }
 
 // storeOf opens the store that an artifact lies in, and says its key there.

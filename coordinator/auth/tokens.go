@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 const (
@@ -183,7 +185,7 @@ func changeTokens(path string, change func([]Token) ([]Token, error)) error {
 	if err != nil {
 		return fmt.Errorf("changing tokens: %w", err)
 	}
-	return writeDurably(path, append(text, '\n'))
+	return durable.WriteBytes(path, 0o600, append(text, '\n')) // for its owner's eyes alone
 }
 
 // Tokens knows the tokens of a file, which it reads again when it changes. Safe for concurrent use.

@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // Version is the score file version this package writes. It also reads oldestVersion,
@@ -498,36 +500,8 @@ func Load(path string) (*File, error) {
 
 // Save writes the score file to path: whole, or not at all.
 func (f *File) Save(path string) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".scores-*")
-	if err != nil {
-		return fmt.Errorf("writing score file %s: %w", path, err)
-	}
-	defer os.Remove(tmp.Name()) // fails once renamed
-	err = f.Encode(tmp)
-	if err == nil {
-		err = tmp.Chmod(0o644)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing score file %s: %w", path, err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("syncing folder %s: %w", dir, err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("syncing folder %s: %w", dir, err)
+	if err := durable.WriteFile(path, 0o644, f.Encode); err != nil {
+		return fmt.Errorf("score file: %w", err)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"math"
 	"strconv"
 
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 )
 
@@ -51,7 +52,7 @@ func SaveJSON(path string, p *Page) error {
 	for _, s := range p.Training {
 		d.Training = append(d.Training, stepJSON{s.Step, finite(s.Loss), finite(s.EffectiveRank), finite(s.FeatureStd), finite(s.Cosine)})
 	}
-	return saveFile(path, func(w io.Writer) error {
+	return durable.WriteFile(path, 0o644, func(w io.Writer) error {
 		enc := json.NewEncoder(w)
 		enc.SetIndent("", " ")
 		return enc.Encode(d)
@@ -121,5 +122,5 @@ func frame(p *compare.Place) string {
 func number(x float64) string { return strconv.FormatFloat(x, 'g', -1, 64) }
 
 func saveCSV(path string, lines [][]string) error {
-	return saveFile(path, func(w io.Writer) error { return csv.NewWriter(w).WriteAll(lines) })
+	return durable.WriteFile(path, 0o644, func(w io.Writer) error { return csv.NewWriter(w).WriteAll(lines) })
 }

@@ -19,6 +19,7 @@ import (
 	"gonum.org/v1/plot/vg/vgimg"
 	"gonum.org/v1/plot/vg/vgsvg"
 
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 )
 
@@ -105,7 +106,7 @@ func (f *figure) html(label string) (template.HTML, error) {
 // SavePNG writes the table's accuracies with their intervals and, below, the curves of
 // the pairs, at path: whole, or not at all.
 func SavePNG(path string, t *compare.Table, pairs []Pair) error {
-	return saveFile(path, func(w io.Writer) error { return WritePNG(w, t, pairs) })
+	return durable.WriteFile(path, 0o644, func(w io.Writer) error { return WritePNG(w, t, pairs) })
 }
 
 // WritePNG writes what SavePNG saves.
@@ -123,7 +124,7 @@ func SaveSVG(path string, t *compare.Table, pairs []Pair) error {
 	if err != nil {
 		return err
 	}
-	return saveFile(path, f.writeSVG)
+	return durable.WriteFile(path, 0o644, f.writeSVG)
 }
 
 // SaveTraining writes the curves of a training run at path, as SVG or PNG by its name.
@@ -138,9 +139,9 @@ func SaveTraining(path string, p *Page) (bool, error) {
 		f.add(one, curveHeight)
 	}
 	if strings.HasSuffix(path, ".svg") {
-		return true, saveFile(path, f.writeSVG)
+		return true, durable.WriteFile(path, 0o644, f.writeSVG)
 	}
-	return true, saveFile(path, f.writePNG)
+	return true, durable.WriteFile(path, 0o644, f.writePNG)
 }
 
 func scoresFigure(t *compare.Table, pairs []Pair) (*figure, error) {

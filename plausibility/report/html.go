@@ -9,13 +9,12 @@ import (
 	"fmt"
 	"html/template"
 	"io"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot/vg"
 
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 )
 
@@ -103,39 +102,7 @@ func (v *view) draw() error {
 
 // Save writes the page to path: whole, or not at all.
 func Save(path string, p *Page) error {
-	return saveFile(path, func(w io.Writer) error { return WriteHTML(w, p) })
-}
-
-func saveFile(path string, write func(io.Writer) error) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, ".report-*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer os.Remove(tmp.Name()) // fails once renamed
-	err = write(tmp)
-	if err == nil {
-		err = tmp.Chmod(0o644)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("syncing folder %s: %w", dir, err)
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil {
-		return fmt.Errorf("syncing folder %s: %w", dir, err)
-	}
-	return nil
+	return durable.WriteFile(path, 0o644, func(w io.Writer) error { return WriteHTML(w, p) })
 }
 
 // verdict puts the row in a few words. With floors to compare with, being above chance is not enough: the untrained twin

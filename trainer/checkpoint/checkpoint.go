@@ -29,6 +29,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 const (
@@ -40,7 +42,7 @@ const (
 	manifestFile  = "manifest.json"
 
 	stepPrefix = "step-"
-	tempPrefix = ".unfinished-" // folders being written or removed; left behind only by a killed process
+	tempPrefix = durable.Unfinished // of folders being written or removed
 
 	configKey = "surmise.config"
 	stepKey   = "surmise.step"
@@ -90,7 +92,7 @@ func Save(dir string, m Manifest, model, optimizer []Tensor) (path string, err e
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
 	}
-	if err := syncFolder(filepath.Dir(dir)); err != nil { // dir may be new
+	if err := durable.Sync(filepath.Dir(dir)); err != nil { // dir may be new
 		return "", err
 	}
 	if err := Sweep(dir); err != nil {
@@ -115,10 +117,7 @@ func Save(dir string, m Manifest, model, optimizer []Tensor) (path string, err e
 	if err != nil {
 		return "", err
 	}
-	if _, err := writeDurably(filepath.Join(temp, manifestFile), func(w io.Writer) error {
-		_, err := w.Write(append(text, '\n'))
-		return err
-	}); err != nil {
+	if err := durable.WriteBytes(filepath.Join(temp, manifestFile), 0o644, append(text, '\n')); err != nil {
 		return "", err
 	}
 
@@ -133,10 +132,7 @@ func Save(dir string, m Manifest, model, optimizer []Tensor) (path string, err e
 			return "", err
 		}
 	}
-	if err := os.Rename(temp, final); err != nil {
-		return "", err
-	}
-	return final, syncFolder(dir)
+	return final, durable.Rename(temp, final)
 }
 
 // Load reads the checkpoint in the folder path and checks it: digests, layout, and that the weights

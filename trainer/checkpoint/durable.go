@@ -3,53 +3,23 @@ package checkpoint
 import (
 	"bufio"
 	"crypto/sha256"
-	"errors"
-	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
-// writeDurably makes the file at path from what write gives it. After a crash or a full disk path holds
-// either what it held before or everything new.
-func writeDurably(path string, write func(io.Writer) error) (_ Digest, err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*")
-	if err != nil {
-		return Digest{}, fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(f.Name()))
-		}
-	}()
-	d, err := fill(f, write)
-	if err != nil {
-		return Digest{}, err
-	}
-	if err := os.Chmod(f.Name(), 0o644); err != nil { // CreateTemp makes files only the owner can read
-		return Digest{}, err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return Digest{}, err
-	}
-	return d, syncFolder(filepath.Dir(path))
-}
-
-// fill writes, syncs and closes f, and returns the digest of what was written.
-func fill(f *os.File, write func(io.Writer) error) (Digest, error) {
+// writeDurably makes the file at path from what write gives it, and returns the digest of that. After a crash or a full
+// disk path holds either what it held before or everything new.
+func writeDurably(path string, write func(io.Writer) error) (Digest, error) {
 	h := sha256.New()
 	var size counter
-	w := bufio.NewWriterSize(io.MultiWriter(f, h, &size), copyBuffer)
-	err := write(w)
-	if err == nil {
-		err = w.Flush()
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
+	err := durable.WriteFile(path, 0o644, func(w io.Writer) error {
+		all := bufio.NewWriterSize(io.MultiWriter(w, h, &size), copyBuffer)
+		if err := write(all); err != nil {
+			return err
+		}
+		return all.Flush()
+	})
 	if err != nil {
 		return Digest{}, err
 	}
@@ -62,13 +32,4 @@ type counter int64
 func (c *counter) Write(p []byte) (int, error) {
 	*c += counter(len(p))
 	return len(p), nil
-}
-
-// syncFolder makes the names in a folder durable: a rename is only certain once its folder is synced.
-func syncFolder(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"math"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -225,19 +224,6 @@ func WriteModel(path string, tensors []Source, config []byte, step int) (Digest,
 // WriteSources is WriteSafetensors with one tensor in memory at a time.
 func WriteSources(path string, tensors []Source, metadata map[string]string) (Digest, error) {
 	return writeDurably(path, func(w io.Writer) error { return encode(w, tensors, metadata) })
-}
-
-// WriteFile writes a file that appears whole or not at all: under a temporary name in the same folder, synced, renamed.
-func WriteFile(path string, write func(io.Writer) error) (Digest, error) {
-	return writeDurably(path, write)
-}
-
-// Rename gives a finished file or folder its name, durably.
-func Rename(from, to string) error {
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(to))
 }
 
 // Disagreement lists how the tensors of a file differ from those a model has.

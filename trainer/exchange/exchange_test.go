@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/checkpoint/torch"
 	"github.com/surmise-ml/surmise/trainer/model"
@@ -263,7 +264,7 @@ func dictOf(c model.Config) (*torch.Dict, map[string]*torch.Dict) {
 func written(t testing.TB, root torch.Value) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "checkpoint.pt")
-	if _, err := checkpoint.WriteFile(path, func(w io.Writer) error { return torch.Write(w, root) }); err != nil {
+	if err := durable.WriteFile(path, 0o644, func(w io.Writer) error { return torch.Write(w, root) }); err != nil {
 		t.Fatal(err)
 	}
 	return path

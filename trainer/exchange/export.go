@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/checkpoint/torch"
 	"github.com/surmise-ml/surmise/trainer/model"
@@ -76,7 +77,7 @@ func exportVJEPA(out string, c model.Config, tensors map[string]checkpoint.Tenso
 	if c.NormEps != 0 && c.NormEps != 1e-6 {
 		return nil, fmt.Errorf("model.norm_eps is %g: the published classes have 1e-6", c.NormEps)
 	}
-	_, err := checkpoint.WriteFile(out, func(w io.Writer) error { return torch.Write(w, vjepaDict(tensors, c)) })
+	err := durable.WriteFile(out, 0o644, func(w io.Writer) error { return torch.Write(w, vjepaDict(tensors, c)) })
 	height, width := c.Frame()
 	notes := []string{"the layout has no configuration: the published code is told it",
 		fmt.Sprintf("heads %d and %d, %d frames of %d×%d px, positions %s, mlp %s", c.Heads, c.PredHeads, c.Frames, width, height, c.Positions, or(c.MLP, model.GELU))}
@@ -115,7 +116,7 @@ func exportHF(out string, c model.Config, tensors map[string]checkpoint.Tensor, 
 	if !same {
 		notes = append(notes, fmt.Sprintf("VJEPA2Model has one encoder: only the %s is written", or(which, Encoder)))
 	}
-	temp, err := os.MkdirTemp(filepath.Dir(out), "."+filepath.Base(out)+".unfinished-*")
+	temp, err := os.MkdirTemp(filepath.Dir(out), durable.Unfinished+filepath.Base(out)+"-*")
 	if err != nil {
 		return nil, err
 	}
@@ -127,13 +128,13 @@ func exportHF(out string, c model.Config, tensors map[string]checkpoint.Tensor, 
 	if err != nil {
 		return nil, err
 	}
-	if _, err := checkpoint.WriteFile(filepath.Join(temp, hfConfig), func(w io.Writer) error { _, err := w.Write(append(text, '\n')); return err }); err != nil {
+	if err := durable.WriteBytes(filepath.Join(temp, hfConfig), 0o644, append(text, '\n')); err != nil {
 		return nil, err
 	}
 	if _, err := checkpoint.WriteSources(filepath.Join(temp, hfWeights), hfSources(c, tensors, prefix), map[string]string{"format": "pt"}); err != nil {
 		return nil, err
 	}
-	return notes, checkpoint.Rename(temp, out)
+	return notes, durable.Rename(temp, out)
 }
 
 // hfSources are the tensors of a folder of transformers, made of ours.

@@ -26,6 +26,8 @@ import (
 
 	"gocloud.dev/blob"
 	"gocloud.dev/gcerrors"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // Options bounds a Store. The zero value of a field means its default.
@@ -248,7 +250,7 @@ func markUsed(file string) {
 	}
 }
 
-const unfinished = ".unfinished-"
+const unfinished = durable.Unfinished
 
 func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err error) {
 	ctx, stop := context.WithTimeout(ctx, s.o.Timeout)

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // Labels of videos in pairs.csv and events.jsonl.
@@ -93,25 +95,12 @@ func writeSynced(path string, data []byte) error {
 func publish(partial, dir string, names []string) error {
 	for _, name := range names {
 		from := filepath.Join(partial, name)
-		if err := syncPath(from); err != nil {
+		if err := durable.Sync(from); err != nil {
 			return err
 		}
 		if err := os.Rename(from, filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("moving synthetic videos into place: %w", err)
 		}
 	}
-	return syncPath(dir)
-}
-
-// syncPath waits until a file, or the names in a folder, are on the disk.
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := f.Sync(); err != nil {
-		return fmt.Errorf("syncing %s: %w", path, err)
-	}
-	return nil
+	return durable.Sync(dir)
 }
