@@ -331,6 +331,28 @@ func TestCrowdedBlocksLeaveContext(t *testing.T) {
 	}
 }
 
+// A size that nearly always hides everything may be drawn of a setting whose other sizes do not: no clip of a run may end
+// it. These are settings of the presets' grids that did.
+func TestNoClipIsWithoutContext(t *testing.T) {
+	for _, c := range []struct {
+		side, blocks int
+		scale        float64
+	}{{4, 8, 0.7}, {4, 10, 0.7}, {7, 10, 0.8}, {8, 10, 0.8}, {8, 16, 0.7}} {
+		g := Grid{T: 8, H: c.side, W: c.side}
+		gen, err := New(Spec{Kind: KindMultiBlock, Blocks: []BlockSpec{{NumBlocks: c.blocks, SpatialScale: [2]float64{c.scale, c.scale}}}}, g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for seed := range uint64(1500) {
+			masks, err := gen.Masks(seed)
+			if err != nil {
+				t.Fatalf("%d blocks of %g on %d×%d: %v", c.blocks, c.scale, c.side, c.side, err)
+			}
+			checkMask(t, g, masks[0])
+		}
+	}
+}
+
 func TestDefaultContexts(t *testing.T) {
 	for tubelets, want := range map[int][]int{1: nil, 2: {1}, 3: {1, 2}, 4: {1, 2, 3}, 8: {2, 4, 6}, 10: {2, 5, 7}} {
 		if got := DefaultContexts(tubelets); !slices.Equal(got, want) {

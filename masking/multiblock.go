@@ -25,7 +25,10 @@ type size struct{ t, h, w int }
 const (
 	trialPlacements = 16
 	minUseful       = 2
-	maxPlacements   = 1000
+	// A size that leaves next to nothing may come although others do not: after so many placements in vain another one is
+	// drawn. No published setting comes to that.
+	resizeAfter   = 100
+	maxPlacements = 10000
 )
 
 func newMultiBlock(blocks []BlockSpec, g Grid) (Generator, error) {
@@ -112,10 +115,14 @@ func (m *multiBlock) place(rng *rand.Rand, sizes []size) ([]Mask, error) {
 			if try == maxPlacements {
 				return nil, invalid(fmt.Sprintf("blocks[%d].num_blocks", i), b.NumBlocks, "%d times in a row the blocks hid the whole grid", maxPlacements)
 			}
+			s := sizes[i]
+			if try >= resizeAfter {
+				s = b.size(m.grid, rng.Float64(), rng.Float64(), rng.Float64())
+			}
 			clear(hidden)
 			count = 0
 			for range b.NumBlocks {
-				count += m.hideBlock(rng, hidden, sizes[i])
+				count += m.hideBlock(rng, hidden, s)
 			}
 		}
 		masks[i] = split(hidden, count)

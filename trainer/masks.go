@@ -35,25 +35,31 @@ func newMasks(cfg Config) (masks, error) {
 func (m masks) groups() int { return max(1, m.gen.Groups()) }
 
 // batch returns the visible and hidden tokens of step's batch, [B·groups], clip-major;
-// both empty for objectives without masks. Each clip's masks follow from the seed and
-// its place in the run, whatever came before.
+// both empty for objectives without masks. They follow from the seed and the step, whatever
+// came before: every clip's by itself or, where they are cut as published, those of a
+// batch together, whose blocks then have one size.
 func (m masks) batch(ctx context.Context, step int) (visible, hidden [][]int32, err error) {
 	if m.gen.Groups() == 0 {
 		return nil, nil, nil
 	}
-	batch := make([][]masking.Mask, m.cfg.Batch)
-	for i := range batch {
+	var batch [][]masking.Mask
+	if m.cfg.Truncate {
+		if batch, err = masking.Batch(m.gen, rand.NewPCG(m.cfg.Seed, uint64(step)).Uint64(), m.cfg.Batch); err != nil {
+			return nil, nil, fmt.Errorf("masks of step %d: %w", step, err)
+		}
+		batch = masking.Truncate(batch)
+	}
+	for i := len(batch); i < m.cfg.Batch; i++ {
 		if err := ctx.Err(); err != nil { // hundreds of blocks on a large grid take a while
 			return nil, nil, err
 		}
 		clip := uint64(step-1)*uint64(m.cfg.Batch) + uint64(i)
 		seed := rand.NewPCG(m.cfg.Seed, clip).Uint64()
-		if batch[i], err = m.gen.Masks(seed); err != nil {
+		drawn, err := m.gen.Masks(seed)
+		if err != nil {
 			return nil, nil, fmt.Errorf("masks of clip %d: %w", clip, err)
 		}
-	}
-	if m.cfg.Truncate {
-		batch = masking.Truncate(batch)
+		batch = append(batch, drawn)
 	}
 	for _, clip := range batch {
 		for _, mask := range clip {

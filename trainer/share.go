@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/parallel"
 	"github.com/surmise-ml/surmise/video"
 )
@@ -97,17 +98,19 @@ func (s share) stopTogether(stop bool) (bool, error) {
 	return flag[0] > 0, err
 }
 
-// sameRun fails unless all processes were given the same config and see the same videos.
-func (s share) sameRun(cfg Config, videos checkpoint.Dataset) error {
+// sameRun fails unless all processes were given the same config, see the same videos and compute in one precision.
+func (s share) sameRun(cfg Config, precision cpu.Precision, videos checkpoint.Dataset) error {
 	if s.group == nil {
 		return nil
 	}
 	cfg.Threads, cfg.Encoder.From, cfg.Init.From, cfg.Data.Roots = 0, "", "", nil // may differ from machine to machine
+	cfg.Precision = ""                                                            // auto may mean another one elsewhere
 	config, err := json.Marshal(cfg)
 	if err != nil {
 		return err
 	}
 	return errors.Join(
+		parallel.Same(s.group, "the precision", crc32.Checksum([]byte(precision), castagnoli)),
 		parallel.Same(s.group, "the config", crc32.Checksum(config, castagnoli)),
 		parallel.Same(s.group, "the videos", crc32.Checksum([]byte(videos.SHA256), castagnoli)))
 }

@@ -333,7 +333,7 @@ func StoppedTogether(err error) bool {
 
 // begin resumes, and gives all processes of the run what the first one begins with. It returns the steps that are done.
 func (s *stepper) begin(dir string) (resumed int, err error) {
-	if err := s.share.sameRun(s.cfg, s.dataset); err != nil {
+	if err := s.share.sameRun(s.cfg, s.precision, s.dataset); err != nil {
 		return 0, err
 	}
 	if s.share.leads() {

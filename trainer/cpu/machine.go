@@ -301,7 +301,7 @@ func (m *Machine) Run() error {
 			m.sums[i] += x
 		}
 	}
-	if err := m.exchangeScalars(m.sums); err != nil {
+	if err := m.exchangeScalars(); err != nil {
 		return err
 	}
 	for i, n := range m.plan.scalarSums {

@@ -64,6 +64,7 @@ type exchange struct {
 	done     chan error
 	last     []int // [threads]: the last clip of each; -1: it has none
 	busy     int32 // threads that have clips
+	scalars  []float64
 }
 
 // beginExchange starts the exchange of one run; finishExchange waits for it.
@@ -126,13 +127,31 @@ func (m *Machine) finishExchange() error {
 	return <-m.exchange.done
 }
 
-// exchangeScalars adds up the sums of scalars over peers. They are those of the whole batch then.
-func (m *Machine) exchangeScalars(sums []float64) error {
-	if m.exchange == nil {
+// exchangeScalars adds up the sums of scalars over peers. They are those of the whole batch then. The squares of gradients
+// are there on every peer, but each has added them up in blocks of its own, whose last bits may differ; what clips
+// gradients has to be the same on all, so they become the mean.
+func (m *Machine) exchangeScalars() error {
+	x := m.exchange
+	if x == nil {
 		return nil
 	}
-	if err := m.exchange.peers.AddDoubles(sums); err != nil {
+	s := append(x.scalars[:0], m.sums...)
+	for i := range m.plan.epilogue {
+		var sum float64
+		for _, w := range m.workers {
+			sum += w.squares[i]
+			w.squares[i] = 0
+		}
+		s = append(s, sum)
+	}
+	x.scalars = append(s, 1)
+	if err := x.peers.AddDoubles(x.scalars); err != nil {
 		return fmt.Errorf("add up losses with the other machines: %w", err)
+	}
+	squares := x.scalars[copy(m.sums, x.scalars):]
+	peers := squares[len(squares)-1]
+	for i := range m.plan.epilogue {
+		m.workers[0].squares[i] = squares[i] / peers
 	}
 	return nil
 }
