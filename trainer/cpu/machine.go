@@ -88,6 +88,7 @@ type Machine struct {
 	floats    map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
 	panels    []float32             // weights laid out for products
 	needs     MemoryError           // memory that was asked for
+	promised  int64                 // bytes of it, until the first run
 	packed    bool                  // panels are those of the weights
 	clip      []call                // what a clip goes through
 	rotations []*rotation           // factors of rotary positions
@@ -175,7 +176,7 @@ func (m *Machine) allocate(o Options) error {
 	needs := MemoryError{Shared: 4 * int64(size+indices), PerThread: 4 * int64(perThread), Threads: threads, Available: o.Memory}
 	known := needs.Available > 0
 	if !known {
-		needs.Available, known = availableMemory()
+		needs.Available, known = AvailableMemory()
 	}
 	m.needs = needs
 	if known && needs.Bytes() > needs.Available {
@@ -185,6 +186,7 @@ func (m *Machine) allocate(o Options) error {
 	if m.memory, err = newArena(size + threads*perThread); err != nil {
 		return fmt.Errorf("memory for %d threads of %d floats and %d floats of weights, moments and gradients: %w", threads, perThread, size, err)
 	}
+	m.promise()
 	take := func(floats int) []float32 { return m.memory.take(floats, cacheLine) }
 	for _, n := range global {
 		m.floats[n] = take(n.Shape().TotalSize())
@@ -311,6 +313,7 @@ func (m *Machine) Run() error {
 		m.runOnce(n)
 	}
 	m.ran = true
+	m.keepPromise()
 	return nil
 }
 
@@ -481,6 +484,7 @@ func (m *Machine) Close() error {
 	}
 	m.workers = nil
 	m.floats, m.ints, m.panels = nil, nil, nil
+	m.keepPromise()
 	return m.memory.free()
 }
 

@@ -535,6 +535,46 @@ func TestImpossibleSettings(t *testing.T) {
 	}
 }
 
+// What machines have taken and not touched yet is not there for others.
+func TestMemoryIsPromisedOnce(t *testing.T) {
+	c := model.Config{Size: 16, Frames: 4, Dim: 16, Depth: 1, Heads: 1, PredDim: 8, PredDepth: 1, PredHeads: 1}.WithDefaults()
+	s, err := model.NewScoring(c, 2, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := promised.Load()
+	ran, err := Compile(s.Program, Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ran.Close()
+	idle, err := Compile(s.Program, Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	needs := ran.Memory()
+	if got := promised.Load() - before; got != 2*needs.Bytes() {
+		t.Errorf("two machines of %d bytes have %d promised", needs.Bytes(), got)
+	}
+	if err := s.Pack(ran, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := ran.Run(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := promised.Load() - before; got != needs.Bytes() {
+		t.Errorf("with one of them run, %d bytes are promised, want %d", got, needs.Bytes())
+	}
+	if err := idle.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := promised.Load() - before; got != 0 {
+		t.Errorf("with the other one closed, %d bytes are promised", got)
+	}
+}
+
 // The products of a next-tubelet model's forward pass, counted by hand.
 func TestProductFLOPs(t *testing.T) {
 	c := model.Config{Size: 16, Frames: 4, Dim: 16, Depth: 1, Heads: 1, PredDim: 8, PredDepth: 1, PredHeads: 1}.WithDefaults()
