@@ -481,6 +481,22 @@ func TestNamesThatAreRefused(t *testing.T) {
 	}
 }
 
+// A folder may be named by a link.
+func TestBundleBehindALink(t *testing.T) {
+	s := closing(t)(NewStore(memblob.OpenBucket(nil), "", "mem://", quick(t)), nil)
+	local := checkpointFolder(t, 1)
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(local, link); err != nil {
+		t.Fatal(err)
+	}
+	ref := publish(t, s, AttemptKey("a", 1), "checkpoints/step-00000400", link, nil)
+	back := t.TempDir()
+	if _, err := s.Fetch(t.Context(), ref, back, nil); err != nil {
+		t.Fatal(err)
+	}
+	wantSame(t, back, local, "model.safetensors", "manifest.json", "below/empty")
+}
+
 func TestCache(t *testing.T) {
 	s := closing(t)(NewStore(memblob.OpenBucket(nil), "", "mem://", quick(t)), nil)
 	now := time.Unix(1e9, 0)
@@ -544,6 +560,15 @@ func TestCache(t *testing.T) {
 		t.Errorf("with everything in use: %v, want no room", err)
 	}
 	release0()
+	huge := filepath.Join(t.TempDir(), "step-00000500")
+	write(t, filepath.Join(huge, "model.safetensors"), make([]byte, 20_000))
+	ref := publish(t, s, AttemptKey("a", 9), "checkpoints/step-00000500", huge, nil)
+	if _, _, err := cache.Get(t.Context(), s, ref, nil); err == nil || !strings.Contains(err.Error(), "no room") {
+		t.Errorf("a bundle larger than the cache: %v, want no room", err)
+	}
+	if _, err := os.Stat(first); err != nil {
+		t.Errorf("what is not in use was removed for a bundle that does not fit: %v", err)
+	}
 	release2()
 
 	// Many who want the same are served by one fetch.

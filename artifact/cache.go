@@ -192,6 +192,7 @@ func (c *Cache) makeRoom(need int64) error {
 	}
 	var entries []entry
 	total := c.coming
+	pinned := c.coming
 	names, err := os.ReadDir(c.dir)
 	if err != nil {
 		return err
@@ -215,7 +216,12 @@ func (c *Cache) makeRoom(need int64) error {
 		total += e.bytes
 		if c.pinned[e.path] == 0 {
 			entries = append(entries, e)
+		} else {
+			pinned += e.bytes
 		}
+	}
+	if pinned+need > c.most {
+		entries = nil // to remove them would not make room
 	}
 	slices.SortFunc(entries, func(a, b entry) int { return a.used.Compare(b.used) })
 	for _, e := range entries {

@@ -81,8 +81,14 @@ func (u *Upload) read(ctx context.Context, local string, only []string) error {
 	files := map[string]string{} // by name in the bundle
 	if u.m.Single = !info.IsDir(); u.m.Single {
 		files[path.Base(u.m.Bundle)] = local
-	} else if files, err = filesBelow(local, only); err != nil {
-		return err
+	} else {
+		folder, err := filepath.EvalSymlinks(local) // what is below a link to a folder is not walked
+		if err == nil {
+			files, err = filesBelow(folder, only)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(files)) {
 		if err := u.readFile(ctx, name, files[name]); err != nil {

@@ -79,7 +79,7 @@ func (c Config) Defaults() Config {
 	setDefault(&c.Precision, cpu.Auto)
 	setDefault(&c.LearningRate, 1e-3)
 	setDefault(&c.StartLR, c.LearningRate/5)
-	setDefault(&c.FinalLR, 1e-6)
+	setDefault(&c.FinalLR, min(1e-6, c.LearningRate))
 	setDefault(&c.WarmupSteps, c.Steps/10)
 	setDefault(&c.WeightDecay, 0.04)
 	setDefault(&c.FinalWeightDecay, 0.4)

@@ -166,6 +166,9 @@ func (f *Features) put(name string, values []float32) {
 func (f *Features) room(need int64) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if need > f.max {
+		return false // whatever is removed
+	}
 	if f.used+need <= f.max && f.written < lookEvery {
 		return true
 	}

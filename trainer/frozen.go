@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	G "gorgonia.org/gorgonia"
 
@@ -149,13 +150,12 @@ func (e *frozenEncoder) close() error {
 // number, hasFeatures or hasPixels, then features [N,D] and pixels [3,T,H,W], each at a place of its own for objective
 // Masked, which always needs pixels and whose features may be missing, and at the same place otherwise.
 type featureSampler struct {
-	ctx    context.Context
 	data   *video.Dataset
 	cache  *Features // may be nil
 	key    string
 	masked bool
-	values int // features of a clip
-	seed   uint64
+	values int      // features of a clip
+	names  sync.Map // of clips whose features are on their way: index to name. To ask again might bring a video back
 }
 
 const (
@@ -163,10 +163,10 @@ const (
 	hasFeatures float32 = 1
 )
 
-// sampler makes the encoder's source of the clips of a seed, for as long as ctx lasts.
-func (e *frozenEncoder) sampler(ctx context.Context, data *video.Dataset, cache *Features, seed uint64) video.Sampler {
+// sampler makes the encoder's source of clips.
+func (e *frozenEncoder) sampler(data *video.Dataset, cache *Features) video.Sampler {
 	c := e.embedding.Config
-	e.from = &featureSampler{ctx: ctx, data: data, cache: cache, key: e.key, masked: c.Objective == model.Masked, values: c.FeatureValues(), seed: seed}
+	e.from = &featureSampler{data: data, cache: cache, key: e.key, masked: c.Objective == model.Masked, values: c.FeatureValues()}
 	return e.from
 }
 
@@ -194,6 +194,8 @@ func (s *featureSampler) Sample(ctx context.Context, seed uint64, index int64, d
 			if !s.masked {
 				return video.SampleInfo{}, nil
 			}
+		} else {
+			s.names.Store(index, name)
 		}
 	}
 	return s.data.Sample(ctx, seed, index, dst[s.pixels():s.pixels()+s.data.ClipSize()])
@@ -250,11 +252,9 @@ func (e *frozenEncoder) input(m graph.Buffers, t *model.Training, first int64, i
 		if s.cache == nil {
 			continue
 		}
-		name, err := s.name(s.ctx, s.seed, first+int64(i))
-		if err != nil {
-			return err
+		if name, ok := s.names.LoadAndDelete(first + int64(i)); ok {
+			s.cache.put(name.(string), values)
 		}
-		s.cache.put(name, values)
 	}
 	return nil
 }

@@ -5,15 +5,19 @@ import (
 	"errors"
 	"math"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/video"
 )
 
 // frozenRun is a run on the encoder of a model that another run has trained a little.
@@ -170,6 +174,74 @@ func anotherEncoder(t *testing.T, m *checkpoint.Model) string {
 	return path
 }
 
+// onceRemote gives the files of a folder by URI, each as often as it is sampled, and then no more.
+type onceRemote struct {
+	folder string
+	gone   *atomic.Bool
+}
+
+func (r onceRemote) List(context.Context, string) ([]string, error) {
+	return nil, errors.New("not asked")
+}
+
+func (r onceRemote) Fetch(_ context.Context, uri string) (string, func(), error) {
+	if r.gone.Load() {
+		return "", nil, errors.New("the server answers 503")
+	}
+	return filepath.Join(r.folder, path.Base(uri)), func() {}, nil
+}
+
+// What was computed of a video that is elsewhere is kept without asking for the video again.
+func TestFeaturesOfVideosElsewhere(t *testing.T) {
+	cfg := frozenRun(t, model.NextTubelet)
+	folder := cfg.Data.Data[0]
+	files, err := filepath.Glob(filepath.Join(folder, "*"))
+	if err != nil || len(files) < cfg.Batch {
+		t.Fatalf("files %v: %v", files, err)
+	}
+	cfg.Data.Data = nil
+	for _, file := range files[:cfg.Batch] {
+		cfg.Data.Data = append(cfg.Data.Data, "https://elsewhere/"+filepath.Base(file))
+	}
+	cfg.Steps, cfg.WarmupSteps, cfg.CheckpointEvery = 1, 0, 0
+	remote := onceRemote{folder, new(atomic.Bool)}
+	pool := video.NewPool(video.PoolOptions{Remote: remote})
+	defer pool.Close()
+	features := openFeatures(t, t.TempDir(), 0)
+	e, err := openEncoder(t.Context(), &cfg, cfg.Batch, cpu.FP32, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.close()
+	data, err := video.OpenDataset(t.Context(), pool, cfg.Data, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sampler := e.sampler(data, features)
+	items := make([]float32, cfg.Batch*sampler.ClipSize())
+	for i := range cfg.Batch {
+		if _, err := sampler.Sample(t.Context(), cfg.Seed, int64(i), items[i*sampler.ClipSize():(i+1)*sampler.ClipSize()]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remote.gone.Store(true)
+	training, err := newTraining(cfg, 1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	machine, err := cpu.Compile(training.Program, cpu.Options{Threads: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer machine.Close()
+	if err := e.input(machine, training, 0, items); err != nil {
+		t.Errorf("the features are there, and the server is not: %v", err)
+	}
+	if kept, err := filepath.Glob(filepath.Join(features.dir, "*"+featuresSuffix)); err != nil || len(kept) != cfg.Batch {
+		t.Errorf("%d features are kept, want %d: %v", len(kept), cfg.Batch, err)
+	}
+}
+
 func TestFeaturesAreBoundedAndChecked(t *testing.T) {
 	dir := t.TempDir()
 	values := []float32{1, -2, float32(math.Inf(1)), 0.1}
@@ -199,6 +271,10 @@ func TestFeaturesAreBoundedAndChecked(t *testing.T) {
 	}
 	if f.refused != 3 {
 		t.Errorf("the folder, whose files are all in use, was looked at again: %d refused since", f.refused)
+	}
+
+	if f.put(strings.Repeat("e", 64), make([]float32, size)); !slices.Equal(kept(f), []int{0, 1, 2}) {
+		t.Error("files went for one that the folder can never hold")
 	}
 
 	// To one that opens the folder later all are old: they make room, those first that were not used for longest.

@@ -84,7 +84,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 
 	var clips video.Sampler = data
 	if s.encoder != nil {
-		clips = s.encoder.sampler(ctx, data, hooks.Features, cfg.Seed)
+		clips = s.encoder.sampler(data, hooks.Features)
 	}
 	feed, err := video.NewFeed(ctx, sampled{clips, part}, video.FeedOptions{
 		Seed: cfg.Seed, First: int64(resumed) * int64(part.clips), Batch: part.clips, Workers: cfg.Threads, Bytes: s.asBytes})
@@ -138,7 +138,10 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		if stop {
 			stopped := cmp.Or(context.Cause(ctx), errStoppedElsewhere)
 			if saved < step-1 {
-				stopped = errors.Join(stopped, save(step-1))
+				if err := save(step - 1); err != nil { // the caller knows why the run stops, but not this
+					slog.ErrorContext(context.WithoutCancel(ctx), "the run was stopped, and its last steps are lost", "steps", step-1-saved, "error", err)
+					stopped = errors.Join(stopped, err)
+				}
 			}
 			if part.group != nil {
 				stopped = stoppedTogether{stopped}

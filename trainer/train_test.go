@@ -645,7 +645,14 @@ func TestClipsOfAnotherSizeAreRefused(t *testing.T) {
 }
 
 func TestCollapseMonitors(t *testing.T) {
-	const clips, perClip, d = 4, 32, 16
+	for _, shape := range []struct{ perClip, d int }{{32, 16}, {500, 512}} { // also where the rank is that of some tokens
+		testCollapseMonitors(t, shape.perClip, shape.d)
+	}
+}
+
+func testCollapseMonitors(t *testing.T, perClip, d int) {
+	t.Helper()
+	const clips = 4
 	rng := rand.New(rand.NewPCG(1, 2))
 	random, constant, perClipConstant := make([]float32, clips*perClip*d), make([]float32, clips*perClip*d), make([]float32, clips*perClip*d)
 	for i := range random {
@@ -661,10 +668,14 @@ func TestCollapseMonitors(t *testing.T) {
 		data         []float32
 		rank, cosine float64
 	}{
-		"random": {random, d, 0}, "constant": {constant, 1, 1}, "one direction a clip": {perClipConstant, clips, 0},
+		"random": {random, float64(min(d, rankSide)), 0}, "constant": {constant, 1, 1}, "one direction a clip": {perClipConstant, clips, 0},
 	} {
 		c := measureCollapse(x.data, clips, d)
-		if math.Abs(c.EffectiveRank-x.rank) > 0.05*x.rank || math.Abs(c.Cosine-x.cosine) > 0.02 {
+		slack := 0.05
+		if d > rankSide && x.rank > clips { // not many more features than tokens: the singular values of a random matrix differ
+			slack = 0.2
+		}
+		if math.Abs(c.EffectiveRank-x.rank) > slack*x.rank || math.Abs(c.Cosine-x.cosine) > 0.02 {
 			t.Errorf("%s: rank %g, cosine %g, want about %g and %g", name, c.EffectiveRank, c.Cosine, x.rank, x.cosine)
 		}
 	}

@@ -117,7 +117,7 @@ func keep(published []int, recorded int) int {
 }
 
 // TrainConfig maps a complete spec, field by field. It adds nothing of its own but what the API leaves to the model: the
-// published width of an MLP, and one mask token per mask group as published.
+// published width of an MLP, and one mask token for every group of blocks as published.
 func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error) {
 	m, s, o := t.GetModel(), t.GetSampling(), t.GetOptimizer()
 	data := make([]string, len(t.GetData()))
@@ -194,7 +194,7 @@ func TrainConfig(t *surmisev1.TrainSpec, roots []string) (trainer.Config, error)
 		cfg.Data.MaxUnusable = -1 // zero stands for the default there
 	}
 	if cfg.Model.Objective == model.Masked {
-		cfg.Model.MaskTokens = max(1, len(mask.Blocks)+len(mask.ContextTubelets))
+		cfg.Model.MaskTokens = max(1, len(mask.Blocks)) // causal groups are contexts, as scoring has them, and it has one token for all
 	}
 	cfg.Model = cfg.Model.WithDefaults()
 	if t.GetEncoder() != nil || t.GetInit() != nil {

@@ -224,6 +224,13 @@ func (s *source) chooseEncoders(which string) error {
 		s.Encoders = Encoder
 		return nil
 	}
+	if s.config != nil && s.config.FrozenEncoder { // the same, and one network for both
+		s.Encoders = Encoder
+		if encoder == nil || s.networks[model.PredictorPrefix] == nil {
+			return errors.New("its encoder is frozen, and it lacks encoder or predictor")
+		}
+		return nil
+	}
 	switch {
 	case encoder == nil && target == nil:
 		return errors.New("it has neither an encoder nor a target encoder")
@@ -314,7 +321,7 @@ func (s *source) sources(c model.Config) (out []checkpoint.Source) {
 	return out
 }
 
-// Values is how many numbers the model has, and Largest how many its largest tensor: what is in memory at a time.
+// Values is how many numbers the model has, and how many its largest tensor: what is in memory at a time.
 func (i *Import) Values() (all, largest int64) {
 	for _, p := range i.Config.Params() {
 		all += int64(p.Size())

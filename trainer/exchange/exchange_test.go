@@ -88,6 +88,8 @@ func TestRoundTrips(t *testing.T) {
 	wide.Height, wide.Width = 32, 64
 	pixels := small()
 	pixels.Target = model.Pixels
+	frozen := small()
+	frozen.FrozenEncoder = true
 	eps := small()
 	eps.NormEps, eps.PredMLPRatio = 1e-5, 0
 	for name, c := range map[string]struct {
@@ -101,6 +103,7 @@ func TestRoundTrips(t *testing.T) {
 		"other eps":       {eps, HF, Options{}},
 		"nothing changed": {small(), Surmise, Options{}},
 		"pixels":          {pixels, Surmise, Options{}},
+		"frozen":          {frozen, Surmise, Options{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			from := saved(t, c.model)
