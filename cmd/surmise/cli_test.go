@@ -103,7 +103,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"train", "-f", "score.json"}, 2, `Error: job file score.json: not a training job; score .* 'surmise score'\n`},
 		{[]string{"train", "-f", "shape.json"}, 2, `Error: train.model.size: must be a multiple of patch 8, got 60\n`},
 		{[]string{"train", "-f", "steps.json"}, 2, `Error: train.steps: .*, got -1\n`},
-		{[]string{"train", "-f", "mask.json"}, 2, `Error: train.mask.context_tubelets\[0\]: must leave at least one of 8 tubelets to predict, got 8\n`},
+		{[]string{"train", "-f", "mask.json"}, 2, `Error: train.mask.context_tubelets\[0\]: must be below the clip.s 8 tubelets, or there is no target, got 8\n`},
 		{[]string{"train", "-f", "fp16.json"}, 2, `Error: train.precision: must be in list \[auto, fp32, bf16, tf32\], got fp16\n`},
 		{[]string{"train", "-f", "threads.json"}, 3, `Error: train.threads is 1024, want 1 to [0-9]+, the cores that this process may use, or 0 for all of them\n`},
 		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "s.json", "--precision", "BF16"}, 2, `Error: score.precision: must be in list .*, got BF16\n`},

@@ -335,6 +335,9 @@ func completeModel(m, preset *surmisev1.ModelSpec) Errors {
 			}
 		}
 	}
+	if n := tokensOf(m); n > maxTokens {
+		errs = append(errs, FieldError{"train.model.size", fmt.Sprintf("must give a clip at most %d tokens, got %d of %d frames by %d px: take larger tubelets or patches, or fewer frames", maxTokens, n, m.Tubelet, m.Patch)})
+	}
 	if m.Objective == "next_tubelet" && m.Tubelet != 0 && m.Frames != 0 && m.Frames/m.Tubelet < 2 {
 		errs = append(errs, FieldError{"train.model.frames", fmt.Sprintf("next_tubelet needs at least two tubelets of %d frames, got %d frames", m.Tubelet, m.Frames)})
 	}
@@ -371,59 +374,53 @@ func completeMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 			setDefault(&b.AspectMax, 1.5)
 			errs = append(errs, ordered(fmt.Sprintf("train.mask.blocks[%d].aspect_min", i), b.AspectMin, b.AspectMax)...)
 		}
-		if known && len(errs) == 0 {
-			errs = append(errs, checkBlocks(m, model)...)
-		}
 	case "tube":
 		setDefault(&m.Ratio, 0.9)
-		if !known {
-			break
-		}
-		tokens := (model.Size / model.Patch) * (model.Size / model.Patch)
-		if hidden := int32(m.Ratio * float64(tokens)); hidden < 1 || hidden >= tokens {
-			errs = append(errs, FieldError{"train.mask.ratio", fmt.Sprintf("must hide at least one of %d positions and leave one, got %g", tokens, m.Ratio)})
-		}
 	case "causal":
 		if !known {
 			break
+		}
+		if tubelets < 2 {
+			return append(errs, FieldError{"train.model.frames", fmt.Sprintf("a causal mask needs at least two tubelets of %d frames, got %d frames", model.Tubelet, model.Frames)})
 		}
 		if len(m.ContextTubelets) == 0 {
 			for _, c := range masking.DefaultContexts(int(tubelets)) {
 				m.ContextTubelets = append(m.ContextTubelets, int32(c))
 			}
 		}
-		for i, c := range m.ContextTubelets {
-			if c >= tubelets {
-				errs = append(errs, FieldError{fmt.Sprintf("train.mask.context_tubelets[%d]", i), fmt.Sprintf("must leave at least one of %d tubelets to predict, got %d", tubelets, c)})
-			}
-		}
-		if tubelets < 2 {
-			errs = append(errs, FieldError{"train.model.frames", fmt.Sprintf("a causal mask needs at least two tubelets of %d frames, got %d frames", model.Tubelet, model.Frames)})
-		}
+	}
+	if known && len(errs) == 0 {
+		errs = checkMask(m, model)
 	}
 	return errs
 }
 
-// No model has more tokens or a longer side of its grid: trying masks on it would only take time.
-const (
-	maxTokens = 1 << 16
-	maxSide   = 1 << 12
-)
+// maxTokens is how many tokens a clip may have.
+const maxTokens = 1 << 16
 
-// checkBlocks says what masks cannot be drawn on the model's grid, which is for others to judge.
-func checkBlocks(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
+// checkMask says what masks cannot be drawn on the model's grid, which is for others to judge.
+func checkMask(m *surmisev1.MaskSpec, model *surmisev1.ModelSpec) Errors {
 	side := int(model.Size / model.Patch)
 	grid := masking.Grid{T: int(model.Frames / model.Tubelet), H: side, W: side}
-	if side > maxSide || grid.T > maxSide || grid.Tokens() > maxTokens {
+	if tokensOf(model) > maxTokens { // to draw on it would take long
 		return nil
 	}
 	_, err := masking.New(Masks(m), grid)
 	var field *masking.FieldError
-	if !errors.As(err, &field) || !strings.HasPrefix(field.Field, "blocks") {
+	if !errors.As(err, &field) || strings.HasPrefix(field.Field, "grid") {
 		return nil
 	}
 	name := strings.NewReplacer("num_blocks", "count", "aspect_ratio", "aspect_min").Replace(field.Field)
 	return Errors{{"train.mask." + name, fmt.Sprintf("%s, got %v", field.Reason, field.Value)}}
+}
+
+// tokensOf is how many tokens a clip has; 0 where that is not known yet.
+func tokensOf(m *surmisev1.ModelSpec) int64 {
+	if m.Patch == 0 || m.Tubelet == 0 {
+		return 0
+	}
+	side := int64(m.Size / m.Patch)
+	return side * side * int64(m.Frames/m.Tubelet)
 }
 
 // Masks maps a complete mask spec, field by field.
