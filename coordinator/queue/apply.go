@@ -58,14 +58,14 @@ func (s *Store) applyAll(batch []*asked[*applying]) []error {
 }
 
 // perhapsOfOne tells whether the fault may lie with one of several events: PostgreSQL took offence at what was written,
-// which SQLite never does, or broke a deadlock.
+// which SQLite never does, broke a deadlock, or waited too long for a row that somebody has locked.
 func perhapsOfOne(err error) bool {
 	var refused *pgconn.PgError
 	if !errors.As(err, &refused) || len(refused.Code) < 2 {
 		return false
 	}
 	switch refused.Code[:2] {
-	case "22", "23", "40", "54": // data, constraints, deadlocks and the like, limits
+	case "22", "23", "40", "54", "55": // data, constraints, deadlocks and the like, limits, locks
 		return true
 	}
 	return false

@@ -25,11 +25,16 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store: %w", err) // pgx takes the password out
 	}
-	for _, plan := range []string{"enable_seqscan", "enable_bitmapscan"} {
+	for name, value := range map[string]string{
 		// Every statement has an index made for it. The planner, which does not know yet that few of many new jobs are held,
 		// would pass over all, or gather them in a bitmap, which does not clean the index of what is over.
-		if config.RuntimeParams[plan] == "" {
-			config.RuntimeParams[plan] = "off"
+		"enable_seqscan": "off", "enable_bitmapscan": "off",
+		// A coordinator whose machine dies or stands still in a transaction leaves its rows locked. Others wait for those
+		// rows alone, not for long, and the server ends such a transaction.
+		"lock_timeout": "2s", "idle_in_transaction_session_timeout": "10s",
+	} {
+		if config.RuntimeParams[name] == "" {
+			config.RuntimeParams[name] = value
 		}
 	}
 	name := fmt.Sprintf("%s on %s", config.Database, config.Host)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/coordinator/queue"
 	"github.com/surmise-ml/surmise/coordinator/queue/queuetest"
@@ -191,5 +193,57 @@ func TestPostgresCoordinatorsDoNotBlockEachOther(t *testing.T) {
 	counts, err := stores[0].CountChildren(ctx, "s")
 	if err != nil || counts[queue.Succeeded]+counts[queue.Cancelled] != children || counts[queue.Succeeded] < children/2-workers {
 		t.Errorf("children: %v, %v", counts, err)
+	}
+}
+
+// A coordinator whose machine died between two statements of a transaction keeps a row locked until the server finds out.
+// What others do to that job fails soon, and what they do to all other jobs is stored.
+func TestPostgresOutlivesALockOfTheDead(t *testing.T) {
+	address := queuetest.StartPostgres(t, false).Database(t)
+	store, err := queue.OpenPostgres(t.Context(), address, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	var jobs []queue.Job
+	for i := range 10 {
+		if _, _, err := store.Submit(t.Context(), queue.Submission{ID: fmt.Sprintf("job%d", i), Spec: []byte("{}")}); err != nil {
+			t.Fatal(err)
+		}
+		leased, err := store.Lease(t.Context(), []queue.Worker{{Name: fmt.Sprintf("w%d", i)}}, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		jobs = append(jobs, leased...)
+	}
+	dead, err := pgx.Connect(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dead.Close(context.WithoutCancel(t.Context()))
+	for _, statement := range []string{"BEGIN", "SELECT 1 FROM jobs WHERE id = 'job0' FOR NO KEY UPDATE"} {
+		if _, err := dead.Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	errs := make([]error, len(jobs))
+	var all sync.WaitGroup
+	for i, j := range jobs {
+		all.Go(func() {
+			_, _, errs[i] = store.Apply(t.Context(), j.ID, queue.Heartbeat{Epoch: j.Epoch, For: time.Minute})
+		})
+	}
+	all.Wait()
+	for i, err := range errs {
+		if locked := jobs[i].ID == "job0"; locked != (err != nil) {
+			t.Errorf("heartbeat of %s: %v", jobs[i].ID, err)
+		}
+	}
+	// Such a coordinator's own session would have been ended.
+	if _, err := dead.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := store.Apply(t.Context(), "job0", queue.Heartbeat{Epoch: jobs[0].Epoch, For: time.Minute}); err != nil {
+		t.Errorf("the lock is gone: %v", err)
 	}
 }
