@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
 
@@ -53,7 +54,7 @@ func (s *Server) admitStream(server any, stream grpc.ServerStream, info *grpc.St
 		return err
 	}
 	caller, from := auth.FromContext(ctx), peerAddr(ctx)
-	admitted := &admittedStream{ServerStream: stream, s: s, ctx: ctx, key: callerKey(caller, from), open: auth.RuleOf(info.FullMethod).Open}
+	admitted := &admittedStream{ServerStream: stream, s: s, ctx: ctx, messages: s.rates.bucket(), open: auth.RuleOf(info.FullMethod).Open}
 	err = handler(server, admitted)
 	if auth.RuleOf(info.FullMethod).Changes {
 		s.audit.call(s.clock.Now(), caller, from, info.FullMethod, "", err)
@@ -64,10 +65,10 @@ func (s *Server) admitStream(server any, stream grpc.ServerStream, info *grpc.St
 // admittedStream lives as long as its caller may call: a token that expires or is revoked ends it with the next message.
 type admittedStream struct {
 	grpc.ServerStream
-	s    *Server
-	ctx  context.Context
-	key  string // of the rate
-	open bool   // anyone may call
+	s        *Server
+	ctx      context.Context
+	messages *rate.Limiter // of what is received; nil: no limit
+	open     bool          // anyone may call
 }
 
 func (a *admittedStream) Context() context.Context { return a.ctx }
@@ -87,14 +88,15 @@ func (a *admittedStream) SendMsg(m any) error {
 	return a.ServerStream.SendMsg(m)
 }
 
-// RecvMsg takes messages no faster than the rate; the sender waits meanwhile, as for any slow reader.
+// RecvMsg takes messages no faster than the rate; the sender waits meanwhile, as for any slow reader. Each stream has the
+// rate to itself: workers often share a token, and must not keep each other, or whoever else has it, from calling.
 func (a *admittedStream) RecvMsg(m any) error {
-	if a.s.rates != nil {
-		if wait, giveUp := a.s.rates.reserve(a.key, a.s.clock.Now()); wait > 0 {
+	if a.messages != nil {
+		now := a.s.clock.Now()
+		if wait := a.messages.ReserveN(now, 1).DelayFrom(now); wait > 0 {
 			select {
 			case <-a.s.clock.After(wait):
 			case <-a.ctx.Done():
-				giveUp()
 				return statusOf(a.ctx.Err())
 			}
 		}

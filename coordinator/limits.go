@@ -21,8 +21,8 @@ import (
 
 // Limits bounds what callers may ask for. The zero value of a field has the meaning stated.
 type Limits struct {
-	// CallsPerSecond of one caller, a message of a stream counting as a call; 0: no limit. A caller is a token or a
-	// certificate, and where there is neither, an address. Calls above it are refused, messages wait.
+	// CallsPerSecond of one caller, and messages a second of one stream; 0: no limit. A caller is a token or a certificate,
+	// and where there is neither, an address. Calls above it are refused, messages wait.
 	CallsPerSecond float64
 	Burst          int // calls at once after a pause; 0: a second's worth, at least 1
 	MessageBytes   int // of one message to the coordinator; 0: 4 MiB
@@ -108,8 +108,16 @@ func newCallerRates(l Limits) *callerRates {
 	return &callerRates{rate: rate.Limit(l.CallsPerSecond), burst: burst, buckets: map[string]*rate.Limiter{}}
 }
 
-// reserve takes a call and says how long it must wait; giveUp returns it untaken.
-func (c *callerRates) reserve(caller string, now time.Time) (wait time.Duration, giveUp func()) {
+// bucket is a full one; nil without a limit.
+func (c *callerRates) bucket() *rate.Limiter {
+	if c == nil {
+		return nil
+	}
+	return rate.NewLimiter(c.rate, c.burst)
+}
+
+// of is the caller's bucket.
+func (c *callerRates) of(caller string, now time.Time) *rate.Limiter {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	bucket := c.buckets[caller]
@@ -117,11 +125,10 @@ func (c *callerRates) reserve(caller string, now time.Time) (wait time.Duration,
 		if len(c.buckets) >= maxCallers {
 			c.forget(now)
 		}
-		bucket = rate.NewLimiter(c.rate, c.burst)
+		bucket = c.bucket()
 		c.buckets[caller] = bucket
 	}
-	r := bucket.ReserveN(now, 1)
-	return r.DelayFrom(now), func() { r.CancelAt(now) }
+	return bucket
 }
 
 // forget makes room: callers whose bucket is full again lose nothing, and there is always one that may go.
@@ -144,11 +151,12 @@ func (c *callerRates) admit(caller string, now time.Time) error {
 	if c == nil {
 		return nil
 	}
-	wait, giveUp := c.reserve(caller, now)
+	call := c.of(caller, now).ReserveN(now, 1)
+	wait := call.DelayFrom(now)
 	if wait == 0 {
 		return nil
 	}
-	giveUp()
+	call.CancelAt(now)
 	return auth.Refusal(codes.ResourceExhausted, ReasonRateLimited,
 		fmt.Sprintf("more than %g calls a second; try again in %v", float64(c.rate), wait.Round(time.Millisecond)),
 		&errdetails.RetryInfo{RetryDelay: durationpb.New(wait)})

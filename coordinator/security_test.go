@@ -273,10 +273,10 @@ func TestRates(t *testing.T) {
 	}
 }
 
-// The messages of a stream wait for the rate rather than break it.
+// The messages of a stream wait for the rate rather than break it, and do not count as calls of those who share its token.
 func TestRateOfAStream(t *testing.T) {
 	s, secrets, _, _, _ := secure(t, func(c *coordinator.Config) {
-		c.Limits = coordinator.Limits{CallsPerSecond: 1, Burst: 2}
+		c.Limits = coordinator.Limits{CallsPerSecond: 1, Burst: 1}
 	})
 	stream, err := s.workers.Attach(as(s.ctx, secrets[auth.Worker]))
 	if err != nil {
@@ -297,6 +297,18 @@ func TestRateOfAStream(t *testing.T) {
 	w.heartbeat(gone, 1, nil)
 	s.clock.advance(time.Second)
 	hear(w, (*surmisev1.AttachResponse).GetRevoked)
+
+	// The first one has messages on their way for minutes; a second worker attaches all the same.
+	for i := range int64(100) {
+		w.heartbeat(gone, i+2, nil)
+	}
+	other, err := s.workers.Attach(as(s.ctx, secrets[auth.Worker]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := &worker{t: t, name: "v", stream: other}
+	v.say(&surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Hello{Hello: &surmisev1.Hello{Name: "v"}}})
+	hear(v, (*surmisev1.AttachResponse).GetWelcome)
 }
 
 func TestOversizeMessage(t *testing.T) {

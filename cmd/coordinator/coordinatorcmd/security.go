@@ -45,7 +45,7 @@ func (o *SecurityOptions) Flags(flags *pflag.FlagSet) {
 	flags.StringVar(&o.AuditFile, "audit-log", "", "append a line of JSON for every change and every refused call to this file")
 	flags.Int64Var(&o.AuditBytes, "audit-max-bytes", coordinator.DefaultAuditBytes, "size at which the audit log is put aside and a new one begun")
 	flags.IntVar(&o.AuditKeep, "audit-keep", coordinator.DefaultAuditKeep, "audit logs put aside that are kept")
-	flags.Float64Var(&o.Limits.CallsPerSecond, "max-calls-per-second", 500, "calls a second of one caller, that is, token, certificate or address; 0 is any number")
+	flags.Float64Var(&o.Limits.CallsPerSecond, "max-calls-per-second", 500, "calls a second of one caller, that is, token, certificate or address, and messages a second of one stream; 0 is any number")
 	flags.IntVar(&o.Limits.MessageBytes, "max-message-bytes", 4<<20, "size of one message to the coordinator")
 	flags.IntVar(&o.Limits.OpenJobs, "max-open-jobs", 0, "jobs of one owner that have not ended; 0 is any number")
 	flags.StringToIntVar(&o.MaxPriority, "max-priority", nil, "ROLE=N or owner/NAME=N: the highest priority that such callers may give to a job; an owner's counts before its role's; repeat for more (default any)")
