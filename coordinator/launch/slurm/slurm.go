@@ -175,13 +175,29 @@ func (l *Launcher) Start(ctx context.Context, b launch.Batch) error {
 	if len(tasks) > 0 { // started before, perhaps not to the end
 		return l.settle(ctx, name, tasks)
 	}
-	if _, err := l.commands.run(ctx, l.o.Script, "sbatch", l.submission(b)...); err != nil {
+	submitted, err := l.commands.run(ctx, l.o.Script, "sbatch", l.submission(b)...)
+	if err != nil {
 		return err
 	}
 	if tasks, err = l.squeue(ctx, name); err != nil {
 		return err
 	}
+	if len(tasks) == 0 {
+		return l.giveUp(ctx, name, string(submitted))
+	}
 	return l.settle(ctx, name, tasks)
+}
+
+// giveUp cancels an array that Slurm has taken and does not list as ours: nobody would ever release it, and another would
+// be submitted at the next look. submitted is what sbatch printed: its number, and after a semicolon the cluster.
+func (l *Launcher) giveUp(ctx context.Context, batch, submitted string) error {
+	number, _, _ := strings.Cut(strings.TrimSpace(submitted), ";")
+	if _, err := strconv.ParseUint(number, 10, 32); err != nil {
+		return fmt.Errorf("sbatch printed %.64q, and squeue lists no job of %s", submitted, batch)
+	}
+	err := fmt.Errorf("array %s was submitted and cancelled again: squeue does not list it under the name %s with the comment %q; does a job_submit plugin of this site change them?",
+		number, batch, comment(batch))
+	return errors.Join(err, l.scancel(ctx, "--user="+l.o.User, number))
 }
 
 // submission is the arguments of sbatch.

@@ -287,3 +287,28 @@ func FuzzSacct(f *testing.F) {
 		}
 	})
 }
+
+// A site may change the comments of all jobs, for its accounts. The array is not ours then, and must not stay on hold.
+func TestACommentOfTheSite(t *testing.T) {
+	c := newController()
+	l := c.launcher(t, "surmise")
+	c.before = func(string) {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, j := range c.jobs {
+			j.comment = "billing:lab7"
+		}
+	}
+	err := l.Start(t.Context(), launch.Batch{Name: launch.BatchName{Prefix: "surmise", Pool: "cpu", Attempt: 1}, Count: 2})
+	if err == nil || !strings.Contains(err.Error(), "job_submit plugin") {
+		t.Errorf("got %v, want an error that says what may be wrong", err)
+	}
+	if len(c.jobs) != 2 {
+		t.Errorf("%d tasks, want 2", len(c.jobs))
+	}
+	for _, j := range c.jobs {
+		if j.state != "CANCELLED" {
+			t.Errorf("task %d_%d is %s, want it cancelled", j.array, j.index, j.state)
+		}
+	}
+}
