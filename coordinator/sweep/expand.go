@@ -83,7 +83,7 @@ func Expand(ctx context.Context, request *surmisev1.SubmitSweepRequest) ([]Child
 		return nil, jobspec.Errors{{Field: "parameters", Problem: fmt.Sprintf("the request takes %d bytes, want at most %d", n, maxRequestBytes)}}
 	}
 	base := baseOf(request)
-	axes, err := axesOf(request, base)
+	axes, err := axesOf(ctx, request, base)
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +116,9 @@ func Expand(ctx context.Context, request *surmisev1.SubmitSweepRequest) ([]Child
 	rng := rand.New(rand.NewPCG(request.SampleSeed, 0x7377656570)) // "sweep"
 	drawn := make([][]setting, samples)
 	for i := range drawn {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		drawn[i] = make([]setting, len(axes))
 		for j, a := range axes {
 			if a.draw != nil {
@@ -147,7 +150,7 @@ func Expand(ctx context.Context, request *surmisev1.SubmitSweepRequest) ([]Child
 				}
 				if len(request.Seeds) > 0 {
 					seed := request.Seeds[s]
-					seedField.set(child.Spec, seedSetting(seedField, seed, base))
+					seedField.set(child.Spec, seedSetting(seedField, seed))
 					child.Values[seedField.path] = strconv.FormatUint(seed, 10)
 				}
 				if child.Spec, err = jobspec.Complete(child.Spec); err != nil {
@@ -182,8 +185,8 @@ func indices(point int, axes []axis) []int {
 	return at
 }
 
-func seedSetting(f field, seed uint64, base *surmisev1.JobSpec) setting {
-	s := setting{f.parent(proto.CloneOf(base)).New(), strconv.FormatUint(seed, 10)}
+func seedSetting(f field, seed uint64) setting {
+	s := setting{f.in.New(), strconv.FormatUint(seed, 10)}
 	s.put(s.holder, f.leaf(), wholeOf(f.leaf().field.Kind(), int64(seed))) // wraps around and back
 	return s
 }
@@ -204,10 +207,13 @@ func kindOf(spec *surmisev1.JobSpec) string {
 	return string(m.WhichOneof(m.Descriptor().Oneofs().ByName("kind")).Name())
 }
 
-func axesOf(request *surmisev1.SubmitSweepRequest, base *surmisev1.JobSpec) ([]axis, error) {
+func axesOf(ctx context.Context, request *surmisev1.SubmitSweepRequest, base *surmisev1.JobSpec) ([]axis, error) {
 	var axes []axis
 	var errs jobspec.Errors
 	for i, p := range request.Parameters {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		name := fmt.Sprintf("parameters[%d].", i)
 		f, err := parsePath(p.Path, base)
 		if err != nil {
@@ -223,7 +229,7 @@ func axesOf(request *surmisev1.SubmitSweepRequest, base *surmisev1.JobSpec) ([]a
 			errs = append(errs, jobspec.FieldError{Field: "seeds", Problem: "parameters set " + f.path + " already"})
 		}
 		a := axis{field: f}
-		errs = append(errs, a.values(name, p, base)...)
+		errs = append(errs, a.values(name, p)...)
 		axes = append(axes, a)
 	}
 	if errs != nil {
@@ -233,7 +239,7 @@ func axesOf(request *surmisev1.SubmitSweepRequest, base *surmisev1.JobSpec) ([]a
 }
 
 // values reads the values of a parameter, whose field is named by prefix in errors.
-func (a *axis) values(prefix string, p *surmisev1.SweepParameter, base *surmisev1.JobSpec) (errs jobspec.Errors) {
+func (a *axis) values(prefix string, p *surmisev1.SweepParameter) (errs jobspec.Errors) {
 	fault := func(field, format string, args ...any) {
 		errs = append(errs, jobspec.FieldError{Field: prefix + field, Problem: fmt.Sprintf(format, args...)})
 	}
@@ -251,7 +257,7 @@ func (a *axis) values(prefix string, p *surmisev1.SweepParameter, base *surmisev
 		}
 		var settings []setting
 		for i, v := range list.Values {
-			s, err := a.parse(v, base)
+			s, err := a.parse(v)
 			if err != nil {
 				fault(fmt.Sprintf("%s[%d]", kind, i), "%v", err)
 				continue
@@ -277,9 +283,9 @@ func (a *axis) values(prefix string, p *surmisev1.SweepParameter, base *surmisev
 		a.draw = func(rng *rand.Rand) setting {
 			span := uint64(high) - uint64(low) // of two's complements: right for any two
 			if span == math.MaxUint64 {
-				return a.whole(int64(rng.Uint64()), base)
+				return a.whole(int64(rng.Uint64()))
 			}
-			return a.whole(low+int64(rng.Uint64N(span+1)), base)
+			return a.whole(low+int64(rng.Uint64N(span+1)))
 		}
 	default:
 		r, kind := p.GetUniform(), "uniform"
@@ -303,7 +309,7 @@ func (a *axis) values(prefix string, p *surmisev1.SweepParameter, base *surmisev
 			if kind == "log_uniform" {
 				v = math.Exp(math.Log(low) + u*(math.Log(high)-math.Log(low)))
 			}
-			return a.number(min(max(v, low), math.Nextafter(high, low)), base) // rounding may step over an end
+			return a.number(min(max(v, low), math.Nextafter(high, low))) // rounding may step over an end
 		}
 	}
 	return errs

@@ -23,7 +23,8 @@ type step struct {
 // field is a field of a job's specification that a parameter sets.
 type field struct {
 	path  string
-	steps []step // at least two: the kind of job, and a field below it
+	steps []step                   // at least two: the kind of job, and a field below it
+	in    protoreflect.MessageType // that has the last one
 }
 
 func (f field) leaf() step { return f.steps[len(f.steps)-1] }
@@ -51,7 +52,7 @@ func parsePath(path string, spec *surmisev1.JobSpec) (field, error) {
 		case fd.IsMap():
 			return f, fmt.Errorf("%q is a map, which a sweep does not set", name)
 		}
-		f.steps = append(f.steps, step{fd, index})
+		f.steps, f.in = append(f.steps, step{fd, index}), m.Type()
 		if i == len(parts)-1 {
 			break
 		}
@@ -104,7 +105,7 @@ type setting struct {
 }
 
 // parse reads a value as the field is written in JSON.
-func (f field) parse(v *structpb.Value, spec *surmisev1.JobSpec) (setting, error) {
+func (f field) parse(v *structpb.Value) (setting, error) {
 	if _, null := v.GetKind().(*structpb.Value_NullValue); null || v.GetKind() == nil {
 		return setting{}, fmt.Errorf("null is no value of %s", f.path)
 	}
@@ -116,7 +117,7 @@ func (f field) parse(v *structpb.Value, spec *surmisev1.JobSpec) (setting, error
 	if err != nil {
 		return setting{}, fmt.Errorf("%s: %w", f.path, err)
 	}
-	holder := f.parent(proto.CloneOf(spec)).New()
+	holder := f.in.New()
 	if err := protojson.Unmarshal(text, holder.Interface()); err != nil {
 		return setting{}, fmt.Errorf("%s: %s", f.path, plain(err))
 	}
@@ -139,16 +140,16 @@ func plain(err error) string {
 }
 
 // number is a setting of a numeric field; v fits it.
-func (f field) number(v float64, spec *surmisev1.JobSpec) setting {
-	holder := f.parent(proto.CloneOf(spec)).New()
+func (f field) number(v float64) setting {
+	holder := f.in.New()
 	s := setting{holder, strconv.FormatFloat(v, 'g', -1, 64)}
 	s.put(holder, f.leaf(), numberOf(f.leaf().field.Kind(), v))
 	return s
 }
 
 // whole is number for a whole number, which may be larger than a float64 tells apart.
-func (f field) whole(v int64, spec *surmisev1.JobSpec) setting {
-	holder := f.parent(proto.CloneOf(spec)).New()
+func (f field) whole(v int64) setting {
+	holder := f.in.New()
 	s := setting{holder, strconv.FormatInt(v, 10)}
 	s.put(holder, f.leaf(), wholeOf(f.leaf().field.Kind(), v))
 	return s
