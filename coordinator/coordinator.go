@@ -50,7 +50,7 @@ type Store interface {
 	// Get returns a job, or queue.ErrNotFound.
 	Get(ctx context.Context, id string) (queue.Job, error)
 	// List returns jobs, newest first.
-	List(context.Context, queue.Filter) ([]queue.Job, error)
+	List(context.Context, queue.Filter) (jobs []queue.Job, more bool, err error)
 	// Place says where a queued job stands.
 	Place(context.Context, queue.Job) (queue.Place, error)
 	// Pace is how long recent jobs took on average, 0 for not known, and how many are held by workers now.

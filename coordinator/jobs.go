@@ -94,7 +94,7 @@ func (s *Server) GetJob(ctx context.Context, req *surmisev1.GetJobRequest) (*sur
 
 // ListJobs implements JobService.
 func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (*surmisev1.ListJobsResponse, error) {
-	filter := queue.Filter{Limit: int(req.PageSize)}
+	filter := queue.Filter{Page: queue.Page{Limit: int(req.PageSize), Bytes: maxMessageBytes}}
 	if filter.Limit == 0 {
 		filter.Limit = defaultPageSize
 	}
@@ -110,15 +110,12 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 
 	workers := map[string]crew{} // by what they must have; counted before the jobs are read, see describe
 	workers[""] = s.workers.crew(queue.Needs{})
-	more := filter
-	more.Limit++ // one beyond the page tells whether there is a next one
-	jobs, err := s.store.List(ctx, more)
+	jobs, more, err := s.store.List(ctx, filter)
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	response := &surmisev1.ListJobsResponse{}
-	if len(jobs) > filter.Limit {
-		jobs = jobs[:filter.Limit]
+	if more {
 		response.NextPageToken = pageToken(jobs[len(jobs)-1].Sequence, filter.State)
 	}
 	mean, held, err := s.store.Pace(ctx)

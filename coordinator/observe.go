@@ -94,6 +94,6 @@ func (s *Server) Ready(ctx context.Context) error {
 		return errors.New("stopping")
 	default:
 	}
-	_, err := s.store.List(ctx, queue.Filter{Limit: 1})
+	_, _, err := s.store.List(ctx, queue.Filter{Page: queue.Page{Limit: 1}})
 	return err
 }

@@ -20,6 +20,7 @@ const (
 	// tidyAtStart is how many of the newest jobs are looked at when the coordinator starts: a coordinator that was killed
 	// may have owed them.
 	tidyAtStart = 200
+	tidyBytes   = 64 << 20 // of what they hold
 )
 
 // tidier knows of which jobs something may have become superfluous.
@@ -98,7 +99,7 @@ func (s *Server) tidyOwed(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("looking for artifacts whose deletion was interrupted", "error", err)
 	}
-	jobs, err := s.store.List(ctx, queue.Filter{Limit: tidyAtStart})
+	jobs, _, err := s.store.List(ctx, queue.Filter{Page: queue.Page{Limit: tidyAtStart, Bytes: tidyBytes}})
 	if err != nil && ctx.Err() == nil {
 		s.log.Warn("looking for jobs with old artifacts", "error", err)
 	}

@@ -33,7 +33,7 @@ type SweepStore interface {
 	// GetSweep returns a sweep, or queue.ErrNoSweep.
 	GetSweep(ctx context.Context, id string) (queue.Sweep, error)
 	// ListSweeps returns sweeps with a sequence below before, newest first; 0: of all.
-	ListSweeps(ctx context.Context, before int64, limit int) ([]queue.Sweep, error)
+	ListSweeps(ctx context.Context, page queue.Page) (sweeps []queue.Sweep, more bool, err error)
 	// Children returns the children of a sweep from the one with index first on, without their specifications.
 	Children(ctx context.Context, sweep string, first, limit int) ([]queue.Job, error)
 	// CountChildren says how many children are in each state.
@@ -176,29 +176,31 @@ func (s *Server) GetSweep(ctx context.Context, req *surmisev1.GetSweepRequest) (
 
 // ListSweeps implements SweepService.
 func (s *Server) ListSweeps(ctx context.Context, req *surmisev1.ListSweepsRequest) (*surmisev1.ListSweepsResponse, error) {
-	limit := int(req.PageSize)
-	if limit == 0 {
-		limit = defaultPageSize
+	page := queue.Page{Limit: int(req.PageSize), Bytes: maxMessageBytes}
+	if page.Limit == 0 {
+		page.Limit = defaultPageSize
 	}
-	var before int64
 	if req.PageToken != "" {
 		var err error
-		if before, err = parsePageToken(req.PageToken, sweepPrefix); err != nil {
+		if page.Before, err = parsePageToken(req.PageToken, sweepPrefix); err != nil {
 			return nil, badRequest(jobspec.FieldError{Field: "page_token", Problem: err.Error()})
 		}
 	}
-	sweeps, err := s.store.ListSweeps(ctx, before, limit+1) // one beyond the page tells whether there is a next one
+	sweeps, more, err := s.store.ListSweeps(ctx, page)
 	if err != nil {
 		return nil, statusOf(err)
 	}
 	response := &surmisev1.ListSweepsResponse{}
+	if more {
+		response.NextPageToken = pageToken(sweeps[len(sweeps)-1].Sequence, sweepPrefix)
+	}
 	size := 0
 	for i, stored := range sweeps {
 		answer, err := s.describeSweep(ctx, stored)
 		if err != nil {
 			return nil, err
 		}
-		if size += proto.Size(answer); i == limit || size > maxMessageBytes/2 && i > 0 {
+		if size += proto.Size(answer); size > maxMessageBytes/2 && i > 0 {
 			response.NextPageToken = pageToken(sweeps[i-1].Sequence, sweepPrefix)
 			break
 		}

@@ -30,13 +30,6 @@ type Submission struct {
 	MaxOpen     int // jobs of its owner that may be open once it is stored; 0: any number
 }
 
-// Filter chooses jobs to list, newest first.
-type Filter struct {
-	State  State // "" for all
-	Before int64 // only sequences below this; 0 for all
-	Limit  int
-}
-
 // LogEntry is one event of a job.
 type LogEntry struct {
 	Revision int64
@@ -153,14 +146,17 @@ func (s *Store) Get(ctx context.Context, id string) (Job, error) {
 	return job, nil
 }
 
-// List returns the jobs that the filter chooses, newest first.
-func (s *Store) List(ctx context.Context, f Filter) ([]Job, error) {
-	jobs, err := queryJobs(ctx, reader{s.read}, selectJobs+`WHERE ($1 = '' OR state = $1) AND (sequence < $2 OR $2 = 0) ORDER BY sequence DESC LIMIT $3`,
-		f.State, f.Before, f.Limit)
-	if err != nil {
-		return nil, fmt.Errorf("listing jobs: %w", err)
+// List returns the jobs that the filter chooses, newest first, and whether there are more.
+func (s *Store) List(ctx context.Context, f Filter) (jobs []Job, more bool, err error) {
+	read := func(before int64, limit int) ([]Job, error) {
+		return queryJobs(ctx, reader{s.read}, selectJobs+`WHERE ($1 = '' OR state = $1) AND (sequence < $2 OR $2 = 0) ORDER BY sequence DESC LIMIT $3`,
+			f.State, before, limit)
 	}
-	return jobs, nil
+	jobs, more, err = readPage(f.Page, read, func(j Job) (int64, int) { return j.Sequence, len(j.Spec) + len(j.Progress) + len(j.Result) })
+	if err != nil {
+		return nil, false, fmt.Errorf("listing jobs: %w", err)
+	}
+	return jobs, more, nil
 }
 
 const heldByWorker = `WHERE lease_until IS NOT NULL AND worker = $1 ORDER BY +sequence`

@@ -85,13 +85,16 @@ func (s *Store) GetSweep(ctx context.Context, id string) (Sweep, error) {
 	return sweep, nil
 }
 
-// ListSweeps returns up to limit sweeps, newest first, of those with a sequence below before; 0: of all.
-func (s *Store) ListSweeps(ctx context.Context, before int64, limit int) (sweeps []Sweep, err error) {
-	sweeps, err = querySweeps(ctx, reader{s.read}, selectSweeps+"WHERE sequence < $1 OR $1 = 0 ORDER BY sequence DESC LIMIT $2", before, limit)
-	if err != nil {
-		return nil, fmt.Errorf("listing sweeps: %w", err)
+// ListSweeps returns a page of sweeps, newest first, and whether there are more.
+func (s *Store) ListSweeps(ctx context.Context, p Page) (sweeps []Sweep, more bool, err error) {
+	read := func(before int64, limit int) ([]Sweep, error) {
+		return querySweeps(ctx, reader{s.read}, selectSweeps+"WHERE sequence < $1 OR $1 = 0 ORDER BY sequence DESC LIMIT $2", before, limit)
 	}
-	return sweeps, nil
+	sweeps, more, err = readPage(p, read, func(s Sweep) (int64, int) { return s.Sequence, len(s.Request) })
+	if err != nil {
+		return nil, false, fmt.Errorf("listing sweeps: %w", err)
+	}
+	return sweeps, more, nil
 }
 
 // Children returns up to limit children of a sweep, from the one with index first on, without their specifications.

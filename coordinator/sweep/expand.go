@@ -285,7 +285,7 @@ func (a *axis) values(prefix string, p *surmisev1.SweepParameter) (errs jobspec.
 			if span == math.MaxUint64 {
 				return a.whole(int64(rng.Uint64()))
 			}
-			return a.whole(low+int64(rng.Uint64N(span+1)))
+			return a.whole(low + int64(rng.Uint64N(span+1)))
 		}
 	default:
 		r, kind := p.GetUniform(), "uniform"

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -320,16 +322,43 @@ func listing(t *testing.T, s *suite) {
 		s.submit(t, fmt.Sprint(i))
 	}
 	s.lease(t, "w")
-	page, err := s.List(t.Context(), queue.Filter{State: queue.Queued, Limit: 3})
-	if err != nil || len(page) != 3 || page[0].ID != "4" || page[2].ID != "2" {
+	page, more, err := s.List(t.Context(), queue.Filter{State: queue.Queued, Page: queue.Page{Limit: 3}})
+	if err != nil || !more || len(page) != 3 || page[0].ID != "4" || page[2].ID != "2" {
 		t.Fatalf("first page %+v, %v", page, err)
 	}
-	page, err = s.List(t.Context(), queue.Filter{State: queue.Queued, Before: page[2].Sequence, Limit: 3})
-	if err != nil || len(page) != 1 || page[0].ID != "1" {
+	page, more, err = s.List(t.Context(), queue.Filter{State: queue.Queued, Page: queue.Page{Before: page[2].Sequence, Limit: 3}})
+	if err != nil || more || len(page) != 1 || page[0].ID != "1" {
 		t.Errorf("second page %+v, %v", page, err)
 	}
-	if all, err := s.List(t.Context(), queue.Filter{Limit: 100}); err != nil || len(all) != 5 {
-		t.Errorf("all: %d, %v", len(all), err)
+	if all, more, err := s.List(t.Context(), queue.Filter{Page: queue.Page{Limit: 100}}); err != nil || more || len(all) != 5 {
+		t.Errorf("all: %d, more %v, %v", len(all), more, err)
+	}
+	// A page of large jobs ends early, with one at least; small ones come in more chunks than one.
+	large := json.RawMessage(`{"x":"` + strings.Repeat("x", 1000) + `"}`)
+	for i := range 60 {
+		spec := json.RawMessage(`{}`)
+		if i >= 50 {
+			spec = large
+		}
+		if _, _, err := s.Submit(t.Context(), queue.Submission{ID: fmt.Sprint("page-", i), Spec: spec}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []int
+	filter := queue.Filter{Page: queue.Page{Limit: 40, Bytes: 3500}}
+	for more := true; more; {
+		if page, more, err = s.List(t.Context(), filter); err != nil || len(page) == 0 {
+			t.Fatalf("pages %v, then %d, %v", got, len(page), err)
+		}
+		got = append(got, len(page))
+		filter.Before = page[len(page)-1].Sequence
+	}
+	if want := []int{3, 3, 3, 40, 16}; !slices.Equal(got, want) {
+		t.Errorf("pages of %v jobs, want %v", got, want)
+	}
+	filter.Page = queue.Page{Limit: 40, Bytes: 1}
+	if page, more, err = s.List(t.Context(), filter); err != nil || !more || len(page) != 1 {
+		t.Errorf("with room for none: %d, more %v, %v", len(page), more, err)
 	}
 }
 

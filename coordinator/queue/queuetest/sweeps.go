@@ -84,11 +84,11 @@ func sweepSubmitted(t *testing.T, s *suite) {
 	}
 
 	second := s.submitSweep(t, sweepOf("v", 1))
-	all, err := s.ListSweeps(t.Context(), 0, 10)
-	if err != nil || len(all) != 2 || all[0].ID != "v" || all[1].ID != "s" {
+	all, more, err := s.ListSweeps(t.Context(), queue.Page{Limit: 10})
+	if err != nil || more || len(all) != 2 || all[0].ID != "v" || all[1].ID != "s" {
 		t.Errorf("listed %+v, %v", all, err)
 	}
-	if rest, err := s.ListSweeps(t.Context(), second.Sequence, 10); err != nil || len(rest) != 1 || rest[0].ID != "s" {
+	if rest, more, err := s.ListSweeps(t.Context(), queue.Page{Before: second.Sequence, Limit: 10}); err != nil || more || len(rest) != 1 || rest[0].ID != "s" {
 		t.Errorf("second page %+v, %v", rest, err)
 	}
 }
