@@ -29,6 +29,30 @@ func (s *Server) attemptDir(job queue.Job) string {
 	return key
 }
 
+// here is where a file of a job lies now. Jobs keep paths, while the folder of artifacts may have been moved, copied or
+// reached through a link since; what lies below it has the same place there.
+func (s *Server) here(id, path string) string {
+	if !s.shared || !filepath.IsAbs(path) {
+		return path
+	}
+	if _, ok := s.artifacts.Key(path); ok {
+		return path
+	}
+	attempts := "/jobs/" + id + "/attempts/"
+	at := strings.LastIndex(filepath.ToSlash(path), attempts)
+	if at < 0 {
+		return path
+	}
+	moved := filepath.Join(s.artifactDir, filepath.FromSlash(path[at:]))
+	if _, ok := s.artifacts.Key(moved); !ok {
+		return path
+	}
+	if _, err := os.Stat(moved); err != nil {
+		return path
+	}
+	return moved
+}
+
 // artifactURL is what workers open the store with; "" when they share the folder.
 func (s *Server) artifactURL() string {
 	if s.shared {
@@ -73,13 +97,14 @@ func (s *Server) published(ctx context.Context, lease *surmisev1.LeaseRef, path,
 }
 
 // artifactOf is an artifact that a job which succeeded left; nil when it left none of that name.
-func artifactOf(job queue.Job, name string) (*surmisev1.Artifact, error) {
+func (s *Server) artifactOf(job queue.Job, name string) (*surmisev1.Artifact, error) {
 	result := &surmisev1.Result{}
 	if err := unmarshal(job, "result", job.Result, result); err != nil {
 		return nil, err
 	}
 	for _, a := range result.Artifacts {
 		if a.Name == name {
+			a.Path = s.here(job.ID, a.Path)
 			return a, nil
 		}
 	}

@@ -303,6 +303,72 @@ func TestOldCheckpointsAreRemoved(t *testing.T) {
 	}
 }
 
+// The folder of artifacts may be moved, or reached by another name: jobs find what is theirs, and it is not taken for what
+// nobody refers to.
+func TestAMovedFolder(t *testing.T) {
+	s := start(t, nil)
+	job := s.submit(train())
+	w := s.ready("w")
+	l := w.lease()
+	write := func(dir string, step int) string {
+		t.Helper()
+		path := filepath.Join(dir, "checkpoints", artifact.StepName(step))
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(path, "model.safetensors"), []byte("weights"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	path := write(l.ArtifactDir, 200)
+	w.checkpoint(l.Lease, 200, path)
+	hear(w, (*surmisev1.AttachResponse).GetCheckpointRecorded)
+	w.done(l.Lease, &surmisev1.Artifact{Name: "model", Path: path})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	s.down()
+
+	moved := filepath.Join(s.dir, "moved")
+	if err := os.Rename(filepath.Join(s.dir, "artifacts"), moved); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(s.dir, "link")
+	if err := os.Symlink(moved, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range []string{moved, link} {
+		attempt := filepath.Join(folder, "jobs", strings.TrimPrefix(job.Name, "jobs/"), "attempts", "1")
+		write(attempt, 50) // nobody refers to this one
+		removed := make(chan struct{}, 1)
+		s.up(func(c *coordinator.Config) {
+			c.ArtifactDir = folder
+			c.Logger = slog.New(tidied{c.Logger.Handler(), removed})
+		})
+		select {
+		case <-removed:
+		case <-time.After(patience):
+			t.Fatal("the checkpoint that nobody refers to was not removed")
+		}
+		model := filepath.Join(attempt, "checkpoints", artifact.StepName(200))
+		got, err := s.jobs.GetJob(s.ctx, &surmisev1.GetJobRequest{Name: job.Name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Result.Artifacts[0].Path != model || got.LastCheckpoint.Path != model {
+			t.Errorf("the model lies in %s, the last checkpoint in %s, want %s", got.Result.Artifacts[0].Path, got.LastCheckpoint.Path, model)
+		}
+		s.submit(score(job.Name))
+		w := s.ready("w")
+		if l := w.lease(); l.ModelPath != model {
+			t.Errorf("a job that scores it is given %s, want %s", l.ModelPath, model)
+		}
+		if _, err := os.Stat(filepath.Join(model, "model.safetensors")); err != nil {
+			t.Errorf("the model is gone: %v", err)
+		}
+		s.down()
+	}
+}
+
 // Coordinators that share a folder have a cache each, and what makes room in one leaves the claim on it alone.
 func TestCachesAreClaimed(t *testing.T) {
 	store, err := artifact.Open(t.Context(), "file://"+t.TempDir(), artifact.Options{})

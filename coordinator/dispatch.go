@@ -156,7 +156,7 @@ func (s *Server) leaseMessage(ctx context.Context, job queue.Job) (*surmisev1.At
 		Duration:      durationpb.New(s.lease),
 		ArtifactDir:   s.attemptDir(job),
 		ArtifactStore: s.artifactURL(),
-		ResumeFrom:    checkpointMessage(job),
+		ResumeFrom:    s.checkpointMessage(job),
 		ModelPath:     model.Path,
 		ModelSha256:   model.SHA256,
 		Traceparent:   s.traceDispatch(ctx, job, spec),

@@ -127,7 +127,7 @@ func (s *Server) ListJobs(ctx context.Context, req *surmisev1.ListJobsRequest) (
 	response.Jobs = make([]*surmisev1.Job, len(jobs))
 	size := 0
 	for i := len(jobs) - 1; i >= 0; i-- {
-		job, err := message(jobs[i])
+		job, err := s.message(jobs[i])
 		if err != nil {
 			return nil, err
 		}
@@ -231,7 +231,7 @@ func (s *Server) model(ctx context.Context, spec *surmisev1.JobSpec) (artifact.R
 	if trained.State != queue.Succeeded {
 		return artifact.Ref{}, fault("%s has left no model: it is %s", name, trained.State)
 	}
-	model, err := artifactOf(trained, modelArtifact)
+	model, err := s.artifactOf(trained, modelArtifact)
 	if err != nil {
 		return artifact.Ref{}, err
 	}
@@ -243,7 +243,7 @@ func (s *Server) model(ctx context.Context, spec *surmisev1.JobSpec) (artifact.R
 
 // describe is the job as callers see it.
 func (s *Server) describe(ctx context.Context, job queue.Job) (*surmisev1.Job, error) {
-	m, err := message(job)
+	m, err := s.message(job)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +356,7 @@ func schedulingMessage(sched queue.Scheduling) *surmisev1.Scheduling {
 }
 
 // message is what the store knows of a job.
-func message(job queue.Job) (*surmisev1.Job, error) {
+func (s *Server)  message(job queue.Job) (*surmisev1.Job, error) {
 	m := &surmisev1.Job{
 		Name:        jobPrefix + job.ID,
 		State:       surmisev1.JobState(surmisev1.JobState_value[string(job.State)]),
@@ -377,7 +377,7 @@ func message(job queue.Job) (*surmisev1.Job, error) {
 	if !job.Ended.IsZero() {
 		m.EndTime = timestamppb.New(job.Ended)
 	}
-	m.LastCheckpoint = checkpointMessage(job)
+	m.LastCheckpoint = s.checkpointMessage(job)
 	if job.Spec != nil {
 		m.Spec = &surmisev1.JobSpec{}
 		if err := unmarshal(job, "spec", job.Spec, m.Spec); err != nil {
@@ -395,17 +395,20 @@ func message(job queue.Job) (*surmisev1.Job, error) {
 		if err := unmarshal(job, "result", job.Result, m.Result); err != nil {
 			return nil, err
 		}
+		for _, a := range m.Result.Artifacts {
+			a.Path = s.here(job.ID, a.Path)
+		}
 	}
 	return m, nil
 }
 
-func checkpointMessage(job queue.Job) *surmisev1.Checkpoint {
+func (s *Server) checkpointMessage(job queue.Job) *surmisev1.Checkpoint {
 	if job.Checkpoint.Path == "" {
 		return nil
 	}
 	ref := artifact.ParseRef(job.Checkpoint.Path)
 	return &surmisev1.Checkpoint{
-		Step: int32(job.Checkpoint.Step), Path: ref.Path, Sha256: ref.SHA256, CreateTime: timestamppb.New(job.Checkpoint.Time),
+		Step: int32(job.Checkpoint.Step), Path: s.here(job.ID, ref.Path), Sha256: ref.SHA256, CreateTime: timestamppb.New(job.Checkpoint.Time),
 	}
 }
 

@@ -51,7 +51,7 @@ func (s *Server) scoreFile(ctx context.Context, name string) (file ScoreFile, re
 	if job.State != queue.Succeeded {
 		return file, nil, status.Errorf(codes.FailedPrecondition, "%s has no scores: it is %s", name, job.State)
 	}
-	scores, err := artifactOf(job, scoresArtifact)
+	scores, err := s.artifactOf(job, scoresArtifact)
 	if err != nil {
 		return file, nil, err
 	}

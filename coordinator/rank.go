@@ -96,7 +96,7 @@ func (s *Server) abandon(ctx context.Context, name string) {
 
 // readRankings reads the artifact of a ranking job that succeeded.
 func (s *Server) readRankings(ctx context.Context, job queue.Job) (*surmisev1.Rankings, error) {
-	ranking, err := artifactOf(job, rankingArtifact)
+	ranking, err := s.artifactOf(job, rankingArtifact)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package coordinator
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -118,14 +119,30 @@ func (s *Server) tidyJob(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("reading the job: %w", err)
 	}
-	tidied := artifact.Job{ID: id, Ended: job.State.Ended(), InPlace: s.shared, Recorded: s.keyOf(artifact.ParseRef(job.Checkpoint.Path).Path)}
+	tidied := artifact.Job{ID: id, Ended: job.State.Ended(), InPlace: s.shared}
+	var paths []string // of what the job refers to
+	if recorded := s.checkpointMessage(job); recorded != nil {
+		paths = append(paths, recorded.Path)
+	}
 	if job.Result != nil {
 		result := &surmisev1.Result{}
 		if err := unmarshal(job, "result", job.Result, result); err != nil {
 			return err
 		}
 		for _, a := range result.Artifacts {
-			tidied.Referenced = append(tidied.Referenced, s.keyOf(a.Path))
+			paths = append(paths, s.here(id, a.Path))
+		}
+	}
+	for i, path := range paths {
+		key, ok := s.keyOf(path)
+		if !ok { // which of what is here it means cannot be told
+			s.log.Info("old artifacts stay: the job refers to a file that does not lie in the folder of artifacts", "job", jobPrefix+id, "path", path)
+			return nil
+		}
+		if i == 0 && job.Checkpoint.Path != "" {
+			tidied.Recorded = key
+		} else {
+			tidied.Referenced = append(tidied.Referenced, key)
 		}
 	}
 	removed, err := s.artifacts.Tidy(ctx, tidied, s.retention)
@@ -135,10 +152,10 @@ func (s *Server) tidyJob(ctx context.Context, id string) error {
 	return err
 }
 
-// keyOf is the key of what a job refers to: a key, or a file of the folder.
-func (s *Server) keyOf(path string) string {
-	if key, ok := s.artifacts.Key(path); ok {
-		return key
+// keyOf is the key of what a job refers to: a key, or a file of the folder. ok is false for a file elsewhere.
+func (s *Server) keyOf(path string) (key string, ok bool) {
+	if !filepath.IsAbs(path) {
+		return path, true
 	}
-	return path
+	return s.artifacts.Key(path)
 }

@@ -60,7 +60,7 @@ func (s *Server) WatchJob(req *surmisev1.WatchJobRequest, stream grpc.ServerStre
 			return statusOf(err)
 		}
 		for _, entry := range entries {
-			response, err := eventMessage(entry)
+			response, err := s.eventMessage(entry)
 			if err != nil {
 				return err
 			}
@@ -132,8 +132,8 @@ func sendOrDrop[M any](ctx context.Context, s *Server, send chan<- *M, failed <-
 	}
 }
 
-func eventMessage(entry queue.LogEntry) (*surmisev1.WatchJobResponse, error) {
-	job, err := message(entry.Job)
+func (s *Server) eventMessage(entry queue.LogEntry) (*surmisev1.WatchJobResponse, error) {
+	job, err := s.message(entry.Job)
 	if err != nil {
 		return nil, err
 	}
