@@ -71,6 +71,19 @@ func (g *GPUs) Check() error {
 	return err
 }
 
+// Probe opens the worker's own GPU and closes it, where one was named: a worker that has none would fail every job.
+func (g *GPUs) Probe() error {
+	own, err := gpu.ParseChoice(g.Device)
+	if err != nil || !own.GPU {
+		return err
+	}
+	d, err := g.Open(own.String())
+	if err != nil {
+		return err
+	}
+	return d.Close()
+}
+
 // Open opens the GPU for a job's device, auto, gpu or gpu:N. It is the worker's own, where the worker has one; a job that
 // names another is refused. For auto, a worker without a GPU of its own takes the first that works, or returns nil: the
 // CPU. Why is logged once, unless there is no GPU at all.
@@ -100,7 +113,10 @@ func (g *GPUs) Open(device string) (xla.Device, error) {
 		slog.Info("running on a GPU", "device", d.Name())
 		return xla.Tune(d, g.Tuning), nil
 	}
-	if !own.Auto || !asked.Auto {
+	switch {
+	case own.GPU: // what this worker has been told to have is not the job's fault
+		return nil, infrastructure("%w", gpu.WithRemedy(err))
+	case !own.Auto || !asked.Auto:
 		return nil, gpu.WithRemedy(err)
 	}
 	var driver *gpu.NoDriverError

@@ -101,6 +101,11 @@ func TestWhichGPU(t *testing.T) {
 			t.Errorf("worker %s, job %s: got %v, %v, want the CPU", c.own, c.asked, d, err)
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)):
 			t.Errorf("worker %s, job %s: got %v, want an error that says %q", c.own, c.asked, err, c.want)
+		case err != nil && IsInfrastructure(err) != strings.HasPrefix(c.want, "opening gpu:1") && c.want != "install NVIDIA's driver":
+			t.Errorf("worker %s, job %s: blame for %v", c.own, c.asked, err)
+		}
+		if err := g.Probe(); (err != nil) != strings.HasPrefix(c.own, "gpu") {
+			t.Errorf("a worker of %s starts with %v", c.own, err)
 		}
 	}
 	if err := (&GPUs{Device: "gpu:x"}).Check(); err == nil {

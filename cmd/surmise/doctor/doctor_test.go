@@ -249,6 +249,10 @@ func TestThePluginOfAGPU(t *testing.T) {
 			t.Errorf("%+v, want %q and %q", c, tried.says, tried.remedy)
 		}
 	}
+	o.WantGPU = true
+	if c := found(o, p); c.Status != Fail {
+		t.Errorf("a GPU that was asked for and does not open: %+v", c)
+	}
 }
 
 func TestWriting(t *testing.T) {

@@ -58,16 +58,20 @@ func plugin(ctx context.Context, o Options, p Probes) Check {
 		return Check{Name: name, Status: OK, Value: "not needed without a GPU"}
 	}
 	g, err := p.OpenGPU(ctx)
+	bad, instead := Warn, "; until then jobs run on the CPU"
+	if o.WantGPU { // a worker that is told the same does not start
+		bad, instead = Fail, ""
+	}
 	switch {
 	case err != nil:
-		return Check{Name: name, Status: Warn, Value: fmt.Sprintf("trying the GPU in a process of its own: %v", err),
+		return Check{Name: name, Status: bad, Value: fmt.Sprintf("trying the GPU in a process of its own: %v", err),
 			Remedy: "what the process said tells more; bring driver, plugin and NVIDIA's libraries to versions that go together"}
 	case g.Error != "":
 		remedy := g.Remedy
 		if remedy == "" {
-			remedy = "see docs/guides/gpu.md; until then jobs run on the CPU"
+			remedy = "see docs/guides/gpu.md" + instead
 		}
-		return Check{Name: name, Status: Warn, Value: g.Error, Remedy: remedy}
+		return Check{Name: name, Status: bad, Value: g.Error, Remedy: remedy}
 	}
 	return Check{Name: name, Status: OK, Value: fmt.Sprintf("%s, up to %s, by %s (PJRT %s, XLA %s, %s), found by %s",
 		g.Device, size(g.Limit), g.Plugin, g.API, g.XLA, strings.ReplaceAll(g.Platform, "\n", " "), g.From)}

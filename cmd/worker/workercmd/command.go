@@ -122,6 +122,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if err := gpus.Probe(); err != nil {
+		return &FlagError{"device", o.Device.Device, err}
+	}
 	publisher, err := o.publisher(worker.Jobs{DataRoots: roots, Decoders: decoders, Features: features, Open: gpus.Open})
 	if err != nil {
 		return err
