@@ -18,8 +18,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -51,6 +53,8 @@ type Store interface {
 	Get(ctx context.Context, id string) (queue.Job, error)
 	// List returns jobs, newest first.
 	List(context.Context, queue.Filter) (jobs []queue.Job, more bool, err error)
+	// Writable is nil when changes can be stored.
+	Writable(context.Context) error
 	// Place says where a queued job stands.
 	Place(context.Context, queue.Job) (queue.Place, error)
 	// Pace is how long recent jobs took on average, 0 for not known, and how many are held by workers now.
@@ -333,7 +337,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	surmisev1.RegisterWorkerServiceServer(server, s)
 	healthServer := health.NewServer()
 	healthv1.RegisterHealthServer(server, healthServer)
-	for name := range server.GetServiceInfo() {
+	services := append(slices.Collect(maps.Keys(server.GetServiceInfo())), "")
+	for _, name := range services {
 		healthServer.SetServingStatus(name, healthv1.HealthCheckResponse_SERVING)
 	}
 	reflection.Register(server)
@@ -343,6 +348,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	running.Go(func() { s.dispatch(dispatchCtx) })
 	running.Go(func() { s.listen(dispatchCtx) })
 	running.Go(func() { s.tidy(dispatchCtx) })
+	running.Go(func() { s.reportHealth(dispatchCtx, healthServer, services) })
 	running.Go(func() {
 		<-dispatchCtx.Done()
 		healthServer.Shutdown()

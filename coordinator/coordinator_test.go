@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -970,5 +971,52 @@ func TestAJobThatCrossedTheLeaveOfItsWorkerIsGivenToAnother(t *testing.T) {
 	other := s.ready("stays")
 	if l := other.lease(); l.Lease.Job != job.Name || l.Lease.Epoch != 2 {
 		t.Errorf("given %v", l.Lease)
+	}
+}
+
+// fullStore cannot store anything while full is set.
+type fullStore struct {
+	coordinator.Store
+	full atomic.Bool
+}
+
+func (s *fullStore) Writable(ctx context.Context) error {
+	if s.full.Load() {
+		return errors.New("database or disk is full")
+	}
+	return s.Store.Writable(ctx)
+}
+
+// The health service says what readiness says: whether jobs can be taken.
+func TestHealthFollowsTheStore(t *testing.T) {
+	var store fullStore
+	s := start(t, func(c *coordinator.Config) { store.Store, c.Store = c.Store, &store })
+	watch, err := healthv1.NewHealthClient(s.conn).Watch(s.ctx, &healthv1.HealthCheckRequest{Service: "surmise.v1.JobService"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []healthv1.HealthCheckResponse_ServingStatus{healthv1.HealthCheckResponse_SERVING, healthv1.HealthCheckResponse_NOT_SERVING, healthv1.HealthCheckResponse_SERVING} {
+		full := i == 1
+		store.full.Store(full)
+		if err := s.srv.Ready(s.ctx); (err != nil) != full {
+			t.Errorf("ready %v with a full disk %v", err, full)
+		}
+		done := make(chan struct{})
+		go func() { // the next look may not be waited for yet
+			for {
+				select {
+				case <-done:
+					return
+				case d := <-s.clock.set:
+					s.clock.advance(d)
+				}
+			}
+		}()
+		s.clock.advance(time.Minute)
+		got, err := watch.Recv()
+		close(done)
+		if err != nil || got.Status != want {
+			t.Fatalf("health %v, %v, want %v", got, err, want)
+		}
 	}
 }

@@ -356,7 +356,7 @@ func schedulingMessage(sched queue.Scheduling) *surmisev1.Scheduling {
 }
 
 // message is what the store knows of a job.
-func (s *Server)  message(job queue.Job) (*surmisev1.Job, error) {
+func (s *Server) message(job queue.Job) (*surmisev1.Job, error) {
 	m := &surmisev1.Job{
 		Name:        jobPrefix + job.ID,
 		State:       surmisev1.JobState(surmisev1.JobState_value[string(job.State)]),

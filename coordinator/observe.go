@@ -5,6 +5,9 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+
 	"github.com/surmise-ml/surmise/coordinator/queue"
 )
 
@@ -87,13 +90,52 @@ func (s *Server) Workers(needs queue.Needs) (attached, able, idle int) {
 	return c.attached, c.able, c.idle
 }
 
-// Ready is nil when jobs can be taken: the coordinator is not stopping, and its store answers.
+// Ready is nil when jobs can be taken: the coordinator is not stopping, and its store answers and takes changes.
 func (s *Server) Ready(ctx context.Context) error {
 	select {
 	case <-s.stopping:
 		return errors.New("stopping")
 	default:
 	}
-	_, _, err := s.store.List(ctx, queue.Filter{Page: queue.Page{Limit: 1}})
-	return err
+	if _, _, err := s.store.List(ctx, queue.Filter{Page: queue.Page{Limit: 1}}); err != nil {
+		return err
+	}
+	return s.store.Writable(ctx)
+}
+
+// healthEvery is how often the health service is brought up to date, and readyPatience how long the store may take to answer.
+const (
+	healthEvery   = 5 * time.Second
+	readyPatience = 5 * time.Second
+)
+
+// reportHealth has the health service say what Ready says, for the coordinator as a whole, "", and for each of its services.
+func (s *Server) reportHealth(ctx context.Context, to *health.Server, services []string) {
+	said := healthv1.HealthCheckResponse_SERVING
+	for {
+		asked, cancel := context.WithTimeout(ctx, readyPatience)
+		err := s.Ready(asked)
+		cancel()
+		now := healthv1.HealthCheckResponse_SERVING
+		if err != nil {
+			now = healthv1.HealthCheckResponse_NOT_SERVING
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if now != said {
+			if err != nil {
+				s.log.Error("not ready", "error", err)
+			}
+			for _, name := range services {
+				to.SetServingStatus(name, now)
+			}
+			said = now
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.clock.After(healthEvery):
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -59,8 +60,9 @@ type Store struct {
 	applies     *gather[*applying]
 	hot         *hot
 	shares      shares
-	changes     *changes  // tells other coordinators; nil: there are none
-	lock        io.Closer // of an SQLite file; nil: none
+	changes     *changes    // tells other coordinators; nil: there are none
+	lock        io.Closer   // of an SQLite file; nil: none
+	doubted     atomic.Bool // whether changes can be stored
 }
 
 // dialect is where the databases differ.
@@ -79,8 +81,18 @@ func (s *Store) migrate(ctx context.Context, name goose.Dialect, folder string, 
 	if err != nil {
 		return err
 	}
-	_, err = provider.Up(ctx)
-	return err
+	if _, err = provider.Up(ctx); err != nil {
+		return err
+	}
+	version, err := provider.GetDBVersion(ctx)
+	if err != nil {
+		return err
+	}
+	sources := provider.ListSources()
+	if known := sources[len(sources)-1].Version; version > known {
+		return fmt.Errorf("its tables are of version %d, and this program knows up to %d: a newer surmise has used it, and must go on", version, known)
+	}
+	return nil
 }
 
 // Close closes the database. No call may be under way.
@@ -291,7 +303,26 @@ func (s *Store) clock(ctx context.Context) (time.Time, error) {
 }
 
 // update runs f in a transaction that is on disk when update returns nil.
-func (s *Store) update(ctx context.Context, f change) error { return s.begin(ctx, f) }
+func (s *Store) update(ctx context.Context, f change) error {
+	err := s.begin(ctx, f)
+	s.doubted.Store(err != nil)
+	return err
+}
+
+// Writable is nil when changes can be stored. It stores one, of no meaning, if the last one came to nothing: that may have
+// been refused for what it was, or the disk may be full.
+func (s *Store) Writable(ctx context.Context) error {
+	if !s.doubted.Load() {
+		return nil
+	}
+	err := s.update(ctx, func(ctx context.Context, t tx) error {
+		return t.do(ctx, "UPDATE goose_db_version SET is_applied = is_applied WHERE version_id = 1")
+	})
+	if err != nil {
+		return fmt.Errorf("storing changes: %w", err)
+	}
+	return nil
+}
 
 // Logged lets other coordinators know that there are new log lines of a job.
 func (s *Store) Logged(id string) { s.tell(Change{Job: id, Log: true}) }
