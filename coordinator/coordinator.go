@@ -28,6 +28,7 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -317,7 +318,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	codec := newRequestCodec()
 	server := grpc.NewServer(
 		grpc.ForceServerCodecV2(codec),
-		grpc.Creds(localOrRemote{transport}),
+		grpc.Creds(localOrRemote{transport, s.log, rate.NewLimiter(1, 10)}),
 		grpc.ConnectionTimeout(handshakePatience),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaderBytes),

@@ -2,8 +2,12 @@ package coordinator
 
 import (
 	"context"
+	"errors"
+	"io"
+	"log/slog"
 	"net"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/test/bufconn"
 
@@ -40,18 +44,25 @@ func (l *Local) Addr() net.Addr { return l.pipes.Addr() }
 // localConn tells the handshake where a connection comes from.
 type localConn struct{ net.Conn }
 
-// localOrRemote shakes hands with those who come over the network.
+// localOrRemote shakes hands with those who come over the network, and tells of whom it does not come to terms with: an
+// expired certificate of a worker shows nowhere else.
 type localOrRemote struct {
 	credentials.TransportCredentials
+	log  *slog.Logger
+	told *rate.Limiter // lines in the log, which anybody may cause
 }
 
 func (c localOrRemote) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
 	if _, ok := conn.(localConn); ok {
 		return conn, auth.InProcess{}, nil
 	}
-	return c.TransportCredentials.ServerHandshake(conn)
+	secured, info, err := c.TransportCredentials.ServerHandshake(conn)
+	if err != nil && !errors.Is(err, io.EOF) && c.told.Allow() { // EOF: somebody looks whether the port is open
+		c.log.Warn("a connection was refused", "peer", conn.RemoteAddr().String(), "error", err)
+	}
+	return secured, info, err
 }
 
 func (c localOrRemote) Clone() credentials.TransportCredentials {
-	return localOrRemote{c.TransportCredentials.Clone()}
+	return localOrRemote{c.TransportCredentials.Clone(), c.log, c.told}
 }

@@ -72,6 +72,9 @@ func (w *worker) keepAttached(ctx context.Context, client surmisev1.WorkerServic
 		if err == nil || ctx.Err() != nil {
 			return
 		}
+		if w.cfg.Explain != nil {
+			err = w.cfg.Explain(err)
+		}
 		if errors.Is(err, errRefused) {
 			w.tell(refused{fmt.Errorf("worker %s: coordinator %s: %w", w.cfg.Name, w.cfg.Coordinator, err)})
 			return

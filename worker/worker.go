@@ -95,6 +95,7 @@ type Config struct {
 	// Backoff bounds the jittered wait before attaching again; 0: 200 ms to 5 s.
 	MinBackoff, MaxBackoff time.Duration
 	DialOptions            []grpc.DialOption // added to those of the worker: insecure credentials, keepalive
+	Explain                func(error) error // adds what to do about a connection that fails; nil: nothing
 }
 
 func (c Config) withDefaults() (Config, error) {

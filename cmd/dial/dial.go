@@ -70,6 +70,9 @@ func (o Options) DialOptions() ([]grpc.DialOption, error) {
 	if o.Through != nil {
 		return []grpc.DialOption{grpc.WithTransportCredentials(transport), grpc.WithContextDialer(o.Through)}, nil
 	}
+	if err := checkAddress(o.Address); err != nil {
+		return nil, &FlagError{"coordinator", o.Address, err}
+	}
 	secure := o.Secure()
 	if secure {
 		config, err := o.tlsConfig()

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -48,7 +47,7 @@ func connect(to dial.Options) (*jobsClient, error) {
 	conn, err := grpc.NewClient(to.Address, append(options,
 		grpc.WithStatsHandler(otelgrpc.NewClientHandler()),
 		grpc.WithChainUnaryInterceptor(func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-			return explain(to, invoke(ctx, method, req, reply, cc, opts...))
+			return to.Explain(invoke(ctx, method, req, reply, cc, opts...))
 		}))...)
 	if err != nil {
 		return nil, badInput(fmt.Errorf("--coordinator %q: %w", to.Address, err))
@@ -57,28 +56,6 @@ func connect(to dial.Options) (*jobsClient, error) {
 }
 
 func (c *jobsClient) Close() { _ = c.conn.Close() }
-
-// explain says what to do when nobody answers, or not in the way that was expected.
-func explain(to dial.Options, err error) error {
-	says := func(parts ...string) bool {
-		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(err.Error(), part) })
-	}
-	switch {
-	case status.Code(err) == codes.Unauthenticated && says("authorization: Bearer"):
-		return fmt.Errorf("a token is wanted (--token-file, or %s): %w", dial.TokenVariable, err)
-	case status.Code(err) != codes.Unavailable:
-		return err
-	case says("first record does not look like a TLS handshake"):
-		return fmt.Errorf("what answers at %s serves without TLS: %w", to.Address, err)
-	case says("x509: "):
-		return fmt.Errorf("the certificate of %s is not trusted (--tls-ca names who signed it, --tls-server-name whose it is): %w", to.Address, err)
-	case to.Secure() && to.Cert == "" && says("certificate required", "broken pipe", "reset by peer", "server preface"):
-		return fmt.Errorf("%s ends the connection; it may want a certificate (--tls-cert and --tls-key): %w", to.Address, err)
-	case !to.Secure() && says("server preface"):
-		return fmt.Errorf("what answers at %s is no coordinator, or one with TLS (--tls, or --tls-ca): %w", to.Address, err)
-	}
-	return fmt.Errorf("no coordinator answers at %s (start one with 'surmise up', or name another with --coordinator): %w", to.Address, err)
-}
 
 // oneJob takes one argument that can be a job.
 func oneJob(cmd *cobra.Command, args []string) error {
@@ -176,7 +153,7 @@ func (c *jobsClient) follow(ctx context.Context, name string, each func(*surmise
 		}
 		stream, err := c.WatchJob(ctx, &surmisev1.WatchJobRequest{Name: name, AfterRevision: revision}, opts...)
 		if err != nil {
-			return explain(c.to, err)
+			return c.to.Explain(err)
 		}
 		for {
 			event, err := stream.Recv()
@@ -202,7 +179,7 @@ func (c *jobsClient) follow(ctx context.Context, name string, each func(*surmise
 			}
 			resumable := status.Code(err) == codes.Unavailable || status.Code(err) == codes.ResourceExhausted
 			if !resumable || revision == 0 && first {
-				return explain(c.to, err)
+				return c.to.Explain(err)
 			}
 			away()
 			break

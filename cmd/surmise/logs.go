@@ -59,7 +59,7 @@ func (o logsOptions) read(ctx context.Context, client *jobsClient, name string, 
 		case errors.Is(err, io.EOF):
 			return nil
 		case !o.follow || !resumable || !p.began && !again:
-			return explain(client.to, err)
+			return client.to.Explain(err)
 		}
 		if !again || p.fresh {
 			fmt.Fprintln(show, "the coordinator is away; waiting for it")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 )
 
 // maxPEMBytes bounds a file of certificates or a key.
@@ -34,7 +35,14 @@ func ServerTLS(files TLSFiles, log *slog.Logger) (*tls.Config, error) {
 	if files.ClientCA != "" {
 		paths = append(paths, files.ClientCA)
 	}
-	current, err := watch(log, func() (*serverCertificates, error) { return readServerCertificates(files) }, paths...)
+	read := func() (*serverCertificates, error) {
+		now, err := readServerCertificates(files)
+		if err == nil {
+			warnOfEnd(log, files.Cert, now.own.Leaf, time.Now())
+		}
+		return now, err
+	}
+	current, err := watch(log, read, paths...)
 	if err != nil {
 		return nil, err
 	}
@@ -68,6 +76,22 @@ func readServerCertificates(files TLSFiles) (*serverCertificates, error) {
 		}
 	}
 	return out, nil
+}
+
+// expirySoon is how long before its end a certificate is told of.
+const expirySoon = 14 * 24 * time.Hour
+
+// warnOfEnd tells of a certificate that nobody accepts any more, or soon.
+func warnOfEnd(log *slog.Logger, path string, leaf *x509.Certificate, now time.Time) {
+	switch {
+	case leaf == nil: // Go has always read it since 1.23
+	case now.After(leaf.NotAfter):
+		log.Error("the certificate has expired: no client accepts it", "file", path, "expired", leaf.NotAfter)
+	case now.Before(leaf.NotBefore):
+		log.Error("the certificate is not valid yet: no client accepts it", "file", path, "valid_from", leaf.NotBefore)
+	case now.Add(expirySoon).After(leaf.NotAfter):
+		log.Warn("the certificate expires soon", "file", path, "expires", leaf.NotAfter)
+	}
 }
 
 // ReadKeyPair reads a certificate chain and its key.

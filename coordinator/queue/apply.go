@@ -48,6 +48,9 @@ func (s *Store) applyAll(batch []*asked[*applying]) []error {
 	if err == nil {
 		return errs
 	}
+	if ctx.Err() != nil { // ours: the caller's may have no end
+		err = fmt.Errorf("the store took longer than %v: %v", applyPatience, err)
+	}
 	if len(batch) == 1 || !perhapsOfOne(err) {
 		return all(len(batch), err)
 	}

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/surmise-ml/surmise/cmd/dial"
 )
 
 const (
@@ -171,9 +173,12 @@ func decoder(ctx context.Context, p Probes) Check {
 func coordinator(ctx context.Context, server string, p Probes) []Check {
 	const name = "coordinator"
 	answer, err := p.Ask(ctx, server)
-	if err != nil {
-		return []Check{{name, Fail, fmt.Sprintf("%s: %v", server, err),
+	if silent := (*dial.SilentError)(nil); errors.As(err, &silent) {
+		return []Check{{name, Fail, fmt.Sprintf("nobody answers at %s: %v", server, silent.Err),
 			"start it ('surmise up' or 'surmise coordinator'), and let the port through firewalls; it listens on loopback unless --listen says otherwise"}}
+	}
+	if err != nil {
+		return []Check{{name, Fail, fmt.Sprintf("%s: %v", server, err), "give doctor the flags that other commands need to reach it; see docs/guides/security.md"}}
 	}
 	if !answer.Serving {
 		return []Check{{name, Fail, server + " answers, but is not ready", "it is stopping, or its store fails: its log says more"}}

@@ -166,6 +166,7 @@ func Run(ctx context.Context, o Options) error {
 		Idle:        o.Idle,
 		Logger:      o.Logger,
 		Linked:      linked,
+		Explain:     o.Coordinator.Explain,
 		JobLog:      book,
 	})
 }
