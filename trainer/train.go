@@ -42,12 +42,16 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		return Result{}, fmt.Errorf("config: %w", err)
 	}
 	if part.leads() {
-		err = checkpoint.Sweep(dir)
+		claim, err := checkpoint.Claim(dir)
+		if err != nil {
+			return Result{}, err
+		}
+		defer func() { _ = claim.Close() }() // it ends with the process in any case
+		if err := checkpoint.Sweep(dir); err != nil {
+			return Result{}, err
+		}
 	} else {
 		hooks.Progress, hooks.Checkpoint, hooks.Evaluate, hooks.Indexing = nil, nil, nil, nil
-	}
-	if err != nil {
-		return Result{}, err
 	}
 	precision, err := ResolvePrecision(cfg.Precision, hooks.Device)
 	if err != nil {

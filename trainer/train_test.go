@@ -686,3 +686,27 @@ func testCollapseMonitors(t *testing.T, perClip, d int) {
 		t.Errorf("normal tokens have spread %g, want 1", c.FeatureStd)
 	}
 }
+
+// Two runs in one folder would take turns at its checkpoints.
+func TestOneRunInAFolder(t *testing.T) {
+	cfg := smallRun(t, model.NextTubelet)
+	cfg.Steps, cfg.WarmupSteps = 2, 0
+	dir := t.TempDir()
+	second := func() error {
+		_, err := Run(t.Context(), cfg, dir, Hooks{})
+		return err
+	}
+	_, err := Run(t.Context(), cfg, dir, Hooks{Progress: func(p Progress) {
+		if p.Step == 1 {
+			if err := second(); err == nil || !strings.Contains(err.Error(), "another process trains in "+dir) {
+				t.Errorf("a second run in the same folder: %v", err)
+			}
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second(); err != nil {
+		t.Errorf("once the first has ended: %v", err)
+	}
+}
