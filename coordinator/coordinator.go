@@ -149,7 +149,7 @@ const (
 	// maxStreams is the calls that one connection may have open.
 	maxStreams = 1000
 	// handshakePatience is how long a connection may take before its first call.
-	handshakePatience = 20 * time.Second
+	handshakePatience = 10 * time.Second // a stop waits as long
 	// stopPatience is how long a graceful stop waits for calls under way.
 	stopPatience = 5 * time.Second
 )

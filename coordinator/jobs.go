@@ -185,6 +185,14 @@ func (s *Server) CancelJob(ctx context.Context, req *surmisev1.CancelJobRequest)
 	return s.describe(ctx, job)
 }
 
+// offered has those look who give jobs to workers, and start workers for them.
+func (s *Server) offered() {
+	s.workers.wakeDispatch()
+	if s.launch != nil {
+		s.launch.Wake()
+	}
+}
+
 // changed does what must follow once a job is stored.
 func (s *Server) changed(job queue.Job, effects queue.Effects) {
 	s.audit.changed(s.clock.Now(), job, effects.Log)
@@ -194,10 +202,7 @@ func (s *Server) changed(job queue.Job, effects queue.Effects) {
 		s.watchers.notify(job.ID)
 	}
 	if effects.Offer {
-		s.workers.wakeDispatch()
-		if s.launch != nil {
-			s.launch.Wake()
-		}
+		s.offered()
 	}
 	if effects.StopWorker {
 		s.workers.send(job.Worker, cancelMessage(job))

@@ -28,7 +28,7 @@ func (s *Server) heard(ctx context.Context, c queue.Change) {
 	if c.Job == "" {
 		s.watchers.notifyAll()
 		s.logWatchers.notifyAll()
-		s.workers.wakeDispatch()
+		s.offered()
 		return
 	}
 	if c.Log {
@@ -36,7 +36,7 @@ func (s *Server) heard(ctx context.Context, c queue.Change) {
 	}
 	s.watchers.notify(c.Job)
 	if c.Offer {
-		s.workers.wakeDispatch()
+		s.offered()
 	}
 	if c.Stop {
 		job, err := s.store.Get(ctx, c.Job)

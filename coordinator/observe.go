@@ -13,8 +13,8 @@ import (
 
 // Observer is told what happens in a coordinator. Calls come from many goroutines at once and must not wait.
 type Observer interface {
-	// Submitted: a job was stored.
-	Submitted()
+	// Submitted: so many jobs were stored, of a sweep all at once.
+	Submitted(jobs int)
 	// Leased: a job was given to a worker. waited is the time since its submission, by the store's clock; negative when
 	// this is not its first lease.
 	Leased(waited time.Duration)
@@ -61,7 +61,7 @@ func lossOf(e queue.Event) (Loss, bool) {
 func (s *Server) observe(job queue.Job, log queue.LogType) {
 	switch log {
 	case queue.LogSubmitted:
-		s.observer.Submitted()
+		s.observer.Submitted(1)
 	case queue.LogLeased:
 		waited := time.Duration(-1)
 		if job.Epoch == 1 {
@@ -75,7 +75,7 @@ func (s *Server) observe(job queue.Job, log queue.LogType) {
 
 type unobserved struct{}
 
-func (unobserved) Submitted()               {}
+func (unobserved) Submitted(int)            {}
 func (unobserved) Leased(time.Duration)     {}
 func (unobserved) Dispatched(time.Duration) {}
 func (unobserved) LeaseLost(Loss)           {}

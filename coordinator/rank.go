@@ -106,7 +106,7 @@ func (s *Server) readRankings(ctx context.Context, job queue.Job) (*surmisev1.Ra
 	var text []byte
 	path, release, err := s.localFile(ctx, ranking)
 	if err == nil {
-		text, err = readBounded(path, maxMessageBytes)
+		text, err = readBounded(path, 4*maxMessageBytes) // JSON, which is longer than the message
 		release()
 	}
 	rankings := &surmisev1.Rankings{}

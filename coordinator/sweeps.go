@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 
@@ -96,7 +97,8 @@ func (s *Server) SubmitSweep(ctx context.Context, req *surmisev1.SubmitSweepRequ
 		return nil, submitStatus(err)
 	}
 	if created {
-		s.workers.wakeDispatch() // nobody can watch a child whose name was never told
+		s.offered() // nobody can watch a child whose name was never told
+		s.observer.Submitted(len(children))
 		s.log.Info("sweep submitted", "sweep", sweepPrefix+stored.ID, "children", len(children))
 	}
 	answer, err := s.describeSweep(ctx, stored)
@@ -330,7 +332,7 @@ func childMessage(job queue.Job, req *surmisev1.SubmitSweepRequest) (*surmisev1.
 		if !ok {
 			value, ok = sweep.Figure(progress, req.Metric.Name)
 		}
-		if ok {
+		if ok && !math.IsNaN(value) && !math.IsInf(value, 0) { // none is better or worse than those
 			row.Metric = &value
 		}
 	}

@@ -34,6 +34,8 @@ const (
 	DefaultInterval = 10 * time.Second
 	// most is how many jobs are counted: no pool is larger.
 	most = 10_000
+	// stopPatience is how long a stop waits for calls and handshakes under way.
+	stopPatience = 5 * time.Second
 	// patience bounds one look at the store.
 	patience = 10 * time.Second
 	// maxMessageBytes is far above any trigger's metadata.
@@ -72,10 +74,13 @@ func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d
 func (s *Scaler) Serve(ctx context.Context, l net.Listener, log *slog.Logger) error {
 	server := grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessageBytes), grpc.MaxConcurrentStreams(maxStreams), grpc.WaitForHandlers(true),
+		grpc.ConnectionTimeout(stopPatience), // a stop waits for handshakes under way
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}))
 	externalscaler.RegisterExternalScalerServer(server, s)
 	stop := context.AfterFunc(ctx, func() {
 		close(s.stopping)
+		forced := time.AfterFunc(stopPatience, server.Stop)
+		defer forced.Stop()
 		server.GracefulStop()
 	})
 	defer stop()

@@ -199,7 +199,7 @@ func by(key, value string) metric.MeasurementOption {
 
 // The rest implements coordinator.Observer.
 
-func (m *Metrics) Submitted() { m.submitted.Add(context.Background(), 1) }
+func (m *Metrics) Submitted(jobs int) { m.submitted.Add(context.Background(), int64(jobs)) }
 
 func (m *Metrics) Leased(waited time.Duration) {
 	m.leases.Add(context.Background(), 1)
