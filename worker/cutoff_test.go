@@ -121,7 +121,7 @@ func (s stales) Stale() {
 	default:
 	}
 }
-func (stales) Submitted()                 {}
+func (stales) Submitted(int)              {}
 func (stales) Leased(time.Duration)       {}
 func (stales) Dispatched(time.Duration)   {}
 func (stales) LeaseLost(coordinator.Loss) {}

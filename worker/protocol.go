@@ -27,6 +27,9 @@ const (
 	greetingPatience = 10 * time.Second
 	// progressEvery bounds how often progress is sent: each report makes an event that watchers see.
 	progressEvery = 500 * time.Millisecond
+	// stopPatience is how long an attempt that was told to stop may take, to publish a large checkpoint over a slow network
+	// for instance. One that hangs, in a driver or on a file system that is gone, would else keep its job for ever.
+	stopPatience = 30 * time.Minute
 	// minBeat keeps an absurdly short lease from turning the loop into a busy one.
 	minBeat = 20 * time.Millisecond
 	// endSequence stands for the message that ends an attempt among the heartbeats.
@@ -84,6 +87,8 @@ type attempt struct {
 	confirmed bool      // the coordinator counts the lease on this stream; nothing is said about it before that
 	revoked   bool      // nothing is said about it any more
 	stopped   error     // why the attempt was told to stop; nil while it may run
+	stoppedAt time.Time // when that was seen; zero: not yet
+	letGo     bool      // it does not stop: its lease is not renewed any more
 	over      bool      // the attempt was told that its lease is over, or will be before it can be renewed
 
 	sequence int64               // of the newest heartbeat
@@ -109,6 +114,7 @@ type effects struct {
 	start  *surmisev1.Lease
 	stop   error
 	over   bool // the lease of the running attempt is over: nothing may be published any more
+	letGo  bool // the lease is not renewed any more, because the attempt does not stop
 	exit   bool // nothing is left to do
 }
 
@@ -314,6 +320,12 @@ func (p *protocol) flush(now time.Time) effects {
 		if a.outcome == nil && !a.over && (a.revoked || !now.Before(a.stopAt())) {
 			a.over, out.over = true, true
 		}
+		if a.stopped != nil && a.stoppedAt.IsZero() {
+			a.stoppedAt = now
+		}
+		if a.stopped != nil && a.outcome == nil && !a.letGo && !now.Before(a.stoppedAt.Add(stopPatience)) {
+			a.letGo, out.letGo = true, true
+		}
 		if p.link == attached && a.overdue(now) {
 			p.redial = errors.New("heartbeats are not answered")
 		}
@@ -384,7 +396,7 @@ func (p *protocol) say(now time.Time) []*surmisev1.AttachRequest {
 		}
 		return out
 	}
-	if !now.Before(a.beatAt()) { // the first, at once, turns LEASED into RUNNING
+	if !a.letGo && !now.Before(a.beatAt()) { // the first, at once, turns LEASED into RUNNING
 		out = append(out, a.heartbeat(now))
 	}
 	return out
@@ -456,7 +468,7 @@ func (p *protocol) wake() time.Time {
 			if overdue, waiting := a.overdueAt(); waiting {
 				at = append(at, overdue)
 			}
-			if a.confirmed && a.outcome == nil {
+			if a.confirmed && a.outcome == nil && !a.letGo {
 				at = append(at, a.beatAt())
 			}
 		}

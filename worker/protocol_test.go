@@ -262,3 +262,48 @@ func TestAHeartbeatHasAsManyLinesAsTheAPITakes(t *testing.T) {
 		}
 	}
 }
+
+// An attempt that hangs after it was told to stop gives its lease up, so that the job can end; what it says once it comes
+// back is said all the same, for the coordinator to refuse.
+func TestAnAttemptThatDoesNotStop(t *testing.T) {
+	now := time.Unix(0, 0)
+	p := protocol{hello: &surmisev1.Hello{Name: "w"}, grace: 10 * time.Second}
+	hear := func(m *surmisev1.AttachResponse) { p.received(now, m) }
+	p.opened(now)
+	p.greet()
+	hear(&surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Welcome{Welcome: &surmisev1.Welcome{}}})
+	lease := &surmisev1.LeaseRef{Job: "jobs/a", Epoch: 1}
+	const duration = 30 * time.Second
+	hear(&surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Lease{Lease: &surmisev1.Lease{Lease: lease, Duration: durationpb.New(duration)}}})
+	p.flush(now)
+	hear(&surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Cancel{Cancel: &surmisev1.Cancel{Lease: lease}}})
+	beats, letGo := 0, time.Time{}
+	for end := now.Add(2 * stopPatience); now.Before(end); now = now.Add(time.Second) {
+		out := p.flush(now)
+		if out.redial != nil {
+			t.Fatalf("after %v: %v", now.Sub(time.Unix(0, 0)), out.redial)
+		}
+		for _, m := range out.send {
+			if beat := m.GetHeartbeat(); beat != nil && letGo.IsZero() {
+				beats++
+				hear(&surmisev1.AttachResponse{Message: &surmisev1.AttachResponse_Renewed{Renewed: &surmisev1.LeaseRenewed{
+					Lease: lease, Sequence: beat.Sequence, Duration: durationpb.New(duration)}}})
+			} else {
+				t.Fatalf("%v after it let go: %v", now.Sub(letGo), m)
+			}
+		}
+		if out.letGo {
+			letGo = now
+		}
+		if at := p.wake(); !letGo.IsZero() && !at.IsZero() && !at.After(now) {
+			t.Fatalf("it wants to wake at %v, now is %v: the loop would not rest", at, now)
+		}
+	}
+	if got := letGo.Sub(time.Unix(0, 0)); got != stopPatience || beats < int(stopPatience/duration) {
+		t.Errorf("it let go after %v and %d heartbeats, want %v", got, beats, stopPatience)
+	}
+	p.finished(now, handedBack(lease, ErrCancelled))
+	if out := p.flush(now); len(out.send) != 1 || out.send[0].GetHandedBack() == nil {
+		t.Errorf("once it has stopped it says %v", out.send)
+	}
+}

@@ -339,6 +339,9 @@ func (w *worker) carryOut(ctx context.Context, e effects) (exit bool) {
 		close(w.over)
 		w.over = nil
 	}
+	if e.letGo {
+		w.log.Error("the job does not stop: its lease is left to run out", "job", w.protocol.attempt.lease.GetJob(), "waited", stopPatience)
+	}
 	if e.stop != nil && w.stop != nil {
 		w.log.Info("stopping the job", "cause", e.stop)
 		w.stop(e.stop)
