@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	"google.golang.org/genproto/googleapis/rpc/code"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -42,22 +43,33 @@ type auditRecord struct {
 	State  string `json:"state,omitempty"` // after it
 	Epoch  int64  `json:"epoch,omitempty"`
 	Worker string `json:"worker,omitempty"`
+
+	LeftOut int `json:"left_out,omitempty"` // refused calls of nobody known, since the line before, that have none
 }
+
+// A call of nobody known is refused, and has a line; so that nobody can push all others out of the log, only so many have
+// one, strangersPerSecond after the first strangersAtOnce.
+const (
+	strangersPerSecond = 5
+	strangersAtOnce    = 100
+)
 
 // auditLog writes records. A nil one writes none.
 type auditLog struct {
 	sink AuditSink
 	log  *slog.Logger
 
-	mu     sync.Mutex
-	broken bool // guarded by mu; the last line could not be kept
+	mu        sync.Mutex
+	broken    bool          // guarded by mu; the last line could not be kept
+	strangers *rate.Limiter // of their lines
+	leftOut   int           // guarded by mu; see auditRecord
 }
 
 func newAuditLog(sink AuditSink, log *slog.Logger) *auditLog {
 	if sink == nil {
 		return nil
 	}
-	return &auditLog{sink: sink, log: log}
+	return &auditLog{sink: sink, log: log, strangers: rate.NewLimiter(strangersPerSecond, strangersAtOnce)}
 }
 
 // ready refuses further changes while the log cannot be written: at most the calls under way go unrecorded.
@@ -75,6 +87,9 @@ func (a *auditLog) ready(now time.Time) error {
 }
 
 func (a *auditLog) write(r auditRecord) error {
+	a.mu.Lock()
+	r.LeftOut, a.leftOut = a.leftOut, 0
+	a.mu.Unlock()
 	line, err := json.Marshal(r)
 	if err == nil {
 		err = a.sink.Append(append(line, '\n'))
@@ -93,6 +108,12 @@ var validJobName = regexp.MustCompile(`^(jobs|sweeps)/[a-z0-9-]{1,63}$`)
 // call records a call and what came of it.
 func (a *auditLog) call(now time.Time, caller auth.Identity, peer net.Addr, method, job string, err error) {
 	if a == nil {
+		return
+	}
+	if caller.ID == "" && err != nil && !a.strangers.AllowN(now, 1) {
+		a.mu.Lock()
+		a.leftOut++
+		a.mu.Unlock()
 		return
 	}
 	if !validJobName.MatchString(job) { // whatever a caller wrote

@@ -18,10 +18,10 @@ type Waiting struct {
 	Jobs  int
 }
 
-// countClass counts as far as it matters the jobs of a class that may be leased.
+// countClass counts as far as it matters the jobs of a class that may be leased and are not younger than $4.
 const countClass = `
 	SELECT count(*) FROM (
-		SELECT 1 FROM jobs WHERE state = 'QUEUED' AND class = $1 AND (not_before IS NULL OR not_before <= $2) LIMIT $3) AS waiting`
+		SELECT 1 FROM jobs WHERE state = 'QUEUED' AND class = $1 AND (not_before IS NULL OR not_before <= $2) AND created <= $4 LIMIT $3) AS waiting`
 
 // Demand returns what waits for a worker now, without jobs that wait after a lost attempt, and who is busy. It counts at
 // most limit jobs of one priority, owner and needs: more than could be served need no exact number.
@@ -54,7 +54,7 @@ func (s *Store) demand(ctx context.Context, limit int) (d Demand, err error) {
 			return d, err
 		}
 		var n int
-		if err := tx.QueryRowContext(ctx, countClass, c.name, now.UnixMicro(), limit).Scan(&n); err != nil {
+		if err := tx.QueryRowContext(ctx, countClass, c.name, now.UnixMicro(), limit, now.UnixMicro()).Scan(&n); err != nil {
 			return d, err
 		}
 		if i, ok := at[needs]; ok {

@@ -221,6 +221,10 @@ func (s *Store) Pace(ctx context.Context) (mean time.Duration, held int, err err
 
 const allHeld = `WHERE lease_until IS NOT NULL ORDER BY +sequence`
 
+// preemptPatience is how long a job waits, where several coordinators serve one database, before another gives way for it:
+// one that has an idle worker may not have heard of it yet.
+const preemptPatience = time.Second
+
 // Preempt makes jobs that these attached workers hold give way to queued jobs of higher priority that wait for them, and
 // returns those that do. Their workers must be told.
 func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, err error) {
@@ -235,6 +239,10 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 	if !first.Valid || !lowest.Valid || first.String >= classPrefix(int(lowest.Int64)) {
 		return nil, nil // the usual case, at the cost of two looks into indexes
 	}
+	var patience time.Duration
+	if s.changes != nil && s.now == nil {
+		patience = preemptPatience
+	}
 	err = s.update(ctx, func(ctx context.Context, t tx) error {
 		waiting, err := readClasses(ctx, t, t.now())
 		if err != nil {
@@ -242,7 +250,7 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 		}
 		counts := make([]int, len(waiting))
 		for i, c := range waiting {
-			err := t.askLater(ctx, countClass, func(row scanner) error { return row.Scan(&counts[i]) }, c.name, t.now().UnixMicro(), len(workers))
+			err := t.askLater(ctx, countClass, func(row scanner) error { return row.Scan(&counts[i]) }, c.name, t.now().UnixMicro(), len(workers), t.now().Add(-patience).UnixMicro())
 			if err != nil {
 				return err
 			}

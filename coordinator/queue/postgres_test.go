@@ -247,3 +247,43 @@ func TestPostgresOutlivesALockOfTheDead(t *testing.T) {
 		t.Errorf("the lock is gone: %v", err)
 	}
 }
+
+// A job of higher priority leaves other coordinators time to hear of it before one here gives way.
+func TestPostgresPreemptsWithPatience(t *testing.T) {
+	store, err := queue.OpenPostgres(t.Context(), queuetest.StartPostgres(t, false).Database(t), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	workers := []queue.Worker{{Name: "w"}}
+	for i := range 2 {
+		sub := queue.Submission{ID: fmt.Sprint("job", i), Spec: []byte("{}"), Scheduling: queue.Scheduling{Priority: i}}
+		if _, _, err := store.Submit(t.Context(), sub); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			break
+		}
+		if _, err := store.Lease(t.Context(), workers, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+	}
+	high, err := store.Get(t.Context(), "job1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for looks := 0; ; looks++ {
+		moved, err := store.Preempt(t.Context(), workers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(moved) == 0 {
+			continue
+		}
+		after, err := store.Get(t.Context(), "job0")
+		if err != nil || looks == 0 || after.Stop != queue.StopPreempt {
+			t.Errorf("the %d. look had %s give way (%v), %v after the other was submitted", looks+1, after.ID, err, time.Since(high.Created))
+		}
+		return
+	}
+}

@@ -1,0 +1,45 @@
+package coordinator
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/surmise-ml/surmise/coordinator/auth"
+)
+
+type auditLines struct{ records []auditRecord }
+
+func (l *auditLines) Append(line []byte) error {
+	var r auditRecord
+	err := json.Unmarshal(bytes.TrimSpace(line), &r)
+	l.records = append(l.records, r)
+	return err
+}
+
+// A flood of refused calls does not push the log's other lines out, and is told of by its number.
+func TestStrangersDoNotFillTheAuditLog(t *testing.T) {
+	var lines auditLines
+	a := newAuditLog(&lines, slog.New(slog.DiscardHandler))
+	now := time.Unix(1e9, 0)
+	for range 10_000 {
+		a.call(now, auth.Identity{}, nil, "/surmise.v1.JobService/ListJobs", "", errors.New("who are you?"))
+	}
+	a.call(now, auth.Identity{ID: "token/x", Role: auth.Submitter}, nil, "/surmise.v1.JobService/SubmitJob", "jobs/a", nil)
+	if n := len(lines.records); n != strangersAtOnce+1 {
+		t.Fatalf("%d lines, want %d of strangers and one", n, strangersAtOnce)
+	}
+	if last := lines.records[strangersAtOnce]; last.Caller != "token/x" || last.LeftOut != 10_000-strangersAtOnce {
+		t.Errorf("the last line is %+v", last)
+	}
+	now = now.Add(time.Second)
+	for range 10 {
+		a.call(now, auth.Identity{}, nil, "/surmise.v1.JobService/ListJobs", "", errors.New("who are you?"))
+	}
+	if n := len(lines.records); n != strangersAtOnce+1+strangersPerSecond || lines.records[n-1].LeftOut != 0 {
+		t.Errorf("a second later %d lines, the last %+v", n, lines.records[n-1])
+	}
+}
