@@ -137,7 +137,7 @@ func TestExplain(t *testing.T) {
 		{plain, status.Error(codes.Unauthenticated, `this coordinator wants metadata "authorization: Bearer TOKEN"`), "--token-file"},
 	} {
 		got := c.o.Explain(c.err)
-		if c.want == "" && got != c.err || !strings.Contains(got.Error(), c.want) || !errors.Is(got, c.err) || status.Code(got) != status.Code(c.err) {
+		if c.want == "" && got.Error() != c.err.Error() || !strings.Contains(got.Error(), c.want) || !errors.Is(got, c.err) || status.Code(got) != status.Code(c.err) {
 			t.Errorf("%v becomes %v, want %q in it", c.err, got, c.want)
 		}
 		if silent := (*SilentError)(nil); errors.As(got, &silent) != strings.HasPrefix(c.want, "no coordinator") {

@@ -37,9 +37,9 @@ func TestBenchOfAJobFile(t *testing.T) {
 		t.Errorf("losses of step 10 and 20: %v", got.Losses)
 	}
 	for says, args := range map[string][]string{
-		"it has no train job":       {"-f", job("score.json", `{"score":{"pairs":"pairs.csv","model":"m"}}`)},
-		"no such file":              {"-f", filepath.Join(dir, "none.json")},
-		"none of the others can be": {"-f", mine, "--preset", "tiny"},
+		"it has no train job": {"-f", job("score.json", `{"score":{"pairs":"pairs.csv","model":"m"}}`)},
+		"no such file":        {"-f", filepath.Join(dir, "none.json")},
+		"exclude each other":  {"-f", mine, "--preset", "tiny"},
 	} {
 		if code, _, said := surmise(t, "", append([]string{"bench"}, args...)...); code != exitUsage || !strings.Contains(said, says) {
 			t.Errorf("%v: exit code %d, %s", args, code, said)

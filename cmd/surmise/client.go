@@ -59,7 +59,7 @@ func (c *jobsClient) Close() { _ = c.conn.Close() }
 
 // oneJob takes one argument that can be a job.
 func oneJob(cmd *cobra.Command, args []string) error {
-	if err := cobra.ExactArgs(1)(cmd, args); err != nil {
+	if err := oneArgument("one job, as 'surmise jobs' lists them")(cmd, args); err != nil {
 		return err
 	}
 	switch id := strings.TrimPrefix(args[0], "jobs/"); {

@@ -27,7 +27,7 @@ func newCompareCommand() *cobra.Command {
 One file sets its model beside the untrained twin; several set the later models beside the first, for which they must have
 been made with the same settings on the same videos. Files of one NAME are trainings of one model with different seeds:
 figures are their means, and intervals resample them too. Without a NAME a model is called as its file.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArguments("one score file or more"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
 		},

@@ -39,7 +39,7 @@ index, a tar shard, or a URI of any of these, as a training job names its data.
 
 The tensor of a video has its path as name. The file's metadata says which model, which preprocessing, and when each clip
 begins. A video that cannot be used is named, and left out.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArguments("one video, folder or index or more"),
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}
 	flags := cmd.Flags()

@@ -28,7 +28,7 @@ named, such as model, scores or events. The name of each file or folder is print
 
 A coordinator with --artifacts names keys of that store; give the same --artifacts here. Without one it names files, which
 must be seen from here.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArguments("a job, and perhaps the names of its artifacts"),
 	}
 	to := addCoordinatorFlag(cmd)
 	cmd.ValidArgsFunction = completeJobNames(to)

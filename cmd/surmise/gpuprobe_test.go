@@ -39,10 +39,10 @@ func TestDoctorTriesAGPU(t *testing.T) {
 		says, remedy        string
 	}{
 		{dir, "", []string{"--pjrt-plugin", plugin.Path}, doctor.OK, "Fake 1000 (fake 0), up to 1.0 GiB, by " + plugin.Path + " (PJRT 0.104, XLA 2, fake 13000), found by --pjrt-plugin", ""},
-		{dir, "", []string{"--pjrt-plugin", plugin.Path, "--device", "gpu:3"}, doctor.Warn, "there is no gpu:3: the driver shows gpu:0 Fake 100", "use gpu:0"},
-		{dir, "minor=7", []string{"--pjrt-plugin", plugin.Path}, doctor.Warn, "it is too old", "pip install"},
-		{dir, "abort_create=1", []string{"--pjrt-plugin", plugin.Path}, doctor.Warn, "SIGABRT: abort", "versions that go together"},
-		{"", "", []string{"--device", "gpu"}, doctor.Warn, "no working NVIDIA driver", "install NVIDIA's driver"},
+		{dir, "", []string{"--pjrt-plugin", plugin.Path, "--device", "gpu:3"}, doctor.Fail, "there is no gpu:3: the driver shows gpu:0 Fake 100", "use gpu:0"},
+		{dir, "minor=7", []string{"--pjrt-plugin", plugin.Path}, doctor.Fail, "it is too old", "pip install"},
+		{dir, "abort_create=1", []string{"--pjrt-plugin", plugin.Path}, doctor.Fail, "SIGABRT: abort", "versions that go together"},
+		{"", "", []string{"--device", "gpu"}, doctor.Fail, "no working NVIDIA driver", "install NVIDIA's driver"},
 	} {
 		t.Setenv("LD_LIBRARY_PATH", c.libraries)
 		t.Setenv("PJRTTEST_SETTINGS", c.settings)

@@ -94,16 +94,16 @@ func TestGoldenImportRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, args := range map[string][]string{
-		`the pickle wants "os system"`:          {"import", "--from", "evil.pt", "--out", "m.safetensors"},
-		"extra: \"f32\"":                        {"import", "--from", pickle, "--out", "m.safetensors"},
-		"heads: the tensors do not tell":        {"import", "--from", unknown, "--out", "m.safetensors"},
-		"--from: stat nothing.pt":               {"import", "--from", "nothing.pt", "--out", "m.safetensors"},
-		"which is \"all\"":                      {"import", "--from", unknown, "--out", "m.safetensors", "--which", "all"},
-		"evil.pt":                               {"export", "--from", "evil.pt", "--out", "x", "--format", "hf"},
-		`required flag(s) "format" not set`:     {"export", "--from", "evil.pt", "--out", "x"},
-		"embed --model MODEL":                   {"embed", "--help"},
-		"requires at least 1 arg":               {"embed", "--model", "evil.pt", "--out", "x"},
-		"if any flags in the group [frame-step": {"embed", "--model", "evil.pt", "--out", "x", "--fps", "2", "--frame-step", "2", "v"},
+		`the pickle wants "os system"`:              {"import", "--from", "evil.pt", "--out", "m.safetensors"},
+		"extra: \"f32\"":                            {"import", "--from", pickle, "--out", "m.safetensors"},
+		"heads: the tensors do not tell":            {"import", "--from", unknown, "--out", "m.safetensors"},
+		"--from: stat nothing.pt":                   {"import", "--from", "nothing.pt", "--out", "m.safetensors"},
+		"which is \"all\"":                          {"import", "--from", unknown, "--out", "m.safetensors", "--which", "all"},
+		"evil.pt":                                   {"export", "--from", "evil.pt", "--out", "x", "--format", "hf"},
+		`required flag(s) "format" not set`:         {"export", "--from", "evil.pt", "--out", "x"},
+		"embed --model MODEL":                       {"embed", "--help"},
+		"takes one video, folder or index or more":  {"embed", "--model", "evil.pt", "--out", "x"},
+		"--fps and --frame-step exclude each other": {"embed", "--model", "evil.pt", "--out", "x", "--fps", "2", "--frame-step", "2", "v"},
 	} {
 		code, out, errOut := surmise(t, "", args...)
 		if wantCode := map[bool]int{true: exitOK, false: exitUsage}[args[1] == "--help"]; code != wantCode || !strings.Contains(out+errOut, want) {

@@ -32,7 +32,7 @@ TSV, JSON lines), a tar shard or a URI. Sizes, rates and counts are what was dec
 Unusable videos are no failure of this command; a PATH that holds no video at all is.
 
 What is found is kept, so that training on the same files starts at once; a file that has changed is decoded again.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArguments("one video, folder or index or more"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			decoders, done, err := workercmd.OpenDecoders(cache)
 			if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,10 +30,8 @@ func readJobFile(path string, in io.Reader) (*surmisev1.SubmitJobRequest, error)
 
 // readRequest reads a request as readJobFile does; what says which kind of file it is.
 func readRequest(what, path string, in io.Reader, request proto.Message) error {
-	name := path
-	if path == "-" {
-		name = "standard input"
-	} else {
+	name := inputName(path)
+	if path != "-" {
 		f, err := os.Open(path)
 		if err != nil {
 			return badInput(fmt.Errorf("%s: %w", what, err))
@@ -47,14 +46,31 @@ func readRequest(what, path string, in io.Reader, request proto.Message) error {
 	if len(text) > maxJobFileBytes {
 		return badInput(fmt.Errorf("%s %s: larger than %d bytes", what, name, maxJobFileBytes))
 	}
+	_, job := request.(*surmisev1.SubmitJobRequest)
 	if err := protojson.Unmarshal(text, request); err != nil {
 		says := plainProto(err)
-		if _, job := request.(*surmisev1.SubmitJobRequest); job && strings.Contains(says, "unknown field") && !hasKind(text) {
-			says += `; a job is {"train": {…}}, {"score": {…}} or {"rank": {…}}`
+		if job && strings.Contains(says, "unknown field") && !hasKind(text) {
+			says += "; " + jobKinds
+		}
+		if len(bytes.TrimSpace(text)) == 0 {
+			says = "it is empty"
 		}
 		return badInput(fmt.Errorf("%s %s: %s", what, name, says))
 	}
+	if job && !hasKind(text) {
+		return badInput(fmt.Errorf("%s %s: it says no kind; %s", what, name, jobKinds))
+	}
 	return nil
+}
+
+const jobKinds = `a job is {"train": {…}}, {"score": {…}} or {"rank": {…}}`
+
+// inputName is a file of a flag as people read it.
+func inputName(path string) string {
+	if path == "-" {
+		return "standard input"
+	}
+	return path
 }
 
 // hasKind tells whether a job says what kind it is.

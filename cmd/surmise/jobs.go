@@ -41,6 +41,7 @@ func newJobsCommand() *cobra.Command {
 		defer client.Close()
 
 		var jobs []*surmisev1.Job
+		var more bool
 		request := &surmisev1.ListJobsRequest{State: surmisev1.JobState(number), PageSize: 1000}
 		for {
 			if limit > 0 {
@@ -51,7 +52,8 @@ func newJobsCommand() *cobra.Command {
 				return fmt.Errorf("listing jobs: %w", err)
 			}
 			jobs = append(jobs, page.Jobs...)
-			if request.PageToken = page.NextPageToken; request.PageToken == "" || limit > 0 && len(jobs) >= limit {
+			request.PageToken = page.NextPageToken
+			if more = request.PageToken != ""; !more || limit > 0 && len(jobs) >= limit {
 				break
 			}
 		}
@@ -63,7 +65,11 @@ func newJobsCommand() *cobra.Command {
 			}
 			return nil
 		}
-		return writeJobs(cmd.OutOrStdout(), jobs, time.Now())
+		if err := writeJobs(cmd.OutOrStdout(), jobs, time.Now()); err != nil || !more {
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.ErrOrStderr(), "the newest %d; --limit 0 lists all\n", len(jobs))
+		return err
 	}
 	return cmd
 }

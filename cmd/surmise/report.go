@@ -39,7 +39,7 @@ typical pair with surprise laid over its frames.
 
 The page is about the first scores; further ones are set beside them. In place of a file, jobs/ID names a scoring job of a
 coordinator; its model's training curves are found by themselves. Controls are taken from beside the scores.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: someArguments("one score file or more"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
 		},

@@ -60,7 +60,14 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if !begun {
 		err = badInput(err)
 	}
-	fmt.Fprintf(errOut, "Error: %s\n", message(err))
+	says := message(err)
+	if cause := context.Cause(ctx); ctx.Err() != nil && cause != nil {
+		says = strings.ReplaceAll(says, cause.Error(), "interrupted") // such as "interrupt signal received"
+	}
+	if !begun {
+		says = plainUsage(says)
+	}
+	fmt.Fprintf(errOut, "Error: %s\n", says)
 	if !begun {
 		fmt.Fprintf(errOut, "Run '%s --help' for usage.\n", cmd.CommandPath())
 	}
@@ -121,26 +128,6 @@ Results go to standard output, logs and progress to standard error.`,
 		newImportCommand(), newExportCommand(), newEmbedCommand(), newDoctorCommand())
 	root.AddCommand(newVersionCommand(), newGPUProbeCommand())
 	return root
-}
-
-// noSuchCommand is for the program itself, whose arguments are its commands.
-func noSuchCommand(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	text := fmt.Sprintf("unknown command %q for %q", args[0], cmd.CommandPath())
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		text += "; did you mean " + strings.Join(near, " or ") + "?"
-	}
-	return errors.New(text)
-}
-
-// noArguments is for commands whose input is named by flags.
-func noArguments(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	return fmt.Errorf("%s takes no arguments, got %q: what it works on is named by flags", cmd.CommandPath(), args[0])
 }
 
 // inputError is the caller's to put right: exit code 2.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -53,6 +54,9 @@ func newTokenCreateCommand(now func() time.Time) *cobra.Command {
 	_ = cmd.MarkFlagRequired("role") // the flags are there
 	_ = cmd.MarkFlagRequired("owner")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if expires <= 0 {
+			return badInput(fmt.Errorf("--expires %v: want more than 0", expires))
+		}
 		created := now()
 		secret, token, err := auth.NewToken(auth.Role(role), owner, created, created.Add(expires))
 		if err != nil {
@@ -105,11 +109,18 @@ func newTokenRevokeCommand(now func() time.Time) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke ID",
 		Short: "Refuse a token from now on",
-		Args:  cobra.ExactArgs(1),
+		Args:  oneArgument("the id of one token, as 'surmise token list' shows it"),
 	}
 	file := addTokensFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		return auth.RevokeToken(*file, args[0], now())
+		id := auth.TokenID(args[0]) // a whole token will do, and is not shown
+		if err := auth.RevokeToken(*file, id, now()); errors.Is(err, auth.ErrNoToken) {
+			return badInput(err)
+		} else if err != nil {
+			return err
+		}
+		_, err := fmt.Fprintf(cmd.ErrOrStderr(), "token %s is refused from now on\n", id)
+		return err
 	}
 	return cmd
 }

@@ -36,7 +36,7 @@ of each process.`,
 				return err
 			}
 			if request.GetTrain() == nil {
-				return badInput(fmt.Errorf("job file %s: not a training job; score without a coordinator with 'surmise score'", file))
+				return badInput(fmt.Errorf("job file %s: not a training job; score without a coordinator with 'surmise score'", inputName(file)))
 			}
 			spec, err := specOf(request)
 			if err != nil {

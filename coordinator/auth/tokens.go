@@ -151,12 +151,23 @@ func AddToken(path string, t Token) error {
 	})
 }
 
+// ErrNoToken: the file holds none of this id.
+var ErrNoToken = errors.New("holds no token")
+
+// TokenID is the id of a token that was given whole, or what was given.
+func TokenID(text string) string {
+	if id, _, ok := strings.Cut(strings.TrimPrefix(text, tokenPrefix), "_"); ok {
+		return id
+	}
+	return text
+}
+
 // RevokeToken marks a token of the file as revoked at now. One that was revoked before stays as it was.
 func RevokeToken(path, id string, now time.Time) error {
 	return changeTokens(path, func(tokens []Token) ([]Token, error) {
 		i := slices.IndexFunc(tokens, func(t Token) bool { return t.ID == id })
 		if i < 0 {
-			return nil, fmt.Errorf("%s holds no token with id %q", path, id)
+			return nil, fmt.Errorf("%s: %w with id %q", path, ErrNoToken, id)
 		}
 		if tokens[i].Revoked.IsZero() {
 			tokens[i].Revoked = now.UTC()

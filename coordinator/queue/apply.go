@@ -49,7 +49,7 @@ func (s *Store) applyAll(batch []*asked[*applying]) []error {
 		return errs
 	}
 	if ctx.Err() != nil { // ours: the caller's may have no end
-		err = fmt.Errorf("the store took longer than %v: %v", applyPatience, err)
+		err = fmt.Errorf("the store took longer than %v: %s", applyPatience, err.Error()) // no deadline of the caller's
 	}
 	if len(batch) == 1 || !perhapsOfOne(err) {
 		return all(len(batch), err)

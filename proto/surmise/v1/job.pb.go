@@ -2780,7 +2780,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
 	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rank\x12 \n" +
 	"\vtraceparent\x18\x1e \x01(\tR\vtraceparentB\r\n" +
-	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xbb\x06\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xf5\x06\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
 	"\x05steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05steps\x12 \n" +
@@ -2798,8 +2798,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\tlog_every\x18\v \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\blogEvery\x127\n" +
 	"\x10checkpoint_every\x18\f \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x0fcheckpointEvery\x12\x1a\n" +
 	"\btruncate\x18\r \x01(\bR\btruncate\x12=\n" +
-	"\tprecision\x18\x0e \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12>\n" +
-	"\x06device\x18\x0f \x01(\tB&\xbaH#r!2\x1f^(auto|cpu|gpu(:[0-9]{1,3})?)?$R\x06device\x12(\n" +
+	"\tprecision\x18\x0e \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12x\n" +
+	"\x06device\x18\x0f \x01(\tB`\xbaH]\xba\x01Z\n" +
+	"\x06device\x12\x1fmust be auto, cpu, gpu or gpu:N\x1a/this.matches('^(auto|cpu|gpu(:[0-9]{1,3})?)?$')R\x06device\x12(\n" +
 	"\x04eval\x18\x14 \x01(\v2\x14.surmise.v1.EvalSpecR\x04eval\x121\n" +
 	"\aencoder\x18\x1e \x01(\v2\x17.surmise.v1.EncoderSpecR\aencoder\x12(\n" +
 	"\x04init\x18\x1f \x01(\v2\x14.surmise.v1.InitSpecR\x04init\"*\n" +
@@ -2914,7 +2915,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\xed\a\n" +
+	"_clip_norm\"\xa7\b\n" +
 	"\tScoreSpec\x12\x1e\n" +
 	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
@@ -2935,8 +2936,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	" \x01(\x04R\x04seed\x12$\n" +
 	"\athreads\x18\v \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12=\n" +
-	"\tprecision\x18\f \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12>\n" +
-	"\x06device\x18\x10 \x01(\tB&\xbaH#r!2\x1f^(auto|cpu|gpu(:[0-9]{1,3})?)?$R\x06device\x12E\n" +
+	"\tprecision\x18\f \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12x\n" +
+	"\x06device\x18\x10 \x01(\tB`\xbaH]\xba\x01Z\n" +
+	"\x06device\x12\x1fmust be auto, cpu, gpu or gpu:N\x1a/this.matches('^(auto|cpu|gpu(:[0-9]{1,3})?)?$')R\x06device\x12E\n" +
 	"\adataset\x18\r \x01(\tB+\xbaH(r&R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\adataset\x12\x1c\n" +
 	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12S\n" +
 	"\bprotocol\x18\x0f \x01(\tB7\xbaH4r2R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\n" +
@@ -2947,7 +2949,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\brecolour\x18\x17 \x01(\bR\brecolour\x12#\n" +
 	"\rtime_reversal\x18\x18 \x01(\bR\ftimeReversal:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\r\n" +
-	"\v_top_tokens\"\xd1\x04\n" +
+	"\v_top_tokens\"\x8b\x05\n" +
 	"\bRankSpec\x12 \n" +
 	"\x05model\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05model\x124\n" +
@@ -2964,8 +2966,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\athreads\x18\t \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12=\n" +
 	"\tprecision\x18\n" +
-	" \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12>\n" +
-	"\x06device\x18\v \x01(\tB&\xbaH#r!2\x1f^(auto|cpu|gpu(:[0-9]{1,3})?)?$R\x06device:h\xbaHe\x1ac\n" +
+	" \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12x\n" +
+	"\x06device\x18\v \x01(\tB`\xbaH]\xba\x01Z\n" +
+	"\x06device\x12\x1fmust be auto, cpu, gpu or gpu:N\x1a/this.matches('^(auto|cpu|gpu(:[0-9]{1,3})?)?$')R\x06device:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0\"\xb6\x02\n" +
 	"\aRankSet\x12$\n" +
 	"\acontext\x18\x01 \x01(\tB\n" +
