@@ -243,7 +243,7 @@ func (ws *workers) attach(w *session) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if old := ws.byName[w.name]; old != nil {
-		old.end(status.Errorf(codes.Aborted, "worker %s attached again", w.name))
+		old.end(status.Errorf(codes.Aborted, "worker %s attached again; two workers need two names (--name)", w.name))
 		ws.removeFree(old)
 	}
 	ws.byName[w.name] = w

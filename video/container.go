@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/surmise-ml/surmise/video/header"
 )
@@ -17,6 +18,8 @@ func identify(path string, offset, length int64) (header.Container, error) {
 	}
 	info, err := os.Stat(path)
 	switch {
+	case errors.Is(err, os.ErrNotExist) && strings.ContainsRune(path, utf8.RuneError):
+		return unreadable("no such file; if its name is not UTF-8, rename it") // such a name is changed on its way here
 	case errors.Is(err, os.ErrNotExist):
 		return unreadable("no such file")
 	case err != nil:

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
@@ -156,7 +157,7 @@ func summary(verdicts []video.Verdict) string {
 
 // onOneLine quotes a text that does not print as it is.
 func onOneLine(text string) string {
-	if strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 {
+	if !utf8.ValidString(text) || strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 {
 		return fmt.Sprintf("%q", text)
 	}
 	return text

@@ -56,6 +56,9 @@ func (o logsOptions) read(ctx context.Context, client *jobsClient, name string, 
 		err := o.readOnce(ctx, client, name, p, again)
 		resumable := status.Code(err) == codes.Unavailable || status.Code(err) == codes.ResourceExhausted
 		switch {
+		case errors.Is(err, io.EOF) && o.epoch > 1 && !p.began:
+			_, err := fmt.Fprintf(show, "nothing was logged from attempt %d on; 'surmise job' tells how many there were\n", o.epoch)
+			return err
 		case errors.Is(err, io.EOF):
 			return nil
 		case !o.follow || !resumable || !p.began && !again:

@@ -67,6 +67,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.LeaseDuration != 0 && o.LeaseDuration < MinLease {
 		return &UsageError{fmt.Errorf("--lease %v: want at least %v", o.LeaseDuration, MinLease)}
 	}
+	if o.Launcher.Engine == "" && o.Launcher.Config != "" {
+		return &UsageError{fmt.Errorf("--launcher-config %s needs --launcher", o.Launcher.Config)}
+	}
 	if err := o.Security.complete(); err != nil {
 		return &UsageError{err}
 	}

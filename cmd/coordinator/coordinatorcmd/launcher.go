@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,6 +90,17 @@ type slurmConfig struct {
 	Env    []string `json:"env"`    // variables that workers are given, such as SURMISE_TOKEN
 }
 
+// foreign is the section of an engine that is not used, where that one's own has nothing: it was meant for another.
+func (c launcherConfig) foreign(engine string) string {
+	given := map[string]bool{"slurm": !reflect.DeepEqual(c.Slurm, slurmConfig{}), "kubernetes": !reflect.DeepEqual(c.Kubernetes, kubernetesConfig{})}
+	for _, section := range []string{"slurm", "kubernetes"} {
+		if given[section] && section != engine && !given[engine] {
+			return section
+		}
+	}
+	return ""
+}
+
 // maxLauncherConfig is far above what a sensible file has.
 const maxLauncherConfig = 1 << 20
 
@@ -139,6 +151,9 @@ func (o LauncherOptions) open(dataDir string, address net.Addr, log *slog.Logger
 	c, err := readLauncherConfig(o.Config)
 	if err != nil {
 		return fail(err)
+	}
+	if section := c.foreign(o.Engine); section != "" {
+		return fail(fmt.Errorf("%q holds settings of another launcher", section))
 	}
 	if dataDir, err = filepath.Abs(dataDir); err != nil {
 		return fail(err)

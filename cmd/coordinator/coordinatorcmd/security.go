@@ -51,6 +51,9 @@ func (o *SecurityOptions) Flags(flags *pflag.FlagSet) {
 	flags.StringToIntVar(&o.MaxPriority, "max-priority", nil, "ROLE=N or owner/NAME=N: the highest priority that such callers may give to a job; an owner's counts before its role's; repeat for more (default any)")
 }
 
+// minMessageBytes is what a coordinator must take to be of use.
+const minMessageBytes = 16 << 10
+
 // ErrInsecureListen: the address can be reached from other machines, and nothing protects it.
 var ErrInsecureListen = errors.New("would be open to the network")
 
@@ -87,6 +90,9 @@ func (o SecurityOptions) complete() error {
 		if !(value >= 0) || math.IsInf(value, 1) {
 			return fmt.Errorf("--%s %g: want 0 or more", flag, value)
 		}
+	}
+	if n := o.Limits.MessageBytes; n > 0 && n < minMessageBytes {
+		return fmt.Errorf("--max-message-bytes %d: want at least %d, which a job with a few names takes, or 0 for the default", n, minMessageBytes)
 	}
 	if _, err := o.priorities(); err != nil {
 		return err

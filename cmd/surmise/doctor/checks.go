@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/surmise-ml/surmise/cmd/dial"
@@ -132,7 +133,9 @@ func disk(p Probes, name, setting, folder string, needs int64) Check {
 		return Check{name, Fail, fmt.Sprintf("%s: %v", at, err), "name another folder with " + setting}
 	}
 	c.Value = fmt.Sprintf("%s free at %s", size(free), at)
-	if err := p.Write(at); err != nil {
+	if err := p.Write(at); errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return Check{name, Fail, fmt.Sprintf("%s: %v", at, err), "free space there, or name another folder with " + setting}
+	} else if err != nil {
 		return Check{name, Fail, fmt.Sprintf("%s: %v", at, err), "make it writable, or name another folder with " + setting}
 	}
 	switch {
