@@ -14,6 +14,8 @@ import (
 
 	"github.com/pressly/goose/v3"
 	_ "modernc.org/sqlite" // registers the driver "sqlite"
+
+	"github.com/surmise-ml/surmise/internal/durable"
 )
 
 // sqliteReaders are the connections that read while the one that writes is busy.
@@ -52,6 +54,7 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the job store %s: %w", path, err), s.read.Close(), write.Close())
 	}
+	s.room = func() error { return roomBeside(path) }
 	s.begin, s.end = newTogether(conn, now).update, conn.close
 	s.applies = newGather(togetherMax, s.applyAll)
 	s.hot = newHot(s.read)
@@ -94,5 +97,19 @@ func lockFile(path string) (io.Closer, error) {
 // disk takes writes again: better not to start, and to be started again. BEGIN IMMEDIATE would succeed.
 func writable(ctx context.Context, db *sql.DB) error {
 	_, err := db.ExecContext(ctx, "UPDATE jobs SET revision = revision WHERE false")
+	return err
+}
+
+// roomBytes is more than a change takes, so that a disk with less is told of before all of them fail.
+const roomBytes = 1 << 20
+
+// roomBeside tries whether a file finds room where the database lies. SQLite writes small changes over old parts of its
+// log, which says nothing about the next one.
+func roomBeside(path string) error {
+	scratch := path + ".room"
+	err := durable.WriteBytes(scratch, 0o600, make([]byte, roomBytes))
+	if removed := os.Remove(scratch); err == nil {
+		err = removed
+	}
 	return err
 }

@@ -60,9 +60,10 @@ type Store struct {
 	applies     *gather[*applying]
 	hot         *hot
 	shares      shares
-	changes     *changes    // tells other coordinators; nil: there are none
-	lock        io.Closer   // of an SQLite file; nil: none
-	doubted     atomic.Bool // whether changes can be stored
+	changes     *changes     // tells other coordinators; nil: there are none
+	lock        io.Closer    // of an SQLite file; nil: none
+	doubted     atomic.Bool  // whether changes can be stored
+	room        func() error // nil when the disk has room; nil itself: it is not ours
 }
 
 // dialect is where the databases differ.
@@ -309,8 +310,8 @@ func (s *Store) update(ctx context.Context, f change) error {
 	return err
 }
 
-// Writable is nil when changes can be stored. It stores one, of no meaning, if the last one came to nothing: that may have
-// been refused for what it was, or the disk may be full.
+// Writable is nil when changes can be stored. If the last one came to nothing, which may have been refused for what it was,
+// it stores one of no meaning, and sees whether the disk has room for larger ones.
 func (s *Store) Writable(ctx context.Context) error {
 	if !s.doubted.Load() {
 		return nil
@@ -318,6 +319,11 @@ func (s *Store) Writable(ctx context.Context) error {
 	err := s.update(ctx, func(ctx context.Context, t tx) error {
 		return t.do(ctx, "UPDATE goose_db_version SET is_applied = is_applied WHERE version_id = 1")
 	})
+	if err == nil && s.room != nil {
+		if err = s.room(); err != nil {
+			s.doubted.Store(true)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("storing changes: %w", err)
 	}
