@@ -596,3 +596,29 @@ func TestCache(t *testing.T) {
 		t.Errorf("with a context that has ended: %v", err)
 	}
 }
+
+// A bucket without a region is refused at once: the SDK would take its name for a malformed one, at every request.
+func TestABucketNeedsARegion(t *testing.T) {
+	for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE"} {
+		t.Setenv(name, "")
+	}
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	open := func(address string) error {
+		s, err := Open(t.Context(), address, Options{})
+		if err == nil {
+			err = s.Close()
+		}
+		return err
+	}
+	if err := open("s3://bucket/prefix"); err == nil || !strings.Contains(err.Error(), "region") {
+		t.Errorf("without a region: %v", err)
+	}
+	if err := open("s3://bucket/prefix?region=eu-central-1"); err != nil {
+		t.Errorf("with one in the address: %v", err)
+	}
+	write(t, filepath.Join(home, ".aws", "config"), []byte("[default]\nregion = eu-central-1\n"))
+	if err := open("s3://bucket/prefix"); err != nil {
+		t.Errorf("with one in the file of the user: %v", err)
+	}
+}

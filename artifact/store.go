@@ -98,6 +98,9 @@ func Open(ctx context.Context, address string, o Options) (*Store, error) {
 			return nil, fmt.Errorf("artifact store %q: no bucket", address)
 		}
 		options := u.Query()
+		if !options.Has("region") && !regionOfMachine(os.Getenv, os.UserHomeDir) {
+			return nil, fmt.Errorf("artifact store %q: in which region? Add ?region=NAME, or set AWS_REGION; stores of others than AWS take any, such as us-east-1", address)
+		}
 		for _, sums := range []string{"request_checksum_calculation", "response_checksum_validation"} {
 			if !options.Has(sums) { // we have our own, and many stores do not know these
 				options.Set(sums, "when_required")
@@ -110,6 +113,20 @@ func Open(ctx context.Context, address string, o Options) (*Store, error) {
 		return NewStore(bucket, strings.Trim(u.Path, "/"), address, o), nil
 	}
 	return nil, fmt.Errorf("artifact store %q: scheme %q, want file or s3", address, u.Scheme)
+}
+
+// regionOfMachine tells whether the SDK will find a region where it looks: without one its requests fail, one by one, for what
+// looks like a malformed address.
+func regionOfMachine(getenv func(string) string, home func() (string, error)) bool {
+	if getenv("AWS_REGION") != "" || getenv("AWS_DEFAULT_REGION") != "" {
+		return true
+	}
+	file := getenv("AWS_CONFIG_FILE")
+	if dir, err := home(); file == "" && err == nil {
+		file = filepath.Join(dir, ".aws", "config")
+	}
+	_, err := os.Stat(file)
+	return err == nil
 }
 
 // OpenFolder opens a folder, which is made if missing.
