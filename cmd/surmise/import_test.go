@@ -214,6 +214,9 @@ func TestGoldenModelsKnownToACoordinator(t *testing.T) {
 	if !strings.Contains(string(onward.Manifest.Config), `"sha256":"`+sha256Of(t, artifactPath(t, to, predictor, "model"))+`"`) {
 		t.Errorf("%s does not say that it began with the weights of %s: %s", further, predictor, onward.Manifest.Config)
 	}
+	if name := strings.TrimSpace(ok(t, "submit", to, "--train", clips, "--init", further, "--steps", "1", "--wait")); !strings.HasPrefix(name, "jobs/") {
+		t.Errorf("by flags: %s", name)
+	}
 	code, _, shown := surmise(t, `{"train":{"data":["`+clips+`"],"init":{"from":"jobs/nope"}}}`, "submit", to, "-f", "-")
 	if code != exitUsage || !strings.Contains(shown, "train.init.from: there is no job jobs/nope") {
 		t.Errorf("weights of no job: exit code %d\n%s", code, shown)

@@ -17,6 +17,7 @@ type submitOptions struct {
 	file         string
 	train        []string
 	steps        int32
+	init         string
 	score, model string
 	seed         uint64
 	precision    string
@@ -38,6 +39,7 @@ func newSubmitCommand() *cobra.Command {
 A job file is a SubmitJobRequest as JSON; {"train":{"data":["DIR"]}} is a whole one. Paths in it are as the worker sees
 them; paths given as flags are made absolute here.`,
 		Example: `  surmise submit --train clips --steps 600 --watch
+  surmise submit --train other-clips --init jobs/abc --steps 200
   surmise submit --score pairs.csv --model jobs/abc
   echo '{"train":{"data":["/data/clips"]}}' | surmise submit -f -`,
 		Args: noArguments,
@@ -47,6 +49,7 @@ them; paths given as flags are made absolute here.`,
 	flags.StringVarP(&o.file, "file", "f", "", "job file; - for standard input")
 	flags.StringArrayVar(&o.train, "train", nil, "train on these videos: a file, folder, glob or CSV index; repeat for more")
 	flags.Int32Var(&o.steps, "steps", 0, "optimiser steps, with --train (default 600)")
+	flags.StringVar(&o.init, "init", "", "with --train: train on from jobs/ID, a checkpoint folder or a .safetensors file")
 	flags.StringVar(&o.score, "score", "", "score the videos of this pairs file")
 	flags.StringVar(&o.model, "model", "", "with --score: jobs/ID of a training job, a checkpoint folder or a .safetensors file")
 	flags.Uint64Var(&o.seed, "seed", 0, "seed, with --train or --score")
@@ -67,6 +70,8 @@ them; paths given as flags are made absolute here.`,
 	cmd.MarkFlagsMutuallyExclusive("file", "precision")
 	cmd.MarkFlagsMutuallyExclusive("file", "device")
 	cmd.MarkFlagsMutuallyExclusive("score", "steps")
+	cmd.MarkFlagsMutuallyExclusive("file", "init")
+	cmd.MarkFlagsMutuallyExclusive("score", "init")
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagFilename("score", "csv"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -102,17 +107,22 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 			}
 			train.Data = append(train.Data, path)
 		}
+		if o.init != "" {
+			from, err := modelName(o.init)
+			if err != nil {
+				return nil, badInput(fmt.Errorf("--init %q: %w", o.init, err))
+			}
+			train.Init = &surmisev1.InitSpec{From: from}
+		}
 		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{Train: train}}
 	default:
 		pairs, err := absolute(o.score)
 		if err != nil {
 			return nil, badInput(fmt.Errorf("--score %q: %w", o.score, err))
 		}
-		model := o.model
-		if !strings.HasPrefix(model, "jobs/") {
-			if model, err = absolute(model); err != nil {
-				return nil, badInput(fmt.Errorf("--model %q: %w", o.model, err))
-			}
+		model, err := modelName(o.model)
+		if err != nil {
+			return nil, badInput(fmt.Errorf("--model %q: %w", o.model, err))
 		}
 		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{
 			Score: &surmisev1.ScoreSpec{Pairs: pairs, Model: model, Seed: o.seed, Precision: o.precision, Device: o.device}}}
@@ -131,6 +141,14 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 	}
 	request.ValidateOnly = request.ValidateOnly || o.validateOnly
 	return request, nil
+}
+
+// modelName is a model as a job names it: a job's, or a path that means the same to the worker.
+func modelName(name string) (string, error) {
+	if strings.HasPrefix(name, "jobs/") {
+		return name, nil
+	}
+	return absolute(name)
 }
 
 // absolute makes a path mean the same to the worker; a URI stays as it is.
