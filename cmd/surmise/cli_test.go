@@ -360,7 +360,7 @@ func TestUp(t *testing.T) {
 	if shownJob.State != "SUCCEEDED" || len(shownJob.Result.Artifacts) != 1 || shownJob.Spec.Score.Stride != 2 {
 		t.Fatalf("scoring job %+v", shownJob)
 	}
-	if text := ok(t, "job", to, strings.TrimPrefix(trained, "jobs/")); !strings.Contains(text, "artifact model") || !strings.Contains(text, "display name  ") {
+	if text := ok(t, "job", to, strings.TrimPrefix(trained, "jobs/")); !strings.Contains(text, "artifact model") || !strings.Contains(text, "display name  ") || !strings.Contains(text, "trains on") {
 		t.Errorf("job prints\n%s", text)
 	}
 	if rows := ok(t, "jobs", to); strings.Count(rows, "\n") != 3 || !strings.HasPrefix(rows, "NAME ") {

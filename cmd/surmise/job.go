@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -56,6 +57,22 @@ func writeJob(w io.Writer, job *surmisev1.Job, now time.Time) error {
 	if job.DisplayName != "" {
 		line("display name", "%s", job.DisplayName)
 	}
+	switch spec := job.GetSpec(); {
+	case spec.GetTrain() != nil:
+		line("trains on", "%s", andMore(spec.GetTrain().GetData()))
+		if from := spec.GetTrain().GetInit().GetFrom(); from != "" {
+			line("begins with", "%s", from)
+		}
+		if from := spec.GetTrain().GetEncoder().GetFrom(); from != "" {
+			line("frozen encoder", "%s", from)
+		}
+	case spec.GetScore() != nil:
+		line("scores", "%s", cmp.Or(spec.GetScore().GetPairs(), spec.GetScore().GetDataset()))
+		line("model", "%s", spec.GetScore().GetModel())
+	case spec.GetRank() != nil:
+		line("ranks", "%d sets of futures", len(spec.GetRank().GetSets()))
+		line("model", "%s", spec.GetRank().GetModel())
+	}
 	line("state", "%s", job.State)
 	if job.Reason != "" {
 		line("reason", "%s", job.Reason)
@@ -99,4 +116,15 @@ func writeJob(w io.Writer, job *surmisev1.Job, now time.Time) error {
 		line(name, "%.6g", metrics[name])
 	}
 	return table.Flush()
+}
+
+// andMore is the first of several names, and the number of the others.
+func andMore(names []string) string {
+	switch len(names) {
+	case 0:
+		return "-"
+	case 1:
+		return names[0]
+	}
+	return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
 }
