@@ -88,7 +88,7 @@ type Machine struct {
 	floats    map[*G.Node][]float32 // inputs, state, results, and all that is computed once a run
 	panels    []float32             // weights laid out for products
 	needs     MemoryError           // memory that was asked for
-	promised  int64                 // bytes of it, until the first run
+	waits     bool                  // among those that have not run yet
 	packed    bool                  // panels are those of the weights
 	clip      []call                // what a clip goes through
 	rotations []*rotation           // factors of rotary positions
@@ -186,7 +186,8 @@ func (m *Machine) allocate(o Options) error {
 	if m.memory, err = newArena(size + threads*perThread); err != nil {
 		return fmt.Errorf("memory for %d threads of %d floats and %d floats of weights, moments and gradients: %w", threads, perThread, size, err)
 	}
-	m.promise()
+	m.waits = true
+	waiting.add(m)
 	take := func(floats int) []float32 { return m.memory.take(floats, cacheLine) }
 	for _, n := range global {
 		m.floats[n] = take(n.Shape().TotalSize())
@@ -313,7 +314,10 @@ func (m *Machine) Run() error {
 		m.runOnce(n)
 	}
 	m.ran = true
-	m.keepPromise()
+	if m.waits {
+		m.waits = false
+		waiting.remove(m)
+	}
 	return nil
 }
 
@@ -484,7 +488,7 @@ func (m *Machine) Close() error {
 	}
 	m.workers = nil
 	m.floats, m.ints, m.panels = nil, nil, nil
-	m.keepPromise()
+	waiting.remove(m)
 	return m.memory.free()
 }
 
