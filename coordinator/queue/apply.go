@@ -80,6 +80,11 @@ func (s *Store) applyIn(ctx context.Context, t tx, batch []*asked[*applying], er
 	for _, a := range batch {
 		jobs[a.what.id] = nil
 	}
+	if s.dialect.impatient != "" { // one job that is locked must not hold up the heartbeats of all others
+		if err := t.do(ctx, s.dialect.impatient); err != nil {
+			return err
+		}
+	}
 	ids := slices.Sorted(maps.Keys(jobs)) // whoever locks several jobs does it in this order
 	for _, id := range ids {
 		err := t.askLater(ctx, selectJobs+"WHERE id = $1"+s.dialect.forUpdate, func(row scanner) error {

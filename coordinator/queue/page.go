@@ -1,5 +1,7 @@
 package queue
 
+import "errors"
+
 // Filter chooses jobs.
 type Filter struct {
 	State State // "" for all
@@ -15,34 +17,39 @@ type Page struct {
 	Bytes int
 }
 
-// firstChunk is how many are read at first where bytes count: as many large ones are in memory at least.
-const firstChunk = 16
+// pageChunk is how many are asked for at a time where bytes count: what a page has no room for is left unread, but a
+// database may send the rest of what it was asked for.
+const pageChunk = 64
 
-// readPage reads a page in chunks, each as long as those before it let hope for. more says that there are others behind it.
-func readPage[T any](p Page, read func(before int64, limit int) ([]T, error), of func(T) (sequence int64, bytes int)) (page []T, more bool, err error) {
-	chunk := p.Limit + 1 // one beyond the page tells whether there is another
-	if p.Bytes > 0 {
-		chunk = min(chunk, firstChunk)
-	}
+// errPageFull ends the reading of a chunk.
+var errPageFull = errors.New("the page is full")
+
+// readPage reads a page. read passes those below a sequence on, newest first and at most so many, until it is told to end by
+// an error, which it returns. more says that there are others behind the page.
+func readPage[T any](p Page, read func(before int64, limit int, each func(T) error) error, of func(T) (sequence int64, bytes int)) (page []T, more bool, err error) {
 	total := 0
 	for {
-		chunk = min(chunk, p.Limit+1-len(page))
-		some, err := read(p.Before, chunk)
-		if err != nil {
-			return nil, false, err
+		chunk := p.Limit + 1 - len(page) // one beyond the page tells whether there is another
+		if p.Bytes > 0 {
+			chunk = min(chunk, pageChunk)
 		}
-		for _, x := range some {
+		came := 0
+		err := read(p.Before, chunk, func(x T) error {
 			sequence, bytes := of(x)
 			if len(page) == p.Limit || p.Bytes > 0 && len(page) > 0 && total+bytes > p.Bytes {
-				return page, true, nil
+				return errPageFull
 			}
 			page, total, p.Before = append(page, x), total+bytes, sequence
-		}
-		if len(some) < chunk {
+			came++
+			return nil
+		})
+		switch {
+		case errors.Is(err, errPageFull):
+			return page, true, nil
+		case err != nil:
+			return nil, false, err
+		case came < chunk:
 			return page, false, nil
-		}
-		if each := total/len(page) + 1; p.Bytes > 0 {
-			chunk = max(firstChunk, (p.Bytes-total)/each)
 		}
 	}
 }

@@ -29,9 +29,8 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 		// Every statement has an index made for it. The planner, which does not know yet that few of many new jobs are held,
 		// would pass over all, or gather them in a bitmap, which does not clean the index of what is over.
 		"enable_seqscan": "off", "enable_bitmapscan": "off",
-		// A coordinator whose machine dies or stands still in a transaction leaves its rows locked. Others wait for those
-		// rows alone, not for long, and the server ends such a transaction.
-		"lock_timeout": "2s", "idle_in_transaction_session_timeout": "10s",
+		// A coordinator whose machine dies or stands still in a transaction leaves its rows locked: the server ends that.
+		"idle_in_transaction_session_timeout": "10s",
 	} {
 		if config.RuntimeParams[name] == "" {
 			config.RuntimeParams[name] = value
@@ -45,6 +44,7 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 		// Not FOR UPDATE: no key changes, and who refers to a job, as events do, need not wait.
 		forUpdate: " FOR NO KEY UPDATE",
 		forLease:  " FOR NO KEY UPDATE SKIP LOCKED",
+		impatient: "SET LOCAL lock_timeout = '2s'",
 		clock:     "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
 	}}
 	s.begin = func(ctx context.Context, f change) error {

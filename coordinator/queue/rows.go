@@ -132,13 +132,22 @@ const (
 )
 
 // queryJobs reads all jobs that a query answers, which begins with selectJobs or withoutSpec.
+func eachJob(ctx context.Context, q asker, each func(Job) error, query string, args ...any) error {
+	return q.ask(ctx, query, func(row scanner) error {
+		job, err := scanJob(row)
+		if err != nil {
+			return err
+		}
+		return each(job)
+	}, args...)
+}
+
 func queryJobs(ctx context.Context, q asker, query string, args ...any) ([]Job, error) {
 	var jobs []Job
-	err := q.ask(ctx, query, func(row scanner) error {
-		job, err := scanJob(row)
+	err := eachJob(ctx, q, func(job Job) error {
 		jobs = append(jobs, job)
-		return err
-	}, args...)
+		return nil
+	}, query, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -70,6 +70,7 @@ type Store struct {
 type dialect struct {
 	forUpdate string // ends a SELECT of the job that the transaction changes
 	forLease  string // the same, but passes over jobs that another transaction is changing
+	impatient string // has a transaction fail rather than wait long for a locked row; "": there is nobody to wait for
 	clock     string // an expression: the database's clock in microseconds since 1970
 }
 
@@ -161,8 +162,8 @@ func (s *Store) Get(ctx context.Context, id string) (Job, error) {
 
 // List returns the jobs that the filter chooses, newest first, and whether there are more.
 func (s *Store) List(ctx context.Context, f Filter) (jobs []Job, more bool, err error) {
-	read := func(before int64, limit int) ([]Job, error) {
-		return queryJobs(ctx, reader{s.read}, selectJobs+`WHERE ($1 = '' OR state = $1) AND (sequence < $2 OR $2 = 0) ORDER BY sequence DESC LIMIT $3`,
+	read := func(before int64, limit int, each func(Job) error) error {
+		return eachJob(ctx, reader{s.read}, each, selectJobs+`WHERE ($1 = '' OR state = $1) AND (sequence < $2 OR $2 = 0) ORDER BY sequence DESC LIMIT $3`,
 			f.State, before, limit)
 	}
 	jobs, more, err = readPage(f.Page, read, func(j Job) (int64, int) { return j.Sequence, len(j.Spec) + len(j.Progress) + len(j.Result) })

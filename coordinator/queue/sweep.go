@@ -87,8 +87,8 @@ func (s *Store) GetSweep(ctx context.Context, id string) (Sweep, error) {
 
 // ListSweeps returns a page of sweeps, newest first, and whether there are more.
 func (s *Store) ListSweeps(ctx context.Context, p Page) (sweeps []Sweep, more bool, err error) {
-	read := func(before int64, limit int) ([]Sweep, error) {
-		return querySweeps(ctx, reader{s.read}, selectSweeps+"WHERE sequence < $1 OR $1 = 0 ORDER BY sequence DESC LIMIT $2", before, limit)
+	read := func(before int64, limit int, each func(Sweep) error) error {
+		return eachSweep(ctx, reader{s.read}, each, selectSweeps+"WHERE sequence < $1 OR $1 = 0 ORDER BY sequence DESC LIMIT $2", before, limit)
 	}
 	sweeps, more, err = readPage(p, read, func(s Sweep) (int64, int) { return s.Sequence, len(s.Request) })
 	if err != nil {
@@ -190,12 +190,21 @@ func (s *Store) ReachRung(ctx context.Context, job Job, rung int, value float64)
 
 const selectSweeps = `SELECT sequence, id, request_id, request, created, cancelled FROM sweeps `
 
-func querySweeps(ctx context.Context, q asker, query string, args ...any) (sweeps []Sweep, err error) {
-	err = q.ask(ctx, query, func(row scanner) error {
+func eachSweep(ctx context.Context, q asker, each func(Sweep) error, query string, args ...any) error {
+	return q.ask(ctx, query, func(row scanner) error {
 		sweep, err := scanSweep(row)
-		sweeps = append(sweeps, sweep)
-		return err
+		if err != nil {
+			return err
+		}
+		return each(sweep)
 	}, args...)
+}
+
+func querySweeps(ctx context.Context, q asker, query string, args ...any) (sweeps []Sweep, err error) {
+	err = eachSweep(ctx, q, func(sweep Sweep) error {
+		sweeps = append(sweeps, sweep)
+		return nil
+	}, query, args...)
 	return sweeps, err
 }
 

@@ -356,6 +356,16 @@ func listing(t *testing.T, s *suite) {
 	if want := []int{3, 3, 3, 40, 16}; !slices.Equal(got, want) {
 		t.Errorf("pages of %v jobs, want %v", got, want)
 	}
+	// Small ones before large ones, which come in a chunk of their own.
+	for i := range 100 {
+		if _, _, err := s.Submit(t.Context(), queue.Submission{ID: fmt.Sprint("small-", i), Spec: json.RawMessage(`{}`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	filter.Page = queue.Page{Limit: 1000, Bytes: 3500}
+	if page, more, err = s.List(t.Context(), filter); err != nil || !more || len(page) != 103 {
+		t.Errorf("%d, more %v, %v; want all small ones and three large", len(page), more, err)
+	}
 	filter.Page = queue.Page{Limit: 40, Bytes: 1}
 	if page, more, err = s.List(t.Context(), filter); err != nil || !more || len(page) != 1 {
 		t.Errorf("with room for none: %d, more %v, %v", len(page), more, err)
