@@ -63,7 +63,7 @@ type Store interface {
 	// Lease gives each of these free workers the job that it serves next; those for which there is none are left out.
 	Lease(ctx context.Context, workers []queue.Worker, lease time.Duration) ([]queue.Job, error)
 	// Preempt makes jobs that these workers hold give way to queued ones of higher priority.
-	Preempt(ctx context.Context, workers []queue.Worker) ([]queue.Moved, error)
+	Preempt(ctx context.Context, workers []queue.Worker) (moved []queue.Moved, again time.Duration, err error)
 	// HeldBy returns the jobs that a worker holds.
 	HeldBy(ctx context.Context, worker string) ([]queue.Job, error)
 	// Apply moves a job on by an event.

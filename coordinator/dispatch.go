@@ -99,10 +99,13 @@ func (s *Server) dispatchAll(ctx context.Context) (next time.Duration, err error
 		}
 	}
 	preempting, cancel := context.WithTimeout(ctx, storePatience)
-	moved, err = s.store.Preempt(preempting, s.workers.busyOffers())
+	moved, again, err := s.store.Preempt(preempting, s.workers.busyOffers())
 	cancel()
 	if err != nil {
 		return next, err
+	}
+	if again > 0 && (next < 0 || again < next) {
+		next = again
 	}
 	for _, m := range moved {
 		s.changed(m.Job, m.Effects)

@@ -28,7 +28,7 @@ func (s *Server) heard(ctx context.Context, c queue.Change) {
 	if c.Job == "" {
 		s.watchers.notifyAll()
 		s.logWatchers.notifyAll()
-		s.offered()
+		s.workers.wakeDispatch() // the launcher looks by itself
 		return
 	}
 	if c.Log {

@@ -43,6 +43,9 @@ func (m masks) batch(ctx context.Context, step int) (visible, hidden [][]int32, 
 		return nil, nil, nil
 	}
 	var batch [][]masking.Mask
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
 	if m.cfg.Truncate {
 		if batch, err = masking.Batch(m.gen, rand.NewPCG(m.cfg.Seed, uint64(step)).Uint64(), m.cfg.Batch); err != nil {
 			return nil, nil, fmt.Errorf("masks of step %d: %w", step, err)

@@ -110,7 +110,7 @@ func (j Jobs) newEvaluator(spec *surmisev1.TrainSpec, train trainer.Config, dir 
 	return &evaluator{cfg: cfg, train: train, network: network, dir: dir, curves: c}, nil
 }
 
-// initial are the weights that a run begins with.
+// initial are fresh weights, which stand in for those that the evaluator is given.
 func initial(c trainer.Config) []checkpoint.Tensor {
 	var out []checkpoint.Tensor
 	weights := c.Model.Init(c.Seed)

@@ -22,7 +22,7 @@ type Assignment struct {
 	Spec        *surmisev1.JobSpec    // complete
 	ArtifactDir string                // absolute; this attempt's own, which the runner makes; with ArtifactStore a key of it
 	ResumeFrom  *surmisev1.Checkpoint // newest of the attempts before; nil when there is none
-	ModelPath   string                // scoring and ranking: where the model lies; training: the frozen encoder
+	ModelPath   string                // scoring and ranking: where the model lies; training: that of the frozen encoder, or of the weights to begin with
 	Traceparent string                // W3C trace context of the dispatch; "" when the job is not traced
 
 	ArtifactStore string          // URL of where artifacts are kept; "": in ArtifactDir
@@ -340,7 +340,7 @@ func (w *worker) carryOut(ctx context.Context, e effects) (exit bool) {
 		w.over = nil
 	}
 	if e.letGo {
-		w.log.Error("the job does not stop: its lease is left to run out", "job", w.protocol.attempt.lease.GetJob(), "waited", stopPatience)
+		w.log.Error("the job does not stop: its lease is not renewed any more", "job", w.protocol.attempt.lease.GetJob(), "waited", stopPatience)
 	}
 	if e.stop != nil && w.stop != nil {
 		w.log.Info("stopping the job", "cause", e.stop)

@@ -70,7 +70,7 @@ func (o Options) DialOptions() ([]grpc.DialOption, error) {
 	if o.Through != nil {
 		return []grpc.DialOption{grpc.WithTransportCredentials(transport), grpc.WithContextDialer(o.Through)}, nil
 	}
-	if err := checkAddress(o.Address); err != nil {
+	if err := checkAddress(o.Address, o.Secure()); err != nil {
 		return nil, &FlagError{"coordinator", o.Address, err}
 	}
 	secure := o.Secure()

@@ -105,12 +105,20 @@ func TestNoTokenNoCredentials(t *testing.T) {
 
 func TestWhatIsNoAddress(t *testing.T) {
 	for address, want := range map[string]string{
-		"": "HOST:PORT", "coordinator": "HOST:PORT", "127.0.0.1": "HOST:PORT", "host:": "HOST:PORT", ":7433": "HOST:PORT",
+		"": "HOST:PORT", "coordinator": "HOST:PORT", "127.0.0.1": "HOST:PORT", "host:": "HOST:PORT", "::1": "HOST:PORT",
 		"http://127.0.0.1:7433": "without http://", "https://lab:7433": "--tls",
 	} {
 		_, err := Options{Address: address}.DialOptions()
 		if flag := (*FlagError)(nil); !errors.As(err, &flag) || flag.Flag != "coordinator" || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: got %v, want %q", address, err, want)
+		}
+	}
+}
+
+func TestWhatIsAnAddress(t *testing.T) {
+	for _, o := range []Options{{Address: ":7433"}, {Address: "DNS:///lab:1"}, {Address: "lab.example.org", TLS: true}, {Address: "[::1]:7433"}} {
+		if _, err := o.DialOptions(); err != nil {
+			t.Errorf("%+v: %v", o, err)
 		}
 	}
 }
@@ -131,6 +139,8 @@ func TestExplain(t *testing.T) {
 		{secure, lost("error reading server preface: remote error: tls: certificate required"), "it may want a certificate"},
 		{shown, lost("error reading server preface: remote error: tls: expired certificate"), "does not take the certificate of --tls-cert"},
 		{shown, lost("error reading server preface: remote error: tls: certificate required"), "does not take the certificate of --tls-cert"},
+		{shown, lost("transport: Error while dialing: dial tcp: connect: connection reset by peer"), "no coordinator answers at lab:1"},
+		{shown, status.Error(codes.Unavailable, "error reading from server: read tcp: connection reset by peer"), "no coordinator answers at lab:1"},
 		{plain, status.Error(codes.Unavailable, "storing the job: committing: database or disk is full (13)"), ""},
 		{plain, status.Error(codes.Unavailable, "listing jobs: failed to connect to the database"), ""},
 		{plain, status.Error(codes.NotFound, "job jobs/x: not found"), ""},

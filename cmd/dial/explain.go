@@ -1,6 +1,7 @@
 package dial
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -38,7 +39,7 @@ func (o Options) Explain(err error) error {
 		return fmt.Errorf("what answers at %s serves without TLS: %w", o.Address, err)
 	case says("x509: "):
 		return fmt.Errorf("the certificate of %s is not trusted (--tls-ca names who signed it, --tls-server-name whose it is): %w", o.Address, err)
-	case o.Secure() && says("remote error: tls: ", "broken pipe", "reset by peer", "server preface"):
+	case o.Secure() && (says("remote error: tls: ") || says("server preface", "authentication handshake") && says("broken pipe", "reset by peer", "EOF")):
 		if o.Cert == "" {
 			return fmt.Errorf("%s ends the connection; it may want a certificate (--tls-cert and --tls-key): %w", o.Address, err)
 		}
@@ -49,18 +50,19 @@ func (o Options) Explain(err error) error {
 	return &SilentError{o.Address, err}
 }
 
-// checkAddress refuses what can be no address, which gRPC would try for ever.
-func checkAddress(address string) error {
+// checkAddress refuses what gRPC would take for a name, or for no address at all, and try for ever. With TLS a host without
+// a port is one of an ingress, at 443.
+func checkAddress(address string, secure bool) error {
 	for _, scheme := range []string{"dns:", "passthrough:", "unix:", "unix-abstract:", "ipv4:", "ipv6:", "vsock:", "xds:"} {
-		if strings.HasPrefix(address, scheme) {
+		if strings.HasPrefix(strings.ToLower(address), scheme) {
 			return nil // gRPC knows these
 		}
 	}
 	if scheme, _, ok := strings.Cut(address, "://"); ok {
 		return fmt.Errorf("want HOST:PORT, without %s://; TLS is asked for with --tls", scheme)
 	}
-	if host, port, err := net.SplitHostPort(address); err != nil || port == "" || host == "" {
-		return fmt.Errorf("want HOST:PORT, such as 127.0.0.1:7433")
+	if _, port, err := net.SplitHostPort(address); err == nil && port != "" || secure && address != "" && !strings.Contains(address, ":") {
+		return nil
 	}
-	return nil
+	return errors.New("want HOST:PORT, such as 127.0.0.1:7433")
 }

@@ -92,7 +92,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"compare"}, 2, `Error: surmise compare takes one score file or more, got none\nRun .*\n`},
 		{[]string{"token", "create", "--role", "viewer", "--owner", "o", "--expires", "-1h"}, 2, `Error: --expires -1h0m0s: want more than 0\n`},
 		{[]string{"jobs", "--coordinator", "http://lab:7433"}, 2, `Error: --coordinator "http://lab:7433": want HOST:PORT, without http://; .*\n`},
-		{[]string{"inspect", "a\xffb"}, 2, `Error: "a\\xffb" is not UTF-8: rename what it names\n`},
+		{[]string{"submit", "--train", "a\xffb"}, 2, `Error: --train "a\\xffb": is not UTF-8, and no job can hold it: .*\n`},
 		{[]string{"coordinator", "--data-dir", "state", "--listen", "127.0.0.1:0", "--launcher-config", "nope.json"}, 2, `Error: --launcher-config nope.json needs --launcher\n`},
 		{[]string{"coordinator", "--data-dir", "state", "--listen", "127.0.0.1:0", "--max-message-bytes", "10"}, 2, `Error: --max-message-bytes 10: want at least 16384, .*\n`},
 		{[]string{"jobs", "--bogus"}, 2, `Error: unknown flag: --bogus\nRun 'surmise jobs --help' for usage.\n`},

@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -34,12 +33,6 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root.SetIn(in)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	for _, arg := range args {
-		if !utf8.ValidString(arg) { // no message and no file of ours can hold it
-			fmt.Fprintf(errOut, "Error: %q is not UTF-8: rename what it names\n", arg)
-			return exitUsage
-		}
-	}
 	begun := false // flags and arguments were in order
 	prepare := root.PersistentPreRunE
 	root.PersistentPreRunE = func(cmd *cobra.Command, args []string) error {

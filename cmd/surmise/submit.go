@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -155,6 +156,9 @@ func modelName(name string) (string, error) {
 func absolute(path string) (string, error) {
 	if path == "" {
 		return "", errors.New("empty")
+	}
+	if !utf8.ValidString(path) {
+		return "", errors.New("is not UTF-8, and no job can hold it: rename what it names")
 	}
 	if strings.Contains(path, "://") {
 		return path, nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 )
 
@@ -35,10 +36,11 @@ func ServerTLS(files TLSFiles, log *slog.Logger) (*tls.Config, error) {
 	if files.ClientCA != "" {
 		paths = append(paths, files.ClientCA)
 	}
+	end := &endWarning{log: log, path: files.Cert}
 	read := func() (*serverCertificates, error) {
 		now, err := readServerCertificates(files)
 		if err == nil {
-			warnOfEnd(log, files.Cert, now.own.Leaf, time.Now())
+			end.check(now.own.Leaf, time.Now())
 		}
 		return now, err
 	}
@@ -52,6 +54,7 @@ func ServerTLS(files TLSFiles, log *slog.Logger) (*tls.Config, error) {
 		SessionTicketsDisabled: true,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			now := current.get()
+			end.check(now.own.Leaf, time.Now()) // whatever renews it may have stopped
 			config := &tls.Config{
 				MinVersion: tls.VersionTLS13, SessionTicketsDisabled: true,
 				NextProtos: []string{"h2"}, Certificates: []tls.Certificate{now.own},
@@ -78,19 +81,38 @@ func readServerCertificates(files TLSFiles) (*serverCertificates, error) {
 	return out, nil
 }
 
-// expirySoon is how long before its end a certificate is told of.
-const expirySoon = 14 * 24 * time.Hour
+// expirySoon is how long before its end a certificate is told of, once in expiryEvery.
+const (
+	expirySoon  = 14 * 24 * time.Hour
+	expiryEvery = 24 * time.Hour
+)
 
-// warnOfEnd tells of a certificate that nobody accepts any more, or soon.
-func warnOfEnd(log *slog.Logger, path string, leaf *x509.Certificate, now time.Time) {
+// endWarning tells of a certificate that nobody accepts any more, or soon.
+type endWarning struct {
+	log  *slog.Logger
+	path string
+
+	mu   sync.Mutex
+	told time.Time // guarded by mu
+}
+
+func (w *endWarning) check(leaf *x509.Certificate, now time.Time) {
+	if leaf == nil || !now.Before(leaf.NotBefore) && now.Add(expirySoon).Before(leaf.NotAfter) {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.told.IsZero() && now.Sub(w.told) < expiryEvery {
+		return
+	}
+	w.told = now
 	switch {
-	case leaf == nil: // Go has always read it since 1.23
 	case now.After(leaf.NotAfter):
-		log.Error("the certificate has expired: no client accepts it", "file", path, "expired", leaf.NotAfter)
+		w.log.Error("the certificate has expired: no client accepts it", "file", w.path, "expired", leaf.NotAfter)
 	case now.Before(leaf.NotBefore):
-		log.Error("the certificate is not valid yet: no client accepts it", "file", path, "valid_from", leaf.NotBefore)
-	case now.Add(expirySoon).After(leaf.NotAfter):
-		log.Warn("the certificate expires soon", "file", path, "expires", leaf.NotAfter)
+		w.log.Error("the certificate is not valid yet: no client accepts it", "file", w.path, "valid_from", leaf.NotBefore)
+	default:
+		w.log.Warn("the certificate expires soon", "file", w.path, "expires", leaf.NotAfter)
 	}
 }
 

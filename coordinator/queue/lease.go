@@ -225,19 +225,23 @@ const allHeld = `WHERE lease_until IS NOT NULL ORDER BY +sequence`
 // one that has an idle worker may not have heard of it yet.
 const preemptPatience = time.Second
 
+// youngest is when the job was submitted that was submitted last, of those that wait and have a higher priority than $1.
+const youngest = `SELECT max(created) FROM jobs WHERE state = 'QUEUED' AND class < $1`
+
 // Preempt makes jobs that these attached workers hold give way to queued jobs of higher priority that wait for them, and
-// returns those that do. Their workers must be told.
-func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, err error) {
+// returns those that do. Their workers must be told. again is how long until there may be more of them, because a job that
+// waits is too young yet; 0: not before something happens.
+func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, again time.Duration, err error) {
 	var first sql.NullString
 	var lowest sql.NullInt64
 	err = s.hot.ask(ctx, `
 		SELECT (SELECT min(class) FROM jobs WHERE state = 'QUEUED'), (SELECT min(priority) FROM jobs WHERE lease_until IS NOT NULL)`,
 		func(row scanner) error { return row.Scan(&first, &lowest) })
 	if err != nil {
-		return nil, fmt.Errorf("looking for jobs that give way: %w", err)
+		return nil, 0, fmt.Errorf("looking for jobs that give way: %w", err)
 	}
 	if !first.Valid || !lowest.Valid || first.String >= classPrefix(int(lowest.Int64)) {
-		return nil, nil // the usual case, at the cost of two looks into indexes
+		return nil, 0, nil // the usual case, at the cost of two looks into indexes
 	}
 	var patience time.Duration
 	if s.changes != nil && s.now == nil {
@@ -251,6 +255,19 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 		counts := make([]int, len(waiting))
 		for i, c := range waiting {
 			err := t.askLater(ctx, countClass, func(row scanner) error { return row.Scan(&counts[i]) }, c.name, t.now().UnixMicro(), len(workers), t.now().Add(-patience).UnixMicro())
+			if err != nil {
+				return err
+			}
+		}
+		if patience > 0 {
+			err := t.askLater(ctx, youngest, func(row scanner) error {
+				var created sql.NullInt64
+				err := row.Scan(&created)
+				if age := t.now().Sub(time.UnixMicro(created.Int64)); created.Valid && age < patience {
+					again = patience - age
+				}
+				return err
+			}, classPrefix(int(lowest.Int64)))
 			if err != nil {
 				return err
 			}
@@ -273,10 +290,10 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, e
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("looking for jobs that give way: %w", err)
+		return nil, 0, fmt.Errorf("looking for jobs that give way: %w", err)
 	}
 	for _, m := range moved {
 		s.tell(Change{Job: m.Job.ID})
 	}
-	return moved, nil
+	return moved, again, nil
 }

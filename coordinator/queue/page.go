@@ -12,8 +12,8 @@ type Filter struct {
 type Page struct {
 	Before int64 // only sequences below this; 0 for all
 	Limit  int   // at most so many
-	// Bytes that what callers wrote may take, of all but the first: a page of large ones ends early. 0: any number. It bounds
-	// what is in memory at a time.
+	// Bytes that what callers wrote may take, of all but the first: a page of large ones ends early, and no more than one
+	// beyond it is in memory. 0: any number.
 	Bytes int
 }
 

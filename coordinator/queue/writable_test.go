@@ -38,6 +38,11 @@ func TestWritable(t *testing.T) {
 		}
 	}
 	s.begin = begin
+	s.room = func() error { return full } // small changes find a place in the log, larger ones none
+	if err := s.Writable(t.Context()); !errors.Is(err, full) {
+		t.Errorf("with next to no room: %v", err)
+	}
+	s.room = func() error { return roomBeside(filepath.Join(t.TempDir(), "jobs.db")) }
 	if err := s.Writable(t.Context()); err != nil {
 		t.Errorf("with room again: %v", err)
 	}

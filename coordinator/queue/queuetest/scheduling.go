@@ -168,7 +168,7 @@ func preemption(t *testing.T, s *suite) {
 	}
 	preempt := func() []string {
 		t.Helper()
-		moved, err := s.Preempt(t.Context(), []queue.Worker{gpu, plain}) // away is attached to another coordinator
+		moved, _, err := s.Preempt(t.Context(), []queue.Worker{gpu, plain}) // away is attached to another coordinator
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ func preemptionByReady(t *testing.T, s *suite) {
 		s.tryLease(t, w)
 	}
 	s.submitFor(t, "ready", queue.Scheduling{Priority: 5})
-	if moved, err := s.Preempt(t.Context(), workers); err != nil || len(moved) != 1 {
+	if moved, _, err := s.Preempt(t.Context(), workers); err != nil || len(moved) != 1 {
 		t.Errorf("%d jobs gave way to one, %v", len(moved), err)
 	}
 }
