@@ -234,6 +234,9 @@ func (s *Server) model(ctx context.Context, spec *surmisev1.JobSpec) (artifact.R
 		return artifact.Ref{}, err
 	}
 	if trained.State != queue.Succeeded {
+		if c := s.checkpointMessage(trained); c != nil {
+			return artifact.Ref{}, fault("%s has left no model: it is %s; its checkpoint of step %d is %s", name, trained.State, c.Step, c.Path)
+		}
 		return artifact.Ref{}, fault("%s has left no model: it is %s", name, trained.State)
 	}
 	model, err := s.artifactOf(trained, modelArtifact)

@@ -74,7 +74,7 @@ type EmbedOptions struct {
 	Encoder   string  // model.EncoderPrefix or model.TargetPrefix; default model.TargetPrefix
 	Pool      string  // PoolMean or PoolNone; default PoolMean
 	Stride    int     // frames between the starts of clips; default the frames of a clip, so that none is in two
-	FrameStep int     // every FrameStep-th frame; default 1; not with FPS
+	FrameStep int     // every FrameStep-th frame; not with FPS; default that of the model's training
 	FPS       float64 // frames per second, in place of FrameStep
 	MaxFrames int     // of a video, after sampling; what follows is left out; default 1024
 	Batch     int     // clips at a time; default 1 for each thread
@@ -112,9 +112,8 @@ func (m *Model) EmbedFiles(ctx context.Context, out string, paths []string, o Em
 	}()
 	o.Encoder, o.Pool = cmp.Or(o.Encoder, model.TargetPrefix), cmp.Or(o.Pool, PoolMean)
 	o.Stride, o.MaxFrames = cmp.Or(o.Stride, m.Config.Frames), cmp.Or(o.MaxFrames, defaultMaxFrames)
-	if o.FPS == 0 {
-		o.FrameStep = cmp.Or(o.FrameStep, 1)
-	}
+	rate := Rate{o.FrameStep, o.FPS}.Or(m.Rate).Or(everyFrame)
+	o.FrameStep, o.FPS = rate.FrameStep, rate.FPS
 	switch height, width := m.Config.Frame(); {
 	case o.Pool != PoolMean && o.Pool != PoolNone:
 		return nil, fmt.Errorf("pool is %q, want %s or %s", o.Pool, PoolMean, PoolNone)

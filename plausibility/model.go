@@ -23,6 +23,7 @@ import (
 type Model struct {
 	Config  model.Config
 	Record  compare.Model
+	Rate    Rate // of the clips it was trained on; zero: its checkpoint does not say
 	weights []checkpoint.Tensor
 	file    *checkpoint.Model // that the weights lie in; nil: in memory
 	inPlace bool              // nobody changes the weights: networks read them where they lie
@@ -31,6 +32,23 @@ type Model struct {
 	// CPU. Weights are copied there.
 	Device xla.Device
 }
+
+// Rate is how clips are taken from a video: every FrameStep-th frame, or FPS frames a second.
+type Rate struct {
+	FrameStep int     `json:"frame_step"`
+	FPS       float64 `json:"fps"`
+}
+
+// Or is the rate, or another one where it is zero. A video seen faster or slower than training saw videos is another one.
+func (r Rate) Or(other Rate) Rate {
+	if r.FrameStep <= 0 && !(r.FPS > 0) {
+		return other
+	}
+	return r
+}
+
+// everyFrame is the rate of a model that does not know its own.
+var everyFrame = Rate{FrameStep: 1}
 
 // OpenModel opens a checkpoint folder or a single .safetensors file (see
 // checkpoint.LoadModel). A config that is no model's, and a tensor that is missing,
@@ -49,6 +67,7 @@ func OpenModel(path string) (_ *Model, err error) {
 	var config struct {
 		Model *model.Config `json:"model"`
 		Seed  uint64        `json:"seed"`
+		Data  Rate          `json:"data"`
 	}
 	if err := json.Unmarshal(c.Config, &config); err != nil {
 		return nil, fmt.Errorf("model %s: its config: %w", path, err)
@@ -56,7 +75,7 @@ func OpenModel(path string) (_ *Model, err error) {
 	if config.Model == nil {
 		return nil, fmt.Errorf("model %s: its config has no field model", path)
 	}
-	m := &Model{Config: *config.Model, weights: c.Tensors, file: c, inPlace: true, Record: compare.Model{
+	m := &Model{Config: *config.Model, Rate: config.Data.Or(everyFrame), weights: c.Tensors, file: c, inPlace: true, Record: compare.Model{
 		Name: filepath.Base(filepath.Clean(path)), SHA256: c.Digest.SHA256, Step: c.Step, Seed: config.Seed, Config: c.Config}}
 	if err := m.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("model %s: its config: %w", path, err)

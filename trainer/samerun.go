@@ -10,6 +10,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
@@ -56,12 +57,24 @@ func sameRun(checkpointed json.RawMessage, trained cpu.Precision, cfg Config, re
 	if err != nil {
 		return err
 	}
-	for _, name := range sortedKeys(a, b) {
+	names := sortedKeys(a, b)
+	slices.SortStableFunc(names, func(x, y string) int { // what other settings follow from comes first
+		return cmp.Compare(rank(x), rank(y))
+	})
+	for _, name := range names {
 		if a[name] != b[name] {
-			return fmt.Errorf("it was made with %s %s, this run has %s: train into another folder, or use the same config", name, orNone(a[name]), orNone(b[name]))
+			return fmt.Errorf("it was made with %s %s, this run has %s: train into another folder, or use the same config; init.from begins another run with the weights of this one", name, orNone(a[name]), orNone(b[name]))
 		}
 	}
 	return nil
+}
+
+// rank orders settings by what is told first: a model that was named and is not any more changes many others.
+func rank(name string) int {
+	if strings.HasPrefix(name, "init.") || strings.HasPrefix(name, "encoder.") {
+		return 0
+	}
+	return 1
 }
 
 // inFull is a setting of the precision with what it meant.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -20,6 +21,15 @@ func SourceConfig(path string) (model.Config, error) {
 		return c, err
 	}
 	return c, file.Close()
+}
+
+// Begun is the config of the run that has left checkpoints in dir; ok is false where there are none.
+func Begun(dir string) (c Config, ok bool) {
+	text, ok := checkpoint.LatestConfig(dir)
+	if !ok || json.Unmarshal(text, &c) != nil {
+		return Config{}, false
+	}
+	return c, true
 }
 
 // open maps the file of a model, and notes its digest; another one than was noted is an error.
@@ -70,11 +80,15 @@ func openModel(path string) (_ *checkpoint.Model, c model.Config, err error) {
 }
 
 // openInit opens the model whose weights a run of this config begins with, and notes its digest there; nil: fresh weights.
+// So is what is gone and has its digest noted: a run that goes on from a checkpoint of its own does not need it.
 func (c *Config) openInit() (*checkpoint.Model, error) {
 	if c.Init.From == "" {
 		return nil, nil
 	}
 	file, of, err := c.Init.open()
+	if errors.Is(err, fs.ErrNotExist) && c.Init.SHA256 != "" {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

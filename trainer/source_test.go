@@ -195,6 +195,15 @@ func TestContinuationsGoOnWhereTheyWere(t *testing.T) {
 	if err := json.Unmarshal(b.Manifest.Config, &made); err != nil || made.Init.SHA256 != file.Digest.SHA256 {
 		t.Errorf("the checkpoint says that the run began with %+v (%v), want the digest %s", made.Init, err, file.Digest.SHA256)
 	}
+	// Gone, it is not needed; for a fresh start it is.
+	gone := cfg
+	gone.Init = Source{From: filepath.Join(t.TempDir(), "gone.safetensors"), SHA256: made.Init.SHA256}
+	if _, err := Run(t.Context(), gone, parts, Hooks{}); err != nil {
+		t.Errorf("resumed without the model that it began with: %v", err)
+	}
+	if _, err := Run(t.Context(), gone, t.TempDir(), Hooks{}); err == nil || !strings.Contains(err.Error(), "gone.safetensors") {
+		t.Errorf("begun without the model: %v", err)
+	}
 	cfg.Init.From = anotherEncoder(t, file)
 	if _, err := Run(t.Context(), cfg, parts, Hooks{}); err == nil || !strings.Contains(err.Error(), "init.sha256") {
 		t.Errorf("resumed with another model to begin with: %v", err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math"
 	"slices"
@@ -347,7 +348,7 @@ func (s *stepper) begin(dir string) (resumed int, err error) {
 		if resumed, err = s.resume(dir); err != nil {
 			return 0, fmt.Errorf("resume from %s: %w", dir, err)
 		}
-		if s.resumedFrom == "" && s.startsFrom != nil {
+		if s.resumedFrom == "" && s.cfg.Init.From != "" {
 			if err := s.start(); err != nil {
 				return 0, fmt.Errorf("init: %s: %w", s.cfg.Init.From, err)
 			}
@@ -369,6 +370,9 @@ func (s *stepper) begin(dir string) (resumed int, err error) {
 
 // start gives the machine the weights of the model that the run begins with.
 func (s *stepper) start() error {
+	if s.startsFrom == nil {
+		return fs.ErrNotExist
+	}
 	weights, _, err := s.tensors()
 	if err != nil {
 		return err

@@ -88,7 +88,7 @@ func (j Jobs) newEvaluator(spec *surmisev1.TrainSpec, train trainer.Config, dir 
 		return nil, fmt.Errorf("train.eval.pairs: %w", err)
 	}
 	score := &surmisev1.ScoreSpec{Stride: spec.GetEval().GetStride(), FrameStep: spec.GetSampling().GetFrameStep(), Fps: spec.GetSampling().GetFps()}
-	cfg, err := scoreConfig(score, train.Model, 0)
+	cfg, err := scoreConfig(score, train.Model, plausibility.Rate{FrameStep: 1})
 	if err != nil {
 		return nil, fmt.Errorf("train.eval: %w", err)
 	}

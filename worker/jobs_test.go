@@ -215,13 +215,13 @@ func TestScoreConfig(t *testing.T) {
 		"a dataset, given": {`{"dataset":"grasp","frameStep":3}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 3, TopTokens: 4}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			from, step := `"pairs":"p.csv"`, 0
+			from, usual := `"pairs":"p.csv"`, plausibility.Rate{FrameStep: 1}
 			if strings.Contains(c.spec, "dataset") {
-				from, step = `"root":"r"`, 10
+				from, usual.FrameStep = `"root":"r"`, 10
 			}
 			given := strings.Replace(c.spec, "{", `{"score":{`+from+`,"model":"m",`, 1)
 			given = strings.Replace(given, ",}", "}", 1) + "}"
-			cfg, err := scoreConfig(complete(t, given).GetScore(), c.model, step)
+			cfg, err := scoreConfig(complete(t, given).GetScore(), c.model, usual)
 			if c.refuse != "" {
 				if err == nil || !strings.Contains(err.Error(), c.refuse) {
 					t.Errorf("error %v, want %q", err, c.refuse)
@@ -773,5 +773,30 @@ func TestTrainEvaluates(t *testing.T) {
 	spec.GetTrain().Eval.Pairs = "/no/such.csv"
 	if _, err := (Jobs{}).Train(t.Context(), spec.GetTrain(), filepath.Join(t.TempDir(), "run"), &recorder{}); err == nil || !strings.HasPrefix(err.Error(), "train.eval.pairs: ") {
 		t.Errorf("pairs that are not there: %v", err)
+	}
+}
+
+// A model is scored at the rate that it was trained at, unless the job says otherwise; a video at another rate is another one.
+func TestScoresAtTheRateOfTraining(t *testing.T) {
+	videos := tinyVideos(t)
+	run := func(text, modelPath string) *surmisev1.Result {
+		t.Helper()
+		r, err := (Jobs{}).Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: complete(t, text), ArtifactDir: t.TempDir(), ModelPath: modelPath}, &recorder{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	trained := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,"threads":1,"sampling":{"fps":4},
+		"model":{"size":32,"frames":4,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`, videos.ClipsDir), "").Artifacts[0].Path
+	for given, want := range map[string]compare.Spec{``: {FPS: 4}, `,"frameStep":1`: {FrameStep: 1}, `,"fps":8`: {FPS: 8}} {
+		result := run(fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","skipTwin":true%s}}`, videos.PairsCSV, given), trained)
+		scores, err := compare.Load(result.Artifacts[0].Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if scores.Spec.FPS != want.FPS || scores.Spec.FrameStep != want.FrameStep {
+			t.Errorf("a score job with %q takes every %d. frame or %g a second, want %d or %g", given, scores.Spec.FrameStep, scores.Spec.FPS, want.FrameStep, want.FPS)
+		}
 	}
 }

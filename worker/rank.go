@@ -41,7 +41,8 @@ func (j Jobs) Rank(ctx context.Context, spec *surmisev1.RankSpec, modelPath stri
 	trained.Device = on
 	m := trained.Config
 	windows := compare.DefaultSpec(m.Frames, m.Tubelet, m.Objective == model.NextTubelet)
-	windows.FrameStep, windows.FPS = int(spec.GetFrameStep()), spec.GetFps()
+	rate := plausibility.Rate{FrameStep: int(spec.GetFrameStep()), FPS: spec.GetFps()}.Or(trained.Rate)
+	windows.FrameStep, windows.FPS = rate.FrameStep, rate.FPS
 	network, err := trained.Network(windows, ScoreBatch, machine)
 	if err != nil {
 		return nil, fmt.Errorf("building model %s: %w", modelPath, err)

@@ -40,7 +40,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	}
 	defer func() { _ = trained.Close() }() // of a file that was only read
 	trained.Device = on
-	cfg, err := scoreConfig(spec, trained.Config, source.frameStep)
+	cfg, err := scoreConfig(spec, trained.Config, plausibility.Rate{FrameStep: source.frameStep}.Or(trained.Rate))
 	if err != nil {
 		return nil, err
 	}
@@ -172,8 +172,9 @@ func (j Jobs) openModel(name, path string) (*plausibility.Model, error) {
 }
 
 // scoreConfig maps a complete spec, field by field. What the API leaves to the model, window, contexts and top_tokens, is
-// as in compare.DefaultSpec, or as the protocol says. datasetStep is the dataset's frame step, or 0.
-func scoreConfig(s *surmisev1.ScoreSpec, m model.Config, datasetStep int) (plausibility.Config, error) {
+// as in compare.DefaultSpec, or as the protocol says. usual is the rate where the spec gives none: the dataset's, or that of
+// the model's training.
+func scoreConfig(s *surmisev1.ScoreSpec, m model.Config, usual plausibility.Rate) (plausibility.Config, error) {
 	if w := int(s.GetWindow()); w != 0 && w != m.Frames {
 		return plausibility.Config{}, fmt.Errorf("score.window: %d frames, but the model's clips have %d, and no other number will do", w, m.Frames)
 	}
@@ -195,10 +196,8 @@ func scoreConfig(s *surmisev1.ScoreSpec, m model.Config, datasetStep int) (plaus
 		settled = protocol.Fixed()
 	}
 	if !settled {
-		spec.FrameStep, spec.FPS = int(s.GetFrameStep()), s.GetFps()
-		if spec.FrameStep == 0 && spec.FPS == 0 {
-			spec.FrameStep = datasetStep
-		}
+		rate := plausibility.Rate{FrameStep: int(s.GetFrameStep()), FPS: s.GetFps()}.Or(usual)
+		spec.FrameStep, spec.FPS = rate.FrameStep, rate.FPS
 	}
 	if len(s.GetContexts()) > 0 {
 		spec.Contexts = nil

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -17,7 +19,9 @@ import (
 // trainConfig is TrainConfig for a job that may have a frozen encoder, or begin with the weights of a model, which lie at
 // path. What their checkpoint settles of the model is filled in, and the job completed again with that: the spec returned
 // says it all.
-func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path string) (trainer.Config, *surmisev1.TrainSpec, error) {
+//
+// A run that has left checkpoints in dir goes on without the model that it began with, should that be gone.
+func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path, dir string) (trainer.Config, *surmisev1.TrainSpec, error) {
 	name, field := jobspec.Model(&surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Train{Train: spec}})
 	if name == "" {
 		cfg, err := TrainConfig(spec, j.DataRoots)
@@ -26,9 +30,14 @@ func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path string) (trainer.Confi
 	fault := func(err error) (trainer.Config, *surmisev1.TrainSpec, error) {
 		return trainer.Config{}, nil, fmt.Errorf("%s: %w", field, err)
 	}
+	var begun trainer.Config
+	resumes := false
+	if spec.GetInit() != nil {
+		begun, resumes = trainer.Begun(dir)
+	}
 	if !strings.HasPrefix(name, "jobs/") { // a job's model lies where the coordinator keeps artifacts
 		var err error
-		if path, err = j.located(path); err != nil {
+		if path, err = j.located(path); err != nil && !(resumes && errors.Is(err, fs.ErrNotExist)) {
 			return fault(err)
 		}
 	}
@@ -36,6 +45,11 @@ func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path string) (trainer.Confi
 		return fault(fmt.Errorf("%s is known to a coordinator; here name a checkpoint folder or a file", name))
 	}
 	of, err := trainer.SourceConfig(path)
+	gone := resumes && errors.Is(err, fs.ErrNotExist)
+	if gone {
+		slog.Warn("the model that the run began with is gone; it goes on from its own checkpoint", "model", path)
+		of, err = begun.Model, nil
+	}
 	if err != nil {
 		return fault(err)
 	}
@@ -48,6 +62,9 @@ func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path string) (trainer.Confi
 	}
 	if spec.GetInit() != nil {
 		cfg.Init.From = path
+		if gone {
+			cfg.Init.SHA256 = begun.Init.SHA256
+		}
 		cfg.Model, err = model.Config{Size: cfg.Model.Size, Frames: cfg.Model.Frames}.StartingFrom(of)
 	} else {
 		cfg.Encoder.From = path
@@ -75,6 +92,9 @@ func settle(spec *surmisev1.TrainSpec, of model.Config) (*surmisev1.TrainSpec, e
 	if spec.GetInit() != nil {
 		given.PredDim, given.PredDepth, given.PredHeads = int(m.GetPredDim()), int(m.GetPredDepth()), int(m.GetPredHeads())
 		given.Objective, given.Target, given.PredMLP = m.GetObjective(), m.GetTarget(), m.GetPredMlp()
+		if spec.GetMask() != nil && of.Objective != model.Masked {
+			return nil, fmt.Errorf("train.mask: the weights are of a %s model, which takes no masks: leave it out, or begin with another model", of.Objective)
+		}
 		if whole, err = given.StartingFrom(of); err == nil {
 			m.PredDim, m.PredDepth, m.PredHeads = int32(whole.PredDim), int32(whole.PredDepth), int32(whole.PredHeads)
 			m.Objective, m.Target, m.PredMlp = whole.Objective, cmp.Or(whole.Target, "representation"), cmp.Or(whole.PredMLP, model.GELU)

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -130,7 +131,7 @@ func TestTrainOnFromAModel(t *testing.T) {
 		`"init":{"from":"jobs/a"},"model":{"dim":32}`:          "train.model.dim is 32, the weights' is 16",
 		`"init":{"from":"jobs/a"},"model":{"frames":16}`:       "train.model.frames is 16, the weights' is 8",
 		`"init":{"from":"jobs/a"},"model":{"target":"pixels"}`: "train.model.target is pixels, the weights' is representation",
-		`"init":{"from":"jobs/a"},"mask":{"kind":"causal"}`:    "train.model.objective is masked, the weights' is next_tubelet",
+		`"init":{"from":"jobs/a"},"mask":{"kind":"causal"}`:    "train.mask: the weights are of a next_tubelet model",
 		`"init":{"from":"/elsewhere/model.safetensors"}`:       "train.init.from",
 	} {
 		spec := complete(t, fmt.Sprintf(`{"train":{"data":[%q],%s}}`, videos.ClipsDir, text))
@@ -138,5 +139,25 @@ func TestTrainOnFromAModel(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) || IsInfrastructure(err) {
 			t.Errorf("%s: got %v, want %q in it", text, err, want)
 		}
+	}
+
+	// A run goes on from its own checkpoints when the model that it began with is gone, and does not begin without it.
+	root := t.TempDir()
+	copied, dir := filepath.Join(root, "model"), t.TempDir()
+	if err := os.CopyFS(copied, os.DirFS(trained)); err != nil {
+		t.Fatal(err)
+	}
+	spec := complete(t, fmt.Sprintf(`{"train":{"data":[%q],"steps":2,"batch":2,"threads":1,"checkpointEvery":1,"init":{"from":%q}}}`, videos.ClipsDir, copied)).GetTrain()
+	if _, err := (Jobs{}).Train(t.Context(), spec, dir, &recorder{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(copied); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := (Jobs{}).Train(t.Context(), spec, dir, &recorder{}); err != nil {
+		t.Errorf("resumed without the model: %v", err)
+	}
+	if _, err := (Jobs{}).Train(t.Context(), spec, t.TempDir(), &recorder{}); err == nil || !strings.Contains(err.Error(), "train.init.from") {
+		t.Errorf("begun without the model: %v", err)
 	}
 }

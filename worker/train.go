@@ -34,7 +34,7 @@ func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, 
 
 // train does the same with the model that the job reads, if it does, at the path source.
 func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, source, dir string, r Reports) (_ trainer.Result, err error) {
-	cfg, spec, err := j.trainConfig(spec, source)
+	cfg, spec, err := j.trainConfig(spec, source, dir)
 	if err != nil {
 		return trainer.Result{}, err
 	}

@@ -48,7 +48,7 @@ begins. A video that cannot be used is named, and left out.`,
 	flags.StringVar(&o.Pool, "pool", plausibility.PoolMean, "mean: one vector per clip; none: one per token")
 	flags.StringVar(&o.encoder, "which", "target_encoder", "target_encoder, as published evaluations take, or encoder")
 	flags.IntVar(&o.Stride, "stride", 0, "frames between the starts of clips (default the frames of a clip)")
-	flags.IntVar(&o.FrameStep, "frame-step", 0, "take every n-th frame (default 1)")
+	flags.IntVar(&o.FrameStep, "frame-step", 0, "take every n-th frame (default as the model was trained)")
 	flags.Float64Var(&o.FPS, "fps", 0, "take so many frames per second, in place of --frame-step")
 	flags.IntVar(&o.MaxFrames, "max-frames", 0, "take at most so many frames of a video (default 1024)")
 	flags.IntVar(&o.threads, "threads", 0, "CPU threads (default all)")

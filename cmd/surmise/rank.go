@@ -47,7 +47,7 @@ relative to its folder; how often the true future of made ones came first is cou
 	flags.StringVar(&set.Make, "make", "", "time-direction, speed or shuffle: make the candidates of the clip")
 	flags.StringVar(&list, "list", "", "JSON lines of sets; - for standard input")
 	flags.Int32Var(&spec.ContextFrames, "context-frames", 0, "frames of the past (default half the model's clip)")
-	flags.Int32Var(&spec.FrameStep, "frame-step", 0, "take every n-th frame (default 1)")
+	flags.Int32Var(&spec.FrameStep, "frame-step", 0, "take every n-th frame (default as the model was trained)")
 	flags.Float64Var(&spec.Fps, "fps", 0, "take so many frames per second, in place of --frame-step")
 	flags.StringVar(&spec.Measure, "measure", "", "energy of a future: mean or peak (default mean)")
 	flags.BoolVar(&spec.Twin, "twin", false, "energies to the untrained twin as well")

@@ -38,7 +38,7 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	flags.StringVar(&out, "out", "", "file to write the scores to")
 	flags.Int32Var(&spec.Window, "window", 0, "frames of a window; only what the model takes, the default, will do")
 	flags.Int32Var(&spec.Stride, "stride", 0, "frames between the starts of windows (default 2)")
-	flags.Int32Var(&spec.FrameStep, "frame-step", 0, "take every n-th frame (default 1, for a dataset as published)")
+	flags.Int32Var(&spec.FrameStep, "frame-step", 0, "take every n-th frame (default as the model was trained, for a dataset as published)")
 	flags.Float64Var(&spec.Fps, "fps", 0, "take so many frames per second, in place of --frame-step")
 	flags.Int32SliceVar(&spec.Contexts, "contexts", nil, "frames the model sees before it predicts, one score each (default one to five eighths of the window)")
 	flags.Int32Var(&topTokens, "top-tokens", 0, "take of each tubelet the mean over its N worst tokens, 0 for all (default 4 for next_tubelet models, else 0)")

@@ -138,7 +138,7 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 	}
 	_, s.Oracle = best(func(int) bool { return true }, total)
 	s.HeldOut = groupInterval(held, groupPairs(groups), o, "selection", c.name)
-	s.Verdict = verdict(s.HeldOut, 0.5, AboveChance, BelowChance)
+	s.Verdict = verdict(s.HeldOut, len(groups), 0.5, AboveChance, BelowChance)
 	return s, nil
 }
 
@@ -290,7 +290,7 @@ func calibrated(alarms, caught, possibles, impossibles []float64, o Options) Cal
 		return percentileInterval(values[s], resampled[s], len(alarms), o.Confidence, lowest, 1)
 	}
 	c := Calibrated{FalseAlarms: interval(falseAlarms, 0), Caught: interval(catches, 0), Accuracy: interval(accuracy, 0), Gain: interval(gain, -1)}
-	c.Verdict = verdict(c.Gain, 0, AboveChance, BelowChance)
+	c.Verdict = verdict(c.Gain, len(alarms), 0, AboveChance, BelowChance)
 	return c
 }
 

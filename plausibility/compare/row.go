@@ -140,7 +140,7 @@ func makeRow(r namedGroups, names []string, surprise, whole [][][]float64, o Opt
 				cell.Seeds = append(cell.Seeds, float64(results[c][k].allWins())/float64(row.Pairs))
 			}
 		}
-		cell.Verdict = verdict(cell.Accuracy, 0.5, AboveChance, BelowChance)
+		cell.Verdict = verdict(cell.Accuracy, len(r.groups), 0.5, AboveChance, BelowChance)
 		if cell.Accuracy.High+cell.Ties >= 0.5 && cell.Verdict == BelowChance {
 			cell.Verdict = Inconclusive // ties alone put it there: the two videos look the same to the statistic
 		}
@@ -149,7 +149,7 @@ func makeRow(r namedGroups, names []string, surprise, whole [][][]float64, o Opt
 			continue
 		}
 		d := Difference{Column: names[c], Accuracy: difference(c, accuracy), GroupAccuracy: difference(c, groupAccuracy), AUROC: difference(c, auroc)}
-		d.Verdict = verdict(d.Accuracy, 0, Higher, Lower)
+		d.Verdict = verdict(d.Accuracy, len(r.groups), 0, Higher, Lower)
 		d.test(r, &first, mean(results[c]), o)
 		row.Differences = append(row.Differences, d)
 	}
@@ -172,10 +172,15 @@ func hasPair(weight, pairs []float64) bool {
 	return false
 }
 
-// verdict says on which side of the null value an interval lies; one that
-// touches it is inconclusive.
-func verdict(i Interval, null float64, above, below string) string {
+// leastGroups is how many groups it takes to conclude anything: of five, all on one side, one in 16 samples of nothing at
+// all would have as much to say (two sides of 1 in 2⁵). A bootstrap over so few does not see that.
+const leastGroups = 6
+
+// verdict says on which side of the null value an interval over so many groups lies; one that touches it is inconclusive,
+// and so is one of fewer than leastGroups.
+func verdict(i Interval, groups int, null float64, above, below string) string {
 	switch {
+	case groups < leastGroups:
 	case i.Low > null:
 		return above
 	case i.High < null:

@@ -174,10 +174,10 @@ func (t *Table) writeGroups(b *strings.Builder) {
 		for _, c := range r.Cells {
 			line = append(line, inPercent(c.GroupAccuracy))
 		}
-		verdicts := []string{verdict(r.Cells[0].GroupAccuracy, 0.5, AboveChance, BelowChance)}
+		verdicts := []string{verdict(r.Cells[0].GroupAccuracy, r.Groups, 0.5, AboveChance, BelowChance)}
 		for _, d := range r.Differences {
 			line = append(line, fmt.Sprintf("%+.1f [%+.1f, %+.1f]", 100*d.GroupAccuracy.Value, 100*d.GroupAccuracy.Low, 100*d.GroupAccuracy.High))
-			switch v := verdict(d.GroupAccuracy, 0, Higher, Lower); v {
+			switch v := verdict(d.GroupAccuracy, r.Groups, 0, Higher, Lower); v {
 			case Inconclusive:
 				verdicts = append(verdicts, "difference inconclusive")
 			default:
@@ -302,9 +302,9 @@ func (t *Table) Sentence(row *Row) string {
 func (t *Table) GroupSentence(row *Row) string {
 	first := row.Cells[0].GroupAccuracy
 	text := fmt.Sprintf("%s finds the impossible side of %s of the %d %s (%s): %s.",
-		subject(t.Columns[0]), percent(first.Value), row.Groups, row.called("groups"), span(first), verdict(first, 0.5, AboveChance, BelowChance))
+		subject(t.Columns[0]), percent(first.Value), row.Groups, row.called("groups"), span(first), verdict(first, row.Groups, 0.5, AboveChance, BelowChance))
 	for i, d := range row.Differences {
-		text += beside(t.Columns[0], d.Column, row.Cells[i+1].GroupAccuracy, d.GroupAccuracy, verdict(d.GroupAccuracy, 0, Higher, Lower))
+		text += beside(t.Columns[0], d.Column, row.Cells[i+1].GroupAccuracy, d.GroupAccuracy, verdict(d.GroupAccuracy, row.Groups, 0, Higher, Lower))
 	}
 	return text
 }

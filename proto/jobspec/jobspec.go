@@ -38,8 +38,8 @@ func (e Errors) Error() string {
 
 // Complete returns a copy of spec with every default filled in, as the comments of job.proto state them. An error is an
 // Errors unless a rule itself is broken. Left to the worker, which has the model: a scoring job's window, contexts and
-// top_tokens, and what its protocol or dataset settles; a ranking job's context_frames; and threads, 0 for all that it
-// has.
+// top_tokens, and what its protocol or dataset settles; a ranking job's context_frames; frame_step and fps of both; and
+// threads, 0 for all that it has.
 func Complete(spec *surmisev1.JobSpec) (*surmisev1.JobSpec, error) {
 	if err := Validate(spec); err != nil {
 		return nil, err
@@ -525,9 +525,6 @@ func completeScore(s *surmisev1.ScoreSpec) Errors {
 	if s.Protocol == "" {
 		setDefault(&s.Stride, 2)
 	}
-	if s.Fps == 0 && s.Dataset == "" && (s.Protocol == "" || s.Protocol == "continuous") {
-		setDefault(&s.FrameStep, 1)
-	}
 	for i, c := range s.Contexts {
 		if s.Window != 0 && c >= s.Window {
 			fault(fmt.Sprintf("contexts[%d]", i), "must be below window %d, got %d", s.Window, c)
@@ -546,9 +543,6 @@ func completeRank(r *surmisev1.RankSpec) Errors {
 	setDefault(&r.Measure, "mean")
 	setDefault(&r.Precision, "auto")
 	setDefault(&r.Device, "auto")
-	if r.Fps == 0 {
-		setDefault(&r.FrameStep, 1)
-	}
 	size, candidates := 0, 0
 	for _, s := range r.Sets {
 		size += len(s.Context)

@@ -90,7 +90,7 @@ func TestDefaultsOfEvalAndRank(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r := spec.GetRank(); r.Measure != "mean" || r.FrameStep != 1 || r.Precision != "auto" || r.Device != "auto" || r.ContextFrames != 0 {
+	if r := spec.GetRank(); r.Measure != "mean" || r.FrameStep != 0 || r.Precision != "auto" || r.Device != "auto" || r.ContextFrames != 0 {
 		t.Errorf("rank %v", r)
 	}
 }

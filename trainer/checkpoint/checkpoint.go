@@ -165,7 +165,7 @@ func (m *Model) Close() error { return m.file.Close() }
 func (m *Model) Release() { m.file.Release() }
 
 // foreign is what to do with what is no checkpoint.
-const foreign = "a checkpoint of another program is made one by surmise import"
+const foreign = "surmise import makes one of a checkpoint of another program"
 
 // LoadModel opens a model. path is the folder of a checkpoint, or a single .safetensors file whose
 // metadata holds the config under "surmise.config" and may hold the step under "surmise.step". It must be closed.
@@ -281,6 +281,21 @@ func Latest(dir string) (_ *Checkpoint, ok bool, err error) {
 		return nil, false, fmt.Errorf("no checkpoint in %s is whole: %w", dir, errors.Join(faults...))
 	}
 	return nil, false, nil
+}
+
+// LatestConfig is the config of the newest checkpoint in dir whose manifest can be read; ok is false where there is none. The
+// checkpoint itself may be damaged.
+func LatestConfig(dir string) (config json.RawMessage, ok bool) {
+	paths, err := list(dir)
+	if err != nil {
+		return nil, false
+	}
+	for _, path := range paths {
+		if m, err := readManifest(path); err == nil {
+			return m.Config, true
+		}
+	}
+	return nil, false
 }
 
 // Prune removes the checkpoints in dir that are older than the newest keep whole ones. Whole means here

@@ -282,7 +282,7 @@ func readHeader(r io.Reader, size int64) ([]byte, error) {
 	}
 	n := binary.LittleEndian.Uint64(prefix[:])
 	if n > maxHeaderBytes || n > uint64(size-int64(len(prefix))) {
-		return nil, fmt.Errorf("header length %d is over the limit of %d or beyond the file's %d bytes", n, maxHeaderBytes, size)
+		return nil, fmt.Errorf("no safetensors file: header length %d is over the limit of %d or beyond the file's %d bytes", n, maxHeaderBytes, size)
 	}
 	header := make([]byte, n)
 	if _, err := io.ReadFull(r, header); err != nil {

@@ -40,6 +40,11 @@ func (c Config) OnEncoder(of Config) (Config, error) {
 func (c Config) StartingFrom(of Config) (Config, error) {
 	const whose, instead = "weights'", "begin with another model"
 	side, _ := of.Frame()
+	for name, given := range map[string][2]int{"size": {c.Size, side}, "frames": {c.Frames, of.Frames}} {
+		if !of.Rotary() && given[0] != 0 && given[0] != given[1] {
+			return c, fmt.Errorf("model.%s is %d, the weights' is %d, with a table of positions for that many tokens: leave it out, or resize the model with surmise import --%[1]s %[2]d", name, given[0], given[1])
+		}
+	}
 	size, frames := setting[int]{"size", &c.Size, side, 0}, setting[int]{"frames", &c.Frames, of.Frames, 0}
 	if of.Rotary() {
 		size.value, frames.value = cmp.Or(c.Size, size.value), cmp.Or(c.Frames, frames.value)

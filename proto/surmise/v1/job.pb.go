@@ -1576,7 +1576,7 @@ type ScoreSpec struct {
 	Window int32 `protobuf:"varint,3,opt,name=window,proto3" json:"window,omitempty"`
 	// Frames between the starts of windows; default 2.
 	Stride int32 `protobuf:"varint,4,opt,name=stride,proto3" json:"stride,omitempty"`
-	// As in SamplingSpec; default 1 and 0, for a dataset the step it was published with.
+	// As in SamplingSpec; default what the model was trained with, for a dataset the step it was published with.
 	FrameStep int32   `protobuf:"varint,5,opt,name=frame_step,json=frameStep,proto3" json:"frame_step,omitempty"`
 	Fps       float64 `protobuf:"fixed64,6,opt,name=fps,proto3" json:"fps,omitempty"`
 	// Frames of a window that the model sees before it predicts the rest, one score each; default one to five eighths of
@@ -1806,7 +1806,7 @@ type RankSpec struct {
 	// Frames of the past that the candidates follow: the last of a context, the first of a clip with made candidates. A
 	// multiple of the model's tubelet; default half the model's clip.
 	ContextFrames int32 `protobuf:"varint,3,opt,name=context_frames,json=contextFrames,proto3" json:"context_frames,omitempty"`
-	// As in SamplingSpec; default 1 and 0.
+	// As in SamplingSpec; default what the model was trained with.
 	FrameStep int32   `protobuf:"varint,4,opt,name=frame_step,json=frameStep,proto3" json:"frame_step,omitempty"`
 	Fps       float64 `protobuf:"fixed64,5,opt,name=fps,proto3" json:"fps,omitempty"`
 	// The energy of a future: "mean" (default) error of its tokens, or "peak", the largest tubelet, which is the mean of
