@@ -183,6 +183,9 @@ type embedRun struct {
 func (r *embedRun) video(ctx context.Context, path string) error {
 	c := r.m.Config
 	clip, err := r.o.Read(ctx, path, video.ReadOptions{Size: c.Size, FrameStep: r.o.FrameStep, FPS: r.o.FPS, MaxFrames: r.o.MaxFrames})
+	if err == nil {
+		err = clip.CheckRate(r.o.FPS)
+	}
 	var unusable *video.FileError
 	switch {
 	case ctx.Err() != nil:

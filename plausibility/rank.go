@@ -194,6 +194,9 @@ func (r *Ranker) sequences(ctx context.Context, set RankSet) ([]*video.Clip, []s
 
 func (r *Ranker) read(ctx context.Context, path string) (*video.Clip, error) {
 	c, err := r.Read(ctx, path, video.ReadOptions{Size: r.Size, FrameStep: r.Spec.FrameStep, FPS: r.Spec.FPS, MaxFrames: defaultMaxFrames})
+	if err == nil {
+		err = c.CheckRate(r.Spec.FPS)
+	}
 	if err != nil {
 		return nil, err
 	}

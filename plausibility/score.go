@@ -276,6 +276,9 @@ func read(ctx context.Context, c *Config, path string, first int) (decodedVideo,
 		options.MaxFrames = c.Spec.MaxFrames
 	}
 	clip, err := c.Read(ctx, path, options)
+	if err == nil {
+		err = clip.CheckRate(options.FPS)
+	}
 	switch {
 	case ctx.Err() != nil:
 		return decodedVideo{}, context.Cause(ctx)

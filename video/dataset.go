@@ -245,15 +245,17 @@ func (d *Dataset) fill(ctx context.Context, f *file, info SampleInfo, dst []floa
 	})
 }
 
+// slowest is the least rate of a video, of the rate that clips are sampled at: measured rates vary with the length.
+const slowest = 0.9
+
 // misfit says why no clip can be cut from a file that decodes well, or nothing.
 func (d *Dataset) misfit(f *file, v Verdict) *FileError {
 	s := d.spec
 	if s.FPS > 0 {
-		const slack = 0.9 // measured rates vary with the length
 		switch {
 		case v.FPS == 0:
 			return fault(v.Path, TooShort, ": its time stamps do not advance, so it cannot be sampled by fps")
-		case v.FPS < slack*s.FPS:
+		case v.FPS < slowest*s.FPS:
 			return fault(v.Path, TooSlow, ": %.4g fps measured, and clips of %.4g fps would repeat frames", v.FPS, s.FPS)
 		case d.starts(f) < 1:
 			return fault(v.Path, TooShort, ": the clip is longer than the video: %d frames at %.4g fps span %.4g s, the file has %.4g s",

@@ -105,6 +105,28 @@ func (p *Pool) ReadItem(ctx context.Context, item source.Item, o ReadOptions) (*
 	return clip, nil
 }
 
+// CheckRate is a *FileError if the clip was read at fps frames a second from a video that has fewer, so that frames are
+// repeated: what stands still in between is no motion to predict. Training refuses such files by the same measure.
+func (c *Clip) CheckRate(fps float64) error {
+	if !(fps > 0) || len(c.Times) < 2 {
+		return nil
+	}
+	different := 1
+	for i, t := range c.Times[1:] {
+		if t != c.Times[i] {
+			different++
+		}
+	}
+	span := c.Times[len(c.Times)-1] - c.Times[0]
+	if span <= 0 {
+		return fault(c.Path, TooShort, ": its time stamps do not advance, so it cannot be sampled by fps")
+	}
+	if rate := float64(different-1) / span; rate < slowest*fps {
+		return fault(c.Path, TooSlow, ": %.4g fps measured, and clips of %.4g fps would repeat frames", rate, fps)
+	}
+	return nil
+}
+
 // ticker steps through the multiples of 1/fps after start.
 type ticker struct {
 	start float64 // seconds

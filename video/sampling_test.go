@@ -1,6 +1,7 @@
 package video
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -516,5 +517,31 @@ func TestClipsByTheClockFit(t *testing.T) {
 				check(times, fps, frames)
 			}
 		}
+	}
+}
+
+func TestClipsOfSlowVideos(t *testing.T) {
+	times := func(videoFPS, fps float64, n int) (out []float64) {
+		for i := range n {
+			out = append(out, math.Ceil(float64(i)/fps*videoFPS-1e-9)/videoFPS)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		video, fps float64
+		kind       Kind
+	}{{8, 8, ""}, {30, 8, ""}, {7.5, 8, ""}, {29.97, 30, ""}, {4, 8, TooSlow}, {2, 8, TooSlow}, {7, 8, TooSlow}} {
+		clip := &Clip{Path: "v", Times: times(c.video, c.fps, 65)}
+		err := clip.CheckRate(c.fps)
+		var bad *FileError
+		if errors.As(err, &bad) != (c.kind != "") || c.kind != "" && bad.Kind != c.kind {
+			t.Errorf("a video of %g fps at %g: %v, want %q", c.video, c.fps, err, c.kind)
+		}
+	}
+	if err := (&Clip{Path: "v", Times: []float64{1, 1, 1}}).CheckRate(8); err == nil {
+		t.Error("time stands still, and that fits")
+	}
+	if err := (&Clip{Path: "v", Times: []float64{1, 1, 1}}).CheckRate(0); err != nil {
+		t.Errorf("by frames: %v", err)
 	}
 }
