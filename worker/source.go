@@ -37,7 +37,7 @@ func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path, dir string) (trainer.
 	}
 	if !strings.HasPrefix(name, "jobs/") { // a job's model lies where the coordinator keeps artifacts
 		var err error
-		if path, err = j.located(path); err != nil && !(resumes && errors.Is(err, fs.ErrNotExist)) {
+		if path, err = j.located(path); err != nil && (!resumes || !errors.Is(err, fs.ErrNotExist)) {
 			return fault(err)
 		}
 	}
