@@ -30,15 +30,20 @@ func newProgressView(w io.Writer) progressView {
 	return &lineView{w: w}
 }
 
-// lineView prints a line per report of training, which come as often as the job asks, and linesPerPhase of other phases,
-// which report every video.
+// lineView prints a line per report of training, which come as often as the job asks, and few of other phases, which report
+// every video.
 type lineView struct {
 	mu      sync.Mutex
 	w       io.Writer           // guarded by mu, as are the others
 	printed *surmisev1.Progress // newest; nil before the first
+	at      time.Time           // when that was
 }
 
-const linesPerPhase = 20
+// Other phases than training have linesPerPhase, and in between one every lineEvery where they take long.
+const (
+	linesPerPhase = 5
+	lineEvery     = 15 * time.Second
+)
 
 func (v *lineView) update(p *surmisev1.Progress) {
 	if v.due(p) {
@@ -57,10 +62,10 @@ func (v *lineView) due(p *surmisev1.Progress) bool {
 	// A step back is another attempt.
 	begins := before == nil || before.GetPhase() != p.GetPhase() || p.GetStep() < before.GetStep()
 	each := p.GetPhase() == "training" || p.GetPhase() == "evaluating"
-	if !begins && !each && part(p) == part(before) {
+	if !begins && !each && part(p) == part(before) && time.Since(v.at) < lineEvery {
 		return false
 	}
-	v.printed = p
+	v.printed, v.at = p, time.Now()
 	return true
 }
 

@@ -59,7 +59,7 @@ func Export(from, out string, o ExportOptions) (notes []string, err error) {
 		return nil, err
 	}
 	if c.Objective != model.Masked {
-		return nil, fmt.Errorf("model.objective is %s: only %s models are V-JEPAs", c.Objective, model.Masked)
+		return nil, fmt.Errorf("model.objective is %s: only %s models are V-JEPAs, which others can load; surmise embed writes what this one makes of videos", c.Objective, model.Masked)
 	}
 	if c.Target != model.Representation {
 		return nil, fmt.Errorf("model.target is %s: a V-JEPA predicts representations", c.Target)
