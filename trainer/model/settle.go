@@ -40,9 +40,12 @@ func (c Config) OnEncoder(of Config) (Config, error) {
 func (c Config) StartingFrom(of Config) (Config, error) {
 	const whose, instead = "weights'", "begin with another model"
 	side, _ := of.Frame()
-	for name, given := range map[string][2]int{"size": {c.Size, side}, "frames": {c.Frames, of.Frames}} {
-		if !of.Rotary() && given[0] != 0 && given[0] != given[1] {
-			return c, fmt.Errorf("model.%s is %d, the weights' is %d, with a table of positions for that many tokens: leave it out, or resize the model with surmise import --%[1]s %[2]d", name, given[0], given[1])
+	for _, f := range []struct {
+		name         string
+		value, table int
+	}{{"size", c.Size, side}, {"frames", c.Frames, of.Frames}} {
+		if !of.Rotary() && f.value != 0 && f.value != f.table {
+			return c, fmt.Errorf("model.%s is %d, the weights' is %d, with a table of positions for that many tokens: leave it out, or resize the model with surmise import --%[1]s %[2]d", f.name, f.value, f.table)
 		}
 	}
 	size, frames := setting[int]{"size", &c.Size, side, 0}, setting[int]{"frames", &c.Frames, of.Frames, 0}
