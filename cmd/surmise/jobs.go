@@ -100,6 +100,8 @@ func writeJobs(w io.Writer, jobs []*surmisev1.Job, now time.Time) error {
 			if p.GetPhase() == "training" {
 				progress += fmt.Sprintf(" loss %.4f", p.GetLoss())
 			}
+		} else if c := job.LastCheckpoint; c != nil { // of an attempt before, which did more than the newest
+			progress = fmt.Sprintf("checkpoint %d", c.GetStep())
 		}
 		note := job.Reason
 		if job.QueuePosition > 0 {
