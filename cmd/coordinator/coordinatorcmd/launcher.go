@@ -294,12 +294,16 @@ type duration time.Duration
 // UnmarshalJSON implements json.Unmarshaler.
 func (d *duration) UnmarshalJSON(text []byte) error {
 	var s string
-	if err := json.Unmarshal(text, &s); err != nil {
+	err := json.Unmarshal(text, &s)
+	if err == nil {
+		var v time.Duration
+		v, err = time.ParseDuration(s)
+		*d = duration(v)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: want a duration such as \"90s\" or \"1h30m\"", text)
 	}
-	v, err := time.ParseDuration(s)
-	*d = duration(v)
-	return err
+	return nil
 }
 
 // size is written as "512MiB" or "16GiB", or in bytes.
