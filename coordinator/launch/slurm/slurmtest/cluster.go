@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -316,14 +317,18 @@ func (c *Cluster) run(name string, args ...string) (string, error) {
 	return string(out), err
 }
 
-// freePorts are ports that nobody listens on. Between here and the daemon's start another program may take one; then the
-// test fails and says so.
+// freePorts are ports that nobody listens on, below those that the system gives to whoever asks for any: one of these would
+// be taken by another program between here and the daemon's start every so often.
 func freePorts(t testing.TB, n int) (ports []int) {
 	t.Helper()
-	for range n {
-		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	const first, last = 10_000, 30_000 // the system's begin at 32,768
+	for tries := 0; len(ports) < n; tries++ {
+		if tries == 1000 {
+			t.Fatalf("no %d free ports from %d to %d", n, first, last)
+		}
+		l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", fmt.Sprintf("127.0.0.1:%d", first+mathrand.IntN(last-first)))
 		if err != nil {
-			t.Fatal(err)
+			continue
 		}
 		defer l.Close() // after all are known: none twice
 		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
