@@ -25,6 +25,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -121,12 +122,14 @@ func regionOfMachine(getenv func(string) string, home func() (string, error)) bo
 	if getenv("AWS_REGION") != "" || getenv("AWS_DEFAULT_REGION") != "" {
 		return true
 	}
-	file := getenv("AWS_CONFIG_FILE")
-	if dir, err := home(); file == "" && err == nil {
-		file = filepath.Join(dir, ".aws", "config")
+	files := []string{getenv("AWS_CONFIG_FILE"), getenv("AWS_SHARED_CREDENTIALS_FILE")}
+	if dir, err := home(); err == nil {
+		files = append(files, filepath.Join(dir, ".aws", "config"), filepath.Join(dir, ".aws", "credentials"))
 	}
-	_, err := os.Stat(file)
-	return err == nil
+	return slices.ContainsFunc(files, func(file string) bool {
+		_, err := os.Stat(file)
+		return err == nil
+	})
 }
 
 // OpenFolder opens a folder, which is made if missing.

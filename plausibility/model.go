@@ -23,7 +23,7 @@ import (
 type Model struct {
 	Config  model.Config
 	Record  compare.Model
-	Rate    Rate // of the clips it was trained on; zero: its checkpoint does not say
+	Rate    Rate // of the clips it was trained on, every frame where its checkpoint does not say; zero: it has none
 	weights []checkpoint.Tensor
 	file    *checkpoint.Model // that the weights lie in; nil: in memory
 	inPlace bool              // nobody changes the weights: networks read them where they lie
@@ -41,7 +41,7 @@ type Rate struct {
 
 // Or is the rate, or another one where it is zero. A video seen faster or slower than training saw videos is another one.
 func (r Rate) Or(other Rate) Rate {
-	if r.FrameStep <= 0 && !(r.FPS > 0) {
+	if r == (Rate{}) {
 		return other
 	}
 	return r

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
@@ -106,22 +107,26 @@ func (p *Pool) ReadItem(ctx context.Context, item source.Item, o ReadOptions) (*
 }
 
 // CheckRate is a *FileError if the clip was read at fps frames a second from a video that has fewer, so that frames are
-// repeated: what stands still in between is no motion to predict. Training refuses such files by the same measure.
+// repeated: what stands still in between is no motion to predict. What counts is how far apart frames are where they are close, so that a
+// pause, or time stamps that waver, do not make a video slow.
 func (c *Clip) CheckRate(fps float64) error {
 	if !(fps > 0) || len(c.Times) < 2 {
 		return nil
 	}
-	different := 1
+	var gaps []float64 // s, between frames that differ
 	for i, t := range c.Times[1:] {
 		if t != c.Times[i] {
-			different++
+			gaps = append(gaps, t-c.Times[i])
 		}
 	}
-	span := c.Times[len(c.Times)-1] - c.Times[0]
-	if span <= 0 {
+	switch {
+	case len(gaps) == 0:
 		return fault(c.Path, TooShort, ": its time stamps do not advance, so it cannot be sampled by fps")
+	case len(gaps) == len(c.Times)-1: // none is repeated
+		return nil
 	}
-	if rate := float64(different-1) / span; rate < slowest*fps {
+	slices.Sort(gaps)
+	if rate := 1 / gaps[len(gaps)/4]; rate < slowest*fps { // wavering makes some gaps two frames long
 		return fault(c.Path, TooSlow, ": %.4g fps measured, and clips of %.4g fps would repeat frames", rate, fps)
 	}
 	return nil

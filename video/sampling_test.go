@@ -538,6 +538,15 @@ func TestClipsOfSlowVideos(t *testing.T) {
 			t.Errorf("a video of %g fps at %g: %v, want %q", c.video, c.fps, err, c.kind)
 		}
 	}
+	// Wavering time stamps, and a pause: some frames come twice, and others not at all.
+	for name, picks := range map[string][]float64{
+		"waver": {0, 0.033, 0.075, 0.1, 0.1, 0.167, 0.2, 0.241, 0.267, 0.267, 0.333}, "pause": {0, 0.05, 0.1, 0.15, 0.2, 1.2, 1.2, 1.2, 1.2, 1.25, 1.3, 1.35},
+		"short": {0, 0.16}, "shorter": {0.5},
+	} {
+		if err := (&Clip{Path: "v", Times: picks}).CheckRate(map[string]float64{"waver": 30, "pause": 20, "short": 8, "shorter": 8}[name]); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	if err := (&Clip{Path: "v", Times: []float64{1, 1, 1}}).CheckRate(8); err == nil {
 		t.Error("time stands still, and that fits")
 	}

@@ -128,6 +128,11 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{
 			Score: &surmisev1.ScoreSpec{Pairs: pairs, Model: model, Seed: o.seed, Precision: o.precision, Device: o.device}}}
 	}
+	for flag, value := range map[string]string{"request-id": o.requestID, "display-name": o.displayName} {
+		if !utf8.ValidString(value) {
+			return nil, badInput(fmt.Errorf("--%s %q: is not UTF-8", flag, value))
+		}
+	}
 	if o.requestID != "" {
 		request.RequestId = o.requestID
 	}
@@ -146,7 +151,7 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 
 // modelName is a model as a job names it: a job's, or a path that means the same to the worker.
 func modelName(name string) (string, error) {
-	if strings.HasPrefix(name, "jobs/") {
+	if strings.HasPrefix(name, "jobs/") && utf8.ValidString(name) {
 		return name, nil
 	}
 	return absolute(name)

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -93,27 +94,28 @@ type endWarning struct {
 	path string
 
 	mu   sync.Mutex
-	told time.Time // guarded by mu
+	told map[string]time.Time // guarded by mu; when, by what was said of which certificate
 }
 
 func (w *endWarning) check(leaf *x509.Certificate, now time.Time) {
 	if leaf == nil || !now.Before(leaf.NotBefore) && now.Add(expirySoon).Before(leaf.NotAfter) {
 		return
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.told.IsZero() && now.Sub(w.told) < expiryEvery {
-		return
-	}
-	w.told = now
+	level, says, at := slog.LevelWarn, "the certificate expires soon", leaf.NotAfter
 	switch {
 	case now.After(leaf.NotAfter):
-		w.log.Error("the certificate has expired: no client accepts it", "file", w.path, "expired", leaf.NotAfter)
+		level, says = slog.LevelError, "the certificate has expired: no client accepts it"
 	case now.Before(leaf.NotBefore):
-		w.log.Error("the certificate is not valid yet: no client accepts it", "file", w.path, "valid_from", leaf.NotBefore)
-	default:
-		w.log.Warn("the certificate expires soon", "file", w.path, "expires", leaf.NotAfter)
+		level, says, at = slog.LevelError, "the certificate is not valid yet: no client accepts it", leaf.NotBefore
 	}
+	what := says + at.String()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if last, ok := w.told[what]; ok && now.Sub(last) < expiryEvery {
+		return
+	}
+	w.told = map[string]time.Time{what: now}
+	w.log.Log(context.Background(), level, says, "file", w.path, "at", at)
 }
 
 // ReadKeyPair reads a certificate chain and its key.

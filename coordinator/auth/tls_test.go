@@ -20,7 +20,7 @@ func TestCertificatesThatEnd(t *testing.T) {
 		want   string // "": nothing
 	}{
 		{15 * 24 * time.Hour, ""}, {13 * 24 * time.Hour, "expires soon"}, {13*24*time.Hour - time.Hour, ""}, {12 * 24 * time.Hour, "expires soon"},
-		{-time.Hour, "has expired"}, {-2 * time.Hour, ""}, {-26 * time.Hour, "has expired"},
+		{time.Minute, "expires soon"}, {-time.Hour, "has expired"}, {-2 * time.Hour, ""}, {-26 * time.Hour, "has expired"},
 	} {
 		said.Reset()
 		w.check(leaf, end.Add(-c.before))

@@ -225,12 +225,9 @@ const allHeld = `WHERE lease_until IS NOT NULL ORDER BY +sequence`
 // one that has an idle worker may not have heard of it yet.
 const preemptPatience = time.Second
 
-// youngest is when the job was submitted that was submitted last, of those that wait and have a higher priority than $1.
-const youngest = `SELECT max(created) FROM jobs WHERE state = 'QUEUED' AND class < $1`
-
 // Preempt makes jobs that these attached workers hold give way to queued jobs of higher priority that wait for them, and
-// returns those that do. Their workers must be told. again is how long until there may be more of them, because a job that
-// waits is too young yet; 0: not before something happens.
+// returns those that do. Their workers must be told. again is when to look once more where a job that waits may have been too
+// young; 0: not before something happens.
 func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, again time.Duration, err error) {
 	var first sql.NullString
 	var lowest sql.NullInt64
@@ -259,19 +256,6 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, a
 				return err
 			}
 		}
-		if patience > 0 {
-			err := t.askLater(ctx, youngest, func(row scanner) error {
-				var created sql.NullInt64
-				err := row.Scan(&created)
-				if age := t.now().Sub(time.UnixMicro(created.Int64)); created.Valid && age < patience {
-					again = patience - age
-				}
-				return err
-			}, classPrefix(int(lowest.Int64)))
-			if err != nil {
-				return err
-			}
-		}
 		held, err := queryJobs(ctx, t, withoutSpec+allHeld+s.dialect.forLease)
 		if err != nil {
 			return err
@@ -291,6 +275,9 @@ func (s *Store) Preempt(ctx context.Context, workers []Worker) (moved []Moved, a
 	})
 	if err != nil {
 		return nil, 0, fmt.Errorf("looking for jobs that give way: %w", err)
+	}
+	if len(moved) == 0 {
+		again = patience
 	}
 	for _, m := range moved {
 		s.tell(Change{Job: m.Job.ID})

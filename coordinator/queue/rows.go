@@ -131,7 +131,7 @@ const (
 	withoutSpec = `SELECT sequence, id, request_id, display_name, '',` + jobColumns
 )
 
-// queryJobs reads all jobs that a query answers, which begins with selectJobs or withoutSpec.
+// eachJob passes on the jobs that a query answers, until it is told to end by an error, which it returns.
 func eachJob(ctx context.Context, q asker, each func(Job) error, query string, args ...any) error {
 	return q.ask(ctx, query, func(row scanner) error {
 		job, err := scanJob(row)
@@ -142,6 +142,7 @@ func eachJob(ctx context.Context, q asker, each func(Job) error, query string, a
 	}, args...)
 }
 
+// queryJobs reads all jobs that a query answers, which begins with selectJobs or withoutSpec.
 func queryJobs(ctx context.Context, q asker, query string, args ...any) ([]Job, error) {
 	var jobs []Job
 	err := eachJob(ctx, q, func(job Job) error {

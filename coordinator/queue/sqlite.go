@@ -106,10 +106,10 @@ const roomBytes = 1 << 20
 // roomBeside tries whether a file finds room where the database lies. SQLite writes small changes over old parts of its
 // log, which says nothing about the next one.
 func roomBeside(path string) error {
-	scratch := path + ".room"
-	err := durable.WriteBytes(scratch, 0o600, make([]byte, roomBytes))
-	if removed := os.Remove(scratch); err == nil {
-		err = removed
+	f, err := os.CreateTemp(filepath.Dir(path), durable.Unfinished+"room-*") // several may look at a time
+	if err != nil {
+		return err
 	}
-	return err
+	_, err = f.Write(make([]byte, roomBytes))
+	return errors.Join(err, f.Sync(), f.Close(), os.Remove(f.Name()))
 }

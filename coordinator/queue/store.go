@@ -307,7 +307,12 @@ func (s *Store) clock(ctx context.Context) (time.Time, error) {
 // update runs f in a transaction that is on disk when update returns nil.
 func (s *Store) update(ctx context.Context, f change) error {
 	err := s.begin(ctx, f)
-	s.doubted.Store(err != nil)
+	switch {
+	case err != nil && !isRefusal(err) && !errors.Is(err, ErrNotFound):
+		s.doubted.Store(true)
+	case err == nil && s.room == nil: // else a small change says nothing of larger ones
+		s.doubted.Store(false)
+	}
 	return err
 }
 
@@ -321,13 +326,12 @@ func (s *Store) Writable(ctx context.Context) error {
 		return t.do(ctx, "UPDATE goose_db_version SET is_applied = is_applied WHERE version_id = 1")
 	})
 	if err == nil && s.room != nil {
-		if err = s.room(); err != nil {
-			s.doubted.Store(true)
-		}
+		err = s.room()
 	}
 	if err != nil {
 		return fmt.Errorf("storing changes: %w", err)
 	}
+	s.doubted.Store(false)
 	return nil
 }
 

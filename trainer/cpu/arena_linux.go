@@ -12,6 +12,7 @@ type arena struct {
 	raw    []byte
 	floats []float32
 	used   int
+	opaque bool // the system does not say which pages are in memory
 }
 
 func newArena(floats int) (*arena, error) {
@@ -22,26 +23,38 @@ func newArena(floats int) (*arena, error) {
 	if err != nil {
 		return nil, fmt.Errorf("map %d bytes: %w", 4*floats, err)
 	}
-	_ = syscall.Madvise(raw, 14 /* MADV_HUGEPAGE */) // a hint: systems without huge pages refuse it
-	return &arena{raw: raw, floats: unsafe.Slice((*float32)(unsafe.Pointer(&raw[0])), floats)}, nil
+	_ = syscall.Madvise(raw, 14 /* MADV_HUGEPAGE */)                 // a hint: systems without huge pages refuse it
+	fresh, ok := missing(raw[:min(len(raw), syscall.Getpagesize())]) // nobody has touched it: some sandboxes say otherwise
+	return &arena{raw: raw, floats: unsafe.Slice((*float32)(unsafe.Pointer(&raw[0])), floats), opaque: !ok || fresh == 0}, nil
 }
 
-// untouched is how many bytes of it the system has not given yet; 0 where it does not say.
+// untouched is how many bytes of it the system has not given yet; all where it does not say.
 func (a *arena) untouched() (bytes int64) {
 	if a.raw == nil {
 		return 0
 	}
+	if n, ok := missing(a.raw); ok && !a.opaque {
+		return n
+	}
+	return int64(len(a.raw))
+}
+
+// tells is whether the system says what of it is there.
+func (a *arena) tells() bool { return !a.opaque }
+
+// missing is how many bytes of mapped memory are not there; ok is false where the system does not say.
+func missing(raw []byte) (bytes int64, ok bool) {
 	page := syscall.Getpagesize()
-	there := make([]byte, (len(a.raw)+page-1)/page) // lowest bit: the page is in memory
-	if _, _, failed := syscall.Syscall(syscall.SYS_MINCORE, uintptr(unsafe.Pointer(&a.raw[0])), uintptr(len(a.raw)), uintptr(unsafe.Pointer(&there[0]))); failed != 0 {
-		return 0
+	there := make([]byte, (len(raw)+page-1)/page) // lowest bit: the page is in memory
+	if _, _, failed := syscall.Syscall(syscall.SYS_MINCORE, uintptr(unsafe.Pointer(&raw[0])), uintptr(len(raw)), uintptr(unsafe.Pointer(&there[0]))); failed != 0 {
+		return 0, false
 	}
 	for _, p := range there {
 		if p&1 == 0 {
 			bytes += int64(page)
 		}
 	}
-	return bytes
+	return bytes, true
 }
 
 func (a *arena) free() error {

@@ -553,7 +553,7 @@ func TestMemoryIsPromisedOnce(t *testing.T) {
 		t.Fatalf("a machine of %d bytes is too small to tell", all)
 	}
 	untouched := waiting.untouched() - before
-	if untouched == 0 {
+	if !m.memory.tells() {
 		t.Skip("the system does not say what of a machine's memory is touched")
 	}
 	if untouched > all+1<<16 || untouched < all/2 {
