@@ -35,6 +35,7 @@ import (
 	"gocloud.dev/blob/fileblob"
 	"gocloud.dev/gcerrors"
 
+	"github.com/surmise-ml/surmise/internal/bounded"
 	"github.com/surmise-ml/surmise/internal/durable"
 )
 
@@ -255,7 +256,7 @@ func (s *Store) putOnce(ctx context.Context, key string, data []byte) error {
 		}
 		there, readErr := s.readAll(ctx, key, int64(len(data)))
 		switch {
-		case errors.Is(readErr, errTooLarge):
+		case errors.Is(readErr, bounded.ErrTooLarge):
 		case readErr != nil:
 			return readErr
 		case bytes.Equal(there, data):
@@ -331,8 +332,6 @@ func copyOnce(from, to string) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-var errTooLarge = errors.New("larger than it may be")
-
 // readAll reads an object of at most so many bytes.
 func (s *Store) readAll(ctx context.Context, key string, most int64) ([]byte, error) {
 	r, err := s.bucket.NewReader(ctx, s.prefix+key, nil)
@@ -340,9 +339,9 @@ func (s *Store) readAll(ctx context.Context, key string, most int64) ([]byte, er
 		return nil, named(err)
 	}
 	defer r.Close()
-	data, err := io.ReadAll(io.LimitReader(r, most+1))
-	if err == nil && int64(len(data)) > most {
-		err = fmt.Errorf("%s: %w: more than %d bytes", key, errTooLarge, most)
+	data, err := bounded.Read(r, most)
+	if errors.Is(err, bounded.ErrTooLarge) {
+		err = fmt.Errorf("%s: %w", key, err)
 	}
 	return data, err
 }
@@ -366,7 +365,7 @@ func (s *Store) list(ctx context.Context, prefix string, most int) (objects []ob
 				return err
 			}
 			if len(objects) == most {
-				return fmt.Errorf("%w: more than %d objects", errTooLarge, most)
+				return fmt.Errorf("%w: more than %d objects", bounded.ErrTooLarge, most)
 			}
 			objects = append(objects, object{strings.TrimPrefix(o.Key, s.prefix), o.Size})
 		}

@@ -2,9 +2,6 @@ package coordinator
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"os"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -13,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/surmise-ml/surmise/coordinator/queue"
+	"github.com/surmise-ml/surmise/internal/bounded"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
@@ -106,7 +104,7 @@ func (s *Server) readRankings(ctx context.Context, job queue.Job) (*surmisev1.Ra
 	var text []byte
 	path, release, err := s.localFile(ctx, ranking)
 	if err == nil {
-		text, err = readBounded(path, 4*maxMessageBytes) // JSON, which is longer than the message
+		text, err = bounded.ReadFile(path, 4*maxMessageBytes) // JSON, which is longer than the message
 		release()
 	}
 	rankings := &surmisev1.Rankings{}
@@ -117,17 +115,4 @@ func (s *Server) readRankings(ctx context.Context, job queue.Job) (*surmisev1.Ra
 		return nil, status.Errorf(codes.Internal, "reading the ranking of %s: %v", jobPrefix+job.ID, err)
 	}
 	return rankings, nil
-}
-
-func readBounded(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("%s: more than %d bytes", path, most)
-	}
-	return text, err
 }

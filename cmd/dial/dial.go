@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"regexp"
@@ -17,6 +16,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/surmise-ml/surmise/internal/bounded"
 )
 
 // TokenVariable is the environment variable that holds a token where no file is named. There is no flag for the token
@@ -95,7 +96,7 @@ func (o Options) DialOptions() ([]grpc.DialOption, error) {
 func (o Options) tlsConfig() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: o.ServerName}
 	if o.CA != "" {
-		text, err := readBounded(o.CA, 1<<20)
+		text, err := bounded.ReadFile(o.CA, 1<<20)
 		if err != nil {
 			return nil, &FlagError{"tls-ca", o.CA, err}
 		}
@@ -133,7 +134,7 @@ func (o Options) token() (func() (string, error), error) {
 		return func() (string, error) { return token, nil }, nil
 	}
 	read := func() (string, error) {
-		text, err := readBounded(o.TokenFile, 1024)
+		text, err := bounded.ReadFile(o.TokenFile, 1024)
 		if err == nil && !validToken.MatchString(strings.TrimSpace(string(text))) {
 			err = errors.New("holds no token: want at most 256 printable characters")
 		}
@@ -179,17 +180,4 @@ func onThisMachine(address string) bool {
 	}
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-func readBounded(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("more than %d bytes", most)
-	}
-	return text, err
 }

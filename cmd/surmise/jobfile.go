@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/surmise-ml/surmise/internal/bounded"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
@@ -39,12 +40,13 @@ func readRequest(what, path string, in io.Reader, request proto.Message) error {
 		defer f.Close()
 		in = f
 	}
-	text, err := io.ReadAll(io.LimitReader(in, maxJobFileBytes+1))
+	text, err := bounded.Read(in, maxJobFileBytes)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", what, name, err)
-	}
-	if len(text) > maxJobFileBytes {
-		return badInput(fmt.Errorf("%s %s: larger than %d bytes", what, name, maxJobFileBytes))
+		err = fmt.Errorf("%s %s: %w", what, name, err)
+		if errors.Is(err, bounded.ErrTooLarge) {
+			err = badInput(err)
+		}
+		return err
 	}
 	_, job := request.(*surmisev1.SubmitJobRequest)
 	if err := protojson.Unmarshal(text, request); err != nil {

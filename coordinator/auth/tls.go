@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/surmise-ml/surmise/internal/bounded"
 )
 
 // maxPEMBytes bounds a file of certificates or a key.
@@ -120,11 +122,11 @@ func (w *endWarning) check(leaf *x509.Certificate, now time.Time) {
 
 // ReadKeyPair reads a certificate chain and its key.
 func ReadKeyPair(cert, key string) (tls.Certificate, error) {
-	chain, err := readBounded(cert, maxPEMBytes)
+	chain, err := bounded.ReadFile(cert, maxPEMBytes)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("reading the certificate: %w", err)
 	}
-	secret, err := readBounded(key, maxPEMBytes)
+	secret, err := bounded.ReadFile(key, maxPEMBytes)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("reading the key: %w", err)
 	}
@@ -137,7 +139,7 @@ func ReadKeyPair(cert, key string) (tls.Certificate, error) {
 
 // ReadPool reads certificates of authorities.
 func ReadPool(path string) (*x509.CertPool, error) {
-	text, err := readBounded(path, maxPEMBytes)
+	text, err := bounded.ReadFile(path, maxPEMBytes)
 	if err != nil {
 		return nil, fmt.Errorf("reading certificates of authorities: %w", err)
 	}

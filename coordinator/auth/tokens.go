@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/surmise-ml/surmise/internal/bounded"
 	"github.com/surmise-ml/surmise/internal/durable"
 )
 
@@ -101,7 +102,7 @@ type tokensFile struct {
 
 // ReadTokens reads a tokens file.
 func ReadTokens(path string) ([]Token, error) {
-	text, err := readBounded(path, maxTokensBytes)
+	text, err := bounded.ReadFile(path, maxTokensBytes)
 	if err != nil {
 		return nil, fmt.Errorf("reading tokens: %w", err)
 	}

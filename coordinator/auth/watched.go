@@ -1,8 +1,6 @@
 package auth
 
 import (
-	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -69,18 +67,4 @@ func look(paths []string) []seen {
 		}
 	}
 	return out
-}
-
-// readBounded reads a whole file of at most so many bytes.
-func readBounded(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(text)) > most {
-		err = fmt.Errorf("%s: more than %d bytes", path, most)
-	}
-	return text, err
 }

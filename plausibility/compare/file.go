@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/surmise-ml/surmise/internal/bounded"
 	"github.com/surmise-ml/surmise/internal/durable"
 )
 
@@ -452,12 +453,9 @@ func versionError(got int) error {
 // Decode reads a score file strictly: of a version it knows, no unknown fields, no
 // trailing data, at most 512 MiB, everything Validate checks.
 func Decode(r io.Reader) (*File, error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxFileBytes+1))
+	data, err := bounded.Read(r, maxFileBytes)
 	if err != nil {
 		return nil, fmt.Errorf("reading score file: %w", err)
-	}
-	if len(data) > maxFileBytes {
-		return nil, fmt.Errorf("score file: larger than %d MiB", maxFileBytes>>20)
 	}
 	// The version comes first: another version's fields are expected to differ.
 	var head struct {

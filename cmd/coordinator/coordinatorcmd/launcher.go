@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -23,6 +22,7 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/launch/inproc"
 	"github.com/surmise-ml/surmise/coordinator/launch/slurm"
 	slurmfiles "github.com/surmise-ml/surmise/deploy/slurm"
+	"github.com/surmise-ml/surmise/internal/bounded"
 )
 
 // LauncherOptions says what starts workers as jobs wait for them.
@@ -108,17 +108,9 @@ func readLauncherConfig(path string) (c launcherConfig, err error) {
 	if path == "" {
 		return c, nil
 	}
-	f, err := os.Open(path)
+	text, err := bounded.ReadFile(path, maxLauncherConfig)
 	if err != nil {
 		return c, err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxLauncherConfig+1))
-	if err != nil {
-		return c, err
-	}
-	if len(text) > maxLauncherConfig {
-		return c, fmt.Errorf("more than %d bytes", maxLauncherConfig)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
