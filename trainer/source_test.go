@@ -3,7 +3,6 @@ package trainer
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"math"
 	"os"
 	"path/filepath"
@@ -162,16 +161,7 @@ func TestContinuationsGoOnWhereTheyWere(t *testing.T) {
 		t.Errorf("on an accelerator the first loss is %g, on the CPU %g", onDevice, onCPU)
 	}
 
-	stop := errors.New("asked to stop")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	_, err := Run(ctx, cfg, parts, Hooks{Progress: func(p Progress) {
-		if p.Step == 3 {
-			cancel(stop)
-		}
-	}})
-	if !errors.Is(err, stop) {
-		t.Fatalf("got %v, want the cause of the stop", err)
-	}
+	stopAfter(t, 3, cfg, parts)
 	moved := filepath.Join(t.TempDir(), "moved.safetensors")
 	data, err := os.ReadFile(filepath.Join(from, "model.safetensors"))
 	if err != nil {

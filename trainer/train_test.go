@@ -128,6 +128,21 @@ func TestTrainingLowersTheLossAndRepeatsItself(t *testing.T) {
 	}
 }
 
+// stopAfter runs a training that is asked to stop after so many steps, and does.
+func stopAfter(t *testing.T, step int, cfg Config, dir string) {
+	t.Helper()
+	stop := errors.New("asked to stop")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	_, err := Run(ctx, cfg, dir, Hooks{Progress: func(p Progress) {
+		if p.Step == step {
+			cancel(stop)
+		}
+	}})
+	if !errors.Is(err, stop) {
+		t.Fatalf("got %v, want the cause of the cancellation", err)
+	}
+}
+
 func TestCancelledRunGoesOnWhereItWas(t *testing.T) {
 	cfg := smallRun(t, model.Masked)
 	whole, parts := t.TempDir(), t.TempDir()
@@ -135,16 +150,7 @@ func TestCancelledRunGoesOnWhereItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg.CheckpointEvery = 0
-	stop := errors.New("asked to stop")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	_, err := Run(ctx, cfg, parts, Hooks{Progress: func(p Progress) {
-		if p.Step == 3 {
-			cancel(stop)
-		}
-	}})
-	if !errors.Is(err, stop) {
-		t.Fatalf("got %v, want the cause of the cancellation", err)
-	}
+	stopAfter(t, 3, cfg, parts)
 	if c, ok, err := checkpoint.Latest(parts); err != nil || !ok || c.Manifest.Step != 3 {
 		t.Fatalf("the checkpoint of the cancelled run is %+v (%v), want that of step 3", c, err)
 	}

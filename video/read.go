@@ -107,8 +107,8 @@ func (p *Pool) ReadItem(ctx context.Context, item source.Item, o ReadOptions) (*
 }
 
 // CheckRate is a *FileError if the clip was read at fps frames a second from a video that has fewer, so that frames are
-// repeated: what stands still in between is no motion to predict. What counts is how far apart frames are where they are close, so that a
-// pause, or time stamps that waver, do not make a video slow.
+// repeated: what stands still in between is no motion to predict. What counts is how far apart frames are where they are
+// close, so that a pause, or time stamps that waver, do not make a video slow.
 func (c *Clip) CheckRate(fps float64) error {
 	if !(fps > 0) || len(c.Times) < 2 {
 		return nil

@@ -45,6 +45,17 @@ func complete(t *testing.T, text string) *surmisev1.JobSpec {
 	return spec
 }
 
+// ran is what a job leaves that must not fail, in a folder of its own; modelPath is the model that it names, if any.
+func ran(t *testing.T, jobs Jobs, text, modelPath string) *surmisev1.Result {
+	t.Helper()
+	a := Assignment{Job: "jobs/a", Epoch: 1, Spec: complete(t, text), ArtifactDir: t.TempDir(), ModelPath: modelPath}
+	r, err := jobs.Run(t.Context(), a, &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 func TestTrainConfigOfTheSmallestJob(t *testing.T) {
 	cfg, err := TrainConfig(complete(t, `{"train":{"data":["clips"]}}`).GetTrain(), []string{"/data"})
 	if err != nil {
@@ -779,18 +790,10 @@ func TestTrainEvaluates(t *testing.T) {
 // A model is scored at the rate that it was trained at, unless the job says otherwise; a video at another rate is another one.
 func TestScoresAtTheRateOfTraining(t *testing.T) {
 	videos := tinyVideos(t)
-	run := func(text, modelPath string) *surmisev1.Result {
-		t.Helper()
-		r, err := (Jobs{}).Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: complete(t, text), ArtifactDir: t.TempDir(), ModelPath: modelPath}, &recorder{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
-	trained := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,"threads":1,"sampling":{"fps":4},
+	trained := ran(t, Jobs{}, fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,"threads":1,"sampling":{"fps":4},
 		"model":{"size":32,"frames":4,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`, videos.ClipsDir), "").Artifacts[0].Path
 	for given, want := range map[string]compare.Spec{``: {FPS: 4}, `,"frameStep":1`: {FrameStep: 1}, `,"fps":8`: {FPS: 8}} {
-		result := run(fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","skipTwin":true%s}}`, videos.PairsCSV, given), trained)
+		result := ran(t, Jobs{}, fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","skipTwin":true%s}}`, videos.PairsCSV, given), trained)
 		scores, err := compare.Load(result.Artifacts[0].Path)
 		if err != nil {
 			t.Fatal(err)

@@ -11,7 +11,6 @@ import (
 
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
-	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
@@ -25,18 +24,10 @@ func TestTrainOnAFrozenEncoder(t *testing.T) {
 		t.Fatal(err)
 	}
 	jobs := Jobs{DataRoots: []string{filepath.Dir(videos.PairsCSV)}, Features: features}
-	run := func(text, modelPath string) *surmisev1.Result {
-		t.Helper()
-		r, err := jobs.Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: complete(t, text), ArtifactDir: t.TempDir(), ModelPath: modelPath}, &recorder{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
-	trained := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"model":{"objective":"masked","positions":"rope","mlp":"swiglu",
+	trained := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"model":{"objective":"masked","positions":"rope","mlp":"swiglu",
 		"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`, videos.ClipsDir), "").Artifacts[0].Path
 	for objective, mask := range map[string]string{model.NextTubelet: "", model.Masked: `,"mask":{"kind":"causal"}`} {
-		result := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":4,"batch":2,"threads":1,"encoder":{"from":"jobs/a","frozen":true},"eval":{"pairs":%q,"every":2,"stride":8},
+		result := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":4,"batch":2,"threads":1,"encoder":{"from":"jobs/a","frozen":true},"eval":{"pairs":%q,"every":2,"stride":8},
 			"model":{"objective":%q,"predDim":24,"predDepth":1,"predHeads":2}%s}}`, videos.ClipsDir, videos.PairsCSV, objective, mask), trained)
 		m, err := plausibility.OpenModel(result.Artifacts[0].Path)
 		if err != nil {
@@ -52,7 +43,7 @@ func TestTrainOnAFrozenEncoder(t *testing.T) {
 		if objective == model.Masked && c.MaskTokens != 1 {
 			t.Errorf("%d mask tokens, want one for all contexts, as in scoring", c.MaskTokens)
 		}
-		scored := run(fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","stride":8}}`, videos.PairsCSV), result.Artifacts[0].Path)
+		scored := ran(t, jobs, fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","stride":8}}`, videos.PairsCSV), result.Artifacts[0].Path)
 		if scored.Metrics["pairs"] != 2 {
 			t.Errorf("%s: scored %v", objective, scored.Metrics)
 		}
@@ -80,21 +71,13 @@ func TestTrainOnAFrozenEncoder(t *testing.T) {
 func TestTrainOnFromAModel(t *testing.T) {
 	videos := tinyVideos(t)
 	jobs := Jobs{DataRoots: []string{filepath.Dir(videos.PairsCSV)}}
-	run := func(text, modelPath string) *surmisev1.Result {
-		t.Helper()
-		r, err := jobs.Run(t.Context(), Assignment{Job: "jobs/a", Epoch: 1, Spec: complete(t, text), ArtifactDir: t.TempDir(), ModelPath: modelPath}, &recorder{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
 	for what, c := range map[string]struct{ shape, again string }{
 		"masked": {`"objective":"masked","positions":"rope","mlp":"swiglu","size":32,"frames":8`, `"model":{"size":16,"frames":16},"mask":{"kind":"tube","ratio":0.5}`},
 		"next":   {`"objective":"next_tubelet","size":32,"frames":8`, `"model":{"predDim":16,"objective":"next_tubelet"}`},
 	} {
-		trained := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"precision":"fp32","model":{%s,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`,
+		trained := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"precision":"fp32","model":{%s,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`,
 			videos.ClipsDir, c.shape), "").Artifacts[0].Path
-		result := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"precision":"fp32","init":{"from":"jobs/a"},"eval":{"pairs":%q,"stride":4},%s}}`,
+		result := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"precision":"fp32","init":{"from":"jobs/a"},"eval":{"pairs":%q,"stride":4},%s}}`,
 			videos.ClipsDir, videos.PairsCSV, c.again), trained)
 		after, err := plausibility.OpenModel(result.Artifacts[0].Path)
 		if err != nil {
@@ -125,7 +108,7 @@ func TestTrainOnFromAModel(t *testing.T) {
 		}
 	}
 
-	trained := run(fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,"threads":1,"model":{"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`,
+	trained := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,"threads":1,"model":{"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`,
 		videos.ClipsDir), "").Artifacts[0].Path
 	for text, want := range map[string]string{
 		`"init":{"from":"jobs/a"},"model":{"dim":32}`:          "train.model.dim is 32, the weights' is 16",
