@@ -52,7 +52,7 @@ type Store interface {
 	Submit(context.Context, queue.Submission) (job queue.Job, created bool, err error)
 	// Get returns a job, or queue.ErrNotFound.
 	Get(ctx context.Context, id string) (queue.Job, error)
-	// List returns jobs, newest first.
+	// List returns a page of jobs, newest first, and whether there are more.
 	List(context.Context, queue.Filter) (jobs []queue.Job, more bool, err error)
 	// Writable is nil when changes can be stored.
 	Writable(context.Context) error

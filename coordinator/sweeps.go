@@ -33,7 +33,7 @@ type SweepStore interface {
 	SubmitSweep(context.Context, queue.SweepSubmission) (sweep queue.Sweep, created bool, err error)
 	// GetSweep returns a sweep, or queue.ErrNoSweep.
 	GetSweep(ctx context.Context, id string) (queue.Sweep, error)
-	// ListSweeps returns sweeps with a sequence below before, newest first; 0: of all.
+	// ListSweeps returns a page of sweeps, newest first, and whether there are more.
 	ListSweeps(ctx context.Context, page queue.Page) (sweeps []queue.Sweep, more bool, err error)
 	// Children returns the children of a sweep from the one with index first on, without their specifications.
 	Children(ctx context.Context, sweep string, first, limit int) ([]queue.Job, error)
