@@ -75,8 +75,10 @@ func (r rows) operand(w *worker, b int, half bool, slot int) kernel.Cells {
 }
 
 // from returns clip b's offsets counted from the clip's first row, in the worker's scratch.
-func (o offsets) from(w *worker, b int) []int32 {
-	out := w.offsets[:o.k+1]
+func (o offsets) from(w *worker, b int) []int32 { return o.into(w.offsets, b) }
+
+func (o offsets) into(out []int32, b int) []int32 {
+	out = out[:o.k+1]
 	for i := range out {
 		out[i] = o.all[b*o.k+i] - o.all[b*o.k]
 	}
@@ -289,6 +291,15 @@ func (m atStep) call(s step) (call, error) {
 
 	case *graph.AttentionOp:
 		qkv, off := m.rows(in[0]), m.offsets(in[1])
+		if s.into != nil {
+			gather := m.plan.children[s.into]
+			queries, bounds := m.ints[gather[1]], m.offsets(gather[3])
+			return func(w *worker, b int) {
+				first, n := y.span(b)
+				kernel.AttentionOf(y.cells(w, b), qkv.cells(w, b), off.from(w, b), bounds.into(w.bounds, b), queries[first:first+n],
+					op.Heads, y.width/op.Heads, w.scratch)
+			}, nil
+		}
 		return func(w *worker, b int) {
 			kernel.Attention(y.cells(w, b), qkv.cells(w, b), off.from(w, b), op.Heads, y.width/op.Heads, op.Block, w.scratch)
 		}, nil

@@ -46,5 +46,18 @@ func (m *Machine) attentionFLOPs(s step, b int) float64 {
 		block, products = op.Block, 5
 	}
 	off := m.offsets(in[1])
-	return products * 2 * graph.SeenScores(off.all[b*off.k:][:off.k+1], block) * d
+	of := func(o offsets) []int32 { return o.all[b*o.k:][:o.k+1] }
+	if s.into != nil { // of chosen queries
+		return products * 2 * chosenScores(of(off), of(m.offsets(m.plan.children[s.into][3]))) * d
+	}
+	return products * 2 * graph.SeenScores(of(off), block) * d
+}
+
+// chosenScores is how many pairs of a chosen query and a key there are in the segments that offsets divide; bounds divide
+// the queries.
+func chosenScores(offsets, bounds []int32) (pairs float64) {
+	for s := range len(offsets) - 1 {
+		pairs += float64(offsets[s+1]-offsets[s]) * float64(bounds[s+1]-bounds[s])
+	}
+	return pairs
 }

@@ -13,7 +13,8 @@ import (
 type step struct {
 	node *G.Node
 	// A product or a norm's gradient that only one other operation reads is finished by that operation: into is the
-	// other's node, and beside its second input. Otherwise into is nil.
+	// other's node, and beside its second input. Attention of which a gather reads some rows computes those alone: into is
+	// the gather. Otherwise into is nil.
 	into, beside *G.Node
 	gelu         *G.Node // of a linear map: the GELU that follows it, run with it
 	value        *G.Node // of a gradient finished by a GELU's: that GELU, found again in the memory of its input
@@ -81,6 +82,11 @@ func (p *plan) fuse(order G.Nodes) fusions {
 	for _, n := range order {
 		in := p.children[n]
 		switch n.Op().(type) {
+		case *graph.GatherOp: // x, index, from, to
+			attention, ok := in[0].Op().(*graph.AttentionOp)
+			if ok && attention.Block == 0 && inner(in[0]) && p.children[in[0]][1] == in[2] && in[2].Shape().Eq(in[3].Shape()) {
+				fuse(in[0], n, nil)
+			}
 		case *graph.GELUOp:
 			if _, ok := in[0].Op().(*graph.LinearOp); ok && f.gelu[in[0]] == nil && f.into[in[0]] == nil {
 				f.gelu[in[0]], f.skip[n] = n, true

@@ -205,7 +205,7 @@ func (m *Machine) allocate(o Options) error {
 		w.narrow = [2][]uint16{narrow[:p.narrowCells], narrow[p.narrowCells:]}
 		w.weights = halves(take(roundUp(p.weightCells, 2)/2), p.weightCells)
 		w.clip = take(p.layout.floats)
-		w.offsets = make([]int32, p.longestOffsets)
+		w.offsets, w.bounds = make([]int32, p.longestOffsets), make([]int32, p.longestOffsets)
 		w.laidOut = make([]int, len(p.layout.buffers))
 		w.free = make([]span, 0, len(p.layout.buffers)+1)
 		w.squares = make([]float64, len(p.epilogue))
@@ -507,6 +507,7 @@ type worker struct {
 	weights        []uint16  // a matrix of weights, rounded
 	squares        []float64 // of its share of the gradients, for each SumSquares of the epilogue
 	offsets        []int32   // a clip's offsets, counted from its first row
+	bounds         []int32   // likewise of chosen queries
 	work           chan func(*worker) error
 	ended          chan struct{}
 	err            error

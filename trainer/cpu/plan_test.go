@@ -154,7 +154,7 @@ func TestAnyGraph(t *testing.T) {
 		pick := func() *G.Node { return pool[rapid.IntRange(0, len(pool)-1).Draw(t, "node")] }
 		for range rapid.IntRange(2, 12).Draw(t, "operations") {
 			var n *G.Node
-			switch rapid.SampledFrom([]string{"rows", "linear", "linear gelu", "gelu", "norm", "normalize", "add", "scale", "attention", "rotate", "swiglu"}).Draw(t, "op") {
+			switch rapid.SampledFrom([]string{"rows", "linear", "linear gelu", "gelu", "norm", "normalize", "add", "scale", "attention", "attention of some", "rotate", "swiglu"}).Draw(t, "op") {
 			case "rows":
 				n = o.rows()
 			case "linear":
@@ -179,6 +179,10 @@ func TestAnyGraph(t *testing.T) {
 				o.ids[tokens] = grid.Tokens()
 				wide := o.node(graph.Rotate(o.linear(pick(), 3*2*7), tokens, o.offsets, 2, grid))
 				n = o.linear(o.node(graph.Attention(wide, o.offsets, 2, 0)), o.width)
+			case "attention of some":
+				index := o.input(fmt.Sprintf("queries %d", len(o.ids)), tensor.Int32, o.clips*o.capacity)
+				o.ids[index] = 1 // the first row of its segment, the one that each has
+				n = o.node(graph.Gather(o.node(graph.Attention(o.linear(pick(), 3*o.width), o.offsets, 2, 0)), index, o.offsets, o.offsets))
 			case "attention":
 				n = o.node(graph.Attention(o.linear(pick(), 3*o.width), o.offsets, 2, rapid.IntRange(0, 2).Draw(t, "block")))
 			}
@@ -431,5 +435,26 @@ func checkClose(t rapid.TB, n *G.Node, got, want []float32, rows int, share, sla
 	}
 	if !(worst <= share*most+slack) {
 		t.Errorf("%v %s %v: differs by %.2g where the largest element is %.2g", n.Op(), n.Name(), n.Shape(), worst, most)
+	}
+}
+
+// In the predictor's last block only hidden tokens ask, and no others are computed.
+func TestScoringAsksForHiddenTokens(t *testing.T) {
+	s, err := model.NewTubeletScoring(model.Config{Objective: model.Masked, Size: 16, PredDepth: 2}.WithDefaults(), 1, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pl, err := newPlan(s.Program, FP32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	chosen := 0
+	for _, s := range pl.steps {
+		if _, ok := s.node.Op().(*graph.AttentionOp); ok && s.into != nil {
+			chosen++
+		}
+	}
+	if chosen != 1 {
+		t.Errorf("%d attention steps for chosen queries, want 1", chosen)
 	}
 }

@@ -176,6 +176,7 @@ typedef struct {
 	uint32_t *query_rows, *out_rows; // backward: panels of a tile of Q and of dO
 	float *d;                        // backward: a tile of dP
 	uint16_t *narrow;                // half: a tile in bfloat16, [rows, ld]
+	void *picked;                    // forward: a tile of chosen queries, [rows, dim]
 	uint32_t *p_pairs, *d_pairs;     // half, backward: pairs of rows of P and dS, [rows/2, ld]
 	float *dk, *dv;                  // half, backward: sums, [keys, dim]
 	long elements;
@@ -192,6 +193,7 @@ static layout_t lay_out(head_t *h, long keys, int backward, uint32_t *scratch) {
 	l.keys = reserve(&scratch, along(h->half, h->dim) * ld);
 	l.values = reserve(&scratch, backward ? along(h->half, h->dim) * ld : along(h->half, keys) * columns);
 	if (h->half) l.narrow = reserve(&scratch, rows * ld / 2);
+	if (!backward) l.picked = reserve(&scratch, rows * along(h->half, h->dim));
 	if (backward) {
 		l.key_rows = reserve(&scratch, along(h->half, keys) * columns);
 		l.query_rows = reserve(&scratch, rows * columns);
@@ -215,23 +217,37 @@ static long attention_scratch(int half, long keys, long dim, long block) {
 	return (backward > forward ? backward : forward) + 4 * (TILE_SCORES + TILE_SCORES / NR * (LANES + 2 * whole(dim, NR)));
 }
 
-static void attention(int half, void *out, const void *qkv, const int32_t *offsets, long segments, long heads, long dim,
-	long block, uint32_t *scratch) {
+// pick copies the rows of q that queries name to [m, dim].
+static void pick(int half, void *to, const void *q, long stride, const int32_t *queries, long m, long dim) {
+	for (long i = 0; i < m; i++)
+		memcpy((void *)cell(half, to, i * dim), cell(half, q, queries[i] * stride), dim * (half ? sizeof(uint16_t) : sizeof(float)));
+}
+
+// attention of every row of a segment, or, where queries are given, of those: bounds [segments+1] say which are a segment's,
+// queries which of its rows they are.
+static void attention(int half, void *out, const void *qkv, const int32_t *offsets, const int32_t *bounds, const int32_t *queries,
+	long segments, long heads, long dim, long block, uint32_t *scratch) {
 	const long width = heads * dim, stride = 3 * width;
 	head_t h = {.half = half, .dim = dim, .block = block, .scale = LOG2E / sqrtf((float)dim)};
 	for (long segment = 0; segment < segments; segment++) {
 		const long start = offsets[segment], keys = h.keys = offsets[segment + 1] - start;
 		const layout_t l = lay_out(&h, keys, 0, scratch);
 		const long rows = tile_rows(keys, block);
+		const long from = queries ? bounds[segment] : start, count = queries ? bounds[segment + 1] - from : keys;
 		for (long head = 0; head < heads; head++) {
 			const void *q = cell(half, qkv, start * stride + head * dim);
-			const void *o = cell(half, out, start * width + head * dim);
+			const void *o = cell(half, out, from * width + head * dim);
 			panels_by_columns(l.keys, cell(half, q, width), dim, keys, stride, half);
 			panels_by_rows(l.values, cell(half, q, 2 * width), keys, dim, stride, half);
-			for (long first = 0; first < keys; first += rows) {
-				const long m = keys - first < rows ? keys - first : rows;
+			for (long first = 0; first < count; first += rows) {
+				const long m = count - first < rows ? count - first : rows;
 				const long seen = seen_keys(first + m - 1, block, keys);
-				scores_of(&h, m, seen, cell(half, q, first * stride), stride, l.keys);
+				if (queries) {
+					pick(half, l.picked, q, stride, queries + from + first, m, dim);
+					scores_of(&h, m, seen, l.picked, dim, l.keys);
+				} else {
+					scores_of(&h, m, seen, cell(half, q, first * stride), stride, l.keys);
+				}
 				const product_t to = {.c = (void *)cell(half, o, first * width), .ldc = width, .n = dim,
 					.factor = h.inverse, .panel = along(half, keys) * NR};
 				if (half) {

@@ -216,8 +216,35 @@ func Attention(out, qkv Cells, offsets []int32, heads, headDim, block int, scrat
 	}
 	checkKinds(qkv, headDim, out)
 	width := heads * headDim
-	implementation{}.attention(out.cut(rows*width), qkv.cut(rows*3*width), offsets, heads, headDim, block,
+	implementation{}.attention(out.cut(rows*width), qkv.cut(rows*3*width), offsets, nil, nil, heads, headDim, block,
 		cut(scratch, AttentionScratch(longest, headDim, block, qkv.Half())))
+}
+
+// AttentionOf is Attention, with block 0, for some queries of each segment alone:
+//
+//	out     [len(queries), D]
+//	bounds  [segments+1]: ascending; the queries of segment s are bounds[s] to bounds[s+1]-1
+//	queries row inside its segment of each
+func AttentionOf(out, qkv Cells, offsets, bounds, queries []int32, heads, headDim int, scratch []float32) {
+	rows, longest := checkOffsets(offsets)
+	count, _ := checkOffsets(bounds)
+	if len(bounds) != len(offsets) || count > len(queries) {
+		panic(fmt.Sprintf("kernel: %d queries in %d segments, want %d in %d", len(queries), len(bounds)-1, count, len(offsets)-1))
+	}
+	if count == 0 {
+		return
+	}
+	for s := range len(offsets) - 1 {
+		for _, q := range queries[bounds[s]:bounds[s+1]] {
+			if n := offsets[s+1] - offsets[s]; q < 0 || q >= n {
+				panic(fmt.Sprintf("kernel: query %d of a segment of %d rows", q, n))
+			}
+		}
+	}
+	checkKinds(qkv, headDim, out)
+	width := heads * headDim
+	implementation{}.attention(out.cut(count*width), qkv.cut(rows*3*width), offsets, bounds, queries, heads, headDim, 0,
+		cut(scratch, AttentionScratch(longest, headDim, 0, qkv.Half())))
 }
 
 // AttentionGrad sets dqkv [rows, 3D] to the gradient of Attention with respect to qkv, given dout [rows, D], all of one

@@ -250,11 +250,11 @@ func (reference) layerNormGrad(dx, base, x []float32, cells Cells, m, n int, gam
 	}
 }
 
-func (r reference) attention(to, from Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
+func (r reference) attention(to, from Cells, offsets, bounds, queries []int32, heads, headDim, block int, scratch []float32) {
 	out, qkv := float32s(to), float32s(from)
 	defer func() { narrowBack(to, out) }()
-	eachQuery(qkv, offsets, heads, headDim, block, scratch, func(q attentionQuery) {
-		result := out[q.row*heads*headDim+q.head*headDim:][:headDim]
+	eachQuery(qkv, offsets, bounds, queries, heads, headDim, block, scratch, func(q attentionQuery) {
+		result := out[q.to*heads*headDim+q.head*headDim:][:headDim]
 		clear(result)
 		for j, p := range q.probabilities {
 			for d, v := range q.value(j) {
@@ -272,7 +272,7 @@ func (r reference) attentionGrad(to, from, grad Cells, offsets []int32, heads, h
 		clear(dqkv[int(offsets[i-1])*3*width : int(offsets[i])*3*width])
 	}
 	scale := 1 / math.Sqrt(float64(headDim))
-	eachQuery(qkv, offsets, heads, headDim, block, scratch, func(q attentionQuery) {
+	eachQuery(qkv, offsets, nil, nil, heads, headDim, block, scratch, func(q attentionQuery) {
 		do := dout[q.row*width+q.head*headDim:][:headDim]
 		var mean float64 // sum over keys of P dP
 		for j, p := range q.probabilities {
@@ -292,12 +292,12 @@ func (r reference) attentionGrad(to, from, grad Cells, offsets []int32, heads, h
 	})
 }
 
-// attentionQuery is one query of one head and the keys it sees, rows start onward.
+// attentionQuery is one query of one head, whose result is row to, and the keys it sees, rows start onward.
 type attentionQuery struct {
-	row, head, start int
-	qkv              []float32 // [rows, 3·width]
-	width, headDim   int
-	probabilities    []float32 // [keys seen]
+	row, to, head, start int
+	qkv                  []float32 // [rows, 3·width]
+	width, headDim       int
+	probabilities        []float32 // [keys seen]
 }
 
 // at returns a row's part of this head, [headDim]: 0 the query, 1 the key, 2 the value.
@@ -308,19 +308,26 @@ func (q attentionQuery) query() []float32      { return q.at(q.row, 0) }
 func (q attentionQuery) key(j int) []float32   { return q.at(q.start+j, 1) }
 func (q attentionQuery) value(j int) []float32 { return q.at(q.start+j, 2) }
 
-func eachQuery(qkv []float32, offsets []int32, heads, headDim, block int, scratch []float32, visit func(attentionQuery)) {
+func eachQuery(qkv []float32, offsets, bounds, queries []int32, heads, headDim, block int, scratch []float32, visit func(attentionQuery)) {
+	if queries == nil {
+		bounds = offsets
+	}
 	width := heads * headDim
 	scale := 1 / math.Sqrt(float64(headDim))
 	for segment := 1; segment < len(offsets); segment++ {
 		start, end := int(offsets[segment-1]), int(offsets[segment])
 		for head := range heads {
-			for row := start; row < end; row++ {
+			for to := int(bounds[segment-1]); to < int(bounds[segment]); to++ {
+				row := to
+				if queries != nil {
+					row = start + int(queries[to])
+				}
 				seen := end - start
 				if block > 0 {
 					seen = min(seen, ((row-start)/block+1)*block)
 				}
 				scores := scratch[:seen]
-				q := attentionQuery{row, head, start, qkv, width, headDim, scores}
+				q := attentionQuery{row, to, head, start, qkv, width, headDim, scores}
 				highest := math.Inf(-1)
 				for j := range scores {
 					scores[j] = float32(dot(q.query(), q.key(j)) * scale)

@@ -472,7 +472,7 @@ func checkAttention(t rapid.TB, b *buffers, offsets []int32, heads, dim, block i
 	first := int(offsets[0]) // rows before the first segment stay as they are
 	Attention(f32(out), f32(qkv), offsets, heads, dim, block, scratch)
 	AttentionGrad(f32(dqkv), f32(qkv), f32(dout), offsets, heads, dim, block, scratch)
-	reference{}.attention(f32(plain), f32(qkv), offsets, heads, dim, block, scratch)
+	reference{}.attention(f32(plain), f32(qkv), offsets, nil, nil, heads, dim, block, scratch)
 	reference{}.attentionGrad(f32(plainGrad), f32(qkv), f32(dout), offsets, heads, dim, block, scratch)
 	double := make([]float64, len(qkv))
 	for i, v := range qkv {
@@ -484,6 +484,7 @@ func checkAttention(t rapid.TB, b *buffers, offsets []int32, heads, dim, block i
 	}
 	near(t, "out", out[first*width:], want[first*width:], 3e-6)
 	near(t, "reference out", plain[first*width:], want[first*width:], 3e-6)
+	checkQueries(t, b, qkv, want, offsets, heads, dim, scratch, block)
 	near(t, "dqkv", dqkv[first*3*width:], plainGrad[first*3*width:], 3e-5)
 	for _, v := range out[:first*width] {
 		if math.Float32bits(v) != math.Float32bits(canary) {
@@ -491,6 +492,32 @@ func checkAttention(t rapid.TB, b *buffers, offsets []int32, heads, dim, block i
 		}
 	}
 	b.check(t)
+}
+
+// checkQueries compares AttentionOf, of some rows in any order, with the rows of want.
+func checkQueries(t rapid.TB, b *buffers, qkv, want []float32, offsets []int32, heads, dim int, scratch []float32, block int) {
+	t.Helper()
+	if block != 0 {
+		return
+	}
+	width := heads * dim
+	bounds, queries := []int32{0}, []int32{}
+	var chosen []float32
+	for s := 1; s < len(offsets); s++ {
+		for i := offsets[s] - offsets[s-1] - 1; i >= 0; i -= 1 + int32(b.rng.IntN(3)) {
+			queries = append(queries, i)
+			row := int(offsets[s-1]+i) * width
+			chosen = append(chosen, want[row:row+width]...)
+		}
+		bounds = append(bounds, int32(len(queries)))
+	}
+	got, plain := b.empty(len(chosen)), b.empty(len(chosen))
+	AttentionOf(f32(got), f32(qkv), offsets, bounds, queries, heads, dim, scratch)
+	near(t, "chosen queries", got, chosen, 3e-6)
+	if len(queries) > 0 {
+		reference{}.attention(f32(plain), f32(qkv), offsets, bounds, queries, heads, dim, 0, scratch)
+		near(t, "reference of chosen queries", plain, chosen, 3e-6)
+	}
 }
 
 func TestAttention(t *testing.T) {

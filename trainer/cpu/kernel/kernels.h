@@ -62,8 +62,9 @@ typedef struct {
 	  (half, c, m, n, k, a, b, scratch)) \
 	X(long, product_sum_scratch, (long m, long n), (m, n)) \
 	X(long, attention_scratch, (int half, long keys, long dim, long block), (half, keys, dim, block)) \
-	X(void, attention, (int half, void *out, const void *qkv, const int32_t *offsets, long segments, long heads, long dim, \
-	  long block, uint32_t *scratch), (half, out, qkv, offsets, segments, heads, dim, block, scratch)) \
+	X(void, attention, (int half, void *out, const void *qkv, const int32_t *offsets, const int32_t *bounds, \
+	  const int32_t *queries, long segments, long heads, long dim, long block, uint32_t *scratch), \
+	  (half, out, qkv, offsets, bounds, queries, segments, heads, dim, block, scratch)) \
 	X(void, attention_grad, (int half, void *dqkv, const void *qkv, const void *dout, const int32_t *offsets, long segments, \
 	  long heads, long dim, long block, uint32_t *scratch), \
 	  (half, dqkv, qkv, dout, offsets, segments, heads, dim, block, scratch)) \

@@ -222,11 +222,11 @@ func (native) attentionScratch(longest, headDim, block int, half bool) int {
 	return int(C.surmise_attention_scratch(flag(half), C.long(longest), C.long(headDim), C.long(block)))
 }
 
-func (native) attention(out, qkv Cells, offsets []int32, heads, headDim, block int, scratch []float32) {
+func (native) attention(out, qkv Cells, offsets, bounds, queries []int32, heads, headDim, block int, scratch []float32) {
 	po, _ := cells(out)
 	pq, half := cells(qkv)
-	C.surmise_attention(half, po, pq, ints(offsets), C.long(len(offsets)-1), C.long(heads), C.long(headDim),
-		C.long(block), (*C.uint32_t)(unsafe.Pointer(floats(scratch))))
+	C.surmise_attention(half, po, pq, ints(offsets), ints(bounds), ints(queries), C.long(len(offsets)-1), C.long(heads),
+		C.long(headDim), C.long(block), (*C.uint32_t)(unsafe.Pointer(floats(scratch))))
 }
 
 func (native) attentionGrad(dqkv, qkv, dout Cells, offsets []int32, heads, headDim, block int, scratch []float32) {

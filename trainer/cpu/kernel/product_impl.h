@@ -179,41 +179,50 @@ INLINE void multiply(const int pairs, vec *sum, uint32_t x, uvec b) {
 #endif
 }
 
-// tile is rows [mr, NR] of C: element i of step p of A is a[i*rs + p*cs].
-INLINE void tile(const int pairs, const int kind, const int mr, long k, const uint32_t *a, long rs, long cs,
+// tile is rows [mr, vectors·LANES] of C, of a panel's first vector or of both: element i of step p of A is a[i*rs + p*cs].
+INLINE void tile(const int pairs, const int kind, const int mr, const int vectors, long k, const uint32_t *a, long rs, long cs,
 	const uint32_t *panel, const product_t *o, long row, long col) {
 	// The result's lines arrive while the sums are computed: outside the caches, where activations of a clip lie, a store
 	// would wait for each.
 	for (int i = 0; i < mr; i++) touch(kind, o, row + i, col);
-	vec sum[MR][2];
-#pragma GCC unroll 12
+	vec sum[2 * MR][2];
+#pragma GCC unroll 24
 	for (int i = 0; i < mr; i++) sum[i][0] = sum[i][1] = SPLAT(0.0f);
 	for (long p = 0; p < k; p++, a += cs, panel += NR) {
-		const uvec b0 = (uvec)load((const float *)panel), b1 = (uvec)load((const float *)(panel + LANES));
-#pragma GCC unroll 12
+		const uvec b0 = (uvec)load((const float *)panel), b1 = vectors == 2 ? (uvec)load((const float *)(panel + LANES)) : b0;
+#pragma GCC unroll 24
 		for (int i = 0; i < mr; i++) {
 			multiply(pairs, &sum[i][0], a[i * rs], b0);
-			multiply(pairs, &sum[i][1], a[i * rs], b1);
+			if (vectors == 2) multiply(pairs, &sum[i][1], a[i * rs], b1);
 		}
 	}
 	const int plain = kind != BIAS_GELU && kind != GELU_GRAD && kind != BIAS_GELU_HALF && kind != GELU_GRAD_HALF;
-	if (plain && o->n - col >= NR) {
+	const int edge = o->n - col < vectors * LANES;
+	if (plain && !edge) {
 		const product_t to = *o; // stays in registers: what is stored may lie anywhere, but not here
-#pragma GCC unroll 12
+#pragma GCC unroll 24
 		for (int i = 0; i < mr; i++) {
+			if (kind == SCORES && vectors == 2) { // finish for both, with one look at the maximum
+				float *max = (float *)to.extra + (row + i) * LANES, *c = (float *)to.c + (row + i) * to.ldc + col;
+				const vec v0 = sum[i][0] * to.factor[0], v1 = sum[i][1] * to.factor[0];
+				store(max, VMAX(load(max), VMAX(v0, v1)));
+				store(c, v0);
+				store(c + LANES, v1);
+				continue;
+			}
 			finish(kind, sum[i][0], &to, row + i, col, LANES);
-			finish(kind, sum[i][1], &to, row + i, col + LANES, LANES);
+			if (vectors == 2) finish(kind, sum[i][1], &to, row + i, col + LANES, LANES);
 		}
 		return;
 	}
 	// What is long, or at the edge, is not written out for every row.
-	float sums[MR * NR];
-#pragma GCC unroll 12
+	float sums[2 * MR * NR];
+#pragma GCC unroll 24
 	for (int i = 0; i < mr; i++) {
 		store(sums + i * NR, sum[i][0]);
-		store(sums + i * NR + LANES, sum[i][1]);
+		if (vectors == 2) store(sums + i * NR + LANES, sum[i][1]);
 	}
-	if (o->n - col < NR) {
+	if (edge || vectors == 1) {
 		finish_edge(kind, sums, mr, o, row, col);
 		return;
 	}
@@ -234,15 +243,22 @@ INLINE void rows_by_panels(const int pairs, const int kind, long m, long k, cons
 		const uint32_t *panel = panels;
 		for (long col = 0; col < o->n; col += NR, panel += o->panel ? o->panel : NR * k) {
 			long i = first;
-#define ROWS(mr) \
-	for (; i + (mr) <= last; i += (mr)) tile(pairs, kind, mr, k, a + i * rs, rs, cs, panel, o, i, col)
-			ROWS(MR);
+#define ROWS(mr, vectors) \
+	for (; i + (mr) <= last; i += (mr)) tile(pairs, kind, mr, vectors, k, a + i * rs, rs, cs, panel, o, i, col)
+			if (o->n - col <= LANES) { // half of the panel is zeros: as many sums, of twice the rows
+				ROWS(2 * MR, 1);
+				ROWS(MR, 1);
+				ROWS(4, 1);
+				ROWS(1, 1);
+				continue;
+			}
+			ROWS(MR, 2);
 #if LANES == 16
-			ROWS(8);
+			ROWS(8, 2);
 #endif
-			ROWS(4);
-			ROWS(2);
-			ROWS(1);
+			ROWS(4, 2);
+			ROWS(2, 2);
+			ROWS(1, 2);
 #undef ROWS
 		}
 	}

@@ -216,9 +216,27 @@ func TestHalfAttention(t *testing.T) {
 		scratch := b.empty(AttentionScratch(130, dim, block, true))
 		Attention(out, qkv, offsets, heads, dim, block, scratch)
 		AttentionGrad(dqkv, qkv, dout, offsets, heads, dim, block, scratch)
-		reference{}.attention(want, qkv, offsets, heads, dim, block, make([]float32, 130))
+		reference{}.attention(want, qkv, offsets, nil, nil, heads, dim, block, make([]float32, 130))
 		reference{}.attentionGrad(wantGrad, qkv, dout, offsets, heads, dim, block, make([]float32, 130))
 		nearCells(rt, "out", out, want, 1e-2)
+		if block == 0 { // every other row
+			bounds, queries := []int32{0}, []int32{}
+			for s := range len(offsets) - 1 {
+				for i := int32(0); i < offsets[s+1]-offsets[s]; i += 2 {
+					queries = append(queries, i)
+				}
+				bounds = append(bounds, int32(len(queries)))
+			}
+			some := b.halves(len(queries) * width)
+			AttentionOf(some, qkv, offsets, bounds, queries, heads, dim, scratch)
+			for s := range len(offsets) - 1 {
+				for i := bounds[s]; i < bounds[s+1]; i++ {
+					if row := int(offsets[s] + queries[i]); !slices.Equal(some.H[int(i)*width:][:width], out.H[row*width:][:width]) {
+						rt.Fatalf("query %d of segment %d differs from the same row among all", queries[i], s)
+					}
+				}
+			}
+		}
 		nearCells(rt, "dqkv", dqkv, wantGrad, 5e-2)
 		b.check(rt)
 	})
