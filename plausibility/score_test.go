@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
@@ -302,5 +303,16 @@ func TestScoreStopsWhenCancelled(t *testing.T) {
 	}
 	if _, err := Score(ctx, c); !errors.Is(err, stop) {
 		t.Errorf("cancelled run returned %v, want the cause", err)
+	}
+}
+
+// A disk that cannot be read ends the run: it is no reason to leave a video out.
+func TestReadTellsTheMachineFromTheFile(t *testing.T) {
+	c := &Config{Local: onlyFiles}
+	if d, err := read(t.Context(), c, "/proc/self/mem", 0); !errors.Is(err, syscall.EIO) || d.skip != "" { // it is read from address 0
+		t.Errorf("skipped because %q, error %v; want an input/output error", d.skip, err)
+	}
+	if d, err := read(t.Context(), c, filepath.Join(t.TempDir(), "none.mp4"), 0); err != nil || d.skip == "" {
+		t.Errorf("a file that is missing: skipped because %q, error %v", d.skip, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"gocv.io/x/gocv"
@@ -125,6 +126,10 @@ func (c *child) answer(request wire.Request) error {
 	done := wire.Done{Codec: s.codec, Height: s.height, Width: s.width, Frames: s.frames, More: s.more, SeekFailed: s.seekFailed}
 	if bad != nil {
 		done.FaultKind, done.FaultText = string(bad.Kind), bad.Reason
+		var number syscall.Errno
+		if errors.As(bad.System, &number) {
+			done.FaultErrno = int(number)
+		}
 	}
 	return wire.WriteJSON(c.answers, wire.KindDone, done)
 }

@@ -23,7 +23,7 @@ func identify(path string, offset, length int64) (header.Container, error) {
 	case errors.Is(err, os.ErrNotExist):
 		return unreadable("no such file")
 	case err != nil:
-		return unreadable("%v", errors.Unwrap(err))
+		return header.Container{}, refused(path, "", err)
 	case !info.Mode().IsRegular():
 		// A named pipe would block for ever, a device may hold anything.
 		return unreadable("not a regular file")
@@ -32,7 +32,7 @@ func identify(path string, offset, length int64) (header.Container, error) {
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return unreadable("%v", errors.Unwrap(err))
+		return header.Container{}, refused(path, "", err)
 	}
 	defer f.Close()
 	if length == 0 {
@@ -48,7 +48,7 @@ func identify(path string, offset, length int64) (header.Container, error) {
 	case errors.Is(err, header.ErrTooLarge):
 		return c, fault(path, TooLarge, "%s", strings.TrimPrefix(err.Error(), header.ErrTooLarge.Error()))
 	case err != nil:
-		return c, fault(path, Unreadable, ": %v", err)
+		return c, refused(path, "", err)
 	}
 	return c, nil
 }

@@ -121,7 +121,7 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 			unusable = append(unusable, v)
 		}
 	}
-	if len(usable) == 0 || float64(len(unusable)) > max(0, spec.MaxUnusable)*float64(len(items)) {
+	if len(usable) == 0 || float64(len(unusable))/float64(len(items)) > max(0, spec.MaxUnusable) {
 		return nil, fmt.Errorf("dataset: %w", &UnusableError{unusable, len(items), spec.MaxUnusable})
 	}
 	d.files = usable

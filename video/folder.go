@@ -99,7 +99,7 @@ func scanFolder(r reading) (scanned, error) {
 	names, err := FrameFiles(r.path)
 	switch {
 	case err != nil:
-		return s, fault(r.path, Unreadable, ": %v", err)
+		return s, refused(r.path, "", err)
 	case len(names) == 0:
 		return s, fault(r.path, NoFrames, ": a folder without .png files")
 	case len(names) > r.lim.frames:
@@ -125,10 +125,10 @@ func scanFolder(r reading) (scanned, error) {
 // scanImage decodes one image, whose size is read from its head before OpenCV sees it.
 func scanImage(r reading, s *scanned, number int, name string) error {
 	path := filepath.Join(r.path, name)
-	unreadable := func(err error) error { return fault(r.path, Unreadable, ": frame %d (%s): %v", number, name, err) }
+	unreadable := func(err error) error { return refused(r.path, fmt.Sprintf("frame %d (%s): ", number, name), err) }
 	f, err := os.Open(path)
 	if err != nil {
-		return unreadable(errors.Unwrap(err))
+		return unreadable(err)
 	}
 	const headBytes = 64 << 10 // the size stands in the first 33
 	head, err := png.DecodeConfig(io.LimitReader(f, headBytes))

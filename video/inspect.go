@@ -26,9 +26,13 @@ type Verdict struct {
 	FPS      float64 `json:"fps"`        // mean rate, from the frames' time stamps; 0 when they do not advance
 	Duration float64 `json:"duration_s"` // seconds, first frame to the end of the last
 	Frames   int     `json:"frames"`     // really decoded; where the frame size changes, those before
+
+	ofTheHour bool // not to be remembered
 }
 
-func (v *Verdict) refuse(f *FileError) { v.Usable, v.Kind, v.Reason = false, f.Kind, f.Reason }
+func (v *Verdict) refuse(f *FileError) {
+	v.Usable, v.Kind, v.Reason, v.ofTheHour = false, f.Kind, f.Reason, f.ofTheHour()
+}
 
 // Inspect decodes a file from end to end and says whether it can be used.
 func (p *Pool) Inspect(ctx context.Context, path string) Verdict {

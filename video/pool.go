@@ -2,6 +2,7 @@ package video
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/surmise-ml/surmise/internal/osfault"
 	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
@@ -79,7 +81,8 @@ type Pool struct {
 	stats *poolCounters
 }
 
-// A DecoderError is a decoder process that could not be started: the machine's fault, and no file's.
+// A DecoderError is a decoder process that could not be started, or a file that the machine could not bring it: the
+// machine's fault, and no file's.
 type DecoderError struct{ Err error }
 
 func (e *DecoderError) Error() string { return e.Err.Error() }
@@ -185,8 +188,13 @@ func (p *Pool) acquire(ctx context.Context, fresh bool) (*process, error) {
 		c.kill()
 	}
 	order := startOrder{ctx, make(chan startAnswer, 1)}
-	p.start <- order // keep is there until Close, which waits for us
-	started := <-order.answer
+	select {
+	case p.start <- order: // keep is there until Close, which waits for us
+	case <-ctx.Done(): // it is busy with another's
+		p.release(nil)
+		return nil, context.Cause(ctx)
+	}
+	started := <-order.answer // at the end of ctx too
 	if started.err != nil {
 		p.release(nil)
 		return nil, &DecoderError{started.err}
@@ -306,7 +314,12 @@ func (p *Pool) decode(ctx context.Context, item source.Item, r wire.Request, beg
 			err = fault(path, TooLarge, ": %v", err)
 		case errors.Is(err, errEnded), errors.Is(err, syscall.EPIPE):
 			p.stats.crashed.Add(1)
-			err = fault(path, Crashed, "%s", how)
+			crash := fault(path, Crashed, "%s", how)
+			if c.killed() { // which need not be the file's fault
+				crash = fault(path, Crashed, " (killed from outside, as by a system that is short of memory)%s", how)
+				crash.passing = true
+			}
+			err = crash
 		default:
 			p.stats.garbage.Add(1)
 			err = fault(path, Crashed, ": %v", err)
@@ -322,7 +335,14 @@ func faultOf(path string, d wire.Done) error {
 	if d.FaultKind == "" {
 		return nil
 	}
-	return &FileError{path, Kind(d.FaultKind), d.FaultText}
+	f := &FileError{Path: path, Kind: Kind(d.FaultKind), Reason: d.FaultText}
+	if d.FaultErrno != 0 {
+		f.System = syscall.Errno(d.FaultErrno)
+	}
+	if osfault.OfMachine(f.System) {
+		return &DecoderError{fmt.Errorf("decode %q: %w", path, f.System)}
+	}
+	return f
 }
 
 // visitError is an error of the one who asked for frames.
@@ -333,10 +353,20 @@ var errTooLong = errors.New("the file took too long")
 // do sends one request and hands over its frames. After an error the process is of no more use. touched is how far
 // into the shared memory frames reached, in bytes, the two halves together.
 func (c *process) do(ctx context.Context, o PoolOptions, r wire.Request, visit func(frame) error) (done wire.Done, touched int64, err error) {
-	if err := wire.WriteJSON(c.requests, wire.KindRequest, r); err != nil {
+	ends := time.Now().Add(o.Deadline)
+	soon := func() time.Time {
+		if t := time.Now().Add(o.Silence); t.Before(ends) {
+			return t
+		}
+		return ends
+	}
+	text, err := json.Marshal(r)
+	if err != nil {
 		return done, 0, err
 	}
-	ends := time.Now().Add(o.Deadline)
+	if err := c.say(ctx, soon(), wire.KindRequest, text); err != nil {
+		return done, 0, err
+	}
 	lim := wire.Limits{Memory: uint64(len(c.memory)), Pixels: max(r.MaxPixels, r.Square*r.Square), Number: r.MaxFrames, Repeat: 1}
 	if r.FPS > 0 {
 		lim.Repeat = maxFrames
@@ -344,12 +374,8 @@ func (c *process) do(ctx context.Context, o PoolOptions, r wire.Request, visit f
 	var message wire.Frames
 	begun, last := false, -1
 	for {
-		deadline := time.Now().Add(o.Silence)
-		if ends.Before(deadline) {
-			deadline = ends
-		}
-		kind, body, err := c.next(ctx, o, deadline)
-		if errors.Is(err, errSilent) && !time.Now().Before(ends) {
+		kind, body, err := c.next(ctx, o, soon())
+		if (err == nil || errors.Is(err, errSilent)) && !time.Now().Before(ends) {
 			err = errTooLong
 		}
 		if err != nil {
@@ -359,9 +385,6 @@ func (c *process) do(ctx context.Context, o PoolOptions, r wire.Request, visit f
 		case kind == wire.KindBegun && !begun:
 			begun = true
 		case kind == wire.KindPassed && begun:
-			if !time.Now().Before(ends) {
-				return done, touched, errTooLong
-			}
 		case kind == wire.KindFrames && begun:
 			if err := wire.ParseFrames(body, !r.NoPixels, lim, &message); err != nil {
 				return done, touched, err
@@ -375,7 +398,7 @@ func (c *process) do(ctx context.Context, o PoolOptions, r wire.Request, visit f
 			if err != nil {
 				return done, touched, &visitError{err}
 			}
-			if err := wire.Write(c.requests, wire.KindFree, nil); err != nil {
+			if err := c.say(ctx, soon(), wire.KindFree, nil); err != nil {
 				return done, touched, err
 			}
 		case kind == wire.KindDone && begun:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -124,6 +125,22 @@ func goWrong(fault string, answers *os.File, memory []byte) error {
 		return wire.WriteJSON(answers, wire.KindDone, wire.Done{Frames: 1 << 40})
 	case "exit":
 		os.Exit(0)
+	case "killed": // as the kernel does when memory is short
+		if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+			return err
+		}
+		select {}
+	case "no right":
+		return wire.WriteJSON(answers, wire.KindDone, wire.Done{FaultKind: string(Unreadable), FaultText: "unreadable: permission denied", FaultErrno: int(syscall.EACCES)})
+	case "disk gone":
+		return wire.WriteJSON(answers, wire.KindDone, wire.Done{FaultKind: string(Unreadable), FaultText: "unreadable: input/output error", FaultErrno: int(syscall.EIO)})
+	case "flood": // frames without end, and never a word read
+		for n := 10; ; n++ {
+			f := wire.Frames{Height: 2, Width: 2, Frames: []wire.Frame{{Number: n, Repeat: 1, Time: float64(n)}}}
+			if err := wire.Write(answers, wire.KindFrames, f.Append(nil)); err != nil {
+				return err
+			}
+		}
 	case "grow":
 		var hoard [][]byte
 		for {
@@ -169,12 +186,14 @@ func TestPoolSurvivesItsDecoders(t *testing.T) {
 		{"backwards", Crashed, "not a message", func(s PoolStats) int64 { return s.Garbage }, 2},
 		{"unknown kind", Crashed, "sunspots", func(s PoolStats) int64 { return s.Garbage }, 2},
 		{"many frames", Crashed, "not a message", func(s PoolStats) int64 { return s.Garbage }, 2},
+		{"flood", TimedOut, "no word", func(s PoolStats) int64 { return s.TimedOut }, 1},
+		{"killed", Crashed, "killed from outside", func(s PoolStats) int64 { return s.Crashed }, 2},
 		{"grow", TooLarge, "limit 300 MiB", func(s PoolStats) int64 { return s.TooLarge }, 2},
 	} {
 		t.Run(c.fault, func(t *testing.T) {
 			o := PoolOptions{Size: 1, MemoryBytes: 300 << 20, Silence: time.Minute}
 			switch c.fault {
-			case "sleep":
+			case "sleep", "flood":
 				o.Silence = 100 * time.Millisecond
 			case "talk":
 				o.Deadline = 200 * time.Millisecond
@@ -220,6 +239,53 @@ func TestDecoderThatCannotStart(t *testing.T) {
 	if _, err := p.ReadFrames(t.Context(), "good.mp4", ReadOptions{}); err == nil || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no program: %v", err)
 	}
+}
+
+// What the system answers to whoever opens a file is no property of the file: the machine's troubles end the inspection,
+// and nothing of it is remembered.
+func TestFaultsOfTheHour(t *testing.T) {
+	dir := t.TempDir()
+	for name, want := range map[string]bool{"killed": false, "no right": false, "segfault": true} {
+		verdicts, err := OpenVerdicts(filepath.Join(dir, name), 1<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := fakePool(t, name, PoolOptions{Size: 1, Verdicts: verdicts})
+		bad := write(t, filepath.Join(dir, "bad.mp4"), "content")
+		if v := p.Inspect(t.Context(), bad); v.Usable {
+			t.Errorf("%s: %+v", name, v)
+		}
+		if _, _, known := verdicts.recall(bad, bad); known != want {
+			t.Errorf("%s: remembered %v, want %v", name, known, want)
+		}
+		p.Close()
+		if err := verdicts.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	p := fakePool(t, "disk gone", PoolOptions{Size: 1})
+	_, err := p.InspectAll(t.Context(), []source.Item{{Path: "good.mp4"}, {Path: "bad.mp4"}}, nil)
+	if of := new(DecoderError); !errors.As(err, &of) || !errors.Is(err, syscall.EIO) || !strings.Contains(err.Error(), "bad.mp4") {
+		t.Errorf("a disk that is gone: %v", err)
+	}
+}
+
+// Who waits behind the start of another's decoder waits no longer than its context.
+func TestWaitForAStartHearsItsContext(t *testing.T) {
+	p := fakePool(t, "never starts", PoolOptions{Size: 2, Start: time.Minute})
+	first, stopFirst := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	group.Go(func() { _, _ = p.CountFrames(first, "good.mp4") })
+	for len(p.slots) == 0 { // until it has begun
+		runtime.Gosched()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.CountFrames(ctx, "good.mp4"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	stopFirst()
+	group.Wait()
 }
 
 // A wait for a decoder ends at once with its context, and the process with it.

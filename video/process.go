@@ -173,6 +173,24 @@ func (p *process) next(ctx context.Context, o PoolOptions, deadline time.Time) (
 	}
 }
 
+// say sends a message, unless ctx or deadline ends before the child has read what lies in the pipe.
+func (p *process) say(ctx context.Context, deadline time.Time, kind wire.Kind, body []byte) error {
+	_ = p.requests.SetWriteDeadline(deadline)
+	stop := context.AfterFunc(ctx, func() { _ = p.requests.SetWriteDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err := wire.Write(p.requests, kind, body)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errSilent // or the end of ctx, which the caller asks
+	}
+	return err
+}
+
+// killed tells of a child that had ended when kill was called: SIGKILL is what ended it.
+func (p *process) killed() bool {
+	status, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
+}
+
 // used is the memory of the child's own, in bytes: what is resident and neither of a file nor shared.
 func (p *process) used() int64 {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", p.cmd.Process.Pid))

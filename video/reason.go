@@ -1,8 +1,11 @@
 package video
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"syscall"
 )
 
 // Kind is one of the closed set of reasons why a file cannot be used. The text of a reason begins with it.
@@ -36,11 +39,35 @@ type FileError struct {
 	Path   string
 	Kind   Kind
 	Reason string // begins with Kind
+	System error  // what the operating system answered, where that is why
+
+	passing bool // it may be otherwise within the hour
 }
 
 func (e *FileError) Error() string { return fmt.Sprintf("video %q: %s", e.Path, e.Reason) }
+func (e *FileError) Unwrap() error { return e.System }
+
+// ofTheHour tells whether the fault need not be the file's: with its bytes as they are, a second look may find none.
+func (e *FileError) ofTheHour() bool {
+	return e.passing || e.System != nil || e.Kind == NotInspected || e.Kind == TimedOut
+}
 
 // fault makes a FileError whose reason is the kind and what follows it, punctuation included.
 func fault(path string, kind Kind, format string, args ...any) *FileError {
-	return &FileError{path, kind, string(kind) + fmt.Sprintf(format, args...)}
+	return &FileError{Path: path, Kind: kind, Reason: string(kind) + fmt.Sprintf(format, args...)}
+}
+
+// refused makes the FileError of a file that the operating system does not let be read; what is where in it, if not all of
+// it. It leaves the path out of the system's words.
+func refused(path, what string, err error) *FileError {
+	var of *os.PathError
+	if errors.As(err, &of) {
+		err = of.Err
+	}
+	f := fault(path, Unreadable, ": %s%v", what, err)
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		f.System = number
+	}
+	return f
 }

@@ -255,7 +255,7 @@ func (v *Verdicts) recall(name, path string) (Verdict, track, bool) {
 
 // remember adds, under a name, a file that was as identity says before it was decoded, unless it has changed meanwhile.
 func (v *Verdicts) remember(name, path string, identity fileIdentity, verdict Verdict, t track) error {
-	if v == nil || verdict.Kind == NotInspected || verdict.Kind == TimedOut { // these are of the hour, not of the file
+	if v == nil || verdict.ofTheHour {
 		return nil
 	}
 	if now, err := identityOf(path); err != nil || now != identity {

@@ -34,7 +34,7 @@ var (
 )
 
 // shared is what every package may import.
-var shared = []string{"internal/durable", "internal/bounded"}
+var shared = []string{"internal/durable", "internal/bounded", "internal/osfault"}
 
 var rules = []rule{
 	{"masking", nothing, nothing,
@@ -103,6 +103,8 @@ var rules = []rule{
 		"how a file is written whole or not at all; every package may import it"},
 	{"internal/bounded", nothing, nothing,
 		"how much is read of what others wrote; every package may import it"},
+	{"internal/osfault", nothing, nothing,
+		"whose fault an error of the operating system is; every package may import it"},
 	{"deploy", nothing, nothing, "scripts and their tests"},
 }
 

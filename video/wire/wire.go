@@ -134,6 +134,7 @@ type Done struct {
 	SeekFailed bool   `json:"seek_failed"`
 	FaultKind  string `json:"fault_kind"`
 	FaultText  string `json:"fault_text"`
+	FaultErrno int    `json:"fault_errno"` // of the operating system, where it is the reason
 }
 
 // Write sends one message, in one write.
