@@ -100,6 +100,9 @@ func (a *auditLog) write(r auditRecord) error {
 		a.log.Error("the audit log cannot be written: no further changes are taken", "error", err)
 	}
 	a.broken = err != nil
+	if err != nil {
+		a.leftOut += r.LeftOut // the next line says it
+	}
 	return err
 }
 

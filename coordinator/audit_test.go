@@ -11,9 +11,15 @@ import (
 	"github.com/surmise-ml/surmise/coordinator/auth"
 )
 
-type auditLines struct{ records []auditRecord }
+type auditLines struct {
+	records []auditRecord
+	full    bool
+}
 
 func (l *auditLines) Append(line []byte) error {
+	if l.full {
+		return errors.New("the disk is full")
+	}
 	var r auditRecord
 	err := json.Unmarshal(bytes.TrimSpace(line), &r)
 	l.records = append(l.records, r)
@@ -41,5 +47,22 @@ func TestStrangersDoNotFillTheAuditLog(t *testing.T) {
 	}
 	if n := len(lines.records); n != strangersAtOnce+1+strangersPerSecond || lines.records[n-1].LeftOut != 0 {
 		t.Errorf("a second later %d lines, the last %+v", n, lines.records[n-1])
+	}
+}
+
+// A line that could not be kept leaves its number to the next.
+func TestLeftOutLinesOutliveAFullDisk(t *testing.T) {
+	var lines auditLines
+	a := newAuditLog(&lines, slog.New(slog.DiscardHandler))
+	now := time.Unix(1e9, 0)
+	for range strangersAtOnce + 50 {
+		a.call(now, auth.Identity{}, nil, "/surmise.v1.JobService/ListJobs", "", errors.New("who are you?"))
+	}
+	lines.full = true
+	a.attached(now, auth.Identity{ID: "token/x"}, nil, "w")
+	lines.full = false
+	a.attached(now, auth.Identity{ID: "token/x"}, nil, "w")
+	if last := lines.records[len(lines.records)-1]; last.LeftOut != 50 {
+		t.Errorf("%d left out, want 50", last.LeftOut)
 	}
 }

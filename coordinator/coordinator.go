@@ -174,6 +174,7 @@ type Server struct {
 	clock       Clock
 	log         *slog.Logger
 	comparer    Comparer
+	comparing   chan struct{} // holds a token while scores are compared
 	observer    Observer
 	launch      Launching // nil: none
 	traces      trace.TracerProvider
@@ -236,6 +237,7 @@ func New(cfg Config) (*Server, error) {
 		clock:       cfg.Clock,
 		log:         cfg.Logger,
 		comparer:    cfg.Comparer,
+		comparing:   make(chan struct{}, 1),
 		observer:    cfg.Observer,
 		launch:      cfg.Launch,
 		traces:      cfg.TracerProvider,

@@ -308,6 +308,7 @@ func (ws *workers) putBack(w *session) {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	w.working = false
+	ws.removeFree(w) // it may have asked again meanwhile
 	if ws.byName[w.name] == w {
 		ws.free = append([]*session{w}, ws.free...)
 	}

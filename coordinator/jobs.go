@@ -309,9 +309,13 @@ func explainWait(m *surmisev1.Job, job queue.Job, position int, workers crew, me
 	m.Reason = wait
 	if ahead := position - workers.idle; mean > 0 && workers.able > 0 {
 		// Workers of other coordinators are known by the jobs they hold.
-		m.WaitEstimate = durationpb.New(max(0, mean*time.Duration(max(0, ahead))/time.Duration(max(workers.able, held))))
+		rounds := float64(max(0, ahead)) / float64(max(workers.able, held))
+		m.WaitEstimate = durationpb.New(time.Duration(min(float64(mean)*rounds, longestEstimate)))
 	}
 }
+
+// longestEstimate is what a wait is said to take at most, in nanoseconds: about a hundred years, which a Duration holds.
+const longestEstimate = float64(100 * 365 * 24 * time.Hour)
 
 // explainLaunch adds how it stands with workers that are started for a job that waits for one, in the words of the engine
 // that starts them.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -25,8 +26,37 @@ func (s *Server) CompareScores(ctx context.Context, req *surmisev1.CompareScores
 		defer release()
 		files = append(files, file)
 	}
+	if err := checkSizes(files); err != nil {
+		return nil, err
+	}
+	// One comparison at a time: each holds its files in memory, and a cancelled one its core for a while.
+	select {
+	case s.comparing <- struct{}{}:
+		defer func() { <-s.comparing }()
+	case <-ctx.Done():
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
 	response, err := s.comparer.Compare(ctx, files, req)
 	return response, scoreStatus(err)
+}
+
+// comparedBytes is what the files of one comparison may hold together: they are in memory at once.
+const comparedBytes = 1 << 30
+
+func checkSizes(files []ScoreFile) error {
+	var total int64
+	for _, f := range files {
+		info, err := os.Stat(f.Path)
+		if err != nil {
+			return scoreStatus(err)
+		}
+		total += info.Size()
+	}
+	if total > comparedBytes {
+		return status.Errorf(codes.ResourceExhausted, "the scores of these %d jobs hold %d bytes, at most %d are compared at once; `surmise compare` on their files has no such limit",
+			len(files), total, int64(comparedBytes))
+	}
+	return nil
 }
 
 // GetScores implements PlausibilityService.

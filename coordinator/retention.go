@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync"
@@ -69,27 +70,30 @@ func mayHaveLeft(job queue.Job) bool {
 // tidy removes what of jobs nobody needs any more, until ctx ends.
 func (s *Server) tidy(ctx context.Context) {
 	s.tidyOwed(ctx)
+	var failed []string
+	var again <-chan time.Time // for those
 	for {
-		var again <-chan time.Time
 		for _, id := range s.tidier.take() {
-			if err := s.tidyJob(ctx, id); err != nil && ctx.Err() == nil {
+			switch err := s.tidyJob(ctx, id); {
+			case err == nil || ctx.Err() != nil:
+			case errors.Is(err, queue.ErrNotFound): // another coordinator's, or one of before the database was begun anew
+				s.log.Warn("old artifacts stay: their job is not known here", "job", jobPrefix+id)
+			default:
 				s.log.Warn("old artifacts stay for now", "job", jobPrefix+id, "error", err, "retry_in", tidyRetry)
-				s.tidier.add(id)
-				again = s.clock.After(tidyRetry)
+				if failed = append(failed, id); again == nil {
+					again = s.clock.After(tidyRetry)
+				}
 			}
-		}
-		if again != nil {
-			select {
-			case <-ctx.Done():
-				return
-			case <-again:
-			}
-			continue
 		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.tidier.wake:
+		case <-again:
+			for _, id := range failed {
+				s.tidier.add(id)
+			}
+			failed, again = nil, nil
 		}
 	}
 }

@@ -346,6 +346,12 @@ type sweeps struct {
 	rungs map[string]int         // by child that is held: the highest rung recorded
 }
 
+// What is remembered at most, and then read from the store again.
+const (
+	maxRules = 1 << 10 // a request may hold a megabyte
+	maxRungs = 1 << 16
+)
+
 // judge ends a child of a sweep early when the sweep's rules say so. What fails is logged and comes up again with the
 // child's next report. A coordinator that is killed between recording a rung and ending the child lets it go on to the
 // next rung.
@@ -386,6 +392,9 @@ func (s *Server) verdict(ctx context.Context, job queue.Job, p *surmisev1.Progre
 		return "", err
 	}
 	s.sweeps.mu.Lock()
+	if len(s.sweeps.rungs) >= maxRungs { // of children that ended through another coordinator
+		clear(s.sweeps.rungs)
+	}
 	s.sweeps.rungs[job.ID] = rung
 	s.sweeps.mu.Unlock()
 	if !first || p.Steps > 0 && p.Step >= p.Steps { // what is done is kept; others are held against it
@@ -411,6 +420,9 @@ func (s *Server) rulesOf(ctx context.Context, id string) (sweep.Rules, error) {
 	}
 	rules = sweep.RulesOf(request)
 	s.sweeps.mu.Lock()
+	if len(s.sweeps.rules) >= maxRules { // most of sweeps that are over
+		clear(s.sweeps.rules)
+	}
 	s.sweeps.rules[id] = rules
 	s.sweeps.mu.Unlock()
 	return rules, nil

@@ -93,8 +93,8 @@ func (s *Store) tail(a attempt) *tail {
 	return t
 }
 
-// Append keeps lines of an attempt, in the order of their numbers, but for those that it has. They are on disk when it
-// returns.
+// Append keeps lines of an attempt, in the order of their numbers, but for those that it has. Their file is on disk when it
+// returns; its name, when it is new, a little later, so a crash of the machine may cost an attempt's first lines.
 func (s *Store) Append(job string, epoch int64, lines []Line) (err error) {
 	a := attempt{job, epoch}
 	t := s.tail(a)

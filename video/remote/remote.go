@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"gocloud.dev/blob"
@@ -32,12 +33,12 @@ import (
 
 // Options bounds a Store. The zero value of a field means its default.
 type Options struct {
-	MaxBytes   int64 // of all objects kept; default 10 GiB
-	MaxObject  int64 // of one; default a quarter of MaxBytes
-	MaxListing int   // names below one prefix; default 1,048,576
-	Timeout    time.Duration
-	Rules      Rules        // what may be fetched
-	Client     *http.Client // default one that holds to Rules and follows no redirection to another host
+	MaxBytes   int64         // of all objects kept; default 10 GiB
+	MaxObject  int64         // of one; default a quarter of MaxBytes
+	MaxListing int           // names below one prefix; default 1,048,576
+	Timeout    time.Duration // to bring one object; default 15 min. An unfinished file as old belongs to nobody
+	Rules      Rules         // what may be fetched
+	Client     *http.Client  // default one that holds to Rules and follows no redirection to another host
 }
 
 func (o Options) withDefaults() Options {
@@ -76,7 +77,7 @@ type Store struct {
 	o   Options
 
 	mu      sync.Mutex
-	pinned  map[string]int           // guarded by mu; files in use, by path
+	pinned  map[string]*pin          // guarded by mu; files in use, by path
 	coming  map[*reservation]bool    // guarded by mu; objects on their way
 	fetches map[string]chan struct{} // guarded by mu; closed when a fetch has ended
 	buckets map[string]*blob.Bucket  // guarded by mu
@@ -90,7 +91,7 @@ func Open(dir string, o Options) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("opening the folder of remote videos: %w", err)
 	}
-	return &Store{dir: dir, o: o.withDefaults(), pinned: map[string]int{}, coming: map[*reservation]bool{}, fetches: map[string]chan struct{}{}, buckets: map[string]*blob.Bucket{}}, nil
+	return &Store{dir: dir, o: o.withDefaults(), pinned: map[string]*pin{}, coming: map[*reservation]bool{}, fetches: map[string]chan struct{}{}, buckets: map[string]*blob.Bucket{}}, nil
 }
 
 // Close ends the connections.
@@ -176,8 +177,9 @@ func notFound(err error) error {
 	return err
 }
 
-// Fetch returns a file with the object's bytes. It stays until release is called. The error is fs.ErrNotExist for an
-// object that is not there, or may not be read.
+// Fetch returns a file with the object's bytes. It stays until release is called. What is kept is not looked at again: an
+// object that changes under its name stays what it was until it is forgotten. The error is fs.ErrNotExist for an object
+// that is not there, or may not be read.
 func (s *Store) Fetch(ctx context.Context, uri string) (string, func(), error) {
 	u, err := s.parse(uri)
 	if err != nil {
@@ -199,15 +201,8 @@ func (s *Store) Fetch(ctx context.Context, uri string) (string, func(), error) {
 			return "", nil, context.Cause(ctx)
 		}
 	}
-	s.pinned[file]++
-	release := sync.OnceFunc(func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.pinned[file]--; s.pinned[file] == 0 {
-			delete(s.pinned, file)
-		}
-	})
-	if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
+	release := sync.OnceFunc(func() { s.unpin(file) })
+	if s.pin(file) {
 		s.mu.Unlock()
 		markUsed(file)
 		return file, release, nil
@@ -222,10 +217,70 @@ func (s *Store) Fetch(ctx context.Context, uri string) (string, func(), error) {
 		close(done)
 	}()
 	if err := s.download(ctx, u, uri, file); err != nil {
-		release()
 		return "", nil, fmt.Errorf("fetching %q: %w", shown(u), err)
 	}
 	return file, release, nil
+}
+
+// pin is a file in use. Its lock tells other processes so.
+type pin struct {
+	uses int
+	f    *os.File
+}
+
+// pin notes that a file is in use, if it is there. s.mu is held.
+func (s *Store) pin(file string) bool {
+	if p := s.pinned[file]; p != nil {
+		p.uses++
+		return true
+	}
+	info, err := os.Stat(file)
+	if err != nil || !info.Mode().IsRegular() { // opening a pipe would wait for ever
+		return false
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return false
+	}
+	lockShared(f)
+	// Another process may have forgotten it before it was locked.
+	now, err := os.Stat(file)
+	if opened, errOpened := f.Stat(); err != nil || errOpened != nil || !os.SameFile(now, opened) {
+		_ = f.Close()
+		return false
+	}
+	s.pinned[file] = &pin{1, f}
+	return true
+}
+
+func (s *Store) unpin(file string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.pinned[file]
+	if p.uses--; p.uses == 0 {
+		_ = p.f.Close()
+		delete(s.pinned, file)
+	}
+}
+
+// lockShared keeps other processes from forgetting a file until it is closed. A file system without locks leaves it to
+// chance.
+func lockShared(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_SH) }
+
+// forget removes a file that no process uses; ok is false for one in use.
+func forget(file string) (ok bool, err error) {
+	f, err := os.Open(file)
+	if err == nil {
+		defer f.Close()
+		if errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
+			return false, nil
+		}
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, err
+	}
+	_ = os.Remove(file + usedSuffix)
+	return true, nil
 }
 
 // cleanExtension is the extension of an object's name if it is a plain one.
@@ -252,6 +307,7 @@ func markUsed(file string) {
 
 const unfinished = durable.Unfinished
 
+// download brings an object to a file, which is in use then.
 func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err error) {
 	ctx, stop := context.WithTimeout(ctx, s.o.Timeout)
 	defer stop()
@@ -282,9 +338,17 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 	case size >= 0 && n != size:
 		err = fmt.Errorf("%d bytes came, %d were announced", n, size)
 	}
-	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync()); err != nil {
+		_ = f.Close()
 		return err
 	}
+	lockShared(f)
+	inUse := false
+	defer func() {
+		if !inUse {
+			_ = f.Close()
+		}
+	}()
 	if size < 0 { // not announced: it counts with what has come of it, and had room made for nothing
 		s.mu.Lock()
 		err := s.makeRoom(0)
@@ -299,7 +363,17 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 		}
 	}
 	markUsed(file)
-	return os.Rename(f.Name(), file)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pin(file) { // another process was faster, and may have it in use under this name
+		return nil
+	}
+	if err := os.Rename(f.Name(), file); err != nil {
+		return err
+	}
+	inUse = true
+	s.pinned[file] = &pin{1, f}
+	return nil
 }
 
 // open begins to read an object. Its size is -1 when it is not announced.
@@ -414,14 +488,13 @@ func (s *Store) makeRoom(need int64) error {
 		if total+need <= s.o.MaxBytes {
 			return nil
 		}
-		if s.pinned[o.path] > 0 {
-			continue
-		}
-		if err := os.Remove(o.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		gone, err := forget(o.path)
+		if err != nil {
 			return err
 		}
-		_ = os.Remove(o.path + usedSuffix)
-		total -= o.size
+		if gone {
+			total -= o.size
+		}
 	}
 	if total+need > s.o.MaxBytes {
 		return fmt.Errorf("no room for %d bytes more: %d of %d are in use", need, total, s.o.MaxBytes)

@@ -239,6 +239,46 @@ func TestBoundedTogether(t *testing.T) {
 }
 
 // What is not announced counts as well: with two of 400 bytes in use there is no room for a third.
+// Several workers of a machine share the folder: none takes from another what it reads.
+func TestInUseByAnotherProcess(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("x", 400)) }))
+	defer server.Close()
+	o := Options{MaxBytes: 1000, MaxObject: 500}
+	ours := open(t, o)
+	o.Rules = ours.o.Rules
+	theirs, err := Open(ours.dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	for _, how := range []string{"fetched", "found"} {
+		path, release, err := ours.Fetch(t.Context(), server.URL+"/1.mp4")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			fetch(t, theirs, fmt.Sprintf("%s/%s-%d.mp4", server.URL, how, i))
+		}
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("%s: a file in use is gone: %v", how, err)
+		}
+		release()
+	}
+	for i := range 3 {
+		fetch(t, theirs, fmt.Sprintf("%s/after-%d.mp4", server.URL, i))
+	}
+	if len(ours.pinned) > 0 || len(theirs.pinned) > 0 {
+		t.Errorf("still in use: %v, %v", ours.pinned, theirs.pinned)
+	}
+	entries, err := os.ReadDir(ours.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) > 4 { // two objects and the times of their use
+		t.Errorf("%d files are left: %v", len(entries), entries)
+	}
+}
+
 func TestBoundedUnannounced(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.(http.Flusher).Flush() // before the length is known

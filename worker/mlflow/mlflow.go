@@ -222,8 +222,10 @@ func (s *session) send(ctx context.Context, batch []report) {
 		return
 	}
 	err := s.begin(ctx)
-	if err == nil && len(batch) > 0 {
-		err = s.t.call(ctx, "runs/log-batch", map[string]any{"run_id": s.run, "metrics": metrics(batch)}, nil)
+	for figures := range slices.Chunk(metrics(batch), mostMetrics) {
+		if err == nil {
+			err = s.t.call(ctx, "runs/log-batch", map[string]any{"run_id": s.run, "metrics": figures}, nil)
+		}
 	}
 	if err != nil {
 		s.lost += len(batch)
@@ -231,6 +233,9 @@ func (s *session) send(ctx context.Context, batch []report) {
 		s.log.Warn("MLflow is not told what is measured", "error", err, "again_in", quietAfterFailure)
 	}
 }
+
+// mostMetrics is what MLflow takes in one call.
+const mostMetrics = 1000
 
 type metric struct {
 	Key       string  `json:"key"`
@@ -249,7 +254,7 @@ func metrics(batch []report) []metric {
 			}
 		}
 	}
-	return out[:min(len(out), 1000)]
+	return out
 }
 
 // begin makes the run, once.

@@ -189,3 +189,30 @@ func TestAddresses(t *testing.T) {
 		}
 	}
 }
+
+// MLflow takes a thousand figures in a call; what is more comes in the next.
+func TestMoreFiguresThanACallTakes(t *testing.T) {
+	f := &fake{}
+	result := &surmisev1.Result{Metrics: map[string]float64{}}
+	for i := range 2500 {
+		result.Metrics[fmt.Sprintf("accuracy.%04d", i)] = 0.5
+	}
+	log, _, err := track(t, f, t.Context(), func(context.Context, worker.Reports) (*surmisev1.Result, error) { return result, nil })
+	if err != nil || log != "" {
+		t.Fatalf("%v, log %s", err, log)
+	}
+	sent := 0
+	for i, call := range f.calls {
+		var batch struct{ Metrics []metric }
+		if call != "POST runs/log-batch" {
+			continue
+		}
+		if err := json.Unmarshal([]byte(f.bodies[i]), &batch); err != nil || len(batch.Metrics) > mostMetrics {
+			t.Errorf("%d figures in a call (%v)", len(batch.Metrics), err)
+		}
+		sent += len(batch.Metrics)
+	}
+	if sent != 2500 {
+		t.Errorf("%d figures were sent, want 2500", sent)
+	}
+}

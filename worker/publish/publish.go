@@ -121,6 +121,10 @@ func (p *Publisher) Run(ctx context.Context, a worker.Assignment, r worker.Repor
 	}
 
 	out := newOutbox(held, at, work.ArtifactDir, r, p.o.Logger.With("job", a.Job, "epoch", a.Epoch), stop)
+	defer func() { // after a panic of the Runner too: what is published from must not be removed under it
+		letGo(nil)
+		_ = out.close()
+	}()
 	result, err := p.runner.Run(ctx, work, out)
 	patience := time.AfterFunc(p.patience(err), func() { letGo(errSlow) })
 	defer patience.Stop()

@@ -529,3 +529,26 @@ func TestTwinsHaveFoldersOfTheirOwn(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// After a Runner that panics nothing publishes from the folder that is removed.
+func TestAPanicLeavesNothingBehind(t *testing.T) {
+	var out *outbox
+	p := publisher(t, Options{Dir: t.TempDir()}, func(_ context.Context, _ worker.Assignment, r worker.Reports) (*surmisev1.Result, error) {
+		out = r.(*outbox)
+		panic("the job")
+	})
+	a := worker.Assignment{Job: "jobs/a", Epoch: 1, ArtifactDir: filepath.Join(t.TempDir(), "jobs/a/attempts/1")}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic went no further")
+			}
+		}()
+		_, _ = p.Run(t.Context(), a, newReports())
+	}()
+	select {
+	case <-out.done:
+	default:
+		t.Error("the attempt is over, and what publishes is not")
+	}
+}

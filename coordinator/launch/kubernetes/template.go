@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/surmise-ml/surmise/coordinator/launch"
+	"github.com/surmise-ml/surmise/internal/bounded"
 )
 
 // Templates are the pods of workers before a batch adds its own: by the pool's name, or by "cpu" and "gpu" for pools without
@@ -55,14 +56,7 @@ func ReadTemplates(dir string) (Templates, error) {
 }
 
 func readTemplate(path string) (none corev1.PodTemplateSpec, err error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return none, err
-	}
-	if info.Size() > maxTemplateBytes {
-		return none, fmt.Errorf("has %d bytes, at most %d are read", info.Size(), maxTemplateBytes)
-	}
-	text, err := os.ReadFile(path)
+	text, err := bounded.ReadFile(path, maxTemplateBytes)
 	if err != nil {
 		return none, err
 	}

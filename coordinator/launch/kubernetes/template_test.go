@@ -51,15 +51,15 @@ func TestBadTemplates(t *testing.T) {
 		return map[string]string{"cpu.yaml": strings.Replace(goodTemplate, old, new, 1)}
 	}
 	for want, files := range map[string]map[string]string{
-		"no file NAME.yaml":      {"cpu.json": "{}"},
-		`unknown field "imagee"`: change("image:", "imagee:"),
-		"already set":            change("image: surmise-worker", "image: a\n      image: b"),
-		`kind "Pod"`:             change("PodTemplate", "Pod"),
-		`none is named "worker"`: change("name: worker", "name: main"),
-		"no image":               change("image: surmise-worker", "tty: false"),
-		"want Never":             change("    containers:", "    restartPolicy: Always\n    containers:"),
-		"--name":                 change("[--coordinator", "[--name=a, --coordinator"),
-		"at most 1048576":        {"cpu.yaml": goodTemplate + strings.Repeat("#", 1<<20)},
+		"no file NAME.yaml":       {"cpu.json": "{}"},
+		`unknown field "imagee"`:  change("image:", "imagee:"),
+		"already set":             change("image: surmise-worker", "image: a\n      image: b"),
+		`kind "Pod"`:              change("PodTemplate", "Pod"),
+		`none is named "worker"`:  change("name: worker", "name: main"),
+		"no image":                change("image: surmise-worker", "tty: false"),
+		"want Never":              change("    containers:", "    restartPolicy: Always\n    containers:"),
+		"--name":                  change("[--coordinator", "[--name=a, --coordinator"),
+		"more than 1048576 bytes": {"cpu.yaml": goodTemplate + strings.Repeat("#", 1<<20)},
 	} {
 		if _, err := ReadTemplates(writeTemplates(t, files)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v", want, err)

@@ -112,7 +112,7 @@ func New(o Options) (*Launcher, error) {
 		return nil, fmt.Errorf("slurm: %w", err)
 	}
 	for _, pool := range slices.Sorted(maps.Keys(o.Pools)) {
-		if err := o.Pools[pool].check(); err != nil {
+		if err := o.Pools[pool].over(o.Job).check(); err != nil { // as it will be submitted
 			return nil, fmt.Errorf("slurm: pool %s: %w", pool, err)
 		}
 	}

@@ -190,14 +190,18 @@ func TestStates(t *testing.T) {
 func TestOptionsAreChecked(t *testing.T) {
 	good := Options{Prefix: "lab", Program: []string{"surmise", "worker"}, Script: "#!/bin/sh\n"}
 	for want, change := range map[string]func(*Options){
-		"prefix":                      func(o *Options) { o.Prefix = "" },
-		"Program is empty":            func(o *Options) { o.Program = nil },
-		"does not begin with #!":      func(o *Options) { o.Script = "echo" },
-		`env "A=b"`:                   func(o *Options) { o.Env = []string{"A=b"} },
-		`partition "a b"`:             func(o *Options) { o.Job.Partition = "a b" },
-		"Slurm counts in minutes":     func(o *Options) { o.Job.TimeLimit = time.Second },
-		"is not before the time":      func(o *Options) { o.Job = Job{TimeLimit: time.Minute, SignalBefore: time.Minute} },
-		`pool gpu: extra "--hold"`:    func(o *Options) { o.Pools = map[string]Job{"gpu": {Extra: []string{"--hold"}}} },
+		"prefix":                   func(o *Options) { o.Prefix = "" },
+		"Program is empty":         func(o *Options) { o.Program = nil },
+		"does not begin with #!":   func(o *Options) { o.Script = "echo" },
+		`env "A=b"`:                func(o *Options) { o.Env = []string{"A=b"} },
+		`partition "a b"`:          func(o *Options) { o.Job.Partition = "a b" },
+		"Slurm counts in minutes":  func(o *Options) { o.Job.TimeLimit = time.Second },
+		"is not before the time":   func(o *Options) { o.Job = Job{TimeLimit: time.Minute, SignalBefore: time.Minute} },
+		`pool gpu: extra "--hold"`: func(o *Options) { o.Pools = map[string]Job{"gpu": {Extra: []string{"--hold"}}} },
+		"pool cpu: signal_before 10m": func(o *Options) {
+			o.Job = Job{SignalBefore: 10 * time.Minute}
+			o.Pools = map[string]Job{"cpu": {TimeLimit: 5 * time.Minute}} // as the two are merged
+		},
 		`extra "--array=0-9"`:         func(o *Options) { o.Job.Extra = []string{"--array=0-9"} },
 		`extra "-J"`:                  func(o *Options) { o.Job.Extra = []string{"-J"} },
 		`extra "exclusive" is not an`: func(o *Options) { o.Job.Extra = []string{"exclusive"} },
