@@ -29,12 +29,19 @@ func ResolvePrecision(p cpu.Precision, on xla.Device) (cpu.Precision, error) {
 // still has to read its weights: the machine's waiting does not end with ctx. No more steps are started at once than there
 // are from report to report.
 func newPipeline(ctx context.Context, p *graph.Program, on xla.Device, precision cpu.Precision, logEvery int, clips ...*G.Node) (*xla.Machine, error) {
-	o := xla.Options{Precision: xla.Precision(precision), Pixels: map[*G.Node]xla.Pixels{}, Tuning: xla.Tuning{Steps: min(logEvery, together(p, clips))}}
+	o := xla.Options{Precision: xla.Precision(precision), Pixels: map[*G.Node]xla.Pixels{}, Tuning: xla.Tuning{Steps: evenly(logEvery, together(p, clips))}}
 	scale, shift := video.Normalisation()
 	for _, n := range clips {
 		o.Pixels[n] = xla.Pixels{Scale: scale[:], Shift: shift[:]}
 	}
 	return xla.New(context.WithoutCancel(ctx), p, on, o)
+}
+
+// evenly is how many steps to start at once, at most most, so that few are computed for nothing between two reports: those
+// of a launch that is not full are.
+func evenly(logEvery, most int) int {
+	launches := (logEvery + most - 1) / most
+	return (logEvery + launches - 1) / launches
 }
 
 // together is how many steps are started at once where nobody said: a few, so that the host has time for the next while the

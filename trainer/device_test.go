@@ -214,3 +214,12 @@ func TestModelTooLargeForTheAcceleratorIsRefused(t *testing.T) {
 		t.Errorf("%d uploads and %d runs", d.Uploads, d.Runs)
 	}
 }
+
+// Between two reports few steps are computed for nothing: a launch that is not full computes all of its own.
+func TestStepsDivideReports(t *testing.T) {
+	for _, c := range []struct{ logEvery, most, want int }{{10, 5, 5}, {8, 5, 4}, {12, 5, 4}, {6, 5, 3}, {7, 5, 4}, {1, 5, 1}, {3, 5, 3}, {10, 1, 1}} {
+		if got := evenly(c.logEvery, c.most); got != c.want {
+			t.Errorf("%d steps from report to report, at most %d at once: %d, want %d", c.logEvery, c.most, got, c.want)
+		}
+	}
+}

@@ -15,6 +15,7 @@ import process
 
 STRIDE = 2  # frames
 BATCHES = 1, 2, 4, 8, 16  # windows at a time, of which the fastest counts
+LARGE = 32, 64  # likewise, on a GPU
 
 
 class Scorer:
@@ -70,7 +71,7 @@ def main():
     p.add_argument("--windows", type=int, help="of the video; default by preset")
     p.add_argument("--contexts", help="frames; default every tubelet up to five eighths of the window")
     p.add_argument("--tuned", action="store_true", help="encode the targets of a window once")
-    p.add_argument("--batch", type=int, help="windows at a time; default the fastest of %s" % (BATCHES,))
+    p.add_argument("--batch", type=int, help="windows at a time; default the fastest of %s, on a GPU of %s too" % (BATCHES, LARGE))
     args = p.parse_args()
     products = process.start(args)
     shape = jepa.PRESETS[args.preset]
@@ -84,7 +85,8 @@ def main():
         scorer.surprise(part, contexts, batch)
         return min(process.timed(lambda: scorer.surprise(part, contexts, batch), 2, args)) / batch
 
-    batch = args.batch or min((b for b in BATCHES if b <= windows), key=trial)
+    batches = BATCHES if args.device == "cpu" else BATCHES + LARGE
+    batch = args.batch or min((b for b in batches if b <= windows), key=trial)
     if args.batch:
         scorer.surprise(video, contexts, batch)  # to warm up, as the trials do
     seconds = process.median(process.timed(lambda: scorer.surprise(video, contexts, batch), args.steps, args))

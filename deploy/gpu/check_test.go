@@ -110,7 +110,8 @@ func TestCheckThatHolds(t *testing.T) {
 		"model holds, trainer holds, plausibility holds",
 		"| nano (16) | 2.00 | 4.00 | compiled-graph | **2.00** | 50 % | 25 % | 1.0 % |",
 		"| base (16) | 2.00 | 4.00 | compiled | **2.00** |",
-		"| tiny (8) | 1.000 | 2.000 | **2.00** |")
+		"| tiny (8) | 1.000 | 2.000 | **2.00** |",
+		"a step of nano with other compiler flags: concurrent 2.00, cublaslt 2.00.")
 }
 
 func TestCheckThatFindsFaults(t *testing.T) {

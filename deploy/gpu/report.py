@@ -100,6 +100,9 @@ Seconds per window, likewise, in milliseconds; PyTorch encodes each window's tar
         a, b = ours.get("windows_per_s"), theirs.get("windows_per_s")
         number = lambda rate: f"{1e3 / rate:.3f}" if rate else "not run"
         print(f"| {preset} ({ours.get('windows', '–')}) | {number(a)} | {number(b)} | {f'**{a / b:.2f}**' if a and b else '–'} |")
+    tried = [(name[len("flags-nano-"):], r["step_s"]) for name, r in sorted(found.items()) if name.startswith("flags-nano-") and name != "flags-nano-dump"]
+    if tried:
+        print("\nMilliseconds a step of nano with other compiler flags: " + ", ".join(f"{name} {1e3 * step:.2f}" for name, step in tried) + ".")
     skipped = [os.path.basename(p)[:-len(".skipped")] for p in sorted(glob.glob(os.path.join(folder, "*.skipped")))]
     if skipped:
         print(f"\nNot run, as the time was up: {', '.join(skipped)}.")

@@ -69,13 +69,17 @@ func roughlyNormal(t Type) []byte {
 	rng := rand.New(rand.NewPCG(1, 1))
 	most := math.Sqrt(3 / float64(t.Dims[0])) // uniform up to here: a variance of 1/N
 	out := make([]byte, 0, t.Bytes())
-	for range t.Elements() {
+	const drawn = 1 << 20 // then they come again: to draw 8192·8192 would take longer than to multiply them
+	for range min(drawn, t.Elements()) {
 		x := math.Float32bits(float32((2*rng.Float64() - 1) * most))
 		if t.DType == hlo.BF16 {
 			out = binary.LittleEndian.AppendUint16(out, uint16(x>>16))
 		} else {
 			out = binary.LittleEndian.AppendUint32(out, x)
 		}
+	}
+	for len(out) < t.Bytes() {
+		out = append(out, out[:min(len(out), t.Bytes()-len(out))]...)
 	}
 	return out
 }

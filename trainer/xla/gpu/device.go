@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strings"
 
@@ -17,9 +18,14 @@ type Device struct {
 	device    *pjrt.Device
 	plugin    Plugin
 	overrides map[string]any
+	copied    int // bytes of a tensor at most that is copied before it is sent
 }
 
 var _ xla.Device = (*Device)(nil)
+
+// mostCopied is a tensor that is copied into memory of the plugin's, which the system cannot move, before it is sent: the
+// caller goes on meanwhile. More of such memory takes a plugin long to get, and ends the process where it cannot.
+const mostCopied = 512 << 20
 
 // usual are the compiler flags that differ from XLA's own values.
 var usual = map[string]any{
@@ -28,7 +34,7 @@ var usual = map[string]any{
 }
 
 func newDevice(client *pjrt.Client, plugin Plugin, xlaFlags string, overrides map[string]any) *Device {
-	d := &Device{client: client, device: client.Devices()[0], plugin: plugin, overrides: map[string]any{}}
+	d := &Device{client: client, device: client.Devices()[0], plugin: plugin, overrides: map[string]any{}, copied: mostCopied}
 	for name, value := range usual {
 		if !strings.Contains(xlaFlags, name) { // a flag of the environment is meant
 			d.overrides[name] = value
@@ -66,12 +72,21 @@ func (d *Device) Close() error { return d.client.Close() }
 var kinds = map[xla.DType]pjrt.Type{xla.F32: pjrt.F32, xla.BF16: pjrt.BF16, xla.S32: pjrt.S32, xla.U8: pjrt.U8, xla.Bool: pjrt.Pred}
 
 // Upload copies data, which may be changed when it returns. How the transfer went shows in what is done with the buffer.
-func (d *Device) Upload(_ context.Context, t xla.Type, data []byte) (xla.Buffer, error) {
+func (d *Device) Upload(ctx context.Context, t xla.Type, data []byte) (xla.Buffer, error) {
 	kind, known := kinds[t.DType]
 	if !known {
 		return nil, fmt.Errorf("uploading a %v: no such element type", t)
 	}
-	b, _, err := d.device.UploadCopy(kind, t.Dims, data)
+	send := d.device.UploadCopy
+	if len(data) > d.copied {
+		send = d.device.Upload
+	}
+	b, sent, err := send(kind, t.Dims, data)
+	if err == nil && len(data) > d.copied {
+		if err = sent.Wait(context.WithoutCancel(ctx)); err != nil { // not before it is over: it reads data
+			err = errors.Join(err, b.Close())
+		}
+	}
 	if err != nil {
 		return nil, d.outOfMemory(fmt.Sprintf("a tensor %v", t), int64(t.Bytes()), err)
 	}
@@ -84,6 +99,13 @@ func (d *Device) Compile(ctx context.Context, m xla.Module) (xla.Executable, err
 		return nil, fmt.Errorf("compiling %s: %w", m.Name, err)
 	}
 	x, err := d.client.Compile([]byte(m.Text), pjrt.CompileOptions{Overrides: d.overrides})
+	for name := range usual {
+		if _, given := d.overrides[name]; err != nil && given && strings.Contains(err.Error(), "No such compile option: '"+name+"'") {
+			slog.Warn("the plugin's compiler no longer has an option, and goes by its own choice", "option", name, "device", d.Name())
+			delete(d.overrides, name)
+			x, err = d.client.Compile([]byte(m.Text), pjrt.CompileOptions{Overrides: d.overrides})
+		}
+	}
 	if err != nil {
 		return nil, d.outOfMemory("compiling "+m.Name, m.Reserved, err)
 	}

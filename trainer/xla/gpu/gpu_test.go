@@ -574,3 +574,46 @@ func TestProgramsThatDoNotFit(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A plugin whose compiler has lost an option that we set compiles without it.
+func TestAnOptionThatIsGone(t *testing.T) {
+	m := newMachine(t)
+	m.plugin.Set("unknown_option", "xla_gpu_enable_triton_gemm")
+	d := open(t, m, Options{})
+	for range 2 {
+		p, err := d.Compile(t.Context(), module)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	// One that was asked for is an error.
+	d = open(t, m, Options{Overrides: map[string]any{"xla_of_a_user": true}})
+	m.plugin.Set("unknown_option", "xla_of_a_user")
+	if _, err := d.Compile(t.Context(), module); err == nil || !strings.Contains(err.Error(), "No such compile option: 'xla_of_a_user'") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A tensor too large to be copied first has been sent when Upload returns.
+func TestALargeTensor(t *testing.T) {
+	m := newMachine(t)
+	m.plugin.Set("threads", "1")
+	d := open(t, m, Options{})
+	d.copied = 7
+	data := floats(3, 4)
+	b, err := d.Upload(t.Context(), pair, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(data) // the plugin complains if it was not over
+	got := make([]byte, 8)
+	if err := b.Download(t.Context(), got); err != nil || !bytes.Equal(got, floats(3, 4)) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -31,6 +31,7 @@ static struct {
   int fail_code, fail_after;  // after so many calls of it
   char run_error[256];  // how runs end; "": well
   int run_code;
+  char unknown_option[64]; // of the compiler
   bool abort_create;    // the process dies in PJRT_Client_Create, as with a broken driver
 } config = {.minor = 104, .entries = 135, .devices = 1, .limit = 1 << 30, .fail_code = 13, .run_code = 13};
 
@@ -358,6 +359,7 @@ void fake_set(const char *name, const char *value) {
   else if (!strcmp(name, "held")) config.held = n;
   else if (!strcmp(name, "devices")) config.devices = n;
   else if (!strcmp(name, "limit")) config.limit = n;
+  else if (!strcmp(name, "unknown_option")) snprintf(config.unknown_option, sizeof config.unknown_option, "%s", value);
   else if (!strcmp(name, "fail")) snprintf(config.fail, sizeof config.fail, "%s", value);
   else if (!strcmp(name, "fail_code")) config.fail_code = n;
   else if (!strcmp(name, "fail_after")) config.fail_after = n;
@@ -723,6 +725,9 @@ static error *compile(void *p) {
   if ((failure = sized("PJRT_Program", a->program, END(program_args, format_size)))) RETURN(failure)
   if (a->program->format_size != 4 || memcmp(a->program->format, "mlir", 4)) RETURN(new_error(INVALID_ARGUMENT, "format %.*s", (int)a->program->format_size, a->program->format))
   if (a->options_size == 0) violation("%s: no options", me);
+  const char *unknown = config.unknown_option;
+  if (*unknown && memmem(a->options, a->options_size, unknown, strlen(unknown)))
+    RETURN(new_error(INVALID_ARGUMENT, "No such compile option: '%s'", unknown))
   loaded *x = new_object(LOADED, sizeof *x + a->program->code_size);
   memcpy(x->text, a->program->code, a->program->code_size);
   x->client = a->client;
