@@ -203,6 +203,7 @@ type Progress struct {
 // Hooks are called from the training goroutine, which waits for them.
 type Hooks struct {
 	Indexing   func(done, total int)             // while the videos are inspected
+	Indexed    func([]video.Verdict) error       // once they are, with what was found of each; an error ends the run
 	Progress   func(Progress)                    // every LogEvery steps, and at the end
 	Checkpoint func(path string, step int) error // after each checkpoint is on disk; an error ends the run
 	// Evaluate is called with the weights before the first step, every EvaluateEvery steps, and after the last one. A

@@ -86,24 +86,33 @@ func inFull(asked, resolved cpu.Precision) cpu.Precision {
 }
 
 // identify digests what clips are cut from: name, frames, size and rate of every usable
-// file, in their order. Their folder is left out, because data may move.
+// file, in their order, and what they hold. Their folder is left out, because data may move.
 func identify(verdicts []video.Verdict) checkpoint.Dataset {
 	var d checkpoint.Dataset
-	h := sha256.New()
+	h, content, known := sha256.New(), sha256.New(), true
 	for _, v := range verdicts {
 		if v.Usable {
 			d.Files++
 			fmt.Fprintf(h, "%q %d %d %d %g\n", filepath.Base(v.Path), v.Frames, v.Height, v.Width, v.FPS)
+			fmt.Fprintln(content, v.Content)
+			known = known && v.Content != ""
 		}
 	}
 	d.SHA256 = hex.EncodeToString(h.Sum(nil))
+	if known {
+		d.Content = hex.EncodeToString(content.Sum(nil))
+	}
 	return d
 }
 
 // sameVideos refuses a checkpoint that was trained on other videos: a file more or less
 // gives every later step other clips.
 func sameVideos(old, now checkpoint.Dataset) error {
-	if old == now {
+	if old.Files == now.Files && old.SHA256 == now.SHA256 {
+		if old.Content != now.Content && old.Content != "" && now.Content != "" { // checkpoints of before do not know
+			return fmt.Errorf("data: the videos have changed: their names and sizes are those that it was trained on, and at least one of the %d usable files holds something else (fingerprint %.12s, now %.12s): put them back as they were, or train into another folder",
+				now.Files, old.Content, now.Content)
+		}
 		return nil
 	}
 	return fmt.Errorf("data: the videos have changed: it was trained on %d usable files (sha256 of the list %.12s), now there are %d (%.12s): put them back as they were, or train into another folder",

@@ -82,6 +82,11 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	}
 	result := Result{Verdicts: data.Verdicts()}
 	s.dataset = identify(result.Verdicts)
+	if hooks.Indexed != nil {
+		if err := hooks.Indexed(result.Verdicts); err != nil {
+			return result, err
+		}
+	}
 	resumed, err := s.begin(dir)
 	if err != nil {
 		return result, err

@@ -256,6 +256,17 @@ func TestCheckpointOfOtherVideosIsRefused(t *testing.T) {
 	if _, err := Run(t.Context(), cfg, dir, Hooks{}); err == nil || !strings.Contains(err.Error(), "data: the videos have changed: it was trained on 6 usable files") {
 		t.Errorf("resumed without %s: got %v, want an error that says so", clips[0].Name(), err)
 	}
+	// Another clip under the name of the first.
+	second, err := os.ReadFile(filepath.Join(cfg.Data.Data[0], clips[1].Name()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(first, second, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Run(t.Context(), cfg, dir, Hooks{}); err == nil || !strings.Contains(err.Error(), "holds something else") {
+		t.Errorf("resumed with another clip as %s: %v", clips[0].Name(), err)
+	}
 	if err := os.Rename(aside, first); err != nil {
 		t.Fatal(err)
 	}

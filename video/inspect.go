@@ -26,6 +26,9 @@ type Verdict struct {
 	FPS      float64 `json:"fps"`        // mean rate, from the frames' time stamps; 0 when they do not advance
 	Duration float64 `json:"duration_s"` // seconds, first frame to the end of the last
 	Frames   int     `json:"frames"`     // really decoded; where the frame size changes, those before
+	// Content is a fingerprint of what a usable file holds: SHA-256 of its size and of both its ends, 16 hexadecimal digits.
+	// Empty where it could not be had.
+	Content string `json:"content,omitempty"`
 
 	ofTheHour bool // not to be remembered
 }
@@ -122,6 +125,7 @@ func (p *Pool) judge(ctx context.Context, item source.Item, short int, keep func
 	name := known.Name()
 	if v, t, ok := p.o.Verdicts.recall(name, abs); ok {
 		v.Path = item.Name()
+		v.identify(item, abs)
 		return v, t, nil
 	}
 	identity, statErr := identityOf(abs)
@@ -129,12 +133,25 @@ func (p *Pool) judge(ctx context.Context, item source.Item, short int, keep func
 	if err != nil {
 		return v, t, err
 	}
+	v.identify(item, abs)
 	if statErr == nil {
 		if err := p.o.Verdicts.remember(name, abs, identity, v, t); err != nil {
 			slog.Warn("a verdict is not remembered", "error", err) // a full disk costs time, not the run
 		}
 	}
 	return v, t, nil
+}
+
+// identify sets Content of a usable file, unless it is known.
+func (v *Verdict) identify(item source.Item, path string) {
+	if !v.Usable || v.Content != "" {
+		return
+	}
+	content, err := contentOf(item, path)
+	if err != nil { // decoding it will tell
+		slog.Debug("a file cannot be told by its content", "video", item.Name(), "error", err)
+	}
+	v.Content = content
 }
 
 // examine decodes a file and judges it. It hands every frame, its shorter side at most short, to keep unless that

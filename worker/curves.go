@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math"
 	"os"
 	"path/filepath"
@@ -23,7 +24,8 @@ import (
 type curves struct {
 	jobs    Jobs
 	reports Reports
-	events  *tensorboard.Writer
+	dir     string                // of the event files
+	events  *tensorboard.Writer   // nil until something is measured: a run that is refused leaves no file
 	newest  *surmisev1.Evaluation // repeated with every report: one report may overtake another
 	err     error                 // of writing events; ends the run at the next checkpoint
 }
@@ -45,20 +47,33 @@ func (c *curves) step(p trainer.Progress) {
 }
 
 func (c *curves) add(step int, figures map[string]float64) {
-	if err := c.events.Add(step, c.jobs.now(), figures); err != nil && c.err == nil {
+	var err error
+	if c.events == nil {
+		c.events, err = tensorboard.Create(c.dir, c.jobs.now())
+	}
+	if err == nil {
+		err = c.events.Add(step, c.jobs.now(), figures)
+	}
+	if err != nil && c.err == nil {
 		c.err = infrastructure("%w", err)
 	}
 }
 
+func (c *curves) close() {
+	if c.events != nil {
+		_ = c.events.Close()
+	}
+}
+
 // evaluated takes the table of an evaluation.
-func (c *curves) evaluated(step, steps int, t *compare.Table, seconds float64) error {
+func (c *curves) evaluated(step, steps, skipped int, t *compare.Table, seconds float64) error {
 	all, ok := t.Row(compare.All)
 	if !ok {
 		return fmt.Errorf("evaluating step %d: the table has no row %s", step, compare.All)
 	}
 	cell := all.Cells[0]
 	c.newest = &surmisev1.Evaluation{Step: int32(step), Accuracy: cell.Accuracy.Value, AccuracyLow: cell.Accuracy.Low, AccuracyHigh: cell.Accuracy.High,
-		GroupAccuracy: cell.GroupAccuracy.Value, Auroc: cell.AUROC.Value, Pairs: int32(all.Pairs), Measure: t.Aggregation.String(), Seconds: seconds}
+		GroupAccuracy: cell.GroupAccuracy.Value, Auroc: cell.AUROC.Value, Pairs: int32(all.Pairs), Measure: t.Aggregation.String(), Seconds: seconds, SkippedVideos: int32(skipped)}
 	c.reports.Progress(&surmisev1.Progress{Phase: "evaluating", Step: int32(step), Steps: int32(steps), Evaluation: proto.CloneOf(c.newest)})
 	figures := map[string]float64{
 		"eval/accuracy": cell.Accuracy.Value, "eval/accuracy_low": cell.Accuracy.Low, "eval/accuracy_high": cell.Accuracy.High,
@@ -80,6 +95,7 @@ type evaluator struct {
 	network *plausibility.Network
 	dir     string // of the score files
 	curves  *curves
+	said    bool // what was skipped
 }
 
 func (j Jobs) newEvaluator(spec *surmisev1.TrainSpec, train trainer.Config, dir string, decoders *video.Pool, c *curves, on xla.Device) (*evaluator, error) {
@@ -138,7 +154,18 @@ func (e *evaluator) evaluate(ctx context.Context, step int, weights []checkpoint
 	if err != nil {
 		return fmt.Errorf("evaluating step %d: %w", step, err)
 	}
-	return e.curves.evaluated(step, e.train.Steps, table, math.Max(0, e.curves.jobs.now().Sub(began).Seconds()))
+	e.saySkipped(ctx, scores.Skipped)
+	return e.curves.evaluated(step, e.train.Steps, len(scores.Skipped), table, math.Max(0, e.curves.jobs.now().Sub(began).Seconds()))
+}
+
+// saySkipped logs, once a run, what the evaluations go without.
+func (e *evaluator) saySkipped(ctx context.Context, skipped []compare.Skipped) {
+	if len(skipped) == 0 || e.said {
+		return
+	}
+	e.said = true
+	slog.WarnContext(ctx, "the evaluation goes without videos that could not be scored, and the rest of their groups", "videos", len(skipped),
+		"first", skipped[0].Path, "reason", skipped[0].Reason)
 }
 
 // evalResamples are enough for a curve; a final table takes more.

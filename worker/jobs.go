@@ -90,13 +90,10 @@ func (j Jobs) runTrain(ctx context.Context, spec *surmisev1.TrainSpec, a Assignm
 			return nil, infrastructure("resuming from step %d of an earlier attempt: %w", a.ResumeFrom.GetStep(), err)
 		}
 	}
-	result, err := j.train(ctx, spec, a.ModelPath, dir, r)
+	verdicts := filepath.Join(a.ArtifactDir, verdictsFile)
+	result, err := j.train(ctx, spec, a.ModelPath, dir, verdicts, r)
 	if err != nil {
 		return nil, err
-	}
-	verdicts := filepath.Join(a.ArtifactDir, "verdicts.json")
-	if err := writeJSON(verdicts, result.Verdicts); err != nil {
-		return nil, infrastructure("writing the verdicts: %w", err)
 	}
 	artifact, err := fileArtifact(verdictsArtifact, verdicts)
 	if err != nil {

@@ -1,11 +1,13 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -801,5 +803,74 @@ func TestScoresAtTheRateOfTraining(t *testing.T) {
 		if scores.Spec.FPS != want.FPS || scores.Spec.FrameStep != want.FrameStep {
 			t.Errorf("a score job with %q takes every %d. frame or %g a second, want %d or %g", given, scores.Spec.FrameStep, scores.Spec.FPS, want.FrameStep, want.FPS)
 		}
+	}
+}
+
+// logged collects what is logged until the test ends.
+func logged(t *testing.T) *bytes.Buffer {
+	t.Helper()
+	var out bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, nil)))
+	t.Cleanup(func() { slog.SetDefault(before) })
+	return &out
+}
+
+// What is found of the videos is on disk, and the unusable ones are named, before the first step.
+func TestTrainNamesWhatItCannotUse(t *testing.T) {
+	videos := tinyVideos(t)
+	said := logged(t)
+	dir := t.TempDir()
+	for _, name := range []string{"a.mp4", "b.mp4"} {
+		if err := os.WriteFile(filepath.Join(videos.ClipsDir, name), []byte("no video"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	spec.GetTrain().Steps, spec.GetTrain().Sampling.MaxUnusable = 1, proto.Float64(0.9)
+	var before []video.Verdict
+	if _, err := (Jobs{}).Train(t.Context(), spec.GetTrain(), dir, &recorder{at: func(step int32) {
+		if text, err := os.ReadFile(filepath.Join(dir, "verdicts.json")); step == 1 && err == nil {
+			_ = json.Unmarshal(text, &before)
+		}
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	if len(before) < 3 || before[0].Usable || before[0].Reason == "" {
+		t.Errorf("verdicts at the first step: %+v", before)
+	}
+	if text := said.String(); !strings.Contains(text, "a.mp4") || !strings.Contains(text, "b.mp4") || !strings.Contains(text, "unreadable") {
+		t.Errorf("said %s", text)
+	}
+}
+
+// What surprise is measured on is not trained on.
+func TestEvaluationIsKeptApart(t *testing.T) {
+	videos := tinyVideos(t)
+	both := filepath.Dir(videos.PairsCSV)
+	spec := complete(t, fmt.Sprintf(tinyTrain, both))
+	spec.GetTrain().Steps = 1
+	spec.GetTrain().Eval = &surmisev1.EvalSpec{Pairs: videos.PairsCSV, Every: 1, Stride: 4}
+	_, err := (Jobs{}).Train(t.Context(), spec.GetTrain(), t.TempDir(), &recorder{})
+	if err == nil || IsInfrastructure(err) || !strings.HasPrefix(err.Error(), "train.eval.pairs: 4 of its 4 videos are among train.data") {
+		t.Errorf("training on the impossible videos: %v", err)
+	}
+
+	pairs, err := plausibility.ReadPairs(videos.PairsCSV, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range pairs {
+		if v.Label == 1 {
+			spec.GetTrain().Data = []string{videos.ClipsDir, v.Path}
+			break
+		}
+	}
+	said := logged(t)
+	if _, err := (Jobs{}).Train(t.Context(), spec.GetTrain(), t.TempDir(), &recorder{}); err != nil {
+		t.Fatal(err)
+	}
+	if text := said.String(); !strings.Contains(text, "videos of the evaluation are trained on too") {
+		t.Errorf("said %s", text)
 	}
 }

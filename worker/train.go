@@ -6,18 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/checkpoint"
 	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
-	"github.com/surmise-ml/surmise/trainer/tensorboard"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/source"
 )
@@ -29,11 +30,14 @@ const keepCheckpoints = 2
 // on from the newest checkpoint there.
 func (j Jobs) Train(ctx context.Context, spec *surmisev1.TrainSpec, dir string, r Reports) (trainer.Result, error) {
 	path, _ := jobspec.Model(&surmisev1.JobSpec{Kind: &surmisev1.JobSpec_Train{Train: spec}})
-	return j.train(ctx, spec, path, dir, r)
+	return j.train(ctx, spec, path, dir, filepath.Join(dir, verdictsFile), r)
 }
 
-// train does the same with the model that the job reads, if it does, at the path source.
-func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, source, dir string, r Reports) (_ trainer.Result, err error) {
+const verdictsFile = "verdicts.json"
+
+// train does the same with the model that the job reads, if it does, at the path source, and writes what it found of the
+// videos to the file verdicts.
+func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, source, dir, verdicts string, r Reports) (_ trainer.Result, err error) {
 	cfg, spec, err := j.trainConfig(spec, source, dir)
 	if err != nil {
 		return trainer.Result{}, err
@@ -50,15 +54,12 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, source, dir 
 		result, err := trainer.Run(ctx, cfg, dir, trainer.Hooks{Decoders: j.Decoders, Features: j.Features, Group: j.Group, Device: on})
 		return result, dataFault(err)
 	}
-	events, err := tensorboard.Create(filepath.Join(dir, eventsArtifact), j.now())
-	if err != nil {
-		return trainer.Result{}, infrastructure("%w", err)
-	}
-	defer func() { _ = events.Close() }()
-	curves := &curves{jobs: j, reports: r, events: events}
+	curves := &curves{jobs: j, reports: r, dir: filepath.Join(dir, eventsArtifact)}
+	defer curves.close()
 	decoders, done := video.OwnPool(j.Decoders)
 	defer done()
 	hooks := trainer.Hooks{Decoders: decoders, Features: j.Features, Group: j.Group, Device: on}
+	var held []plausibility.Video // out, to evaluate on
 	if spec.GetEval() != nil {
 		e, err := j.newEvaluator(spec, cfg, filepath.Join(dir, evaluationsArtifact), decoders, curves, on)
 		if err != nil {
@@ -66,6 +67,14 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, source, dir 
 		}
 		defer e.close()
 		hooks.Evaluate, hooks.EvaluateEvery = e.evaluate, int(spec.GetEval().GetEvery())
+		held = e.cfg.Videos
+	}
+	hooks.Indexed = func(all []video.Verdict) error {
+		if err := writeJSON(verdicts, all); err != nil {
+			return infrastructure("writing the verdicts: %w", err)
+		}
+		sayUnusable(ctx, all, verdicts)
+		return keptApart(ctx, all, held)
 	}
 	var published []int // steps of this run's checkpoints
 	hooks.Indexing = func(done, total int) {
@@ -86,6 +95,11 @@ func (j Jobs) train(ctx context.Context, spec *surmisev1.TrainSpec, source, dir 
 	result, err := trainer.Run(ctx, cfg, dir, hooks)
 	if err == nil {
 		err = curves.err
+	}
+	if err == nil { // there is a folder of curves even where nothing was left to do
+		if made := os.MkdirAll(curves.dir, 0o755); made != nil {
+			err = infrastructure("%w", made)
+		}
 	}
 	return result, dataFault(err)
 }

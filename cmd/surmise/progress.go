@@ -129,6 +129,9 @@ func figures(p *surmisev1.Progress) string {
 	}
 	if e := p.GetEvaluation(); e != nil {
 		fmt.Fprintf(&b, "  %.0f %% of %d pairs at step %d", 100*e.GetAccuracy(), e.GetPairs(), e.GetStep())
+		if e.GetSkippedVideos() > 0 {
+			fmt.Fprintf(&b, " (%d videos skipped)", e.GetSkippedVideos())
+		}
 	}
 	if p.GetDataWaitShare() >= 0.1 {
 		fmt.Fprintf(&b, "  waits for data %.0f %%", 100*p.GetDataWaitShare())

@@ -238,7 +238,7 @@ func trainingVideos(run string) []report.Fact {
 	m := c.Manifest
 	return []report.Fact{
 		{Name: "training, checkpoint", Value: c.Path},
-		{Name: "training, videos", Value: fmt.Sprintf("%d files, SHA-256 of their list %s", m.Dataset.Files, m.Dataset.SHA256)},
+		{Name: "training, videos", Value: datasetLine(m.Dataset)},
 		{Name: "training, machine", Value: fmt.Sprintf("%d threads, %s", m.Threads, cmp.Or(m.Precision, "fp32"))},
 	}
 }
@@ -403,4 +403,13 @@ func writeOverlay(ctx context.Context, path string, f *compare.File, p *report.P
 		mark = d.Frame
 	}
 	return overlay.Write(path, panels, overlay.Options{FPS: min(fps, 1000), Mark: mark})
+}
+
+// datasetLine says what a model was trained on.
+func datasetLine(d checkpoint.Dataset) string {
+	line := fmt.Sprintf("%d files, SHA-256 of their list %s", d.Files, d.SHA256)
+	if d.Content != "" {
+		line += ", of what they hold " + d.Content
+	}
+	return line
 }

@@ -66,7 +66,9 @@ type Manifest struct {
 // from the same files in the same order.
 type Dataset struct {
 	Files  int    `json:"files"`  // that could be used
-	SHA256 string `json:"sha256"` // of what the trainer knows of each, in their order
+	SHA256 string `json:"sha256"` // of name, frames, size and rate of each, in their order
+	// Content is the SHA-256 of the fingerprints of what each holds, in their order; empty where that is not known.
+	Content string `json:"content,omitempty"`
 }
 
 // Checkpoint is one checkpoint in memory.

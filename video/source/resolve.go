@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,9 +56,11 @@ type Remote interface {
 
 // Extensions by which files are taken from folders and globs. A file that is named itself may have any.
 var (
-	videoExtensions = []string{".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif", ".m4v", ".mpg", ".mpeg"}
+	videoExtensions = []string{".mp4", ".avi", ".webm", ".mkv", ".mov", ".gif", ".m4v", ".3gp", ".mpg", ".mpeg"}
 	indexExtensions = []string{".csv", ".tsv", ".txt", ".jsonl"}
 	shardExtensions = []string{".tar"}
+	// Videos that the decoder does not take. Who has a folder of them hears that they were passed over.
+	otherExtensions = []string{".ts", ".mts", ".m2ts", ".flv", ".wmv", ".asf", ".ogv", ".ogg", ".vob", ".rm", ".rmvb", ".h264", ".hevc", ".y4m"}
 )
 
 // Bounds on what an index or folder may name.
@@ -87,7 +90,7 @@ const (
 // A name that does not exist, holds no video, or lies outside the roots is a *NameError. A line of an index
 // that names a missing file is none: such a file is unusable by its verdict, as a damaged one is.
 func Resolve(ctx context.Context, data, roots []string, remote Remote) ([]Item, error) {
-	r := resolver{roots: roots, remote: remote, seen: map[string]bool{}}
+	r := resolver{roots: roots, remote: remote, seen: map[string]bool{}, passed: map[string]int{}}
 	for i, name := range data {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("resolve %q: %w", name, context.Cause(ctx))
@@ -101,6 +104,9 @@ func Resolve(ctx context.Context, data, roots []string, remote Remote) ([]Item, 
 		if err != nil {
 			return nil, &NameError{Index: i, Name: name, Err: err}
 		}
+	}
+	if len(r.passed) > 0 {
+		slog.WarnContext(ctx, "videos of kinds that are not decoded were passed over", "files", r.passed, "decoded", strings.Join(videoExtensions, " "))
 	}
 	return r.items, nil
 }
@@ -120,7 +126,8 @@ type resolver struct {
 	remote Remote
 	items  []Item
 	seen   map[string]bool
-	found  int // files, those already seen included
+	found  int            // files, those already seen included
+	passed map[string]int // files of a folder that are other videos, by extension
 
 	source int // the name that is being resolved
 }
@@ -204,6 +211,9 @@ func (r *resolver) folder(ctx context.Context, dir string) error {
 		}
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
+		}
+		if !entry.IsDir() && hasExtension(path, otherExtensions) {
+			r.passed[strings.ToLower(filepath.Ext(path))]++
 		}
 		if entry.IsDir() || !hasExtension(path, slices.Concat(videoExtensions, shardExtensions)) {
 			return nil

@@ -1,7 +1,9 @@
 package source
 
 import (
+	"bytes"
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -107,6 +109,17 @@ func TestResolve(t *testing.T) {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})
+	}
+	write(t, at("mixed/a.mp4"), "x")
+	write(t, at("mixed/b.TS"), "x")
+	write(t, at("mixed/c.flv"), "x")
+	var said bytes.Buffer
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(&said, nil)))
+	items, err := Resolve(context.Background(), []string{at("mixed")}, nil, nil)
+	slog.SetDefault(before)
+	if err != nil || len(items) != 1 || !strings.Contains(said.String(), "map[.flv:1 .ts:1]") {
+		t.Errorf("%d items, %v; said %s", len(items), err, &said)
 	}
 	for name, want := range map[string]string{
 		at("nowhere.mp4"):   "no such file",

@@ -2428,7 +2428,9 @@ type Evaluation struct {
 	// The statistic.
 	Measure string `protobuf:"bytes,8,opt,name=measure,proto3" json:"measure,omitempty"`
 	// How long it took.
-	Seconds       float64 `protobuf:"fixed64,9,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	Seconds float64 `protobuf:"fixed64,9,opt,name=seconds,proto3" json:"seconds,omitempty"`
+	// Videos that could not be scored; the rest of their groups is left out with them.
+	SkippedVideos int32 `protobuf:"varint,10,opt,name=skipped_videos,json=skippedVideos,proto3" json:"skipped_videos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2522,6 +2524,13 @@ func (x *Evaluation) GetMeasure() string {
 func (x *Evaluation) GetSeconds() float64 {
 	if x != nil {
 		return x.Seconds
+	}
+	return 0
+}
+
+func (x *Evaluation) GetSkippedVideos() int32 {
+	if x != nil {
+		return x.SkippedVideos
 	}
 	return 0
 }
@@ -3018,7 +3027,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x0funusable_videos\x18\x11 \x01(\x05R\x0eunusableVideos\x126\n" +
 	"\n" +
 	"evaluation\x18\x14 \x01(\v2\x16.surmise.v1.EvaluationR\n" +
-	"evaluation\"\x8b\x02\n" +
+	"evaluation\"\xb2\x02\n" +
 	"\n" +
 	"Evaluation\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x05R\x04step\x12\x1a\n" +
@@ -3029,7 +3038,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x05auroc\x18\x06 \x01(\x01R\x05auroc\x12\x14\n" +
 	"\x05pairs\x18\a \x01(\x05R\x05pairs\x12\x18\n" +
 	"\ameasure\x18\b \x01(\tR\ameasure\x12\x18\n" +
-	"\aseconds\x18\t \x01(\x01R\aseconds\"\xb8\x01\n" +
+	"\aseconds\x18\t \x01(\x01R\aseconds\x12%\n" +
+	"\x0eskipped_videos\x18\n" +
+	" \x01(\x05R\rskippedVideos\"\xb8\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x1b\n" +
 	"\x04step\x18\x01 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04step\x12\x1e\n" +
