@@ -145,7 +145,11 @@ func writeSweep(w io.Writer, sweep *surmisev1.Sweep, children []*surmisev1.Sweep
 	fmt.Fprintln(w)
 	metric := sweep.Request.GetMetric()
 	if best := sweep.Best; best != nil {
-		fmt.Fprintf(w, "best: %s  %s %.6g  %s\n", best.Job, metric.GetName(), best.GetMetric(), valuesText(best.Values))
+		fmt.Fprintf(w, "best: %s  %s %.6g  %s", best.Job, metric.GetName(), best.GetMetric(), valuesText(best.Values))
+		if n := tied(best, children); n > 0 {
+			fmt.Fprintf(w, "  (the same as %d more)", n)
+		}
+		fmt.Fprintln(w)
 	}
 	sign := 1.0
 	if metric.GetGoal() == surmisev1.Goal_MAXIMIZE {
@@ -195,7 +199,25 @@ func writeSweep(w io.Writer, sweep *surmisev1.Sweep, children []*surmisev1.Sweep
 		}
 		fmt.Fprintf(table, "\t%s\n", orDash(firstLine(c.Reason, 100)))
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	groups := bySettings(children)
+	if groups == nil {
+		return nil
+	}
+	fmt.Fprintln(w)
+	return writeSettings(w, metric.GetName(), sign, groups)
+}
+
+// tied counts the other children that succeeded with the metric of the best.
+func tied(best *surmisev1.SweepChild, children []*surmisev1.SweepChild) (n int) {
+	for _, c := range children {
+		if c.Job != best.Job && c.State == surmisev1.JobState_SUCCEEDED && c.Metric != nil && c.GetMetric() == best.GetMetric() {
+			n++
+		}
+	}
+	return n
 }
 
 func listSweeps(ctx context.Context, client surmisev1.SweepServiceClient, asJSON bool, out io.Writer, now time.Time) error {

@@ -106,3 +106,20 @@ func TestSweepTableIsBestFirst(t *testing.T) {
 		t.Errorf("got\n%s", out.String())
 	}
 }
+
+// Seeds of one setting are trainings of one model: settings are told apart by the mean over them.
+func TestSweepTableOverSeeds(t *testing.T) {
+	child := func(name, rate, seed string, loss float64) *surmisev1.SweepChild {
+		return &surmisev1.SweepChild{Job: "jobs/" + name, State: surmisev1.JobState_SUCCEEDED, Metric: &loss,
+			Values: map[string]string{"train.optimizer.learning_rate": rate, "train.seed": seed}}
+	}
+	children := []*surmisev1.SweepChild{child("a", "0.1", "1", 0.2), child("b", "0.1", "2", 0.6), child("c", "0.2", "1", 0.3), child("d", "0.2", "2", 0.3), child("e", "0.2", "3", 0.2)}
+	sweep := &surmisev1.Sweep{Name: "sweeps/s", Best: children[0], Request: &surmisev1.SubmitSweepRequest{Metric: &surmisev1.SweepMetric{Name: "loss"}}}
+	var out strings.Builder
+	if err := writeSweep(&out, sweep, children); err != nil {
+		t.Fatal(err)
+	}
+	if !regexp.MustCompile(`best: jobs/a  loss 0.2 .*\(the same as 1 more\)(?s:.*)SEEDS +MEAN LOSS +SD +SETTING\n3 +0.266667 +0.058 +train.optimizer.learning_rate=0.2\n2 +0.4 +0.28 +train.optimizer.learning_rate=0.1\n$`).MatchString(out.String()) {
+		t.Errorf("%s", out.String())
+	}
+}
