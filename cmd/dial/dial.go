@@ -4,7 +4,6 @@ package dial
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/surmise-ml/surmise/coordinator/auth"
 	"github.com/surmise-ml/surmise/internal/bounded"
 )
 
@@ -96,20 +96,17 @@ func (o Options) DialOptions() ([]grpc.DialOption, error) {
 func (o Options) tlsConfig() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS13, ServerName: o.ServerName}
 	if o.CA != "" {
-		text, err := bounded.ReadFile(o.CA, 1<<20)
+		pool, err := auth.ReadPool(o.CA)
 		if err != nil {
 			return nil, &FlagError{"tls-ca", o.CA, err}
 		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(text) {
-			return nil, &FlagError{"tls-ca", o.CA, errors.New("holds no certificate")}
-		}
+		config.RootCAs = pool
 	}
 	if (o.Cert == "") != (o.Key == "") {
 		return nil, &FlagError{"tls-cert", o.Cert, fmt.Errorf("goes with --tls-key, got %q", o.Key)}
 	}
 	if o.Cert != "" {
-		pair, err := tls.LoadX509KeyPair(o.Cert, o.Key)
+		pair, err := auth.ReadKeyPair(o.Cert, o.Key)
 		if err != nil {
 			return nil, &FlagError{"tls-cert", o.Cert, err}
 		}

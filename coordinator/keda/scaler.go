@@ -57,18 +57,13 @@ type Scaler struct {
 // New returns a scaler on the jobs of a store. A nil clock is the system's; interval 0 is DefaultInterval.
 func New(d launch.Demander, clock launch.Clock, interval time.Duration) *Scaler {
 	if clock == nil {
-		clock = systemClock{}
+		clock = launch.SystemClock{}
 	}
 	if interval == 0 {
 		interval = DefaultInterval
 	}
 	return &Scaler{demand: d, clock: clock, interval: interval, stopping: make(chan struct{})}
 }
-
-type systemClock struct{}
-
-func (systemClock) Now() time.Time                         { return time.Now() }
-func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
 // Serve answers on l, which it closes, until ctx ends. It is called once.
 func (s *Scaler) Serve(ctx context.Context, l net.Listener, log *slog.Logger) error {

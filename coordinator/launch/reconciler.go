@@ -68,7 +68,7 @@ func New(s Settings, l Launcher, clock Clock, log *slog.Logger) (*Reconciler, er
 		return nil, errors.New("launch: launcher is nil")
 	}
 	if clock == nil {
-		clock = systemClock{}
+		clock = SystemClock{}
 	}
 	if log == nil {
 		log = slog.Default()
@@ -79,10 +79,14 @@ func New(s Settings, l Launcher, clock Clock, log *slog.Logger) (*Reconciler, er
 	}, nil
 }
 
-type systemClock struct{}
+// SystemClock is the system's Clock.
+type SystemClock struct{}
 
-func (systemClock) Now() time.Time                         { return time.Now() }
-func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
+// Now is time.Now.
+func (SystemClock) Now() time.Time { return time.Now() }
+
+// After is time.After.
+func (SystemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
 // Wake says that there may be something to do: a job was submitted. It never waits.
 func (r *Reconciler) Wake() {
