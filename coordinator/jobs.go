@@ -76,7 +76,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 		return nil, err
 	}
 	spec.Traceparent = answer.GetSpec().GetTraceparent() // a job asked for again is the same in another trace
-	if !created && (!proto.Equal(answer.Spec, spec) || answer.DisplayName != req.DisplayName ||
+	if !created && (!proto.Equal(answer.Spec, spec) || answer.DisplayName != queue.Printable(req.DisplayName) ||
 		!proto.Equal(answer.Scheduling, schedulingMessage(scheduling))) {
 		return nil, status.Errorf(codes.AlreadyExists, "request_id %q was used for %s, which is another job", req.RequestId, answer.Name)
 	}
@@ -348,6 +348,9 @@ func (s *Server) scheduling(ctx context.Context, m *surmisev1.Scheduling) (queue
 			return sched, jobspec.Errors{{Field: "scheduling.deadline", Problem: err.Error()}}
 		}
 		sched.Deadline = d.AsTime().Truncate(time.Microsecond)
+		if sched.Deadline.IsZero() { // which would stand for none
+			return sched, jobspec.Errors{{Field: "scheduling.deadline", Problem: "the first moment of the year 1 is no deadline; leave it out for none"}}
+		}
 	}
 	return sched.Normal(), nil
 }
@@ -453,7 +456,7 @@ func parsePageToken(token string, state queue.State) (before int64, err error) {
 		return 0, fmt.Errorf("%q is not a next_page_token", token)
 	}
 	if p.State != state {
-		return 0, errors.New("belongs to a listing with another state")
+		return 0, errors.New("belongs to another listing")
 	}
 	return p.Before, nil
 }

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -112,7 +113,7 @@ func (s *Server) readRankings(ctx context.Context, job queue.Job) (*surmisev1.Ra
 		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, rankings)
 	}
 	if err != nil {
-		return nil, status.Errorf(codes.Internal, "reading the ranking of %s: %v", jobPrefix+job.ID, err)
+		return nil, scoreStatus(fmt.Errorf("reading the ranking of %s: %w", jobPrefix+job.ID, err))
 	}
 	return rankings, nil
 }

@@ -92,7 +92,7 @@ func TestRankContinuationsThatFail(t *testing.T) {
 	}
 	w.done(lease.Lease, &surmisev1.Artifact{Name: "ranking", Path: path})
 	got = <-answer
-	wantCode(t, got.err, codes.Internal)
+	wantCode(t, got.err, codes.FailedPrecondition)
 }
 
 // A caller that leaves takes its job with it, unless it can come back for it.

@@ -230,8 +230,8 @@ func csvRows(f io.Reader, name string, required []string, each func(line int, ce
 		}
 		line, _ := in.FieldPos(0)
 		for i, cell := range row {
-			if len(cell) > maxFieldBytes || strings.ContainsRune(cell, 0) {
-				return fmt.Errorf("%s: line %d: %s: longer than %d bytes, or holds a zero byte", name, line, header[i], maxFieldBytes)
+			if err := checkField(cell); err != nil {
+				return fmt.Errorf("%s: line %d: %s: %w", name, line, header[i], err)
 			}
 		}
 		err = each(line, func(column string) string {

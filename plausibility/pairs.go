@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/video/source"
@@ -87,8 +88,8 @@ func parsePairs(r io.Reader) ([]Video, error) {
 			return nil, fmt.Errorf("line %d: %d fields, want %d (%s)", line, len(row), len(pairsColumns), strings.Join(pairsColumns, ","))
 		}
 		for i, field := range row {
-			if len(field) > maxFieldBytes || strings.ContainsRune(field, 0) {
-				return nil, fmt.Errorf("line %d: %s: longer than %d bytes, or holds a zero byte", line, pairsColumns[i], maxFieldBytes)
+			if err := checkField(field); err != nil {
+				return nil, fmt.Errorf("line %d: %s: %w", line, pairsColumns[i], err)
 			}
 		}
 		v := Video{Path: row[0], Name: row[0], Group: row[2], Property: row[3]}
@@ -172,4 +173,17 @@ func byGroup(videos []Video) ([][]Video, error) {
 		}
 	}
 	return groups, nil
+}
+
+// checkField refuses what a score file could not hold as it is: JSON and messages are UTF-8.
+func checkField(field string) error {
+	switch {
+	case len(field) > maxFieldBytes:
+		return fmt.Errorf("longer than %d bytes", maxFieldBytes)
+	case strings.ContainsRune(field, 0):
+		return errors.New("holds a zero byte")
+	case !utf8.ValidString(field):
+		return fmt.Errorf("%q is not UTF-8; a file of such a name has to be renamed", field)
+	}
+	return nil
 }

@@ -54,6 +54,7 @@ func TestReadPairsNamesTheFault(t *testing.T) {
 		header + "a,1,g,all\nb,0,g,all\n":        `line 2: property: "all"`,
 		header + "a,1,g,\"p\n":                   "line",
 		header + "a\x00,1,g,p\nb,0,g,p\n":        "line 2: path",
+		header + "a,1,g,p\xfe\nb,0,g,p\xfe\n":    `line 2: property: "p\xfe" is not UTF-8`,
 		header + "a,1,g,p\n\nb,0,g,p\nc,x,g,p\n": `line 5: label: "x"`,
 	} {
 		if _, err := ReadPairs(writePairs(t, text), nil); err == nil || !strings.Contains(err.Error(), want) {

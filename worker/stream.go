@@ -75,7 +75,7 @@ func (w *worker) keepAttached(ctx context.Context, client surmisev1.WorkerServic
 		if w.cfg.Explain != nil {
 			err = w.cfg.Explain(err)
 		}
-		if errors.Is(err, errRefused) {
+		if errors.Is(err, ErrRefused) {
 			w.tell(refused{fmt.Errorf("worker %s: coordinator %s: %w", w.cfg.Name, w.cfg.Coordinator, err)})
 			return
 		}
@@ -91,8 +91,8 @@ func (w *worker) keepAttached(ctx context.Context, client surmisev1.WorkerServic
 	}
 }
 
-// errRefused marks what will be the same next time.
-var errRefused = errors.New("refused for good")
+// ErrRefused marks what will be the same next time.
+var ErrRefused = errors.New("refused for good")
 
 // attach opens a stream and serves it until it breaks, or, without an error, until it is finished.
 func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClient) (err error) {
@@ -142,9 +142,9 @@ func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClien
 				return context.Cause(ctx)
 			case status.Code(err) == codes.Aborted:
 				// Going on would take the other's jobs away, and it ours, for ever.
-				return fmt.Errorf("%w: another worker attached under the same name: %w", errRefused, err)
+				return fmt.Errorf("%w: another worker attached under the same name: %w", ErrRefused, err)
 			case err != nil && !greeted && isRefusal(err):
-				return fmt.Errorf("%w: %w", errRefused, err)
+				return fmt.Errorf("%w: %w", ErrRefused, err)
 			case err != nil:
 				return err
 			}

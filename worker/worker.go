@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
@@ -422,7 +423,11 @@ func outcomeOf(ctx context.Context, lease *surmisev1.LeaseRef, result *surmisev1
 	case err == nil && result == nil:
 		err = errors.New("the runner returned neither a result nor an error")
 	case err == nil:
-		return &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Done{Done: &surmisev1.Done{Lease: lease, Result: result}}}
+		done := &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Done{Done: &surmisev1.Done{Lease: lease, Result: result}}}
+		if _, err = proto.Marshal(done); err == nil {
+			return done
+		}
+		err = fmt.Errorf("the result cannot be sent: %w", err) // however often it is tried
 	case cause != nil && (errors.Is(err, cause) || errors.Is(err, context.Canceled)):
 		return handedBack(lease, cause)
 	}

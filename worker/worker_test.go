@@ -619,6 +619,12 @@ func TestFailures(t *testing.T) {
 			},
 			"save checkpoint: no space left on device", surmisev1.Blame_BLAME_INFRASTRUCTURE,
 		},
+		"a result that no message holds": {
+			func(*bench, context.Context, Assignment, Reports) (*surmisev1.Result, error) {
+				return &surmisev1.Result{Metrics: map[string]float64{"pairwise_accuracy.p\xfe": 1}}, nil
+			},
+			"the result cannot be sent: string field contains invalid UTF-8", surmisev1.Blame_BLAME_JOB,
+		},
 		"endless reason": {
 			func(*bench, context.Context, Assignment, Reports) (*surmisev1.Result, error) {
 				return nil, errors.New(strings.Repeat("é", maxReasonBytes))
@@ -649,7 +655,7 @@ func TestRefusedForGood(t *testing.T) {
 				s.end <- status.Error(code, "test")
 				err := <-b.ended
 				b.ended <- nil
-				if !errors.Is(err, errRefused) {
+				if !errors.Is(err, ErrRefused) {
 					t.Errorf("Run returned %v, want a refusal", err)
 				}
 			})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -16,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -94,7 +97,9 @@ func TestBadInput(t *testing.T) {
 		{[]string{"jobs", "--coordinator", "http://lab:7433"}, 2, `Error: --coordinator "http://lab:7433": want HOST:PORT, without http://; .*\n`},
 		{[]string{"submit", "--train", "a\xffb"}, 2, `Error: --train "a\\xffb": is not UTF-8, and no job can hold it: .*\n`},
 		{[]string{"coordinator", "--data-dir", "state", "--listen", "127.0.0.1:0", "--launcher-config", "nope.json"}, 2, `Error: --launcher-config nope.json needs --launcher\n`},
-		{[]string{"coordinator", "--data-dir", "state", "--listen", "127.0.0.1:0", "--max-message-bytes", "10"}, 2, `Error: --max-message-bytes 10: want at least 16384, .*\n`},
+		{[]string{"coordinator", "--data-dir", "state", "--listen", "127.0.0.1:0", "--max-message-bytes", "10"}, 2, `Error: --max-message-bytes 10: want at least 262144, .*\n`},
+		{[]string{"coordinator", "--data-dir", "st\xff", "--listen", "127.0.0.1:0"}, 2, `Error: --data-dir "st\\xff" is not UTF-8\n`},
+		{[]string{"submit", "--train", ".", "--init", ""}, 2, `Error: --init "": .*\n`},
 		{[]string{"jobs", "--bogus"}, 2, `Error: unknown flag: --bogus\nRun 'surmise jobs --help' for usage.\n`},
 		{[]string{"job"}, 2, `Error: surmise job takes one job, as 'surmise jobs' lists them, got 0 arguments\nRun 'surmise job --help' for usage.\n`},
 		{[]string{"submit"}, 2, `Error: one of --file, --train, --score is needed\nRun .*\n`},
@@ -704,5 +709,80 @@ func TestFigures(t *testing.T) {
 	const want = "  loss 0.4321  12.3 clips/s  eta 1m20s  rank 23.4 std 0.980 cos 0.123  waits for data 25 %  2 of 10 videos unusable"
 	if got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// What others wrote does not reach the terminal as anything but text.
+func TestHarmless(t *testing.T) {
+	for text, want := range map[string]string{
+		"plain, ünïcode, \"quoted\"":         "plain, ünïcode, \"quoted\"",
+		"\x1b[31mred\x1b]0;t\a":              `\x1b[31mred\x1b]0;t\a`,
+		"right\u202eleft":                    `right\u202eleft`,
+		"two\nlines and \"\x1b[1m\" a quote": "two\nlines and \"\\x1b[1m\" a quote",
+	} {
+		if got := harmless(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
+
+// lines passes on what is written, a line each.
+type lines chan string
+
+func (l lines) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		l <- line
+	}
+	return len(p), nil
+}
+
+// with waits for a line that holds a text.
+func (l lines) with(t *testing.T, text string) string {
+	t.Helper()
+	for late := time.After(30 * time.Second); ; {
+		select {
+		case line := <-l:
+			if strings.Contains(line, text) {
+				return line
+			}
+		case <-late:
+			t.Fatalf("no line says %q", text)
+		}
+	}
+}
+
+// A worker that takes the name of the one inside `up` costs that one: the coordinator goes on for all others.
+func TestUpOutlivesItsWorker(t *testing.T) {
+	log, code := make(lines, 1000), make(chan int, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	out, stdout := io.Pipe()
+	go func() {
+		code <- run(ctx, []string{"up", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(t.TempDir(), "state")}, strings.NewReader(""), stdout, log)
+		stdout.Close()
+	}()
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := strings.TrimSpace(strings.TrimPrefix(line, "coordinator listens on "))
+	name := regexp.MustCompile(`worker=(\S+)`).FindStringSubmatch(log.with(t, `msg="worker attached"`))[1]
+
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	newcomer, err := surmisev1.NewWorkerServiceClient(conn).Attach(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newcomer.Send(&surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Hello{Hello: &surmisev1.Hello{Name: name}}}); err != nil {
+		t.Fatal(err)
+	}
+	log.with(t, "the worker in here serves no more jobs")
+	ok(t, "jobs", "--coordinator="+address)
+	stop()
+	if got := <-code; got != exitOK {
+		t.Errorf("it ended with %d", got)
 	}
 }

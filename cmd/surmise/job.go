@@ -46,7 +46,7 @@ func newJobCommand() *cobra.Command {
 func writeJob(w io.Writer, job *surmisev1.Job, now time.Time) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(table, "%s\t"+format+"\n", append([]any{name}, args...)...)
+		fmt.Fprintf(table, "%s\t%s\n", name, harmless(fmt.Sprintf(format, args...)))
 	}
 	when := func(name string, t *timestamppb.Timestamp) {
 		if t != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -141,6 +142,7 @@ func orDash(s string) string {
 // firstLine cuts a text for a table.
 func firstLine(s string, most int) string {
 	s, rest, more := strings.Cut(s, "\n")
+	s = harmless(s)
 	runes := []rune(s)
 	if len(runes) > most {
 		return string(runes[:most-1]) + "…"
@@ -149,4 +151,18 @@ func firstLine(s string, most int) string {
 		return s + " …"
 	}
 	return s
+}
+
+// harmless is text of others as a terminal may have it: what is no letter, sign or space, such as the sequences that
+// terminals obey, is written as an escape.
+func harmless(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && !strconv.IsPrint(r) }) {
+		return s
+	}
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		quoted := strconv.Quote(line)
+		lines[i] = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	}
+	return strings.Join(lines, "\n")
 }

@@ -19,6 +19,7 @@ type submitOptions struct {
 	train        []string
 	steps        int32
 	init         string
+	initGiven    bool
 	score, model string
 	seed         uint64
 	precision    string
@@ -76,6 +77,7 @@ them; paths given as flags are made absolute here.`,
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagFilename("score", "csv"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		o.initGiven = cmd.Flags().Changed("init")
 		request, err := o.request(cmd.InOrStdin())
 		if err != nil {
 			return err
@@ -108,7 +110,7 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 			}
 			train.Data = append(train.Data, path)
 		}
-		if o.init != "" {
+		if o.initGiven { // empty too, as where a variable of the shell is: to begin anew in its place would go unnoticed
 			from, err := modelName(o.init)
 			if err != nil {
 				return nil, badInput(fmt.Errorf("--init %q: %w", o.init, err))

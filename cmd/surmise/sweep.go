@@ -140,7 +140,7 @@ func showSweep(ctx context.Context, client surmisev1.SweepServiceClient, name st
 func writeSweep(w io.Writer, sweep *surmisev1.Sweep, children []*surmisev1.SweepChild) error {
 	fmt.Fprintf(w, "%s  %s", sweep.Name, countsText(sweep))
 	if text := sweep.Request.GetDisplayName(); text != "" {
-		fmt.Fprintf(w, "  %s", text)
+		fmt.Fprintf(w, "  %s", harmless(text))
 	}
 	fmt.Fprintln(w)
 	metric := sweep.Request.GetMetric()
@@ -195,7 +195,7 @@ func writeSweep(w io.Writer, sweep *surmisev1.Sweep, children []*surmisev1.Sweep
 			fmt.Fprintf(table, "\t%s", value)
 		}
 		for _, path := range paths {
-			fmt.Fprintf(table, "\t%s", c.Values[path])
+			fmt.Fprintf(table, "\t%s", harmless(c.Values[path]))
 		}
 		fmt.Fprintf(table, "\t%s\n", orDash(firstLine(c.Reason, 100)))
 	}
@@ -261,7 +261,7 @@ func countsText(sweep *surmisev1.Sweep) string {
 func valuesText(values map[string]string) string {
 	var parts []string
 	for _, path := range slices.Sorted(maps.Keys(values)) {
-		parts = append(parts, path+"="+values[path])
+		parts = append(parts, path+"="+harmless(values[path]))
 	}
 	return strings.Join(parts, " ")
 }

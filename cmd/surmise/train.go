@@ -57,6 +57,9 @@ of each process.`,
 				}()
 				jobs.Group = group
 			}
+			if out == "" {
+				return badInput(errors.New("--out is empty: want the folder of the run's checkpoints"))
+			}
 			decoders, done, err := workercmd.OpenDecoders(cache)
 			if err != nil {
 				return badInput(err)

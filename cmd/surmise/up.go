@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
 	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/worker"
 )
 
 func newUpCommand() *cobra.Command {
@@ -130,7 +132,13 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		select {
 		case a := <-address:
 			serving(a)
-			return workercmd.Run(workerCtx, work)
+			err := workercmd.Run(workerCtx, work)
+			if errors.Is(err, worker.ErrRefused) && workerCtx.Err() == nil { // as when another one takes its name
+				logger.Error("the worker in here serves no more jobs; the coordinator goes on, for others", "error", err)
+				<-workerCtx.Done()
+				return nil
+			}
+			return err
 		case <-workerCtx.Done():
 			return nil
 		}

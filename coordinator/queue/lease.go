@@ -33,7 +33,7 @@ var (
 )
 
 // Lease gives each of these free workers the job that it serves next: of the highest priority, then of the owner with the
-// fewest jobs held, then the one submitted first, of those whose needs it meets. Workers for which there is none are left
+// fewest jobs held, of those who have as many the one who was served longest ago, then the one submitted first, of those whose needs it meets. Workers for which there is none are left
 // out.
 func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration) (jobs []Job, err error) {
 	err = s.update(ctx, func(ctx context.Context, t tx) error {
@@ -41,7 +41,7 @@ func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration
 		if err != nil || len(classes) == 0 {
 			return err
 		}
-		held, err := s.shares.read(ctx, t)
+		share, err := s.shares.read(ctx, t)
 		if err != nil {
 			return err
 		}
@@ -53,13 +53,13 @@ func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration
 			if err := fillLines(ctx, t, lines, waiting); err != nil {
 				return err
 			}
-			picks, later := choose(lines, held, waiting)
+			picks, later := choose(lines, share, waiting)
 			leased, without, err := s.leasePicks(ctx, t, picks, lease)
 			if err != nil {
 				return err
 			}
 			for _, p := range without { // another coordinator was faster
-				held[p.owner]--
+				share.held[p.owner]--
 				later = append(later, p.worker)
 			}
 			jobs, waiting = append(jobs, leased...), later
@@ -70,7 +70,7 @@ func (s *Store) Lease(ctx context.Context, workers []Worker, lease time.Duration
 		return nil, fmt.Errorf("leasing jobs: %w", err)
 	}
 	for _, job := range jobs {
-		s.shares.add(job.Owner, 1)
+		s.shares.serve(job.Owner)
 		s.tell(Change{Job: job.ID})
 	}
 	return jobs, nil

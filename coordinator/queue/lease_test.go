@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
@@ -10,8 +11,8 @@ import (
 	"time"
 )
 
-// naive gives each worker the job that it serves next, by looking at all of them.
-func naive(jobs []Job, workers []Worker) (served []string) {
+// naive gives each worker the job that it serves next, by looking at all of them. turns are when owners were served last.
+func naive(jobs []Job, workers []Worker, turns map[string]int) (served []string) {
 	held := map[string]int{}
 	for _, j := range jobs {
 		if j.State.Held() {
@@ -24,14 +25,20 @@ func naive(jobs []Job, workers []Worker) (served []string) {
 			if j.State != Queued || w.Lacks(j.Needs) != "" {
 				continue
 			}
-			if best < 0 || j.Priority > jobs[best].Priority ||
-				j.Priority == jobs[best].Priority && held[j.Owner] < held[jobs[best].Owner] {
+			if best < 0 {
+				best = i
+				continue
+			}
+			b := jobs[best]
+			if cmp.Or(cmp.Compare(b.Priority, j.Priority), cmp.Compare(held[j.Owner], held[b.Owner]), cmp.Compare(turns[j.Owner], turns[b.Owner])) < 0 {
 				best = i
 			}
 		}
 		if best >= 0 {
 			jobs[best].State = Leased
 			held[jobs[best].Owner]++
+			turns[""]++ // counts them all
+			turns[jobs[best].Owner] = turns[""]
 			served = append(served, w.Name+" "+jobs[best].ID)
 		}
 	}
@@ -49,6 +56,7 @@ func TestLeaseServesManyAsOneByOne(t *testing.T) {
 	}
 	defer store.Close()
 	var all []Job
+	turns := map[string]int{}
 	for round := range 12 {
 		for i := range draw.IntN(40) {
 			job, _, err := store.Submit(t.Context(), Submission{
@@ -64,7 +72,7 @@ func TestLeaseServesManyAsOneByOne(t *testing.T) {
 		for i := range workers {
 			workers[i] = Worker{Name: fmt.Sprintf("w%d-%d", round, i), GPUs: draw.IntN(3)}
 		}
-		want := naive(all, workers)
+		want := naive(all, workers, turns)
 		leased, err := store.Lease(t.Context(), workers, time.Minute)
 		if err != nil {
 			t.Fatal(err)

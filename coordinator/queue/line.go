@@ -70,9 +70,9 @@ func turns(lines []line, workers []Worker) (next []*line) {
 	return next
 }
 
-// choose picks a job for each worker, as next says, and counts it to its owner in held. It stops where a line is used up
+// choose picks a job for each worker, as next says, and counts it to its owner. It stops where a line is used up
 // of which there may be more; the workers from there on are left.
-func choose(lines []line, held map[string]int, workers []Worker) (picks []pick, left []Worker) {
+func choose(lines []line, s *share, workers []Worker) (picks []pick, left []Worker) {
 	open := make([]class, 0, len(lines))
 	at := make([]int, 0, len(lines)) // of those, among the lines
 	for i, l := range lines {
@@ -81,7 +81,7 @@ func choose(lines []line, held map[string]int, workers []Worker) (picks []pick, 
 		}
 	}
 	for i, w := range workers {
-		best := next(open, held, w)
+		best := next(open, s, w)
 		if best < 0 {
 			continue
 		}
@@ -90,7 +90,7 @@ func choose(lines []line, held map[string]int, workers []Worker) (picks []pick, 
 			return picks, workers[i:]
 		}
 		picks = append(picks, pick{w, l.owner, l.first[0]})
-		held[l.owner]++
+		s.serve(l.owner)
 		l.head, l.first = l.first[0]+1, l.first[1:]
 		switch {
 		case len(l.first) > 0:

@@ -49,7 +49,7 @@ func insert(ctx context.Context, t tx, s Scheduling, subs []newJob) ([]Job, erro
 		first := len(jobs)
 		for _, sub := range some {
 			job := Job{
-				ID: sub.ID, RequestID: sub.RequestID, DisplayName: printable(sub.DisplayName), Spec: sub.Spec, State: Queued, Created: created,
+				ID: sub.ID, RequestID: sub.RequestID, DisplayName: Printable(sub.DisplayName), Spec: sub.Spec, State: Queued, Created: created,
 				Scheduling: s, Revision: 1, Sweep: sub.sweep, SweepIndex: sub.index, SweepValues: sub.values,
 			}
 			err := t.askLater(ctx, insertJob, func(row scanner) error {
@@ -94,7 +94,7 @@ func applyLogged(ctx context.Context, t tx, job Job, e Event) (Job, Effects, err
 	if err != nil {
 		return job, Effects{}, err
 	}
-	after.Reason = printable(after.Reason)
+	after.Reason = Printable(after.Reason)
 	if effects.Log != "" {
 		after.Revision++
 		if err := logEvent(ctx, t, after, effects.Log); err != nil {
@@ -194,8 +194,8 @@ func scanJob(row scanner) (Job, error) {
 	return j, nil
 }
 
-// printable is s as every database can keep it: PostgreSQL's text holds no NUL.
-func printable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }
+// Printable is s as every database can keep it: PostgreSQL's text holds no NUL.
+func Printable(s string) string { return strings.ReplaceAll(s, "\x00", "\uFFFD") }
 
 func micros(t time.Time) sql.NullInt64 {
 	if t.IsZero() {

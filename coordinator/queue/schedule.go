@@ -76,7 +76,7 @@ func (n Needs) None() bool {
 
 // Normal is s as the store keeps it.
 func (s Scheduling) Normal() Scheduling {
-	s.Owner = printable(s.Owner)
+	s.Owner = Printable(s.Owner)
 	s.Deadline = instant(micros(s.Deadline))
 	s.Needs.DataRoots = slices.Compact(slices.Sorted(slices.Values(s.Needs.DataRoots)))
 	if len(s.Needs.Labels) == 0 {
@@ -139,8 +139,8 @@ func parseClass(name string) (c class, err error) {
 }
 
 // next is the class that a free worker serves next, −1 for none: of the highest priority, then of the owner with the
-// fewest jobs held, then of the job submitted first.
-func next(classes []class, held map[string]int, w Worker) int {
+// fewest jobs held, of those who have as many the one who was served longest ago, then of the job submitted first.
+func next(classes []class, s *share, w Worker) int {
 	best := -1
 	for i, c := range classes {
 		if w.Lacks(c.needs) != "" {
@@ -153,8 +153,12 @@ func next(classes []class, held map[string]int, w Worker) int {
 				if c.priority < b.priority {
 					continue
 				}
-			case held[c.owner] != held[b.owner]:
-				if held[c.owner] > held[b.owner] {
+			case s.held[c.owner] != s.held[b.owner]:
+				if s.held[c.owner] > s.held[b.owner] {
+					continue
+				}
+			case s.served[c.owner] != s.served[b.owner]:
+				if s.served[c.owner] > s.served[b.owner] {
 					continue
 				}
 			case c.head >= b.head:

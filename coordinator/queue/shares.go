@@ -17,10 +17,32 @@ type shares struct {
 	mu     sync.Mutex
 	at     time.Time      // when they were read, by the store's clock; zero: never
 	counts map[string]int // by owner as escaped in classes
+
+	// Who was served when, in turns, by this coordinator since it started: with as many jobs under way, whoever waited longer
+	// is next. It is not kept on disk: what is forgotten costs an owner one turn.
+	served map[string]int64
+	turn   int64
 }
 
-// read returns a copy of the counts.
-func (s *shares) read(ctx context.Context, t tx) (map[string]int, error) {
+// maxServed is how many owners' turns are remembered.
+const maxServed = 1 << 14
+
+// share is what owners have, as leasing goes on.
+type share struct {
+	held   map[string]int   // jobs under way
+	served map[string]int64 // when last; 0: not yet
+	turn   int64
+}
+
+// serve counts a job to an owner.
+func (s *share) serve(owner string) {
+	s.turn++
+	s.held[owner]++
+	s.served[owner] = s.turn
+}
+
+// read returns a copy.
+func (s *shares) read(ctx context.Context, t tx) (*share, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if age := t.now().Sub(s.at); s.at.IsZero() || age < 0 || age >= sharesFor {
@@ -30,7 +52,23 @@ func (s *shares) read(ctx context.Context, t tx) (map[string]int, error) {
 		}
 		s.at, s.counts = t.now(), counts
 	}
-	return maps.Clone(s.counts), nil
+	out := &share{held: maps.Clone(s.counts), served: maps.Clone(s.served), turn: s.turn}
+	if out.served == nil {
+		out.served = map[string]int64{}
+	}
+	return out, nil
+}
+
+// serve notes a lease that is on disk.
+func (s *shares) serve(owner string) {
+	s.mu.Lock()
+	if s.served == nil || len(s.served) >= maxServed {
+		s.served = map[string]int64{}
+	}
+	s.turn++
+	s.served[url.PathEscape(owner)] = s.turn
+	s.mu.Unlock()
+	s.add(owner, 1)
 }
 
 // add counts what a change on disk adds to an owner's jobs, or takes away.

@@ -298,8 +298,10 @@ func (a *axis) values(prefix string, p *surmisev1.SweepParameter) (errs jobspec.
 			fault(kind, "%s is no number", a.path)
 		case !isFloat(number):
 			fault(kind, "%s takes whole numbers: use integer", a.path)
-		case !(low < high) || math.IsInf(high-low, 0):
+		case !(low < high):
 			fault(kind, "%s: want min below max, got %g and %g", a.path, low, high)
+		case math.IsInf(high-low, 0):
+			fault(kind, "%s: from %g to %g is further than a number can say", a.path, low, high)
 		case kind == "log_uniform" && low <= 0:
 			fault(kind+".min", "%s: want above 0, got %g", a.path, low)
 		}

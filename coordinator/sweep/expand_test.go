@@ -145,6 +145,7 @@ func TestDrawsFollowFromTheSeedAndFillTheirRanges(t *testing.T) {
 func TestErrorsNameTheFieldAndThePath(t *testing.T) {
 	parameter := func(p string) string { return `{"train":{"data":["d"]},"parameters":[` + p + `]}` }
 	for name, c := range map[string]struct{ request, field, problem string }{
+		"beyond exact numbers": {parameter(`{"path":"train.seed","grid":[9007199254740993]}`), "parameters[0].grid[0]", "write it as a string"},
 		"unknown field":        {parameter(`{"path":"train.optimzer.learning_rate","grid":[1]}`), "parameters[0].path", `train.optimzer.learning_rate: TrainSpec has no field "optimzer"`},
 		"another kind":         {parameter(`{"path":"score.stride","grid":[1]}`), "parameters[0].path", `score.stride: the base job is no "score" job`},
 		"the whole job":        {parameter(`{"path":"train","grid":[{}]}`), "parameters[0].path", "names the whole job"},

@@ -104,10 +104,18 @@ type setting struct {
 	text   string // as JSON
 }
 
+// exactly is the number below which every whole number has a JSON number of its own.
+const exactly = 1 << 53
+
 // parse reads a value as the field is written in JSON.
 func (f field) parse(v *structpb.Value) (setting, error) {
 	if _, null := v.GetKind().(*structpb.Value_NullValue); null || v.GetKind() == nil {
 		return setting{}, fmt.Errorf("null is no value of %s", f.path)
+	}
+	if n, number := v.GetKind().(*structpb.Value_NumberValue); number && math.Abs(n.NumberValue) >= exactly {
+		if kind := f.leaf().field.Kind(); kind == protoreflect.Uint64Kind || kind == protoreflect.Int64Kind {
+			return setting{}, fmt.Errorf("%s: %.0f as a JSON number may not be the number that was written; write it as a string", f.path, n.NumberValue)
+		}
 	}
 	value := v
 	if f.leaf().index >= 0 {

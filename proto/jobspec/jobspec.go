@@ -491,6 +491,11 @@ func completeScore(s *surmisev1.ScoreSpec) Errors {
 	fault := func(field, problem string, args ...any) {
 		errs = append(errs, FieldError{"score." + field, fmt.Sprintf(problem, args...)})
 	}
+	for i := 1; i < len(s.Contexts); i++ {
+		if s.Contexts[i] <= s.Contexts[i-1] {
+			fault(fmt.Sprintf("contexts[%d]", i), "must be above the one before, %d, got %d", s.Contexts[i-1], s.Contexts[i])
+		}
+	}
 	switch {
 	case s.Dataset == "" && s.Pairs == "":
 		fault("pairs", "is required unless a dataset is named")

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -63,6 +64,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if o.DataDir == "" {
 		return errors.New("the coordinator needs a data folder")
+	}
+	if !utf8.ValidString(o.DataDir) { // paths in it are said to workers, in messages
+		return &UsageError{fmt.Errorf("--data-dir %q is not UTF-8", o.DataDir)}
 	}
 	if o.LeaseDuration != 0 && o.LeaseDuration < MinLease {
 		return &UsageError{fmt.Errorf("--lease %v: want at least %v", o.LeaseDuration, MinLease)}

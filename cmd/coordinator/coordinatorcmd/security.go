@@ -51,8 +51,9 @@ func (o *SecurityOptions) Flags(flags *pflag.FlagSet) {
 	flags.StringToIntVar(&o.MaxPriority, "max-priority", nil, "ROLE=N or owner/NAME=N: the highest priority that such callers may give to a job; an owner's counts before its role's; repeat for more (default any)")
 }
 
-// minMessageBytes is what a coordinator must take to be of use.
-const minMessageBytes = 16 << 10
+// minMessageBytes is what a coordinator must take to be of use: what a worker says of a job, its reason and a piece of its
+// log, comes up to a third of it.
+const minMessageBytes = 256 << 10
 
 // ErrInsecureListen: the address can be reached from other machines, and nothing protects it.
 var ErrInsecureListen = errors.New("would be open to the network")
@@ -92,7 +93,7 @@ func (o SecurityOptions) complete() error {
 		}
 	}
 	if n := o.Limits.MessageBytes; n > 0 && n < minMessageBytes {
-		return fmt.Errorf("--max-message-bytes %d: want at least %d, which a job with a few names takes, or 0 for the default", n, minMessageBytes)
+		return fmt.Errorf("--max-message-bytes %d: want at least %d, which workers need to report, or 0 for the default", n, minMessageBytes)
 	}
 	if _, err := o.priorities(); err != nil {
 		return err

@@ -59,6 +59,7 @@ func Conformance(t *testing.T, open func(t *testing.T, now func() time.Time) coo
 		"higher priority is served first":            priorities,
 		"an owner has so many open jobs":             openJobs,
 		"owners take turns":                          fairness,
+		"owners take turns on one worker":            turns,
 		"a worker is given what it can serve":        needs,
 		"several workers are served at once":         batch,
 		"a lost job waits before it is tried again":  backoff,

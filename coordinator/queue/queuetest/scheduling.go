@@ -67,6 +67,28 @@ func fairness(t *testing.T, s *suite) {
 	}
 }
 
+// turns: on one worker, which holds no job when it asks, owners are served in turn, whoever submitted first.
+func turns(t *testing.T, s *suite) {
+	for i := range 3 {
+		s.submitFor(t, fmt.Sprint("a", i), queue.Scheduling{Owner: "ann"})
+	}
+	for i := range 2 {
+		s.submitFor(t, fmt.Sprint("b", i), queue.Scheduling{Owner: "bob"})
+	}
+	var got []string
+	for {
+		job, ok := s.tryLease(t, queue.Worker{Name: "w"})
+		if !ok {
+			break
+		}
+		got = append(got, job.ID)
+		s.apply(t, job.ID, queue.Done{Epoch: job.Epoch, Result: json.RawMessage(`{}`)})
+	}
+	if want := []string{"a0", "b0", "a1", "b1", "a2"}; !slices.Equal(got, want) {
+		t.Errorf("served %v, want %v", got, want)
+	}
+}
+
 func needs(t *testing.T, s *suite) {
 	long := strings.Repeat("x", 500)
 	var roots []string

@@ -291,7 +291,8 @@ func (x *Job) GetWaitEstimate() *durationpb.Duration {
 }
 
 // Scheduling says when a job is served, and by whom. Jobs of higher priority are served first. Owners whose jobs have the
-// same priority take turns: the one with the fewest jobs under way is served next, and of its jobs the oldest.
+// same priority take turns: the one with the fewest jobs under way is served next, of several with as few the one who waits
+// longest since it was served, and of its jobs the oldest.
 type Scheduling struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Who shares fairly with others; default empty, which is one owner like any other. A coordinator that knows its callers
@@ -1580,7 +1581,7 @@ type ScoreSpec struct {
 	FrameStep int32   `protobuf:"varint,5,opt,name=frame_step,json=frameStep,proto3" json:"frame_step,omitempty"`
 	Fps       float64 `protobuf:"fixed64,6,opt,name=fps,proto3" json:"fps,omitempty"`
 	// Frames of a window that the model sees before it predicts the rest, one score each; default one to five eighths of
-	// the window, in whole tubelets. Must be empty for next_tubelet models, which see every past.
+	// the window, in whole tubelets, ascending. Must be empty for next_tubelet models, which see every past.
 	Contexts []int32 `protobuf:"varint,7,rep,packed,name=contexts,proto3" json:"contexts,omitempty"`
 	// The surprise of each tubelet is the mean over its own N worst tokens; absent: 4 for next_tubelet models, all tokens for masked
 	// ones; 0: all tokens.
@@ -2789,7 +2790,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x05score\x18\x02 \x01(\v2\x15.surmise.v1.ScoreSpecH\x00R\x05score\x12*\n" +
 	"\x04rank\x18\x03 \x01(\v2\x14.surmise.v1.RankSpecH\x00R\x04rank\x12 \n" +
 	"\vtraceparent\x18\x1e \x01(\tR\vtraceparentB\r\n" +
-	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xf5\x06\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01\"\xb4\a\n" +
 	"\tTrainSpec\x12(\n" +
 	"\x04data\x18\x01 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\b\x01\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x04data\x12\"\n" +
 	"\x05steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05steps\x12 \n" +
@@ -2807,9 +2808,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\tlog_every\x18\v \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\blogEvery\x127\n" +
 	"\x10checkpoint_every\x18\f \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x0fcheckpointEvery\x12\x1a\n" +
 	"\btruncate\x18\r \x01(\bR\btruncate\x12=\n" +
-	"\tprecision\x18\x0e \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12x\n" +
-	"\x06device\x18\x0f \x01(\tB`\xbaH]\xba\x01Z\n" +
-	"\x06device\x12\x1fmust be auto, cpu, gpu or gpu:N\x1a/this.matches('^(auto|cpu|gpu(:[0-9]{1,3})?)?$')R\x06device\x12(\n" +
+	"\tprecision\x18\x0e \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12\xb6\x01\n" +
+	"\x06device\x18\x0f \x01(\tB\x9d\x01\xbaH\x99\x01\xba\x01\x95\x01\n" +
+	"\x06device\x124must be auto, cpu, gpu or gpu:N with N from 0 to 255\x1aUthis.matches('^(auto|cpu|gpu(:([0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?)?$')R\x06device\x12(\n" +
 	"\x04eval\x18\x14 \x01(\v2\x14.surmise.v1.EvalSpecR\x04eval\x121\n" +
 	"\aencoder\x18\x1e \x01(\v2\x17.surmise.v1.EncoderSpecR\aencoder\x12(\n" +
 	"\x04init\x18\x1f \x01(\v2\x14.surmise.v1.InitSpecR\x04init\"*\n" +
@@ -2868,14 +2869,16 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"aspect_min\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\taspectMin\x126\n" +
 	"\n" +
-	"aspect_max\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\taspectMax\"\xd6\b\n" +
+	"aspect_max\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00R\taspectMax\"\xf2\t\n" +
 	"\fSamplingSpec\x12)\n" +
 	"\n" +
 	"frame_step\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x90N(\x00R\tframeStep\x12)\n" +
-	"\x03fps\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x03fps\x124\n" +
-	"\tscale_min\x18\x03 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\bscaleMin\x124\n" +
-	"\tscale_max\x18\x04 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\bscaleMax\x12\x83\x01\n" +
+	"\x03fps\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x03fps\x12\x81\x01\n" +
+	"\tscale_min\x18\x03 \x01(\x01Bd\xbaHa\xba\x01S\n" +
+	"\x16zero_or_at_least_0.001\x12\x1bmust be 0 or at least 0.001\x1a\x1cthis == 0.0 || this >= 0.001\x12\t\x19\x00\x00\x00\x00\x00\x00\xf0?R\bscaleMin\x12\x81\x01\n" +
+	"\tscale_max\x18\x04 \x01(\x01Bd\xbaHa\xba\x01S\n" +
+	"\x16zero_or_at_least_0.001\x12\x1bmust be 0 or at least 0.001\x1a\x1cthis == 0.0 || this >= 0.001\x12\t\x19\x00\x00\x00\x00\x00\x00\xf0?R\bscaleMax\x12\x83\x01\n" +
 	"\n" +
 	"aspect_min\x18\x05 \x01(\x01Bd\xbaHa\xba\x01S\n" +
 	"\x16zero_or_at_least_0.001\x12\x1bmust be 0 or at least 0.001\x1a\x1cthis == 0.0 || this >= 0.001\x12\t\x19\x00\x00\x00\x00\x00\x00Y@R\taspectMin\x12\x83\x01\n" +
@@ -2924,7 +2927,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\xa7\b\n" +
+	"_clip_norm\"\xe6\b\n" +
 	"\tScoreSpec\x12\x1e\n" +
 	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
@@ -2945,9 +2948,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	" \x01(\x04R\x04seed\x12$\n" +
 	"\athreads\x18\v \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12=\n" +
-	"\tprecision\x18\f \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12x\n" +
-	"\x06device\x18\x10 \x01(\tB`\xbaH]\xba\x01Z\n" +
-	"\x06device\x12\x1fmust be auto, cpu, gpu or gpu:N\x1a/this.matches('^(auto|cpu|gpu(:[0-9]{1,3})?)?$')R\x06device\x12E\n" +
+	"\tprecision\x18\f \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12\xb6\x01\n" +
+	"\x06device\x18\x10 \x01(\tB\x9d\x01\xbaH\x99\x01\xba\x01\x95\x01\n" +
+	"\x06device\x124must be auto, cpu, gpu or gpu:N with N from 0 to 255\x1aUthis.matches('^(auto|cpu|gpu(:([0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?)?$')R\x06device\x12E\n" +
 	"\adataset\x18\r \x01(\tB+\xbaH(r&R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\adataset\x12\x1c\n" +
 	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12S\n" +
 	"\bprotocol\x18\x0f \x01(\tB7\xbaH4r2R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\n" +
@@ -2958,7 +2961,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\brecolour\x18\x17 \x01(\bR\brecolour\x12#\n" +
 	"\rtime_reversal\x18\x18 \x01(\bR\ftimeReversal:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\r\n" +
-	"\v_top_tokens\"\x8b\x05\n" +
+	"\v_top_tokens\"\xca\x05\n" +
 	"\bRankSpec\x12 \n" +
 	"\x05model\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05model\x124\n" +
@@ -2975,18 +2978,18 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\athreads\x18\t \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12=\n" +
 	"\tprecision\x18\n" +
-	" \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12x\n" +
-	"\x06device\x18\v \x01(\tB`\xbaH]\xba\x01Z\n" +
-	"\x06device\x12\x1fmust be auto, cpu, gpu or gpu:N\x1a/this.matches('^(auto|cpu|gpu(:[0-9]{1,3})?)?$')R\x06device:h\xbaHe\x1ac\n" +
-	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0\"\xb6\x02\n" +
+	" \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12\xb6\x01\n" +
+	"\x06device\x18\v \x01(\tB\x9d\x01\xbaH\x99\x01\xba\x01\x95\x01\n" +
+	"\x06device\x124must be auto, cpu, gpu or gpu:N with N from 0 to 255\x1aUthis.matches('^(auto|cpu|gpu(:([0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?)?$')R\x06device:h\xbaHe\x1ac\n" +
+	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0\"\xbc\x02\n" +
 	"\aRankSet\x12$\n" +
 	"\acontext\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\acontext\x121\n" +
 	"\n" +
 	"candidates\x18\x02 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80 R\n" +
 	"candidates\x12;\n" +
-	"\x04make\x18\x03 \x01(\tB'\xbaH$r\"R\x00R\x0etime-directionR\x05speedR\ashuffleR\x04make:\x94\x01\xbaH\x90\x01\x1a\x8d\x01\n" +
-	"\x12candidates_or_make\x12&wants at least two candidates, or make\x1aO(this.make == '') != (size(this.candidates) == 0) && size(this.candidates) != 1\";\n" +
+	"\x04make\x18\x03 \x01(\tB'\xbaH$r\"R\x00R\x0etime-directionR\x05speedR\ashuffleR\x04make:\x9a\x01\xbaH\x96\x01\x1a\x93\x01\n" +
+	"\x12candidates_or_make\x12,wants either at least two candidates or make\x1aO(this.make == '') != (size(this.candidates) == 0) && size(this.candidates) != 1\";\n" +
 	"\bRankings\x12/\n" +
 	"\brankings\x18\x01 \x03(\v2\x13.surmise.v1.RankingR\brankings\"\xaa\x01\n" +
 	"\aRanking\x12\x18\n" +
@@ -3004,11 +3007,11 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x04peak\x18\x06 \x01(\x01R\x04peak\x12$\n" +
 	"\vtwin_energy\x18\a \x01(\x01H\x00R\n" +
 	"twinEnergy\x88\x01\x01B\x0e\n" +
-	"\f_twin_energy\"\xe6\x04\n" +
+	"\f_twin_energy\"\xf8\x04\n" +
 	"\bProgress\x12\x1d\n" +
-	"\x05phase\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\x05phase\x12\x12\n" +
-	"\x04step\x18\x02 \x01(\x05R\x04step\x12\x14\n" +
-	"\x05steps\x18\x03 \x01(\x05R\x05steps\x12\x12\n" +
+	"\x05phase\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\x05phase\x12\x1b\n" +
+	"\x04step\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04step\x12\x1d\n" +
+	"\x05steps\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x05steps\x12\x12\n" +
 	"\x04loss\x18\x04 \x01(\x01R\x04loss\x12\x1b\n" +
 	"\tloss_jepa\x18\x05 \x01(\x01R\blossJepa\x12#\n" +
 	"\rloss_variance\x18\x06 \x01(\x01R\flossVariance\x12#\n" +
