@@ -2,6 +2,7 @@ package compare
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"math"
 	"os"
@@ -123,6 +124,81 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	if _, err := Decode(strings.NewReader(cases["other version"].text)); !errors.Is(err, ErrVersion) {
 		t.Errorf("another version: %v, want ErrVersion", err)
+	}
+}
+
+// A null is no number: zero would be the least surprise there is.
+func TestDecodeRefusesNull(t *testing.T) {
+	f := madeUp(1, 2, 1, "p")
+	f.Sets[0].Model.Config = []byte(`{"encoder":null}`)
+	var good bytes.Buffer
+	if err := f.Encode(&good); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Decode(bytes.NewReader(good.Bytes())); err != nil {
+		t.Fatalf("a null in a configuration: %v", err)
+	}
+	for want, change := range map[string]func(file map[string]any){
+		"sets[0].scores[1].surprise[1][2] (video 000-0-0.mp4): null": func(f map[string]any) { scoresOf(f, 0, 1)["surprise"].([]any)[1].([]any)[2] = nil },
+		"sets[1].scores[7].peak[0][0] (video 001-1-0.mp4): null":     func(f map[string]any) { scoresOf(f, 1, 7)["peak"].([]any)[0].([]any)[0] = nil },
+		"sets[0].scores[2].curve[1] (video 000-1-1.mp4): null":       func(f map[string]any) { scoresOf(f, 0, 2)["curve"].([]any)[1] = nil },
+		"sets[0].scores[2].surprise (video 000-1-1.mp4): null":       func(f map[string]any) { scoresOf(f, 0, 2)["surprise"] = nil },
+		"sets[0].scores[3] (video 000-1-0.mp4): null":                func(f map[string]any) { f["sets"].([]any)[0].(map[string]any)["scores"].([]any)[3] = nil },
+		"videos[0].label (video 000-0-1.mp4): null":                  func(f map[string]any) { f["videos"].([]any)[0].(map[string]any)["label"] = nil },
+		"videos[4].window_start_s[0] (video 001-0-1.mp4): null":      func(f map[string]any) { f["videos"].([]any)[4].(map[string]any)["window_start_s"].([]any)[0] = nil },
+		"spec.window: null": func(f map[string]any) { f["spec"].(map[string]any)["window"] = nil },
+	} {
+		var file map[string]any
+		if err := json.Unmarshal(good.Bytes(), &file); err != nil {
+			t.Fatal(err)
+		}
+		change(file)
+		text, err := json.Marshal(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Decode(bytes.NewReader(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want an error with %q", err, want)
+		}
+	}
+}
+
+func scoresOf(file map[string]any, set, video int) map[string]any {
+	return file["sets"].([]any)[set].(map[string]any)["scores"].([]any)[video].(map[string]any)
+}
+
+// The digest of the data is of what the file lists.
+func TestDataDigestIsChecked(t *testing.T) {
+	for _, spoil := range []func(*File){
+		func(f *File) { f.Data = "" },
+		func(f *File) { f.Data = strings.Repeat("0", 64) },
+		func(f *File) { f.Videos[3].SHA256 = "other" },
+		func(f *File) { f.Videos[1].Pair, f.Videos[3].Pair = f.Videos[3].Pair, f.Videos[1].Pair },
+		func(f *File) { f.Videos[0].Label, f.Videos[1].Label = 0, 1 },
+	} {
+		f := madeUp(1, 2, 1, "p")
+		spoil(f)
+		if err := f.Validate(); err == nil || !strings.Contains(err.Error(), "data_sha256") {
+			t.Errorf("got %v, want an error with data_sha256", err)
+		}
+	}
+}
+
+// Files as earlier versions wrote them are read.
+func TestOldFilesLoad(t *testing.T) {
+	paths, err := filepath.Glob("testdata/*.json")
+	if err != nil || len(paths) < 2 {
+		t.Fatalf("%v, %v", paths, err)
+	}
+	for _, path := range paths {
+		f, err := Load(path)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if _, err := Summarize(f, Options{Resamples: 100}); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
 	}
 }
 

@@ -246,6 +246,7 @@ func TestGoldenPublishedTable(t *testing.T) {
 			f.Sets[0].Scores = append(f.Sets[0].Scores, s)
 		}
 	}
+	f.Data = Digest(f.Videos)
 	rows, err := PublishedTable(f)
 	if err != nil {
 		t.Fatal(err)
@@ -284,6 +285,7 @@ func TestPublishedTableNamesWhatIsMissing(t *testing.T) {
 	for i := range f.Videos {
 		f.Videos[i].Pair = ""
 	}
+	f.Data = Digest(f.Videos)
 	if rows, err := PublishedTable(f); err != nil || !strings.Contains(rows[0].Problem, "want one-to-one") {
 		t.Errorf("%+v, %v: pairs are not one-to-one", rows, err)
 	}

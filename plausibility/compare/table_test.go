@@ -245,8 +245,10 @@ func TestUnlikeFilesAreRefused(t *testing.T) {
 		"spec.crop is empty in one and":     func(f *File) { f.Spec.Crop = CropWhole },
 		"size_px is 64 in one and 32":       func(f *File) { f.Size = 32 },
 		"decoder":                           func(f *File) { f.Decoder = "other" },
-		"videos: 000-0-1.mp4":               func(f *File) { f.Videos[0].SHA256 = "other" },
-		"data_sha256":                       func(f *File) { f.Data = "other" },
+		"videos: 000-0-1.mp4": func(f *File) {
+			f.Videos[0].SHA256 = "other"
+			f.Data = Digest(f.Videos)
+		},
 	} {
 		a, b := madeUp(1, 2, 1, "p"), madeUp(1, 2, 1, "p")
 		change(b)
