@@ -92,6 +92,7 @@ func TestTableOfAScoreFile(t *testing.T) {
 			maps.Add(map[string]heat.Map{compare.ModelSet: m, compare.TwinSet: p.possible})
 		}
 	}
+	f.Data = compare.Digest(f.Videos)
 	folder := t.TempDir()
 	if err := maps.Save(filepath.Join(folder, "maps.safetensors"), f); err != nil {
 		t.Fatal(err)

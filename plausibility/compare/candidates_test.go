@@ -93,11 +93,11 @@ func TestOneCandidate(t *testing.T) {
 
 // Pairs on which two models part, by hand: of two trainings each, shares of 1, 1/2 and 0.
 func TestPairsOfSeveralTrainings(t *testing.T) {
-	r := namedGroups{groups: []group{{name: "g"}}}
-	first := meanResult{wins: []float64{3.5}, right: []float64{1, 1, 0.5, 0.5, 0, 0.5}}
-	second := meanResult{wins: []float64{2}, right: []float64{1, 0.5, 0.5, 0, 0, 1}}
+	of := func(right ...float64) *meanResult {
+		return &meanResult{pairs: outcome{wins: []float64{sum(right)}, ties: []float64{0}}, right: right, scores: right}
+	}
 	d := Difference{Column: "b"}
-	d.test(r, &first, second, Options{Resamples: 100})
+	d.test("row", of(1, 1, 0.5, 0.5, 0, 0.5), of(1, 0.5, 0.5, 0, 0, 1), 4, Options{Resamples: 100})
 	if d.Both != 1 || d.First != 2 || d.Second != 1 || d.Neither != 1 || d.Mixed != 1 || d.McNemar.P != 1 {
 		t.Errorf("%+v", d)
 	}

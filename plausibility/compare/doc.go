@@ -6,16 +6,19 @@
 // model or needs cgo, so the coordinator can compare score files as well as the
 // command line can.
 //
-//	file.go       the score file
+//	file.go       the score file; validate.go: what it must hold; decode.go: reading and writing it
 //	protocol.go   named settings
 //	pairs.go      its videos -> groups and pairs
 //	aggregate.go  the surprise of a video's windows -> one number
-//	table.go      score files -> Table: a model beside its twin, or several models
+//	candidates.go score files -> columns: a model beside its twin, or several models (column.go)
+//	trainings.go  which files are trainings of one model
+//	table.go      columns -> Table
 //	row.go        one row of it, and the resampling of groups (bootstrap.go)
-//	tests.go      p-values of differences
+//	judge.go      what a column makes of the pairs and groups of a row
+//	tests.go      p-values; verdict.go: what intervals and p-values let a row say
 //	halves.go     what is chosen or calibrated on one half of the groups, and measured on the other
 //	like.go       which files may be compared at all
-//	text.go       a table for the terminal, and in words
+//	text.go       a table for the terminal; sentences.go: in words
 //	metrics.go    single videos; single.go: their intervals; published.go: the published metrics, exactly;
 //	              published_table.go: those of a score file
 //

@@ -46,7 +46,7 @@ type Selection struct {
 	Candidates int      `json:"candidates"` // statistics to choose from
 	Folds      [2]Fold  `json:"folds"`      // chosen on half 0, then on half 1
 	HeldOut    Interval `json:"held_out"`   // pairwise accuracy of all groups, each by what the other half chose; the choices taken as given
-	Verdict    string   `json:"verdict"`    // of HeldOut
+	Verdict    string   `json:"verdict"`    // of HeldOut, with ties as half too
 	Oracle     Choice   `json:"oracle"`     // chosen and measured on the same pairs: an upper bound and not a result
 }
 
@@ -93,7 +93,7 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 		return nil, nil
 	}
 	statistics := Statistics(c.file.Spec)
-	wins := make([][]float64, len(statistics)) // [statistics][G], mean over seeds
+	results := make([]outcome, len(statistics)) // mean over seeds
 	for i, a := range statistics {
 		surprise, err := c.surprise(a)
 		if err != nil {
@@ -103,7 +103,7 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 		for k := range surprise {
 			seeds[k] = judge(groups, surprise[k])
 		}
-		wins[i] = mean(seeds).wins
+		results[i] = mean(seeds).pairs
 	}
 	// best is the statistic with the most wins, counted where in is true.
 	best := func(in func(g int) bool, of float64) (int, Choice) {
@@ -112,7 +112,7 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 			var sum float64
 			for g := range groups {
 				if in(g) {
-					sum += wins[i][g]
+					sum += results[i].wins[g]
 				}
 			}
 			if sum > most+1e-9 { // means over seeds round
@@ -122,14 +122,15 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 		return chosen, Choice{statistics[chosen], most / of}
 	}
 	s := &Selection{Candidates: len(statistics)}
-	held := make([]float64, len(groups)) // [G] wins of what the other half chose
+	held, halfTies := make([]float64, len(groups)), make([]float64, len(groups)) // [G] wins of what the other half chose, and with half its ties
 	total := pairs[0] + pairs[1]
 	for h := range 2 {
 		chosen, choice := best(func(g int) bool { return half[g] == h }, pairs[h])
 		fold := Fold{Chosen: choice, Groups: count[1-h], Pairs: int(pairs[1-h])}
 		for g := range groups {
 			if half[g] != h {
-				held[g] = wins[chosen][g]
+				held[g] = results[chosen].wins[g]
+				halfTies[g] = held[g] + results[chosen].ties[g]/2
 				fold.HeldOut += held[g]
 			}
 		}
@@ -138,7 +139,7 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 	}
 	_, s.Oracle = best(func(int) bool { return true }, total)
 	s.HeldOut = groupInterval(held, groupPairs(groups), o, "selection", c.name)
-	s.Verdict = verdict(s.HeldOut, len(groups), 0.5, AboveChance, BelowChance)
+	s.Verdict = agreed(s.HeldOut, groupInterval(halfTies, groupPairs(groups), o, "selection", c.name), len(groups), 0.5, AboveChance, BelowChance)
 	return s, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 )
 
 // Pair is a possible and an impossible video of one group, as positions in
@@ -62,6 +63,17 @@ func (f *File) groups() []group {
 		}
 	}
 	return groups
+}
+
+// ofControls tells whether the pairs are videos and altered copies of themselves, a property for each alteration: whoever
+// scores them appends its name to the digest of the copy. Each group of the scored videos is there once for each.
+func (f *File) ofControls() bool {
+	for _, v := range f.Videos {
+		if v.Label == 0 && (v.Property == "" || !strings.HasSuffix(v.SHA256, " "+v.Property)) {
+			return false
+		}
+	}
+	return true
 }
 
 // MatchByStart pairs the possible videos of a group with its impossible ones by

@@ -14,8 +14,11 @@ type PValue struct {
 	Holm float64 `json:"p_holm"`
 }
 
-// test counts the pairs on which two columns part, and tests whether they part to one side.
-func (d *Difference) test(r namedGroups, first *meanResult, second meanResult, o Options) {
+// test counts the pairs on which two columns part, and tests whether they part to one side. A tie is half a win to both
+// tests: to one who only ever ties it is no better and no worse than guessing, so ties for themselves cannot reject, and
+// leaving pairs out that tie on a side would never see that a model is better than one that always ties. seeds is the
+// number of pairs of trainings: gains are whole multiples of half a pair over that.
+func (d *Difference) test(row string, first, second *meanResult, seeds int, o Options) {
 	for i, x := range first.right {
 		switch y := second.right[i]; {
 		case x > y:
@@ -29,18 +32,47 @@ func (d *Difference) test(r namedGroups, first *meanResult, second meanResult, o
 		default:
 			d.Mixed++
 		}
+		switch x, y := first.scores[i], second.scores[i]; {
+		case x > y:
+			d.FirstBetter++
+		case x < y:
+			d.SecondBetter++
+		}
 	}
-	d.McNemar.P = McNemar(d.First, d.Second)
-	gain := make([]float64, len(r.groups)) // [G]
+	d.McNemar.P = McNemar(d.FirstBetter, d.SecondBetter)
+	gain := make([]float64, len(first.pairs.wins)) // [G]
 	for g := range gain {
-		gain[g] = first.wins[g] - second.wins[g]
+		gain[g] = first.pairs.wins[g] + first.pairs.ties[g]/2 - second.pairs.wins[g] - second.pairs.ties[g]/2
 	}
-	d.SignFlip.P = signFlip(gain, rand.New(rand.NewPCG(o.Seed, stream(r.name, d.Column))), o.Resamples)
+	d.SignFlip.P = signFlip(inParts(gain, 2*seeds), rand.New(rand.NewPCG(o.Seed, stream(row, d.Column))), o.Resamples)
+}
+
+// test asks how likely chance is to tell pairs, [G] of each group, and whole groups apart as well, or as badly: right and
+// wrong are as likely, and a tie is half of each.
+func (c *Cell) test(row, column string, seeds *meanResult, pairs []float64, trainings int, o Options) {
+	gain, groupGain := make([]float64, len(pairs)), make([]float64, len(pairs)) // [G]
+	for g := range gain {
+		gain[g] = seeds.pairs.wins[g] + seeds.pairs.ties[g]/2 - pairs[g]/2
+		groupGain[g] = seeds.whole.wins[g] + seeds.whole.ties[g]/2 - 0.5
+	}
+	rng := rand.New(rand.NewPCG(o.Seed, stream(row, column, "chance")))
+	c.Chance.P = signFlip(inParts(gain, 2*trainings), rng, o.Resamples)
+	c.GroupChance.P = signFlip(inParts(groupGain, 2*trainings), rng, o.Resamples)
+}
+
+// inParts counts gains in parts of one; what is between is rounding.
+func inParts(gain []float64, parts int) []int {
+	out := make([]int, len(gain))
+	for g, x := range gain {
+		out[g] = int(math.Round(x * float64(parts)))
+	}
+	return out
 }
 
 // McNemar is the exact two-sided p-value of McNemar's test: of first+second pairs on
 // which two models part, how likely is a split at least as uneven if either side is as
-// likely as the other. Pairs are taken for independent.
+// likely as the other. Pairs are taken for independent. With ties among the outcomes it
+// is the sign test, which is McNemar's where there are none.
 func McNemar(first, second int) float64 {
 	n := first + second
 	logFactorial := func(k int) float64 {
@@ -54,40 +86,43 @@ func McNemar(first, second int) float64 {
 	return min(1, 2*tail)
 }
 
-// exactFlips is the number of groups up to which every assignment of signs is counted.
-const exactFlips = 12
+// countedFlips bounds the additions for counting all assignments of signs: a tenth of a second.
+const countedFlips = 1 << 25
 
-// signFlip is the two-sided p-value of a sum of gains per group, were the two models
-// exchangeable within each group: the share of sign assignments with a sum as far from
-// zero. All are counted for few groups, else as many as draws are drawn, and the data
-// count as one more.
-func signFlip(gain []float64, rng *rand.Rand, draws int) float64 {
-	gain = slices.DeleteFunc(slices.Clone(gain), func(x float64) bool { return x == 0 })
-	var sum float64
+// signFlip is the two-sided p-value of a sum of gains per group, were each group as likely
+// to have gained as lost so much: the share of sign assignments with a sum as far from
+// zero. All are counted, by their sums, up to countedFlips; beyond, as many as draws are
+// drawn, and the data count as one more.
+func signFlip(gain []int, rng *rand.Rand, draws int) float64 {
+	gain = slices.DeleteFunc(slices.Clone(gain), func(x int) bool { return x == 0 })
+	sum, all := 0, 0
 	for _, x := range gain {
-		sum += x
+		sum, all = sum+x, all+max(x, -x)
 	}
-	const rounding = 1e-9
-	far := func(flipped float64) bool { return math.Abs(flipped) >= math.Abs(sum)-rounding }
-	if len(gain) <= exactFlips {
-		count := 0
-		for signs := range 1 << len(gain) {
-			var flipped float64
-			for g, x := range gain {
-				if signs>>g&1 == 1 {
-					x = -x
-				}
-				flipped += x
+	far := func(flipped int) bool { return max(flipped, -flipped) >= max(sum, -sum) }
+	if len(gain)*(2*all+1) <= countedFlips {
+		share, next := make([]float64, 2*all+1), make([]float64, 2*all+1) // of assignments, by sum+all
+		share[all] = 1
+		for reach, g := 0, 0; g < len(gain); g++ {
+			x := max(gain[g], -gain[g])
+			clear(next)
+			for at := all - reach; at <= all+reach; at++ {
+				next[at-x] += share[at] / 2
+				next[at+x] += share[at] / 2
 			}
-			if far(flipped) {
-				count++
+			share, next, reach = next, share, reach+x
+		}
+		var p float64
+		for at, s := range share {
+			if far(at - all) {
+				p += s
 			}
 		}
-		return float64(count) / float64(int(1)<<len(gain))
+		return min(1, p)
 	}
 	count := 1
 	for range draws {
-		var flipped float64
+		flipped := 0
 		var signs uint64
 		for g, x := range gain {
 			if g%64 == 0 {

@@ -49,26 +49,32 @@ func abs(x int) int { return max(x, -x) }
 func TestSignFlipByHand(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for _, c := range []struct {
-		gain []float64
+		gain []int
 		want float64
 	}{
-		{nil, 1}, {[]float64{0, 0}, 1}, {[]float64{1, -1}, 1}, {[]float64{1, 1, 1}, 0.25}, {[]float64{2, 1, 0, 1}, 0.25}, {[]float64{-2, -1, -1}, 0.25},
-		{[]float64{2, -1}, 1}, // 1 against 3, 1, 1, 3
+		{nil, 1}, {[]int{0, 0}, 1}, {[]int{1, -1}, 1}, {[]int{1, 1, 1}, 0.25}, {[]int{2, 1, 0, 1}, 0.25}, {[]int{-2, -1, -1}, 0.25},
+		{[]int{2, -1}, 1}, // 1 against 3, 1, 1, 3
 	} {
 		if got := signFlip(c.gain, rng, 100); got != c.want {
 			t.Errorf("gains %v: p = %g, want %g", c.gain, got, c.want)
 		}
 	}
-	// Drawn, where there are too many to count: 20 groups that all agree, and 20 of which half do.
-	agree, cancel := make([]float64, 20), make([]float64, 20)
-	for g := range agree {
-		agree[g], cancel[g] = 1, float64(1-2*(g%2))
-	}
-	if got := signFlip(agree, rng, 999); got > 0.005 {
-		t.Errorf("20 groups agree: p = %g", got)
-	}
-	if got := signFlip(cancel, rng, 999); got != 1 {
-		t.Errorf("gains that cancel: p = %g, want 1", got)
+	// Many groups: 60 that all agree, and 60 of which half do. Counted, and drawn where there are too many sums to count.
+	for _, unit := range []int{1, 1_000_000} {
+		agree, cancel := make([]int, 60), make([]int, 60)
+		for g := range agree {
+			agree[g], cancel[g] = unit, unit*(1-2*(g%2))
+		}
+		want := math.Ldexp(1, -59)
+		if unit > 1 {
+			want = 1.0 / 1000
+		}
+		if got := signFlip(agree, rng, 999); got != want {
+			t.Errorf("60 groups agree: p = %g, want %g", got, want)
+		}
+		if got := signFlip(cancel, rng, 999); math.Abs(got-1) > 1e-12 {
+			t.Errorf("gains that cancel: p = %g, want 1", got)
+		}
 	}
 }
 
@@ -79,7 +85,7 @@ func TestSignFlipKeepsItsLevel(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
 	var flips, pairs int
 	for range trials {
-		gain := make([]float64, groups)
+		gain := make([]int, groups)
 		first, second := 0, 0
 		for g := range gain {
 			switch rng.IntN(4) {
@@ -165,7 +171,7 @@ func TestHolmFamilies(t *testing.T) {
 		}
 	}
 	all, _ := table.Row(All)
-	if d := all.Differences[0]; d.McNemar.P != McNemar(d.First, d.Second) || d.McNemar.Holm != min(1, 2*d.McNemar.P) {
+	if d := all.Differences[0]; d.McNemar.P != McNemar(d.FirstBetter, d.SecondBetter) || d.McNemar.Holm != min(1, 2*d.McNemar.P) {
 		t.Errorf("all: %+v of %d and %d", d.McNemar, d.First, d.Second)
 	}
 }

@@ -3,6 +3,7 @@ package compare
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -33,11 +34,7 @@ func (t *Table) WriteText(w io.Writer) error {
 		}
 		for _, d := range r.Differences {
 			line = append(line, fmt.Sprintf("%+5.1f [%+5.1f, %+5.1f]", 100*d.Accuracy.Value, 100*d.Accuracy.Low, 100*d.Accuracy.High))
-			if d.Verdict == Inconclusive {
-				verdicts = append(verdicts, "difference inconclusive")
-			} else {
-				verdicts = append(verdicts, d.Verdict+" than "+d.Column)
-			}
+			verdicts = append(verdicts, than(d.Verdict, d.Column))
 		}
 		lines = append(lines, append(line, strings.Join(verdicts, ", ")))
 	}
@@ -47,15 +44,45 @@ func (t *Table) WriteText(w io.Writer) error {
 		protocol = " Protocol: " + t.Protocol + "."
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50, and a tie\ncounts as wrong; ties: share of pairs whose two videos surprise alike. Statistic: %s.%s\n\n",
+	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50, and a tie\ncounts as wrong; ties: share of pairs whose two videos surprise alike. Statistic: %s.%s\n",
 		100*t.Confidence, t.Resamples, t.Aggregation, protocol)
+	fmt.Fprintf(&b, "A verdict must hold with ties as half right too. For a single property, above and below chance also take p < %.2g after\nHolm's correction for all properties of a column; differences and pooled rows are not corrected.\n\n", 1-t.Confidence)
+	if t.Controls {
+		b.WriteString("Controls: possible videos against altered copies of themselves, in which nothing impossible happens. Right is where the copy\nsurprises more. Rows are not pooled: each holds the same videos.\n\n")
+	}
 	if t.Seeds != nil {
-		b.WriteString("×n: mean of n trainings, which the intervals resample too.\n\n")
+		b.WriteString("×n: mean of n trainings, which the intervals resample too; of untrained twins, of n that differ.\n\n")
 	}
 	writeColumns(&b, lines)
-
-	last := t.Rows[len(t.Rows)-1]
 	t.writeGroups(&b)
+	t.writePooled(&b)
+	t.writeChance(&b)
+	t.writeTests(&b)
+	t.writeOthers(&b)
+	for _, warning := range t.Warnings {
+		fmt.Fprintf(&b, "\nwarning: %s", warning)
+	}
+	for _, s := range t.Skipped {
+		fmt.Fprintf(&b, "\nskipped: %s: %s", s.Path, s.Reason)
+	}
+	if len(t.Warnings)+len(t.Skipped) > 0 {
+		b.WriteString("\n")
+	}
+	if sentences := t.Sentences(); len(sentences) > 0 {
+		fmt.Fprintf(&b, "\n%s\n", strings.Join(sentences, "\n"))
+	}
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("writing table: %w", err)
+	}
+	return nil
+}
+
+// writePooled prints what is said of all groups together; nothing of controls.
+func (t *Table) writePooled(b *strings.Builder) {
+	if t.Controls {
+		return
+	}
+	last := t.Rows[len(t.Rows)-1]
 	b.WriteString("\nPooled over all:\n")
 	more := [][]string{{"", "groups, both against both", "AUROC, single videos", "AUPRC", "single videos right at 90 %", "best threshold (oracle)"}}
 	for c, name := range t.Columns {
@@ -69,29 +96,38 @@ func (t *Table) WriteText(w io.Writer) error {
 			fmt.Sprintf("%.3f [%.3f, %.3f]", single.AUPRC, single.AUPRCInterval.Low, single.AUPRCInterval.High), absolute,
 			fmt.Sprintf("%.1f", 100*single.BestAbsoluteAccuracy)})
 	}
-	writeColumns(&b, more)
+	writeColumns(b, more)
 	for c := range t.Columns {
 		if seeds := last.Cells[c].Seeds; seeds != nil {
-			fmt.Fprintf(&b, "  %s, each training:", t.Columns[c])
+			fmt.Fprintf(b, "  %s, each training:", t.Columns[c])
 			for _, x := range seeds {
-				fmt.Fprintf(&b, " %.1f", 100*x)
+				fmt.Fprintf(b, " %.1f", 100*x)
 			}
 			b.WriteString("\n")
 		}
 	}
 	for _, d := range last.Differences {
-		fmt.Fprintf(&b, "  pairs: %d both right, %d only %s, %d only %s, %d neither", d.Both, d.First, t.Columns[0], d.Second, d.Column, d.Neither)
+		fmt.Fprintf(b, "  pairs: %d both right, %d only %s, %d only %s, %d neither", d.Both, d.First, t.Columns[0], d.Second, d.Column, d.Neither)
 		if d.Mixed > 0 {
-			fmt.Fprintf(&b, ", %d by some trainings of each", d.Mixed)
+			fmt.Fprintf(b, ", %d by some trainings of each", d.Mixed)
 		}
 		b.WriteString("\n")
 	}
 	for _, twin := range t.Twins {
-		fmt.Fprintf(&b, "  %s, untrained twin: %.1f [%.1f, %.1f]\n", twin.Column, 100*twin.Accuracy.Value, 100*twin.Accuracy.Low, 100*twin.Accuracy.High)
+		of := ""
+		if t.Seeds != nil {
+			of = fmt.Sprintf(" ×%d", twin.Seeds)
+		}
+		fmt.Fprintf(b, "  %s, untrained twin%s: %s\n", twin.Column, of, inPercent(twin.Accuracy))
 	}
-	t.writeCalibrated(&b)
-	t.writeSelections(&b)
-	t.writeTests(&b)
+	t.writeCalibrated(b)
+	t.writeSelections(b)
+}
+
+func (t *Table) writeOthers(b *strings.Builder) {
+	if len(t.Others) == 0 {
+		return
+	}
 	b.WriteString("\nThe same pairs under other statistics (choosing one by its result would be an oracle):\n")
 	others := [][]string{append([]string{""}, t.Columns...)}
 	for _, o := range t.Others {
@@ -101,21 +137,7 @@ func (t *Table) WriteText(w io.Writer) error {
 		}
 		others = append(others, line)
 	}
-	writeColumns(&b, others)
-	for _, warning := range t.Warnings {
-		fmt.Fprintf(&b, "\nwarning: %s", warning)
-	}
-	for _, s := range t.Skipped {
-		fmt.Fprintf(&b, "\nskipped: %s: %s", s.Path, s.Reason)
-	}
-	if len(t.Warnings)+len(t.Skipped) > 0 {
-		b.WriteString("\n")
-	}
-	fmt.Fprintf(&b, "\n%s\n", strings.Join(t.Sentences(), "\n"))
-	if _, err := io.WriteString(w, b.String()); err != nil {
-		return fmt.Errorf("writing table: %w", err)
-	}
-	return nil
+	writeColumns(b, others)
 }
 
 // WriteVideos prints the videos of the table, if it lists them: for each column the
@@ -161,7 +183,9 @@ func (t *Table) writeGroups(b *strings.Builder) {
 	}
 	b.WriteString("\nWhole groups: all impossible videos of a group together against all possible ones, which cancels what they share (%):\n")
 	header := []string{"", "groups"}
-	header = append(header, t.Columns...)
+	for _, c := range t.Columns {
+		header = append(header, c+", ties")
+	}
 	for range t.Columns[1:] {
 		header = append(header, "difference")
 	}
@@ -172,27 +196,29 @@ func (t *Table) writeGroups(b *strings.Builder) {
 		}
 		line := []string{"  " + r.Name, fmt.Sprint(r.Groups)}
 		for _, c := range r.Cells {
-			line = append(line, inPercent(c.GroupAccuracy))
+			line = append(line, fmt.Sprintf("%s %3.0f", inPercent(c.GroupAccuracy), 100*c.GroupTies))
 		}
-		verdicts := []string{verdict(r.Cells[0].GroupAccuracy, r.Groups, 0.5, AboveChance, BelowChance)}
+		verdicts := []string{r.Cells[0].GroupVerdict}
 		for _, d := range r.Differences {
 			line = append(line, fmt.Sprintf("%+.1f [%+.1f, %+.1f]", 100*d.GroupAccuracy.Value, 100*d.GroupAccuracy.Low, 100*d.GroupAccuracy.High))
-			switch v := verdict(d.GroupAccuracy, r.Groups, 0, Higher, Lower); v {
-			case Inconclusive:
-				verdicts = append(verdicts, "difference inconclusive")
-			default:
-				verdicts = append(verdicts, v+" than "+d.Column)
-			}
+			verdicts = append(verdicts, than(d.GroupVerdict, d.Column))
 		}
 		lines = append(lines, append(line, strings.Join(verdicts, ", ")))
 	}
 	writeColumns(b, lines)
 }
 
+// than is the verdict on a difference to a column.
+func than(verdict, column string) string {
+	if verdict == Inconclusive {
+		return "difference inconclusive"
+	}
+	return verdict + " than " + column
+}
+
 // hasQuadruplets tells whether groups are more than one pair each.
 func (t *Table) hasQuadruplets() bool {
-	all := t.Rows[len(t.Rows)-1]
-	return all.Groups != all.Pairs
+	return slices.ContainsFunc(t.Rows, func(r Row) bool { return r.Groups != r.Pairs })
 }
 
 func (t *Table) writeCalibrated(b *strings.Builder) {
@@ -223,13 +249,41 @@ func (t *Table) writeSelections(b *strings.Builder) {
 	writeColumns(b, lines)
 }
 
+// writeChance prints the p-values of every column against chance.
+func (t *Table) writeChance(b *strings.Builder) {
+	b.WriteString("\nAgainst chance, p by sign flips of groups, a tie as half right (p after Holm's correction for all properties of a column):\n")
+	header := append([]string{""}, t.Columns...)
+	if t.hasQuadruplets() {
+		for _, c := range t.Columns {
+			header = append(header, c+", whole groups")
+		}
+	}
+	lines := [][]string{append(header, "")}
+	for i, r := range t.Rows {
+		if r.Pooled && (i == 0 || !t.Rows[i-1].Pooled) {
+			lines = append(lines, nil)
+		}
+		line := []string{"  " + r.Name}
+		for _, c := range r.Cells {
+			line = append(line, c.Chance.String())
+		}
+		if t.hasQuadruplets() {
+			for _, c := range r.Cells {
+				line = append(line, c.GroupChance.String())
+			}
+		}
+		lines = append(lines, append(line, ""))
+	}
+	writeColumns(b, lines)
+}
+
 // writeTests prints the p-values of the properties, and of the pooled row.
 func (t *Table) writeTests(b *strings.Builder) {
 	if len(t.Columns) < 2 {
 		return
 	}
-	fmt.Fprintf(b, "\n%s against the others, p (p after Holm's correction for all of a block):\n", t.Columns[0])
-	lines := [][]string{{"", "against", "only " + t.Columns[0], "only the other", "McNemar, pairs", "sign flips, groups"}}
+	fmt.Fprintf(b, "\n%s against the others, p (p after Holm's correction for all of a block); a tie is better than wrong and worse than right:\n", t.Columns[0])
+	lines := [][]string{{"", "against", t.Columns[0] + " better", "the other better", "McNemar, pairs", "sign flips, groups"}}
 	for i, r := range t.Rows {
 		if r.Pooled && r.Name != All {
 			continue
@@ -238,7 +292,7 @@ func (t *Table) writeTests(b *strings.Builder) {
 			lines = append(lines, nil)
 		}
 		for _, d := range r.Differences {
-			lines = append(lines, []string{"  " + r.Name, d.Column, fmt.Sprint(d.First), fmt.Sprint(d.Second), d.McNemar.String(), d.SignFlip.String()})
+			lines = append(lines, []string{"  " + r.Name, d.Column, fmt.Sprint(d.FirstBetter), fmt.Sprint(d.SecondBetter), d.McNemar.String(), d.SignFlip.String()})
 		}
 	}
 	writeColumns(b, lines)
@@ -286,82 +340,3 @@ func writeColumns(b *strings.Builder, lines [][]string) {
 		b.WriteString("\n")
 	}
 }
-
-// Sentence says in words what a row shows of its pairs.
-func (t *Table) Sentence(row *Row) string {
-	first := row.Cells[0].Accuracy
-	text := fmt.Sprintf("%s finds the impossible video in %s of the %d %s (%.0f %% interval %s): %s.",
-		subject(t.Columns[0]), percent(first.Value), row.Pairs, row.called("pairs"), 100*t.Confidence, span(first), row.Cells[0].Verdict)
-	for i, d := range row.Differences {
-		text += beside(t.Columns[0], d.Column, row.Cells[i+1].Accuracy, d.Accuracy, d.Verdict)
-	}
-	return text
-}
-
-// GroupSentence says in words what a row shows of its whole groups.
-func (t *Table) GroupSentence(row *Row) string {
-	first := row.Cells[0].GroupAccuracy
-	text := fmt.Sprintf("%s finds the impossible side of %s of the %d %s (%s): %s.",
-		subject(t.Columns[0]), percent(first.Value), row.Groups, row.called("groups"), span(first), verdict(first, row.Groups, 0.5, AboveChance, BelowChance))
-	for i, d := range row.Differences {
-		text += beside(t.Columns[0], d.Column, row.Cells[i+1].GroupAccuracy, d.GroupAccuracy, verdict(d.GroupAccuracy, row.Groups, 0, Higher, Lower))
-	}
-	return text
-}
-
-// called names the pairs or groups of a row.
-func (r *Row) called(things string) string {
-	if r.Name == All {
-		return things + " in all"
-	}
-	return r.Name + " " + things
-}
-
-// beside says what another column comes to, and where the first one is from there.
-func beside(first, column string, its, difference Interval, verdict string) string {
-	subjectOfGap := subject(first)
-	if first == ModelSet {
-		subjectOfGap = "the model"
-	}
-	gap := fmt.Sprintf("%s is %.1f points (%s) higher", subjectOfGap, 100*difference.Value, span(difference))
-	switch verdict {
-	case Higher:
-	case Lower:
-		mirrored := Interval{Value: -difference.Value, Low: -difference.High, High: -difference.Low}
-		gap = fmt.Sprintf("%s is %.1f points (%s) lower", subjectOfGap, 100*mirrored.Value, span(mirrored))
-	default:
-		gap = fmt.Sprintf("the difference of %.1f points (%s) is inconclusive", 100*difference.Value, span(difference))
-	}
-	return fmt.Sprintf(" %s: %s (%s); %s.", subject(column), percent(its.Value), span(its), gap)
-}
-
-func subject(column string) string {
-	switch column {
-	case ModelSet:
-		return "The model"
-	case TwinSet:
-		return "Its untrained twin"
-	case CopySet:
-		return "Copying the last frame"
-	}
-	return column
-}
-
-// Sentences are those of the pooled rows: of pairs, then of whole groups where these are more than a pair.
-func (t *Table) Sentences() []string {
-	var pairs, groups []string
-	for i := range t.Rows {
-		if t.Rows[i].Pooled {
-			pairs, groups = append(pairs, t.Sentence(&t.Rows[i])), append(groups, t.GroupSentence(&t.Rows[i]))
-		}
-	}
-	if !t.hasQuadruplets() {
-		return pairs
-	}
-	return append(pairs, groups...)
-}
-
-func percent(x float64) string { return fmt.Sprintf("%.1f %%", 100*x) }
-
-// span is an interval's ends in percent.
-func span(i Interval) string { return fmt.Sprintf("%.1f to %.1f", 100*i.Low, 100*i.High) }

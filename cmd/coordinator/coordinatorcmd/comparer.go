@@ -107,6 +107,7 @@ func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 			row.Cells = append(row.Cells, &surmisev1.ComparisonCell{
 				Accuracy: intervalMessage(c.Accuracy), GroupAccuracy: intervalMessage(c.GroupAccuracy),
 				Auroc: intervalMessage(c.AUROC), Verdict: c.Verdict, Ties: c.Ties, Trainings: c.Seeds,
+				Chance: pMessage(c.Chance), GroupTies: c.GroupTies, GroupChance: pMessage(c.GroupChance), GroupVerdict: c.GroupVerdict,
 			})
 		}
 		for _, d := range r.Differences {
@@ -115,7 +116,8 @@ func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 				Auroc: intervalMessage(d.AUROC), Verdict: d.Verdict,
 				PairsBothRight: int32(d.Both), PairsOnlyFirstRight: int32(d.First), PairsOnlySecondRight: int32(d.Second),
 				PairsNeitherRight: int32(d.Neither), PairsMixed: int32(d.Mixed),
-				Mcnemar: pMessage(d.McNemar), SignFlip: pMessage(d.SignFlip),
+				Mcnemar: pMessage(d.McNemar), SignFlip: pMessage(d.SignFlip), GroupVerdict: d.GroupVerdict,
+				PairsFirstBetter: int32(d.FirstBetter), PairsSecondBetter: int32(d.SecondBetter),
 			})
 		}
 		m.Rows = append(m.Rows, row)
@@ -133,7 +135,7 @@ func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 		m.Selections = append(m.Selections, selectionMessage(s))
 	}
 	for _, f := range t.Twins {
-		m.Floors = append(m.Floors, &surmisev1.Floor{Column: f.Column, Accuracy: intervalMessage(f.Accuracy)})
+		m.Floors = append(m.Floors, &surmisev1.Floor{Column: f.Column, Accuracy: intervalMessage(f.Accuracy), Twins: int32(f.Seeds)})
 	}
 	for _, v := range t.Videos {
 		video := &surmisev1.JudgedVideo{Path: v.Path, Label: int32(v.Label), Group: v.Group, Property: v.Property}

@@ -75,7 +75,10 @@ func TestCompareOne(t *testing.T) {
 	if len(got.Videos) != 6 || got.Videos[1].Path != "1.mp4" || got.Videos[1].Columns[0].Surprise != 0.5 || got.Videos[1].Columns[0].Percentile != nil {
 		t.Errorf("videos %v", got.Videos)
 	}
-	if d := last.Differences[0]; d.PairsOnlyFirstRight != 3 || math.Abs(d.Mcnemar.P-0.25) > 1e-12 || d.SignFlip.P != 0.25 || d.Mcnemar.PHolm != d.Mcnemar.P {
+	if m := last.Cells[0]; m.Chance.P != 0.25 || m.GroupChance.P != 0.25 || m.GroupVerdict != compare.Inconclusive || m.GroupTies != 0 {
+		t.Errorf("three of three groups against chance: %v", m)
+	}
+	if d := last.Differences[0]; d.PairsOnlyFirstRight != 3 || d.PairsFirstBetter != 3 || d.PairsSecondBetter != 0 || d.GroupVerdict != compare.Inconclusive || math.Abs(d.Mcnemar.P-0.25) > 1e-12 || d.SignFlip.P != 0.25 || d.Mcnemar.PHolm != d.Mcnemar.P {
 		t.Errorf("three pairs that only the model tells apart: %v", d)
 	}
 	if last.Differences[0].Accuracy.Value != 1 || !strings.Contains(got.Text, "permanence") {
@@ -124,6 +127,7 @@ func TestCompareTrainings(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Sets[0].Model.SHA256 = fmt.Sprintf("%064x", i)
+		f.Sets[0].Scores[0].Surprise[0][0] += 0.001 * float64(i) // other weights
 		if err := f.Save(path); err != nil {
 			t.Fatal(err)
 		}
@@ -137,8 +141,8 @@ func TestCompareTrainings(t *testing.T) {
 	if !slices.Equal(got.Columns, []string{"a", "b"}) || !slices.Equal(got.Trainings, []int32{2, 1}) || !slices.Equal(last.Cells[0].Trainings, []float64{1, 1}) {
 		t.Errorf("columns %v, trainings %v, of a %v", got.Columns, got.Trainings, last.Cells[0].Trainings)
 	}
-	if len(got.Floors) != 2 || got.Floors[0].Column != "a" || got.Floors[0].Accuracy.Value != 0 {
-		t.Errorf("floors %v, want two of 0", got.Floors)
+	if len(got.Floors) != 2 || got.Floors[0].Column != "a" || got.Floors[0].Accuracy.Value != 0 || got.Floors[0].Twins != 1 {
+		t.Errorf("floors %v, want two of 0, of one twin each", got.Floors)
 	}
 	_, err = Comparer{}.Compare(t.Context(), files, &surmisev1.CompareScoresRequest{Labels: []string{"a"}})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "labels: 1 labels for 3 names") {

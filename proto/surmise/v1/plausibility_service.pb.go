@@ -223,12 +223,12 @@ type CompareScoresResponse struct {
 	// The measure used.
 	Measure string   `protobuf:"bytes,1,opt,name=measure,proto3" json:"measure,omitempty"`
 	Columns []string `protobuf:"bytes,2,rep,name=columns,proto3" json:"columns,omitempty"`
-	// Properties in order of first appearance, then the pooled "visible", "occluded" and "all".
+	// Properties in order of first appearance, then the pooled "visible", "occluded" and "all"; of controls no pooled ones.
 	Rows     []*ComparisonRow `protobuf:"bytes,3,rep,name=rows,proto3" json:"rows,omitempty"`
 	Warnings []string         `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
 	// All of it as a table for a terminal.
 	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
-	// Trainings per column, where any has more than one.
+	// Trainings per column, where any has more than one; of untrained twins, those that differ.
 	Trainings []int32 `protobuf:"varint,6,rep,packed,name=trainings,proto3" json:"trainings,omitempty"`
 	// Per column, over all videos: each video against all the others.
 	SingleVideos []*SingleVideos `protobuf:"bytes,7,rep,name=single_videos,json=singleVideos,proto3" json:"single_videos,omitempty"`
@@ -456,12 +456,19 @@ type ComparisonCell struct {
 	GroupAccuracy *Interval `protobuf:"bytes,2,opt,name=group_accuracy,json=groupAccuracy,proto3" json:"group_accuracy,omitempty"`
 	// Area under the ROC curve over single videos.
 	Auroc *Interval `protobuf:"bytes,3,opt,name=auroc,proto3" json:"auroc,omitempty"`
-	// Of the accuracy: "above chance", "below chance" or "inconclusive".
+	// Of the accuracy: "above chance", "below chance" or "inconclusive". It must hold with ties as half right too, and for a
+	// property take chance.p_holm below 0.05.
 	Verdict string `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
 	// Share of pairs that tie, which the accuracy counts as wrong.
 	Ties float64 `protobuf:"fixed64,5,opt,name=ties,proto3" json:"ties,omitempty"`
 	// Accuracy of each training, where there are several.
-	Trainings     []float64 `protobuf:"fixed64,6,rep,packed,name=trainings,proto3" json:"trainings,omitempty"`
+	Trainings []float64 `protobuf:"fixed64,6,rep,packed,name=trainings,proto3" json:"trainings,omitempty"`
+	// Against chance, by sign flips of groups, a tie as half right; corrected for the properties of the column.
+	Chance *PValue `protobuf:"bytes,7,opt,name=chance,proto3" json:"chance,omitempty"`
+	// The same of whole groups: how many tie, the test, the verdict.
+	GroupTies     float64 `protobuf:"fixed64,8,opt,name=group_ties,json=groupTies,proto3" json:"group_ties,omitempty"`
+	GroupChance   *PValue `protobuf:"bytes,9,opt,name=group_chance,json=groupChance,proto3" json:"group_chance,omitempty"`
+	GroupVerdict  string  `protobuf:"bytes,10,opt,name=group_verdict,json=groupVerdict,proto3" json:"group_verdict,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -538,6 +545,34 @@ func (x *ComparisonCell) GetTrainings() []float64 {
 	return nil
 }
 
+func (x *ComparisonCell) GetChance() *PValue {
+	if x != nil {
+		return x.Chance
+	}
+	return nil
+}
+
+func (x *ComparisonCell) GetGroupTies() float64 {
+	if x != nil {
+		return x.GroupTies
+	}
+	return 0
+}
+
+func (x *ComparisonCell) GetGroupChance() *PValue {
+	if x != nil {
+		return x.GroupChance
+	}
+	return nil
+}
+
+func (x *ComparisonCell) GetGroupVerdict() string {
+	if x != nil {
+		return x.GroupVerdict
+	}
+	return ""
+}
+
 type ComparisonDifference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The column subtracted.
@@ -545,7 +580,7 @@ type ComparisonDifference struct {
 	Accuracy      *Interval `protobuf:"bytes,2,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
 	GroupAccuracy *Interval `protobuf:"bytes,3,opt,name=group_accuracy,json=groupAccuracy,proto3" json:"group_accuracy,omitempty"`
 	Auroc         *Interval `protobuf:"bytes,4,opt,name=auroc,proto3" json:"auroc,omitempty"`
-	// Of the accuracy: "higher", "lower" or "inconclusive".
+	// Of the accuracy: "higher", "lower" or "inconclusive". It must hold with ties as half right too.
 	Verdict string `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"`
 	// Pairs told apart by both, by one alone, by neither. With several trainings, "only" means by more of them, in shares,
 	// and mixed by some of each, as many.
@@ -554,12 +589,17 @@ type ComparisonDifference struct {
 	PairsOnlySecondRight int32 `protobuf:"varint,8,opt,name=pairs_only_second_right,json=pairsOnlySecondRight,proto3" json:"pairs_only_second_right,omitempty"`
 	PairsNeitherRight    int32 `protobuf:"varint,9,opt,name=pairs_neither_right,json=pairsNeitherRight,proto3" json:"pairs_neither_right,omitempty"`
 	PairsMixed           int32 `protobuf:"varint,10,opt,name=pairs_mixed,json=pairsMixed,proto3" json:"pairs_mixed,omitempty"`
-	// McNemar's exact test, pairs taken for independent.
+	// McNemar's exact test of the pairs that one does better on, 14 and 15, pairs taken for independent.
 	Mcnemar *PValue `protobuf:"bytes,11,opt,name=mcnemar,proto3" json:"mcnemar,omitempty"`
-	// Groups exchange their two results; pairs of a group need not be independent.
-	SignFlip      *PValue `protobuf:"bytes,12,opt,name=sign_flip,json=signFlip,proto3" json:"sign_flip,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Groups exchange their two results, a tie as half right; pairs of a group need not be independent.
+	SignFlip *PValue `protobuf:"bytes,12,opt,name=sign_flip,json=signFlip,proto3" json:"sign_flip,omitempty"`
+	// Of group_accuracy, as verdict.
+	GroupVerdict string `protobuf:"bytes,13,opt,name=group_verdict,json=groupVerdict,proto3" json:"group_verdict,omitempty"`
+	// Right is better than a tie, and a tie better than wrong.
+	PairsFirstBetter  int32 `protobuf:"varint,14,opt,name=pairs_first_better,json=pairsFirstBetter,proto3" json:"pairs_first_better,omitempty"`
+	PairsSecondBetter int32 `protobuf:"varint,15,opt,name=pairs_second_better,json=pairsSecondBetter,proto3" json:"pairs_second_better,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ComparisonDifference) Reset() {
@@ -676,11 +716,33 @@ func (x *ComparisonDifference) GetSignFlip() *PValue {
 	return nil
 }
 
+func (x *ComparisonDifference) GetGroupVerdict() string {
+	if x != nil {
+		return x.GroupVerdict
+	}
+	return ""
+}
+
+func (x *ComparisonDifference) GetPairsFirstBetter() int32 {
+	if x != nil {
+		return x.PairsFirstBetter
+	}
+	return 0
+}
+
+func (x *ComparisonDifference) GetPairsSecondBetter() int32 {
+	if x != nil {
+		return x.PairsSecondBetter
+	}
+	return 0
+}
+
 // PValue is two-sided.
 type PValue struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	P     float64                `protobuf:"fixed64,1,opt,name=p,proto3" json:"p,omitempty"`
-	// After Holm's correction for all properties and columns; in a pooled row, for its columns.
+	// After Holm's correction: of differences for all properties and columns, in a pooled row for its columns; against chance
+	// for all properties of a column, in a pooled row none.
 	PHolm         float64 `protobuf:"fixed64,2,opt,name=p_holm,json=pHolm,proto3" json:"p_holm,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1086,9 +1148,11 @@ func (x *SelectionFold) GetPairs() int32 {
 }
 
 type Floor struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Column        string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
-	Accuracy      *Interval              `protobuf:"bytes,2,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Column   string                 `protobuf:"bytes,1,opt,name=column,proto3" json:"column,omitempty"`
+	Accuracy *Interval              `protobuf:"bytes,2,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
+	// Different twins that it is the mean of.
+	Twins         int32 `protobuf:"varint,3,opt,name=twins,proto3" json:"twins,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1135,6 +1199,13 @@ func (x *Floor) GetAccuracy() *Interval {
 		return x.Accuracy
 	}
 	return nil
+}
+
+func (x *Floor) GetTwins() int32 {
+	if x != nil {
+		return x.Twins
+	}
+	return 0
 }
 
 // JudgedVideo is one video in all columns.
@@ -1642,14 +1713,20 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\x06groups\x18\x03 \x01(\x05R\x06groups\x12\x14\n" +
 	"\x05pairs\x18\x04 \x01(\x05R\x05pairs\x120\n" +
 	"\x05cells\x18\x05 \x03(\v2\x1a.surmise.v1.ComparisonCellR\x05cells\x12B\n" +
-	"\vdifferences\x18\x06 \x03(\v2 .surmise.v1.ComparisonDifferenceR\vdifferences\"\xf7\x01\n" +
+	"\vdifferences\x18\x06 \x03(\v2 .surmise.v1.ComparisonDifferenceR\vdifferences\"\x9e\x03\n" +
 	"\x0eComparisonCell\x120\n" +
 	"\baccuracy\x18\x01 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12;\n" +
 	"\x0egroup_accuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\rgroupAccuracy\x12*\n" +
 	"\x05auroc\x18\x03 \x01(\v2\x14.surmise.v1.IntervalR\x05auroc\x12\x18\n" +
 	"\averdict\x18\x04 \x01(\tR\averdict\x12\x12\n" +
 	"\x04ties\x18\x05 \x01(\x01R\x04ties\x12\x1c\n" +
-	"\ttrainings\x18\x06 \x03(\x01R\ttrainings\"\xa9\x04\n" +
+	"\ttrainings\x18\x06 \x03(\x01R\ttrainings\x12*\n" +
+	"\x06chance\x18\a \x01(\v2\x12.surmise.v1.PValueR\x06chance\x12\x1d\n" +
+	"\n" +
+	"group_ties\x18\b \x01(\x01R\tgroupTies\x125\n" +
+	"\fgroup_chance\x18\t \x01(\v2\x12.surmise.v1.PValueR\vgroupChance\x12#\n" +
+	"\rgroup_verdict\x18\n" +
+	" \x01(\tR\fgroupVerdict\"\xac\x05\n" +
 	"\x14ComparisonDifference\x12\x16\n" +
 	"\x06column\x18\x01 \x01(\tR\x06column\x120\n" +
 	"\baccuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12;\n" +
@@ -1664,7 +1741,10 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	" \x01(\x05R\n" +
 	"pairsMixed\x12,\n" +
 	"\amcnemar\x18\v \x01(\v2\x12.surmise.v1.PValueR\amcnemar\x12/\n" +
-	"\tsign_flip\x18\f \x01(\v2\x12.surmise.v1.PValueR\bsignFlip\"-\n" +
+	"\tsign_flip\x18\f \x01(\v2\x12.surmise.v1.PValueR\bsignFlip\x12#\n" +
+	"\rgroup_verdict\x18\r \x01(\tR\fgroupVerdict\x12,\n" +
+	"\x12pairs_first_better\x18\x0e \x01(\x05R\x10pairsFirstBetter\x12.\n" +
+	"\x13pairs_second_better\x18\x0f \x01(\x05R\x11pairsSecondBetter\"-\n" +
 	"\x06PValue\x12\f\n" +
 	"\x01p\x18\x01 \x01(\x01R\x01p\x12\x15\n" +
 	"\x06p_holm\x18\x02 \x01(\x01R\x05pHolm\"\xc5\x03\n" +
@@ -1701,10 +1781,11 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\x0fchosen_accuracy\x18\x02 \x01(\x01R\x0echosenAccuracy\x12*\n" +
 	"\x11held_out_accuracy\x18\x03 \x01(\x01R\x0fheldOutAccuracy\x12\x16\n" +
 	"\x06groups\x18\x04 \x01(\x05R\x06groups\x12\x14\n" +
-	"\x05pairs\x18\x05 \x01(\x05R\x05pairs\"Q\n" +
+	"\x05pairs\x18\x05 \x01(\x05R\x05pairs\"g\n" +
 	"\x05Floor\x12\x16\n" +
 	"\x06column\x18\x01 \x01(\tR\x06column\x120\n" +
-	"\baccuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\"\x9e\x01\n" +
+	"\baccuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12\x14\n" +
+	"\x05twins\x18\x03 \x01(\x05R\x05twins\"\x9e\x01\n" +
 	"\vJudgedVideo\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\x05R\x05label\x12\x14\n" +
@@ -1795,35 +1876,37 @@ var file_surmise_v1_plausibility_service_proto_depIdxs = []int32{
 	15, // 10: surmise.v1.ComparisonCell.accuracy:type_name -> surmise.v1.Interval
 	15, // 11: surmise.v1.ComparisonCell.group_accuracy:type_name -> surmise.v1.Interval
 	15, // 12: surmise.v1.ComparisonCell.auroc:type_name -> surmise.v1.Interval
-	15, // 13: surmise.v1.ComparisonDifference.accuracy:type_name -> surmise.v1.Interval
-	15, // 14: surmise.v1.ComparisonDifference.group_accuracy:type_name -> surmise.v1.Interval
-	15, // 15: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
-	7,  // 16: surmise.v1.ComparisonDifference.mcnemar:type_name -> surmise.v1.PValue
-	7,  // 17: surmise.v1.ComparisonDifference.sign_flip:type_name -> surmise.v1.PValue
-	15, // 18: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
-	15, // 19: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
-	15, // 20: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
-	15, // 21: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
-	15, // 22: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
-	15, // 23: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
-	11, // 24: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
-	15, // 25: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
-	15, // 26: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
-	14, // 27: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
-	18, // 28: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
-	18, // 29: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
-	19, // 30: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
-	2,  // 31: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
-	16, // 32: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
-	0,  // 33: surmise.v1.PlausibilityService.RankContinuations:input_type -> surmise.v1.RankContinuationsRequest
-	3,  // 34: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
-	17, // 35: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
-	1,  // 36: surmise.v1.PlausibilityService.RankContinuations:output_type -> surmise.v1.RankContinuationsResponse
-	34, // [34:37] is the sub-list for method output_type
-	31, // [31:34] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	7,  // 13: surmise.v1.ComparisonCell.chance:type_name -> surmise.v1.PValue
+	7,  // 14: surmise.v1.ComparisonCell.group_chance:type_name -> surmise.v1.PValue
+	15, // 15: surmise.v1.ComparisonDifference.accuracy:type_name -> surmise.v1.Interval
+	15, // 16: surmise.v1.ComparisonDifference.group_accuracy:type_name -> surmise.v1.Interval
+	15, // 17: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
+	7,  // 18: surmise.v1.ComparisonDifference.mcnemar:type_name -> surmise.v1.PValue
+	7,  // 19: surmise.v1.ComparisonDifference.sign_flip:type_name -> surmise.v1.PValue
+	15, // 20: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
+	15, // 21: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
+	15, // 22: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
+	15, // 23: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
+	15, // 24: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
+	15, // 25: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
+	11, // 26: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
+	15, // 27: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
+	15, // 28: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
+	14, // 29: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
+	18, // 30: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
+	18, // 31: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
+	19, // 32: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
+	2,  // 33: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
+	16, // 34: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
+	0,  // 35: surmise.v1.PlausibilityService.RankContinuations:input_type -> surmise.v1.RankContinuationsRequest
+	3,  // 36: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
+	17, // 37: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
+	1,  // 38: surmise.v1.PlausibilityService.RankContinuations:output_type -> surmise.v1.RankContinuationsResponse
+	36, // [36:39] is the sub-list for method output_type
+	33, // [33:36] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_plausibility_service_proto_init() }
