@@ -127,8 +127,9 @@ type reportOptions struct {
 	made        string
 	run         string // of the training: events below it; "" for none
 	compare     compare.Options
-	within      int // frames
-	pairs       int // to show
+	fixedBy     string // what fixed the statistic; "": the default, or --measure
+	within      int    // frames
+	pairs       int    // to show
 	noFrames    bool
 	rankings    []report.Ranked
 	facts       []report.Fact
@@ -183,7 +184,10 @@ func (o *reportOptions) page() (*report.Page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &report.Page{Title: o.title, Made: o.made, Table: table, File: first, Rankings: o.rankings, Facts: o.facts}
+	if table.Controls {
+		return nil, fmt.Errorf("%s: these are controls, in which nothing is impossible: name the scores that they lie beside, whose report shows them", o.scores[0])
+	}
+	p := &report.Page{Title: o.title, Made: o.made, Table: table, File: first, FixedBy: o.fixedBy, Rankings: o.rankings, Facts: o.facts}
 	if p.Title == "" {
 		p.Title = "Surprise of " + first.Sets[0].Model.Name
 	}

@@ -40,8 +40,11 @@ func checkReportsAndRanks(t *testing.T, to string, made synth.Summary, trained, 
 	}
 	// A statistic of where pairs part, which the altered copies do not: they are judged by another.
 	parting := strings.TrimSpace(ok(t, "report", scores, "--out", filepath.Join(dir, "parting"), "--measure", "contrast_at_parting"))
-	if text, err := os.ReadFile(parting); err != nil || !strings.Contains(string(text), "recolour") || !strings.Contains(string(text), "contrast_at_parting") {
+	if text, err := os.ReadFile(parting); err != nil || !strings.Contains(string(text), "recolour") || !strings.Contains(string(text), "contrast_at_parting, was chosen with --measure") {
 		t.Errorf("a report by contrast_at_parting: %v", err)
+	}
+	if text := ok(t, "compare", filepath.Join(dir, "scores.controls.json")); !strings.Contains(text, "recolour") || strings.Contains(text, "Pooled over all") {
+		t.Errorf("controls are compared as\n%s", text)
 	}
 	overlays, err := filepath.Glob(filepath.Join(out, "overlay-*.avi"))
 	if err != nil || len(overlays) == 0 {
@@ -90,6 +93,7 @@ func checkReportsAndRanks(t *testing.T, to string, made synth.Summary, trained, 
 		"--run: event":    {"report", scores, "--out", out, "--run", dir},
 		"--measure: aggr": {"report", scores, "--out", out, "--measure", "best"},
 		"has no scores":   {"report", to, trained, "--out", out},
+		"are controls":    {"report", filepath.Join(dir, "scores.controls.json"), "--out", out},
 	} {
 		if code, _, shown := surmise(t, "", args...); code != exitUsage || !strings.Contains(shown, want) {
 			t.Errorf("surmise %s: exit code %d\n%s", strings.Join(args, " "), code, shown)

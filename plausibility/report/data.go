@@ -65,14 +65,16 @@ func SaveTableCSV(path string, t *compare.Table) error {
 		return fmt.Errorf("writing %s: no table", path)
 	}
 	lines := [][]string{{"property", "pooled", "groups", "pairs", "column", "accuracy", "accuracy_low", "accuracy_high",
-		"group_accuracy", "group_accuracy_low", "group_accuracy_high", "auroc", "auroc_low", "auroc_high", "ties", "verdict"}}
+		"group_accuracy", "group_accuracy_low", "group_accuracy_high", "auroc", "auroc_low", "auroc_high", "ties", "verdict",
+		"group_ties", "group_verdict", "chance_p", "chance_p_holm", "group_chance_p", "group_chance_p_holm"}}
 	for _, r := range t.Rows {
 		for c, cell := range r.Cells {
 			line := []string{r.Name, strconv.FormatBool(r.Pooled), strconv.Itoa(r.Groups), strconv.Itoa(r.Pairs), t.Columns[c]}
 			for _, i := range []compare.Interval{cell.Accuracy, cell.GroupAccuracy, cell.AUROC} {
 				line = append(line, number(i.Value), number(i.Low), number(i.High))
 			}
-			lines = append(lines, append(line, number(cell.Ties), cell.Verdict))
+			lines = append(lines, append(line, number(cell.Ties), cell.Verdict, number(cell.GroupTies), cell.GroupVerdict,
+				number(cell.Chance.P), number(cell.Chance.Holm), number(cell.GroupChance.P), number(cell.GroupChance.Holm)))
 		}
 	}
 	return saveCSV(path, lines)

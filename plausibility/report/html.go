@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"html/template"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,11 +38,14 @@ type view struct {
 	Tone       string // CSS class of the verdict
 	Sentences  []string
 	Headline   *compare.Row // the pooled row
+	Statistic  string       // how that of the verdict was come by
 	Confidence string       // %
 	Forest     template.HTML
 	Charts     []template.HTML
 	PairViews  []pairView
 	Facts      []Fact
+
+	BesideWarnings []string // of Baseline, beside those of Table
 }
 
 type pairView struct {
@@ -55,10 +59,20 @@ func WriteHTML(w io.Writer, p *Page) error {
 	if p.Table == nil || len(p.Table.Rows) == 0 {
 		return errors.New("writing report: no table")
 	}
-	v := view{Page: p, Sentences: p.Table.Sentences(), Facts: facts(p),
+	if p.Table.Controls {
+		return errors.New("writing report: a table of controls, in which nothing is impossible")
+	}
+	v := view{Page: p, Sentences: p.Table.Sentences(), Facts: facts(p), Statistic: p.statistic(),
 		Confidence: fmt.Sprintf("%g", 100*p.Table.Confidence)}
 	v.Headline = &p.Table.Rows[len(p.Table.Rows)-1]
 	v.Verdict, v.Tone = verdict(p.Table, v.Headline)
+	if p.Baseline != nil {
+		for _, w := range p.Baseline.Warnings {
+			if !slices.Contains(p.Table.Warnings, w) {
+				v.BesideWarnings = append(v.BesideWarnings, w)
+			}
+		}
+	}
 	if err := v.draw(); err != nil {
 		return fmt.Errorf("writing report: %w", err)
 	}
@@ -103,6 +117,19 @@ func (v *view) draw() error {
 // Save writes the page to path: whole, or not at all.
 func Save(path string, p *Page) error {
 	return durable.WriteFile(path, 0o644, func(w io.Writer) error { return WriteHTML(w, p) })
+}
+
+// statistic says how that of the verdict was come by, as far as the page knows.
+func (p *Page) statistic() string {
+	switch {
+	case p.File == nil:
+		return "was given with the table"
+	case p.Table.Aggregation == compare.DefaultAggregation(p.File.Spec):
+		return "was fixed beforehand: scores like these are judged by it unless asked otherwise"
+	case p.FixedBy != "":
+		return "was fixed beforehand, by " + p.FixedBy
+	}
+	return fmt.Sprintf("was chosen with --measure in place of the default, %s", compare.DefaultAggregation(p.File.Spec))
 }
 
 // verdict puts the row in a few words. With floors to compare with, being above chance is not enough: the untrained twin
@@ -199,7 +226,7 @@ func facts(p *Page) []Fact {
 			Fact{Name: "videos, SHA-256", Value: f.Data},
 			Fact{Name: "decoder", Value: f.Decoder})
 	}
-	out = append(out, Fact{Name: "statistic", Value: p.Table.Aggregation.String()},
+	out = append(out, Fact{Name: "statistic", Value: p.Table.Aggregation.String() + ", which " + p.statistic()},
 		Fact{Name: "intervals", Value: fmt.Sprintf("%.0f %%, bootstrap over groups, %d resamples, seed %s", 100*p.Table.Confidence, p.Table.Resamples, strconv.FormatUint(p.Table.Seed, 10))})
 	return append(out, p.Facts...)
 }

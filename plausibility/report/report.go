@@ -24,6 +24,7 @@ type Page struct {
 	Made     string // when and by what version, as it should read
 	Table    *compare.Table
 	File     *compare.File // where the scores came from
+	FixedBy  string        // what fixed the statistic before the scores were seen, if that is not the default of the scores; "": --measure chose it
 	Training []Step        // of the model, in order
 	Pairs    []Pair
 

@@ -265,6 +265,7 @@ func TestHTMLEscapesNames(t *testing.T) {
 	for i := range f.Videos {
 		f.Videos[i].Property, f.Videos[i].Path = evil, evil+fmt.Sprint(i)
 	}
+	f.Data = compare.Digest(f.Videos)
 	f.Skipped[0].Reason, f.Decoder, f.Sets[0].Model.Name = evil, evil, evil
 	table, err := compare.Summarize(f, compare.Options{Resamples: 100})
 	if err != nil {
@@ -299,6 +300,82 @@ func TestHTMLWithLittle(t *testing.T) {
 	}
 	if err := WriteHTML(&b, &Page{Title: "nothing"}); err == nil {
 		t.Error("a page without a table was written")
+	}
+}
+
+// A statistic that is not the default was fixed beforehand by nobody, unless whoever writes the page says so.
+func TestStatisticSaysHowItWasChosen(t *testing.T) {
+	f := madeUp(20)
+	chosen := compare.Aggregation{Name: "max"}
+	for _, c := range []struct {
+		measure       compare.Aggregation
+		fixedBy, want string
+	}{
+		{compare.Aggregation{}, "", "The statistic of the verdict, peak, was fixed beforehand: scores like these"},
+		{compare.Aggregation{Name: "peak"}, "", "The statistic of the verdict, peak, was fixed beforehand: scores like these"},
+		{chosen, "", "The statistic of the verdict, max, was chosen with --measure in place of the default, peak"},
+		{chosen, "the demo", "The statistic of the verdict, max, was fixed beforehand, by the demo"},
+	} {
+		table, err := compare.Summarize(f, compare.Options{Resamples: 100, Aggregation: c.measure})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if err := WriteHTML(&b, &Page{Title: "t", Table: table, File: f, FixedBy: c.fixedBy}); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), c.want) {
+			t.Errorf("%v by %q: the page does not say %q", c.measure, c.fixedBy, c.want)
+		}
+		if beforehand := strings.Contains(c.want, "beforehand"); strings.Contains(b.String(), "fixed beforehand") != beforehand {
+			t.Errorf("%v by %q: beforehand %t is wanted", c.measure, c.fixedBy, beforehand)
+		}
+	}
+}
+
+// What ties alone make of a difference is not the title of a page.
+func TestTiesMakeNoTitle(t *testing.T) {
+	f := madeUp(60)
+	for i := range f.Videos {
+		f.Sets[1].Scores[i].Peak = [][]float64{{1, 1}}
+		event := 0.0
+		if f.Videos[i].Label == 0 {
+			event = float64(i/2*7%4/2) - 0.5 // right and wrong as often
+		}
+		f.Sets[0].Scores[i].Peak = [][]float64{{2 + event, 2 + event}}
+	}
+	table, err := compare.Summarize(f, compare.Options{Resamples: 500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row := &table.Rows[len(table.Rows)-1]
+	if d := row.Differences[0].Accuracy; d.Low <= 0 {
+		t.Fatalf("the difference with ties as wrong is %+v; the test is of nothing", d)
+	}
+	if text, tone := verdict(table, row); text != "Inconclusive" || tone != "open" {
+		t.Errorf("%q, %q", text, tone)
+	}
+}
+
+// What is wrong with a comparison is said beside it.
+func TestBaselineSaysItsWarnings(t *testing.T) {
+	page := madeUpPage(t)
+	var b bytes.Buffer
+	if err := WriteHTML(&b, page); err != nil {
+		t.Fatal(err)
+	}
+	_, beside, _ := strings.Cut(b.String(), "Beside another model")
+	if !strings.Contains(beside, "representation, pixels, flow: one training each") {
+		t.Error("the page does not say that one training says nothing of the next")
+	}
+}
+
+// Controls have no verdict that a page could be about.
+func TestControlsAreNoPage(t *testing.T) {
+	page := madeUpPage(t)
+	page.Table.Controls = true
+	if err := WriteHTML(&bytes.Buffer{}, page); err == nil || !strings.Contains(err.Error(), "controls") {
+		t.Errorf("got %v", err)
 	}
 }
 
@@ -387,7 +464,8 @@ func TestData(t *testing.T) {
 		return out
 	}
 	table := lines("table.csv")
-	if len(table) != 1+2*len(page.Table.Rows) || table[1][0] != "permanence" || table[2][4] != compare.TwinSet || table[1][5] != fmt.Sprint(page.Table.Rows[0].Cells[0].Accuracy.Value) {
+	if len(table) != 1+2*len(page.Table.Rows) || table[1][0] != "permanence" || table[2][4] != compare.TwinSet || table[1][5] != fmt.Sprint(page.Table.Rows[0].Cells[0].Accuracy.Value) ||
+		table[0][19] != "chance_p_holm" || table[1][19] != fmt.Sprint(page.Table.Rows[0].Cells[0].Chance.Holm) {
 		t.Errorf("table.csv begins with %v", table[:3])
 	}
 	videos := lines("videos.csv")
