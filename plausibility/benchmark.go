@@ -69,7 +69,7 @@ func Benchmark(ctx context.Context, shape model.Config, o BenchmarkOptions) (Ben
 			spec.Contexts = append(spec.Contexts, seen)
 		}
 	}
-	m := (&Model{Config: shape, Device: o.Device}).Twin(0)
+	m := (&Model{Config: shape, Device: o.Device}).fresh(0)
 	net, err := m.Network(spec, o.Batch, o.Machine)
 	if err != nil {
 		return BenchmarkResult{}, err

@@ -117,7 +117,7 @@ func (c *Controls) finish(of *compare.File) error {
 		return nil
 	}
 	f := *of
-	f.Videos, f.Sets, f.Maps = nil, nil, nil
+	f.Videos, f.Sets, f.Maps, f.Notes, f.UnseenPairs = nil, nil, nil, nil, 0
 	for _, s := range of.Sets {
 		f.Sets = append(f.Sets, compare.Set{Name: s.Name, Model: s.Model})
 	}

@@ -96,12 +96,12 @@ type Embedded struct {
 	Path   string    `json:"path"`
 	Clips  int       `json:"clips"`
 	Starts []float64 `json:"starts,omitempty"` // seconds, of each clip
-	Reason string    `json:"reason,omitempty"` // why there is no embedding
+	Reason string    `json:"reason,omitempty"` // why there is no embedding, or, with clips, only of a part
 }
 
 // EmbedFiles writes the embeddings of videos to a safetensors file: a tensor for each, under its path. The file's metadata
 // says with what model and how: surmise.model, surmise.preprocessing and surmise.videos, all JSON. A video that cannot
-// be used, or is shorter than a clip, is left out and says why; none at all is an error.
+// be used, or is shorter than a clip, is left out and says why, as does one that is longer than MaxFrames; none at all is an error.
 //
 // Memory holds one video's frames and a batch of clips. Embeddings wait for the header in a file beside out.
 func (m *Model) EmbedFiles(ctx context.Context, out string, paths []string, o EmbedOptions) (_ []Embedded, err error) {
@@ -112,7 +112,7 @@ func (m *Model) EmbedFiles(ctx context.Context, out string, paths []string, o Em
 	}()
 	o.Encoder, o.Pool = cmp.Or(o.Encoder, model.TargetPrefix), cmp.Or(o.Pool, PoolMean)
 	o.Stride, o.MaxFrames = cmp.Or(o.Stride, m.Config.Frames), cmp.Or(o.MaxFrames, defaultMaxFrames)
-	rate := Rate{o.FrameStep, o.FPS}.Or(m.Rate).Or(everyFrame)
+	rate := Rate{o.FrameStep, o.FPS}.Or(m.Rate).Or(EveryFrame)
 	o.FrameStep, o.FPS = rate.FrameStep, rate.FPS
 	switch height, width := m.Config.Frame(); {
 	case o.Pool != PoolMean && o.Pool != PoolNone:
@@ -202,6 +202,9 @@ func (r *embedRun) video(ctx context.Context, path string) error {
 		return fmt.Errorf("reading %s: decoder returned frames of %d×%d px, want %d", path, clip.Width, clip.Height, c.Size)
 	}
 	result := Embedded{Path: path}
+	if clip.More {
+		result.Reason = fmt.Sprintf("of its first %d frames after sampling alone, the most that are read", clip.Frames)
+	}
 	starts := WindowStarts(clip.Frames, c.Frames, r.o.Stride)
 	for _, from := range starts {
 		result.Starts = append(result.Starts, clip.Times[from])

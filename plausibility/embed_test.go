@@ -24,7 +24,7 @@ func made(size int) func(context.Context, string, video.ReadOptions) (*video.Cli
 		if frames == 0 {
 			return nil, &video.FileError{Path: path, Reason: "unreadable: it is no video"}
 		}
-		c := &video.Clip{Path: path, Frames: min(frames, o.MaxFrames), Height: size, Width: size}
+		c := &video.Clip{Path: path, Frames: min(frames, o.MaxFrames), Height: size, Width: size, More: frames > o.MaxFrames}
 		state := uint32(len(path))
 		for f := range c.Frames {
 			c.Times = append(c.Times, float64(f)/8)
@@ -66,6 +66,17 @@ func TestEmbedFiles(t *testing.T) {
 			if !strings.Contains(metadata[key], want) {
 				t.Errorf("%s: metadata %s is %s, without %s", objective, key, metadata[key], want)
 			}
+		}
+		short := o
+		short.MaxFrames = 9
+		if embedded, err = m.EmbedFiles(t.Context(), out, []string{"long.mp4", "other.mp4"}, short); err != nil {
+			t.Fatal(err)
+		}
+		if embedded[0].Clips != 1 || !strings.Contains(embedded[0].Reason, "of its first 9 frames") || embedded[1].Reason != "" {
+			t.Errorf("%s: of videos longer than 9 frames and not: %+v", objective, embedded)
+		}
+		if _, err := m.EmbedFiles(t.Context(), out, paths, o); err != nil {
+			t.Fatal(err)
 		}
 		// One clip by itself.
 		clip, _ := made(c.Size)(t.Context(), "long.mp4", video.ReadOptions{MaxFrames: 100})

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 
 	G "gorgonia.org/gorgonia"
 
@@ -23,10 +24,12 @@ import (
 type Model struct {
 	Config  model.Config
 	Record  compare.Model
-	Rate    Rate // of the clips it was trained on, every frame where its checkpoint does not say; zero: it has none
+	Rate    Rate // of the clips it was trained on; zero: not known
 	weights []checkpoint.Tensor
-	file    *checkpoint.Model // that the weights lie in; nil: in memory
+	file    *checkpoint.Model // that Close closes; nil: none
+	release func()            // lets go of what was read of the file that the weights lie in; nil: they lie in memory
 	inPlace bool              // nobody changes the weights: networks read them where they lie
+	began   began             // what training began with
 
 	// Device is the accelerator that networks and embedders made of the model run on, which stays the caller's; nil: the
 	// CPU. Weights are copied there.
@@ -47,8 +50,14 @@ func (r Rate) Or(other Rate) Rate {
 	return r
 }
 
-// everyFrame is the rate of a model that does not know its own.
-var everyFrame = Rate{FrameStep: 1}
+// EveryFrame is the rate that stands in for one that is not known.
+var EveryFrame = Rate{FrameStep: 1}
+
+// began names the model whose weights training began with, as a checkpoint's config does; zero: fresh ones.
+type began struct {
+	From   string `json:"from"`
+	SHA256 string `json:"sha256"` // of the weights' file
+}
 
 // OpenModel opens a checkpoint folder or a single .safetensors file (see
 // checkpoint.LoadModel). A config that is no model's, and a tensor that is missing,
@@ -68,6 +77,7 @@ func OpenModel(path string) (_ *Model, err error) {
 		Model *model.Config `json:"model"`
 		Seed  uint64        `json:"seed"`
 		Data  Rate          `json:"data"`
+		Init  began         `json:"init"`
 	}
 	if err := json.Unmarshal(c.Config, &config); err != nil {
 		return nil, fmt.Errorf("model %s: its config: %w", path, err)
@@ -75,7 +85,7 @@ func OpenModel(path string) (_ *Model, err error) {
 	if config.Model == nil {
 		return nil, fmt.Errorf("model %s: its config has no field model", path)
 	}
-	m := &Model{Config: *config.Model, Rate: config.Data.Or(everyFrame), weights: c.Tensors, file: c, inPlace: true, Record: compare.Model{
+	m := &Model{Config: *config.Model, Rate: config.Data, weights: c.Tensors, file: c, release: c.Release, inPlace: true, began: config.Init, Record: compare.Model{
 		Name: filepath.Base(filepath.Clean(path)), SHA256: c.Digest.SHA256, Step: c.Step, Seed: config.Seed, Config: c.Config}}
 	if err := m.Config.Validate(); err != nil {
 		return nil, fmt.Errorf("model %s: its config: %w", path, err)
@@ -104,14 +114,86 @@ func shapes(c model.Config) []checkpoint.Tensor {
 	return out
 }
 
-// Twin returns the same model with fresh weights: what the architecture alone scores.
-func (m *Model) Twin(seed uint64) *Model {
-	t := &Model{Config: m.Config, inPlace: true, Device: m.Device, Record: compare.Model{Name: "untrained twin", Seed: seed, Config: m.Record.Config}}
-	init := m.Config.Init(seed)
+// Twin returns the model as it is before training: with the seed that training used, the model before its first step. A
+// frozen encoder, which training leaves alone, is the model's own; all else is drawn from seed. Where training began with
+// another model it is that one, and seed has no part in it, as long as its weights can still be had: located says where what
+// the checkpoint names lies, or refuses it. The note says that the twin is of such weights, or of fresh ones for want of them;
+// it is empty otherwise. The twin must be closed, and before the model.
+func (m *Model) Twin(seed uint64, located func(path string) (string, error)) (twin *Model, note string) {
+	if m.began.From == "" {
+		return m.fresh(seed), ""
+	}
+	twin, err := m.asBegun(located)
+	if err != nil {
+		return m.fresh(seed), fmt.Sprintf("the untrained twin is drawn anew, with seed %d: it is not the model before training, which began with the weights of %s (sha256 %.12s): %v",
+			seed, m.began.From, m.began.SHA256, err)
+	}
+	return twin, "the untrained twin is the model that training began with, " + m.began.From
+}
+
+// fresh returns the same model with fresh weights, but for a frozen encoder's.
+func (m *Model) fresh(seed uint64) *Model {
+	t := &Model{Config: m.Config, inPlace: true, Device: m.Device, Record: compare.Model{Name: compare.TwinSet, Seed: seed, Config: m.Record.Config}}
+	given := map[string]checkpoint.Tensor{}
+	if m.Config.FrozenEncoder {
+		for _, w := range m.weights {
+			if strings.HasPrefix(w.Name, model.EncoderPrefix) {
+				given[w.Name] = w
+				t.release = m.release
+			}
+		}
+	}
+	drawn := map[string][]float32{}
 	for _, p := range m.Config.Params() {
-		t.weights = append(t.weights, checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: init[p.Name]})
+		if _, ok := given[p.Name]; !ok {
+			drawn[p.Name] = make([]float32, p.Size())
+		}
+	}
+	m.Config.InitInto(seed, func(name string) []float32 { return drawn[name] })
+	for _, p := range m.Config.Params() {
+		w, ok := given[p.Name]
+		if !ok {
+			w = checkpoint.Tensor{Name: p.Name, Shape: p.Shape, Data: drawn[p.Name]}
+		}
+		t.weights = append(t.weights, w)
 	}
 	return t
+}
+
+// asBegun returns the model with the weights that training began with. A target encoder that those have not, because the
+// encoder was frozen and gave the targets too, began as a copy of that.
+func (m *Model) asBegun(located func(path string) (string, error)) (_ *Model, err error) {
+	path, err := located(m.began.From)
+	if err != nil {
+		return nil, err
+	}
+	file, err := checkpoint.LoadModel(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, file.Close())
+		}
+	}()
+	if file.Digest.SHA256 != m.began.SHA256 {
+		return nil, fmt.Errorf("what lies there has sha256 %.12s", file.Digest.SHA256)
+	}
+	t := &Model{Config: m.Config, file: file, release: file.Release, inPlace: true, Device: m.Device,
+		Record: compare.Model{Name: compare.TwinSet, SHA256: file.Digest.SHA256, Seed: m.Record.Seed, Config: m.Record.Config}}
+	given := map[string]checkpoint.Tensor{}
+	for _, w := range file.Tensors {
+		given[w.Name] = w
+	}
+	for _, p := range m.Config.Params() {
+		w, ok := given[p.Name]
+		if rest, target := strings.CutPrefix(p.Name, model.TargetPrefix); target && !ok {
+			w = given[model.EncoderPrefix+rest]
+			w.Name = p.Name
+		}
+		t.weights = append(t.weights, w)
+	}
+	return t, checkpoint.Match(shapes(m.Config), t.weights)
 }
 
 // NewModel is a model whose weights are in memory: tensors by name, as a checkpoint holds
@@ -169,9 +251,7 @@ func (m *Model) compile(g *model.Graph, o cpu.Options) (machine, error) {
 			}
 		}
 	}
-	if m.file != nil {
-		o.Release = m.file.Release
-	}
+	o.Release = m.release
 	machine, err := cpu.Compile(g.Program, o)
 	if err != nil {
 		return nil, err

@@ -181,7 +181,7 @@ func TestOpenModel(t *testing.T) {
 	if got := surprise(t, opened, 1, windows); !reflect.DeepEqual(got, want) {
 		t.Error("the opened model gives other errors")
 	}
-	if got := surprise(t, opened.Twin(1), 1, windows); reflect.DeepEqual(got, want) {
+	if got := surprise(t, opened.fresh(1), 1, windows); reflect.DeepEqual(got, want) {
 		t.Error("the untrained twin gives the model's errors")
 	}
 

@@ -247,7 +247,7 @@ func BenchmarkOverlap(b *testing.B) {
 				if shape.Objective == model.Masked {
 					spec.Contexts = []int{2, 4, 6, 8, 10}
 				}
-				n, err := (&Model{Config: shape}).Twin(0).Network(spec, 16, cpu.Options{Precision: precision})
+				n, err := (&Model{Config: shape}).fresh(0).Network(spec, 16, cpu.Options{Precision: precision})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -178,7 +178,7 @@ func TestCopyLast(t *testing.T) {
 			m := smallModel(objective)
 			if target == model.Pixels {
 				m.Config.Target = target
-				m = m.Twin(3)
+				m = m.fresh(3)
 			}
 			net, err := m.CopyLast(specFor(objective), 2, cpu.Options{Threads: 1})
 			if err != nil {

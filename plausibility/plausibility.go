@@ -8,6 +8,7 @@
 //	network.go   a model at work on windows; tubelets.go: what overlapping ones have in common
 //	score.go     videos + model (+ its untrained twin) -> a score file
 //	places.go    token errors -> curves, maps, where surprise peaks and pairs part
+//	notes.go     what results should be read with: events that no window sees, groups that differ in more
 //	controls.go  possible videos against altered copies of themselves
 //	copylast.go  the predictor that any other must beat
 //	rank.go      candidate futures of a clip -> their order by energy

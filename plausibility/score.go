@@ -32,10 +32,11 @@ type Config struct {
 	Twin      Predictor // the same model untrained: the floor; nil scores none
 	TwinModel compare.Model
 
-	Batch     int    // windows per call of a predictor; default 16
-	MaxFrames int    // of a video, after sampling; longer ones are skipped by name; default 1024
-	Decoder   string // name and version of the decoder, for the record
-	Precision string // that the predictors compute in, fp32 or bf16, for the record
+	Batch     int      // windows per call of a predictor; default 16
+	MaxFrames int      // of a video, after sampling; longer ones are skipped by name; default 1024
+	Decoder   string   // name and version of the decoder, for the record
+	Notes     []string // what is known before of what results should be read with, for the record
+	Precision string   // that the predictors compute in, fp32 or bf16, for the record
 
 	CopyLast Predictor  // predicts from the last tubelet seen alone; nil scores none
 	Maps     *heat.Maps // collects the surprise of every token; nil keeps none
@@ -71,6 +72,7 @@ const (
 	defaultBatch     = 16
 	defaultMaxFrames = 1024
 	maxBatchFloats   = 1 << 30 // 4 GiB of float32
+	maxVideoBytes    = 4 << 30 // frames of one video
 )
 
 func (c *Config) setDefaults() {
@@ -106,6 +108,10 @@ func (c *Config) validate() error {
 		return errors.New("decoder: empty")
 	case c.Batch < 1:
 		return fmt.Errorf("batch: %d windows, want at least 1", c.Batch)
+	case c.Spec.Stride > c.Spec.Window:
+		return fmt.Errorf("spec.stride: %d frames, above the window of %d: no window would cover the frames between", c.Spec.Stride, c.Spec.Window)
+	case c.MaxFrames > defaultMaxFrames && int64(c.MaxFrames) > maxVideoBytes/(3*int64(c.Size)*int64(c.Size)):
+		return fmt.Errorf("max_frames: %d of %d×%d pixels take more than %d GiB, want at most %d", c.MaxFrames, c.Size, c.Size, maxVideoBytes>>30, maxVideoBytes/(3*c.Size*c.Size))
 	case c.MaxFrames < c.Spec.MaxFrames:
 		return fmt.Errorf("max_frames: %d, below the %d that the spec takes", c.MaxFrames, c.Spec.MaxFrames)
 	case c.MaxFrames < c.Spec.Window:
@@ -172,6 +178,7 @@ func Score(ctx context.Context, c Config) (*compare.File, error) {
 		return nil, fmt.Errorf("scoring: no group is left of %d; the first video skipped was %s: %s", len(groups), f.Skipped[0].Path, f.Skipped[0].Reason)
 	}
 	f.Data = compare.Digest(f.Videos)
+	review(f)
 	if err := f.Validate(); err != nil {
 		return nil, fmt.Errorf("scoring: %w", err)
 	}
@@ -196,7 +203,7 @@ func newScorer(c *Config) *scorer {
 		c:          c,
 		predictors: []Predictor{c.Predictor},
 		reducer:    reducer{spec: c.Spec, tubelets: c.Spec.Window / c.Tubelet, tubeletTokens: side * side},
-		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Grid: &compare.Grid{Tubelet: c.Tubelet, Patch: c.Patch}, Decoder: c.Decoder, Precision: c.Precision, Folder: c.Folder, Dataset: c.Dataset,
+		file: &compare.File{Version: compare.Version, Spec: c.Spec, Size: c.Size, Grid: &compare.Grid{Tubelet: c.Tubelet, Patch: c.Patch}, Decoder: c.Decoder, Precision: c.Precision, Folder: c.Folder, Dataset: c.Dataset, Notes: slices.Clone(c.Notes),
 			Skipped: []compare.Skipped{}, Sets: []compare.Set{{Name: compare.ModelSet, Model: c.Model}}},
 		progress: Progress{Total: len(c.Videos)},
 	}
@@ -364,7 +371,8 @@ type pendingWindow struct {
 func (s *scorer) begin(ctx context.Context, v Video, d decodedVideo) (*videoScores, error) {
 	spec := s.c.Spec
 	one := &videoScores{path: v.Path, out: scoredVideo{
-		video: compare.Video{Path: v.name(), Label: v.Label, Group: v.Group, Property: v.Property, Pair: v.Pair, SHA256: d.sha256, Frames: d.clip.Frames, First: d.first},
+		video: compare.Video{Path: v.name(), Label: v.Label, Group: v.Group, Property: v.Property, Pair: v.Pair, SHA256: d.sha256, Frames: d.clip.Frames, First: d.first,
+			FPS: d.clip.File.FPS, Width: d.clip.File.Width, Height: d.clip.File.Height, Codec: d.clip.File.Codec},
 		// The frames themselves are let go of when their windows are scored.
 		thumbnails: thumbnails(d.clip),
 		times:      d.clip.Times,

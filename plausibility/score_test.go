@@ -253,13 +253,15 @@ func TestScoreSkipsByName(t *testing.T) {
 func TestScoreFails(t *testing.T) {
 	v, videos := quadruplets(t, 2)
 	for want, change := range map[string]func(*Config, *changeDetector){
-		"spec.window: 0":                      func(c *Config, _ *changeDetector) { c.Spec.Window = 0 },
-		"spec.window: 7 frames":               func(c *Config, _ *changeDetector) { c.Spec.Window = 7 },
-		"spec.contexts: 3 frames":             func(c *Config, _ *changeDetector) { c.Spec.Contexts = []int{3} },
-		"size: 18 pixels":                     func(c *Config, _ *changeDetector) { c.Size = 18 },
-		"predictor: none":                     func(c *Config, _ *changeDetector) { c.Predictor = nil },
-		"decoder: empty":                      func(c *Config, _ *changeDetector) { c.Decoder = "" },
-		"batch: 1000000000 windows":           func(c *Config, _ *changeDetector) { c.Batch = 1e9 },
+		"spec.window: 0":                               func(c *Config, _ *changeDetector) { c.Spec.Window = 0 },
+		"spec.window: 7 frames":                        func(c *Config, _ *changeDetector) { c.Spec.Window = 7 },
+		"spec.contexts: 3 frames":                      func(c *Config, _ *changeDetector) { c.Spec.Contexts = []int{3} },
+		"size: 18 pixels":                              func(c *Config, _ *changeDetector) { c.Size = 18 },
+		"predictor: none":                              func(c *Config, _ *changeDetector) { c.Predictor = nil },
+		"decoder: empty":                               func(c *Config, _ *changeDetector) { c.Decoder = "" },
+		"batch: 1000000000 windows":                    func(c *Config, _ *changeDetector) { c.Batch = 1e9 },
+		"spec.stride: 9 frames, above the window of 8": func(c *Config, _ *changeDetector) { c.Spec.Stride = 9 },
+		"max_frames: 6000000 of 16×16 pixels take more than 4 GiB": func(c *Config, _ *changeDetector) { c.MaxFrames = 6e6 },
 		"max_frames: 3":                       func(c *Config, _ *changeDetector) { c.MaxFrames = 3 },
 		"max_frames: 1024, below the 2000":    func(c *Config, _ *changeDetector) { c.Spec.MaxFrames = 2000 },
 		`group "a": one video`:                func(c *Config, _ *changeDetector) { c.Videos = c.Videos[3:] },
@@ -285,6 +287,71 @@ func TestScoreFails(t *testing.T) {
 		if _, err := Score(t.Context(), c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error with %q", err, want)
 		}
+	}
+}
+
+// The event of the made videos is in frame 8 of 14.
+func TestPairsThatNoWindowCovers(t *testing.T) {
+	v, videos := quadruplets(t, 3)
+	for stride, want := range map[int]int{2: 0, 5: 0, 7: 6, 8: 6} { // windows of 8 frames from 0 and from stride on, while whole
+		c, _ := testConfig(v, videos)
+		c.Spec.Stride = stride
+		c.Notes = []string{"known before"}
+		c.Controls = &Controls{Kinds: []string{Recolour}}
+		f, err := Score(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := []string{"known before"}
+		if want > 0 {
+			notes = append(notes, "6 of 6 pairs part in frames that no window covers: what happens there is not scored")
+		}
+		if f.UnseenPairs != want || !reflect.DeepEqual(f.Notes, notes) {
+			t.Errorf("stride %d: %d pairs, notes %q; want %d", stride, f.UnseenPairs, f.Notes, want)
+		}
+		if c.Controls.File.UnseenPairs != 0 || c.Controls.File.Notes != nil {
+			t.Errorf("stride %d: of the controls %d, %q", stride, c.Controls.File.UnseenPairs, c.Controls.File.Notes)
+		}
+	}
+}
+
+// What tells possible from impossible beside the event is named, and what was found of the files is kept.
+func TestGroupsThatDifferInMore(t *testing.T) {
+	v, videos := quadruplets(t, 5)
+	for _, clip := range v.clips {
+		clip.File = video.FileInfo{Codec: "h264", Width: 64, Height: 48, FPS: 30}
+	}
+	v.clips["a2"].File.FPS, v.clips["a3"].File.FPS = 15, 15
+	v.clips["b1"].File.FPS, v.clips["b3"].File.FPS = 15.1, 15 // on both sides
+	v.clips["c3"].File.Width = 80
+	v.clips["d0"].File.FPS = 0 // not known
+	for _, same := range []string{"e1", "e3"} {
+		if err := os.WriteFile(filepath.Join(v.dir, same), []byte("the same"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, _ := testConfig(v, videos)
+	f, err := Score(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		`in 1 of 5 groups, the first of them "a", possible and impossible videos have other frame rates`,
+		`in 1 of 5 groups, the first of them "c", possible and impossible videos have other frame sizes`,
+		`in 1 of 5 groups, the first of them "e", a possible and an impossible video are the same file`,
+	}
+	if !reflect.DeepEqual(f.Notes, want) {
+		t.Errorf("notes %q, want %q", f.Notes, want)
+	}
+	if x := f.Videos[2]; x.FPS != 15 || x.Width != 64 || x.Height != 48 || x.Codec != "h264" {
+		t.Errorf("kept of a file: %+v", x)
+	}
+	var written bytes.Buffer
+	if err := f.Encode(&written); err != nil {
+		t.Fatal(err)
+	}
+	if back, err := compare.Decode(&written); err != nil || !reflect.DeepEqual(back.Notes, want) || back.Videos[2].FPS != 15 {
+		t.Errorf("read again: %v", err)
 	}
 }
 

@@ -33,7 +33,7 @@ func frozenRun(t *testing.T, objective string) Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shape, err := model.Config{Objective: objective, PredDim: 24, PredDepth: 1, PredHeads: 3}.OnEncoder(of)
+	shape, err := model.Config{Objective: objective, PredDim: 24, PredDepth: 1, PredHeads: 3}.OnEncoder(of.Model)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,8 +14,9 @@ import (
 
 // Models that weights are read from: a frozen encoder's, and the one that a run begins with.
 
-// SourceConfig is the shape of the model at path, for model.Config's OnEncoder and StartingFrom.
-func SourceConfig(path string) (model.Config, error) {
+// SourceConfig is what the file of the model at path says of it: its shape, for model.Config's OnEncoder and StartingFrom,
+// and the rate of the clips it was trained on, zero where that is not known.
+func SourceConfig(path string) (Config, error) {
 	file, c, err := openModel(path)
 	if err != nil {
 		return c, err
@@ -36,17 +37,17 @@ func Begun(dir string) (c Config, ok bool) {
 func (s *Source) open() (*checkpoint.Model, model.Config, error) {
 	file, c, err := openModel(s.From)
 	if err != nil {
-		return nil, c, err
+		return nil, c.Model, err
 	}
 	if s.SHA256 != "" && s.SHA256 != file.Digest.SHA256 {
-		return nil, c, errors.Join(fmt.Errorf("%s has sha256 %s, want %s", s.From, file.Digest.SHA256, s.SHA256), file.Close())
+		return nil, c.Model, errors.Join(fmt.Errorf("%s has sha256 %s, want %s", s.From, file.Digest.SHA256, s.SHA256), file.Close())
 	}
 	s.SHA256 = file.Digest.SHA256
-	return file, c, nil
+	return file, c.Model, nil
 }
 
 // openModel maps a model's file and checks that it holds the tensors that its config says.
-func openModel(path string) (_ *checkpoint.Model, c model.Config, err error) {
+func openModel(path string) (_ *checkpoint.Model, c Config, err error) {
 	file, err := checkpoint.LoadModel(path)
 	if err != nil {
 		return nil, c, err
@@ -58,6 +59,10 @@ func openModel(path string) (_ *checkpoint.Model, c model.Config, err error) {
 	}()
 	var config struct {
 		Model *model.Config `json:"model"`
+		Data  struct {
+			FrameStep int     `json:"frame_step"`
+			FPS       float64 `json:"fps"`
+		} `json:"data"`
 	}
 	if err := json.Unmarshal(file.Config, &config); err != nil {
 		return nil, c, fmt.Errorf("its config: %w", err)
@@ -65,15 +70,15 @@ func openModel(path string) (_ *checkpoint.Model, c model.Config, err error) {
 	if config.Model == nil {
 		return nil, c, errors.New("its config has no field model")
 	}
-	c = *config.Model
-	if err := c.Validate(); err != nil {
+	c.Model, c.Data.FrameStep, c.Data.FPS = *config.Model, config.Data.FrameStep, config.Data.FPS
+	if err := c.Model.Validate(); err != nil {
 		return nil, c, fmt.Errorf("its config: %w", err)
 	}
-	if height, width := c.Frame(); height != width {
+	if height, width := c.Model.Frame(); height != width {
 		return nil, c, fmt.Errorf("it takes frames of %d×%d px; clips are squares", height, width)
 	}
 	var shapes []checkpoint.Tensor
-	for _, p := range c.Params() {
+	for _, p := range c.Model.Params() {
 		shapes = append(shapes, checkpoint.Tensor{Name: p.Name, Shape: p.Shape})
 	}
 	return file, c, checkpoint.Match(shapes, file.Tensors)

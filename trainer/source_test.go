@@ -38,7 +38,7 @@ func continuation(t *testing.T, cfg Config, from string, size, frames int) Confi
 	if err != nil {
 		t.Fatal(err)
 	}
-	shape, err := model.Config{Size: size, Frames: frames}.StartingFrom(of)
+	shape, err := model.Config{Size: size, Frames: frames}.StartingFrom(of.Model)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (c *child) answer(request wire.Request) error {
 	if err := out.flush(); err != nil {
 		return err
 	}
-	done := wire.Done{Codec: s.codec, Height: s.height, Width: s.width, Frames: s.frames, More: s.more, SeekFailed: s.seekFailed}
+	done := wire.Done{Codec: s.codec, Height: s.height, Width: s.width, Frames: s.frames, More: s.more, SeekFailed: s.seekFailed, Slow: out.pace.stretch()}
 	if bad != nil {
 		done.FaultKind, done.FaultText = string(bad.Kind), bad.Reason
 		var number syscall.Errno
@@ -142,6 +142,7 @@ type output struct {
 	picked  int // frames, ticks counted
 	ticks   ticker
 	clock   bool // ticks has begun
+	pace    pace
 
 	message  wire.Frames
 	body     []byte
@@ -178,8 +179,9 @@ func (o *output) visit(d decoded) error {
 	f := wire.Frame{Number: d.number, Time: d.time, Repeat: 1}
 	if r.FPS > 0 {
 		if !o.clock {
-			o.ticks, o.clock = ticker{start: d.time, fps: r.FPS}, true
+			o.ticks, o.pace, o.clock = ticker{start: d.time, fps: r.FPS}, pace{fps: r.FPS}, true
 		}
+		o.pace.add(d.time)
 		if !o.ticks.due(d.time) {
 			return nil
 		}

@@ -245,18 +245,21 @@ func (d *Dataset) fill(ctx context.Context, f *file, info SampleInfo, dst []floa
 	})
 }
 
-// slowest is the least rate of a video, of the rate that clips are sampled at: measured rates vary with the length.
-const slowest = 0.9
-
 // misfit says why no clip can be cut from a file that decodes well, or nothing.
 func (d *Dataset) misfit(f *file, v Verdict) *FileError {
 	s := d.spec
 	if s.FPS > 0 {
-		switch {
-		case v.FPS == 0:
+		if v.FPS == 0 {
 			return fault(v.Path, TooShort, ": its time stamps do not advance, so it cannot be sampled by fps")
-		case v.FPS < slowest*s.FPS:
-			return fault(v.Path, TooSlow, ": %.4g fps measured, and clips of %.4g fps would repeat frames", v.FPS, s.FPS)
+		}
+		keeps := pace{fps: s.FPS}
+		for _, t := range f.track.times {
+			keeps.add(t)
+		}
+		slow := tooSlow(v.Path, keeps.stretch(), s.FPS)
+		switch {
+		case slow != nil:
+			return slow
 		case d.starts(f) < 1:
 			return fault(v.Path, TooShort, ": the clip is longer than the video: %d frames at %.4g fps span %.4g s, the file has %.4g s",
 				s.Frames, s.FPS, float64(s.Frames-1)/s.FPS, f.track.times[len(f.track.times)-1]-f.track.times[0])

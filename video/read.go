@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"math"
 
 	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
@@ -30,7 +30,7 @@ const (
 // PNG images is a video too (see folder.go).
 //
 // At FPS, the frame for each multiple of 1/FPS after the first frame read is the first one not before it, so one
-// is repeated where the video is slower. A file that cannot be read to where the reading ends is a *FileError.
+// is repeated where the video is slower; CheckRate tells whether that is more than time stamps that waver explain. A file that cannot be read to where the reading ends is a *FileError.
 //
 // path may be a URI, whose object is fetched; what may be is for the pool's Remote to say, and for roots that have been
 // looked at before (see source.BelowURI).
@@ -71,10 +71,12 @@ func (p *Pool) ReadItem(ctx context.Context, item source.Item, o ReadOptions) (*
 	}
 
 	clip := &Clip{}
+	var first, last frame // of those kept, without pixels
 	request := wire.Request{Step: o.FrameStep, FPS: o.FPS, First: o.First, Square: o.Size, Whole: o.Whole, Keep: o.MaxFrames, Folder: isFolder(item)}
 	done, err := p.decode(ctx, item, request, func() { *clip = Clip{Path: path} }, func(f frame) error {
 		if clip.Frames == 0 {
-			clip.Height, clip.Width = f.height, f.width
+			clip.Height, clip.Width, first = f.height, f.width, f
+			first.pix = nil
 		}
 		if f.height != clip.Height || f.width != clip.Width {
 			return fault(path, SizeChanges, ": %dx%d for %d frames, then %dx%d", clip.Width, clip.Height, f.number, f.width, f.height)
@@ -91,6 +93,7 @@ func (p *Pool) ReadItem(ctx context.Context, item source.Item, o ReadOptions) (*
 			clip.Times = append(clip.Times, f.time)
 			clip.Frames++
 		}
+		last, last.pix = f, nil
 		return nil
 	})
 	if err != nil {
@@ -103,31 +106,28 @@ func (p *Pool) ReadItem(ctx context.Context, item source.Item, o ReadOptions) (*
 	p.stats.judged("")
 	p.stats.clipsDecoded.Add(1)
 	clip.More = clip.More || done.More
+	clip.File = FileInfo{Codec: done.Codec, Width: done.Width, Height: done.Height}
+	if seconds := last.time - first.time; seconds > 0 {
+		const digits = 1e3 // of a unit: time stamps have about as many
+		clip.File.FPS = math.Round(float64(last.number-first.number)/seconds*digits) / digits
+	}
+	if o.FPS > 0 {
+		clip.slow = done.Slow
+	}
 	return clip, nil
 }
 
-// CheckRate is a *FileError if the clip was read at fps frames a second from a video that has fewer, so that frames are
-// repeated: what stands still in between is no motion to predict. What counts is how far apart frames are where they are
-// close, so that a pause, or time stamps that waver, do not make a video slow.
+// CheckRate is a *FileError if the clip was read at fps frames a second from a video that does not keep up with that, as far as
+// it was read (see pace).
 func (c *Clip) CheckRate(fps float64) error {
 	if !(fps > 0) || len(c.Times) < 2 {
 		return nil
 	}
-	var gaps []float64 // s, between frames that differ
-	for i, t := range c.Times[1:] {
-		if t != c.Times[i] {
-			gaps = append(gaps, t-c.Times[i])
-		}
-	}
-	switch {
-	case len(gaps) == 0:
+	if c.Times[0] == c.Times[len(c.Times)-1] {
 		return fault(c.Path, TooShort, ": its time stamps do not advance, so it cannot be sampled by fps")
-	case len(gaps) == len(c.Times)-1: // none is repeated
-		return nil
 	}
-	slices.Sort(gaps)
-	if rate := 1 / gaps[len(gaps)/4]; rate < slowest*fps { // wavering makes some gaps two frames long
-		return fault(c.Path, TooSlow, ": %.4g fps measured, and clips of %.4g fps would repeat frames", rate, fps)
+	if slow := tooSlow(c.Path, c.slow, fps); slow != nil {
+		return slow
 	}
 	return nil
 }

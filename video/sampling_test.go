@@ -520,31 +520,56 @@ func TestClipsByTheClockFit(t *testing.T) {
 	}
 }
 
-func TestClipsOfSlowVideos(t *testing.T) {
-	times := func(videoFPS, fps float64, n int) (out []float64) {
+// One rule for training and scoring: time stamps may waver and frames here and there may be missing; a slow stretch and a
+// pause repeat frames, whatever the rate of the rest.
+func TestPace(t *testing.T) {
+	steady := func(fps float64, n int) (out []float64) {
 		for i := range n {
-			out = append(out, math.Ceil(float64(i)/fps*videoFPS-1e-9)/videoFPS)
+			out = append(out, math.Round(1000*float64(i)/fps)/1000) // as Matroska keeps them
 		}
 		return out
 	}
-	for _, c := range []struct {
-		video, fps float64
-		kind       Kind
-	}{{8, 8, ""}, {30, 8, ""}, {7.5, 8, ""}, {29.97, 30, ""}, {4, 8, TooSlow}, {2, 8, TooSlow}, {7, 8, TooSlow}} {
-		clip := &Clip{Path: "v", Times: times(c.video, c.fps, 65)}
-		err := clip.CheckRate(c.fps)
-		var bad *FileError
-		if errors.As(err, &bad) != (c.kind != "") || c.kind != "" && bad.Kind != c.kind {
-			t.Errorf("a video of %g fps at %g: %v, want %q", c.video, c.fps, err, c.kind)
+	after := func(times []float64, gap float64, more []float64) []float64 {
+		last := times[len(times)-1] + gap
+		for _, x := range more {
+			times = append(times, last+x)
 		}
+		return times
 	}
-	// Wavering time stamps, and a pause: some frames come twice, and others not at all.
-	for name, picks := range map[string][]float64{
-		"waver": {0, 0.033, 0.075, 0.1, 0.1, 0.167, 0.2, 0.241, 0.267, 0.267, 0.333}, "pause": {0, 0.05, 0.1, 0.15, 0.2, 1.2, 1.2, 1.2, 1.2, 1.25, 1.3, 1.35},
-		"short": {0, 0.16}, "shorter": {0.5},
+	for name, c := range map[string]struct {
+		times []float64
+		fps   float64
+		slow  bool
+	}{
+		"as fast":                {steady(8, 65), 8, false},
+		"faster":                 {steady(30, 200), 8, false},
+		"a little slower":        {steady(7.5, 65), 8, false},
+		"29.97":                  {steady(29.97, 300), 30, false},
+		"half":                   {steady(4, 33), 8, true},
+		"a quarter":              {steady(2, 17), 8, true},
+		"an eighth slower":       {steady(7, 57), 8, true},
+		"15, then 30":            {after(steady(15, 30), 1./15, steady(30, 60)), 30, true},
+		"30, then 15":            {after(steady(30, 60), 1./30, steady(15, 30)), 30, true},
+		"60, then 15 of 30":      {after(steady(60, 300), 1./60, steady(15, 30)), 30, true},
+		"15, then 30, of 15":     {after(steady(15, 30), 1./15, steady(30, 60)), 15, false},
+		"a frame is missing":     {after(steady(30, 40), 2./30, steady(30, 40)), 30, false},
+		"missing, one in twenty": {after(after(steady(30, 20), 2./30, steady(30, 20)), 2./30, steady(30, 20)), 30, false},
+		"two in a row":           {after(steady(30, 40), 3./30, steady(30, 40)), 30, false},
+		"24 of 30":               {steady(24, 200), 30, true},
+		"24 of 30, short":        {steady(24, 16), 30, true},
+		"a pause":                {after(steady(30, 100), 1, steady(30, 100)), 8, true},
+		"wavering":               {[]float64{0, 0.033, 0.075, 0.1, 0.141, 0.167, 0.2, 0.241, 0.267, 0.308, 0.333}, 30, false},
+		"two frames":             {[]float64{0, 0.16}, 8, false},
+		"one frame":              {[]float64{0.5}, 8, false},
+		"no frame":               {nil, 8, false},
+		"time stands still":      {[]float64{1, 1, 1}, 8, false}, // which is another fault
 	} {
-		if err := (&Clip{Path: "v", Times: picks}).CheckRate(map[string]float64{"waver": 30, "pause": 20, "short": 8, "shorter": 8}[name]); err != nil {
-			t.Errorf("%s: %v", name, err)
+		p := pace{fps: c.fps}
+		for _, x := range c.times {
+			p.add(x)
+		}
+		if (p.stretch() != nil) != c.slow {
+			t.Errorf("%s: slow %+v, want %v", name, p.stretch(), c.slow)
 		}
 	}
 	if err := (&Clip{Path: "v", Times: []float64{1, 1, 1}}).CheckRate(8); err == nil {
@@ -552,5 +577,50 @@ func TestClipsOfSlowVideos(t *testing.T) {
 	}
 	if err := (&Clip{Path: "v", Times: []float64{1, 1, 1}}).CheckRate(0); err != nil {
 		t.Errorf("by frames: %v", err)
+	}
+}
+
+// What training refuses for its rate, scoring refuses, and the other way round.
+func TestVariableRateForTrainingAndScoring(t *testing.T) {
+	path := encode(t, "slowstart.mp4", "-f", "lavfi", "-i", "testsrc=size=64x48:rate=30:duration=4",
+		"-vf", "select='if(lt(n,60),not(mod(n,2)),1)'", "-vsync", "vfr", "-c:v", "libx264")
+	for fps, want := range map[float64]Kind{30: TooSlow, 27: TooSlow, 15: "", 5: ""} {
+		kind := func(err error) Kind {
+			var bad *FileError
+			if errors.As(err, &bad) {
+				return bad.Kind
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			return ""
+		}
+		clip, err := decoders.ReadFrames(t.Context(), path, ReadOptions{FPS: fps, Size: 16})
+		if err != nil {
+			t.Fatal(err)
+		}
+		scored := kind(clip.CheckRate(fps))
+		d, err := OpenDataset(t.Context(), decoders, Spec{Data: []string{path}, Size: 16, Frames: 8, FPS: fps}, nil)
+		var trained Kind
+		var unusable *UnusableError
+		if errors.As(err, &unusable) {
+			trained = unusable.Unusable[0].Kind
+		} else if err != nil || d.Len() != 1 {
+			t.Fatal(err)
+		}
+		if scored != want || trained != want {
+			t.Errorf("at %g fps: scoring says %q, training %q, want %q", fps, scored, trained, want)
+		}
+		if f := clip.File; f.Width != 64 || f.Height != 48 || f.FPS < 22 || f.FPS > 23 || f.Codec == "" {
+			t.Errorf("the file is taken for %+v", f)
+		}
+	}
+	// Passed over, the slow stretch is none of the clip's.
+	clip, err := decoders.ReadFrames(t.Context(), path, ReadOptions{FPS: 30, Size: 16, First: 30})
+	if err != nil || clip.CheckRate(30) != nil {
+		t.Errorf("from frame 30 on: %v, %v", err, clip.CheckRate(30))
+	}
+	if f := clip.File; math.Abs(f.FPS-30) > 0.1 {
+		t.Errorf("from frame 30 on at %g fps", f.FPS)
 	}
 }

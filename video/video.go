@@ -9,6 +9,7 @@
 //	child.go      the decoder process: requests in, frames into shared memory
 //	process.go    one such process, seen from its parent: started, watched, ended
 //	pool.go       as many of them as there are cores, replaced when they go wrong
+//	pace.go       whether a video keeps up with a rate
 //	inspect.go    file -> Verdict: usable, or why not, found by decoding
 //	verdicts.go   verdicts remembered from run to run, with the time and digest of every frame
 //	dataset.go    list of files -> training clips, pure in (seed, index)
@@ -31,6 +32,8 @@ package video
 import (
 	"fmt"
 	"math"
+
+	"github.com/surmise-ml/surmise/video/wire"
 )
 
 // Clip is a run of decoded frames.
@@ -41,6 +44,16 @@ type Clip struct {
 	Path                  string
 	// More is true when the video went on after the last frame kept, because a limit ended the reading.
 	More bool
+	File FileInfo // what it was read from; zero where that is not known
+
+	slow *wire.Stretch // where the video did not keep up with the rate that the clip was read at
+}
+
+// FileInfo is what reading a file found it to be, as far as it was read.
+type FileInfo struct {
+	Codec         string  // as the container names it
+	Width, Height int     // pixels, after rotation
+	FPS           float64 // mean rate of its frames, from their time stamps; 0 when they do not advance
 }
 
 // Spec says what a training set is and how clips are cut from it. The zero value of a field means its default.

@@ -223,8 +223,10 @@ func TestScoreConfig(t *testing.T) {
 			compare.Spec{Protocol: "continuous", ProtocolVersion: 1, Window: 16, Stride: 2, FPS: 6, Contexts: []int{2, 4, 6, 8, 10, 12, 14}}, ""},
 		"continuous, next tubelet": {`{"protocol":"continuous","topTokens":0}`, next,
 			compare.Spec{Protocol: "continuous", ProtocolVersion: 1, Window: 16, Stride: 2, FrameStep: 1}, ""},
-		"a dataset":        {`{"dataset":"grasp"}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 10, TopTokens: 4}, ""},
-		"a dataset, given": {`{"dataset":"grasp","frameStep":3}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 3, TopTokens: 4}, ""},
+		"frames between windows":  {`{"stride":17}`, next, compare.Spec{}, "score.stride: 17 frames, above the window of 16"},
+		"no frame in two windows": {`{"stride":16}`, next, compare.Spec{Window: 16, Stride: 16, FrameStep: 1, TopTokens: 4}, ""},
+		"a dataset":               {`{"dataset":"grasp"}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 10, TopTokens: 4}, ""},
+		"a dataset, given":        {`{"dataset":"grasp","frameStep":3}`, next, compare.Spec{Window: 16, Stride: 2, FrameStep: 3, TopTokens: 4}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			from, usual := `"pairs":"p.csv"`, plausibility.Rate{FrameStep: 1}

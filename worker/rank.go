@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -41,7 +42,10 @@ func (j Jobs) Rank(ctx context.Context, spec *surmisev1.RankSpec, modelPath stri
 	trained.Device = on
 	m := trained.Config
 	windows := compare.DefaultSpec(m.Frames, m.Tubelet, m.Objective == model.NextTubelet)
-	rate := plausibility.Rate{FrameStep: int(spec.GetFrameStep()), FPS: spec.GetFps()}.Or(trained.Rate)
+	rate := plausibility.Rate{FrameStep: int(spec.GetFrameStep()), FPS: spec.GetFps()}.Or(trained.Rate).Or(plausibility.EveryFrame)
+	if trained.Rate == (plausibility.Rate{}) && spec.GetFrameStep() == 0 && spec.GetFps() == 0 {
+		slog.Warn("futures to be read with care", "model", trained.Record.Name, "note", rateUnknown)
+	}
 	windows.FrameStep, windows.FPS = rate.FrameStep, rate.FPS
 	network, err := trained.Network(windows, ScoreBatch, machine)
 	if err != nil {
@@ -53,7 +57,12 @@ func (j Jobs) Rank(ctx context.Context, spec *surmisev1.RankSpec, modelPath stri
 	ranker := plausibility.Ranker{Predictor: network, Spec: windows, Size: m.Size, Patch: m.Patch, Tubelet: m.Tubelet,
 		ContextFrames: int(spec.GetContextFrames()), Measure: spec.GetMeasure(), Batch: ScoreBatch, Seed: spec.GetSeed(), Read: decoders.ReadFrames}
 	if spec.GetTwin() {
-		twin, err := trained.Twin(spec.GetSeed()).Network(windows, ScoreBatch, machine)
+		untrained, note := trained.Twin(twinSeed(spec.Seed, trained), j.beside(spec.GetModel(), modelPath))
+		defer func() { _ = untrained.Close() }() // of a file that was only read
+		if note != "" {
+			slog.Warn("futures to be read with care", "model", trained.Record.Name, "note", note)
+		}
+		twin, err := untrained.Network(windows, ScoreBatch, machine)
 		if err != nil {
 			return nil, fmt.Errorf("building the untrained twin of %s: %w", modelPath, err)
 		}

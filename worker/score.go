@@ -3,7 +3,9 @@ package worker
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/surmise-ml/surmise/plausibility"
@@ -40,11 +42,14 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	}
 	defer func() { _ = trained.Close() }() // of a file that was only read
 	trained.Device = on
-	cfg, err := scoreConfig(spec, trained.Config, plausibility.Rate{FrameStep: source.frameStep}.Or(trained.Rate))
+	cfg, err := scoreConfig(spec, trained.Config, plausibility.Rate{FrameStep: source.frameStep}.Or(trained.Rate).Or(plausibility.EveryFrame))
 	if err != nil {
 		return nil, err
 	}
 	cfg.Videos, cfg.Folder, cfg.Dataset = source.videos, source.folder, source.dataset
+	if trained.Rate == (plausibility.Rate{}) && spec.GetFrameStep() == 0 && spec.GetFps() == 0 && source.frameStep == 0 && cfg.Spec.Protocol == "" {
+		cfg.Notes = append(cfg.Notes, rateUnknown)
+	}
 	cfg.Model, cfg.Decoder, cfg.Precision = trained.Record, video.Decoder(), string(machine.Precision)
 	network, err := trained.Network(cfg.Spec, ScoreBatch, machine)
 	if err != nil {
@@ -53,7 +58,11 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	defer func() { _ = network.Close() }()
 	cfg.Predictor = network
 	if !spec.GetSkipTwin() {
-		untrained := trained.Twin(spec.GetSeed())
+		untrained, note := trained.Twin(twinSeed(spec.Seed, trained), j.beside(spec.GetModel(), modelPath))
+		defer func() { _ = untrained.Close() }() // of a file that was only read
+		if note != "" {
+			cfg.Notes = append(cfg.Notes, note)
+		}
 		twin, err := untrained.Network(cfg.Spec, ScoreBatch, machine)
 		if err != nil {
 			return nil, fmt.Errorf("building the untrained twin of %s: %w", modelPath, err)
@@ -82,6 +91,9 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	if err != nil {
 		return nil, err
 	}
+	for _, note := range scores.Notes {
+		slog.Warn("scores to be read with care", "model", trained.Record.Name, "note", note)
+	}
 	if cfg.Controls != nil {
 		if err := cfg.Controls.File.Save(Beside(path, controlsArtifact)); err != nil {
 			return nil, infrastructure("%w", err)
@@ -96,6 +108,26 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 		return nil, infrastructure("%w", err)
 	}
 	return scores, nil
+}
+
+// rateUnknown says how videos are read for a model that does not say how it saw those of its training.
+const rateUnknown = "the model does not say at which rate it was trained; rate unknown: every frame is taken, unless fps or frame_step is given"
+
+// twinSeed is the seed of a model's untrained twin: the one given, or that of its training.
+func twinSeed(given *uint64, trained *plausibility.Model) uint64 {
+	if given != nil {
+		return *given
+	}
+	return trained.Record.Seed
+}
+
+// beside says where the model lies that the training of another one, of that name and at that path, began with: below the
+// data roots, or, where the coordinator keeps that one, among its other jobs' artifacts.
+func (j Jobs) beside(name, path string) func(string) (string, error) {
+	if attempts := filepath.Join(path, "..", "..", ".."); strings.HasPrefix(name, "jobs/") && filepath.Base(attempts) == "attempts" && len(j.DataRoots) > 0 {
+		j.DataRoots = append(slices.Clone(j.DataRoots), filepath.Join(attempts, "..", ".."))
+	}
+	return j.located
 }
 
 // scoreVideos is what a job scores.
@@ -211,7 +243,10 @@ func scoreConfig(s *surmisev1.ScoreSpec, m model.Config, usual plausibility.Rate
 	if err := spec.Validate(); err != nil {
 		return plausibility.Config{}, fmt.Errorf("score.%w", err)
 	}
-	cfg := plausibility.Config{Spec: spec, Batch: ScoreBatch, Size: m.Size, Patch: m.Patch, Tubelet: m.Tubelet}
+	if spec.Stride > spec.Window {
+		return plausibility.Config{}, fmt.Errorf("score.stride: %d frames, above the window of %d: no window would cover the frames between", spec.Stride, spec.Window)
+	}
+	cfg := plausibility.Config{Spec: spec, Batch: ScoreBatch, MaxFrames: int(s.GetMaxFrames()), Size: m.Size, Patch: m.Patch, Tubelet: m.Tubelet}
 	if s.GetMaps() {
 		cfg.Maps = &heat.Maps{}
 	}

@@ -10,10 +10,12 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/video"
 )
 
 // trainConfig is TrainConfig for a job that may have a frozen encoder, or begin with the weights of a model, which lie at
@@ -44,7 +46,8 @@ func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path, dir string) (trainer.
 	if strings.HasPrefix(path, "jobs/") {
 		return fault(fmt.Errorf("%s is known to a coordinator; here name a checkpoint folder or a file", name))
 	}
-	of, err := trainer.SourceConfig(path)
+	source, err := trainer.SourceConfig(path)
+	of := source.Model
 	gone := resumes && errors.Is(err, fs.ErrNotExist)
 	if gone {
 		slog.Warn("the model that the run began with is gone; it goes on from its own checkpoint", "model", path)
@@ -77,7 +80,15 @@ func (j Jobs) trainConfig(spec *surmisev1.TrainSpec, path, dir string) (trainer.
 	if err != nil {
 		return cfg, nil, fmt.Errorf("train.%w", err)
 	}
+	if its, here := rateOf(source.Data), rateOf(cfg.Data); !resumes && its != (plausibility.Rate{}) && its != here {
+		slog.Warn("the model was trained at another rate than this run trains at", "field", field, "model", path,
+			"its_frame_step", its.FrameStep, "its_fps", its.FPS, "frame_step", here.FrameStep, "fps", here.FPS)
+	}
 	return cfg, spec, nil
+}
+
+func rateOf(s video.Spec) plausibility.Rate {
+	return plausibility.Rate{FrameStep: s.FrameStep, FPS: s.FPS}
 }
 
 // settle fills in a job's model from the one that its encoder or its first weights are of, and completes the job. A field

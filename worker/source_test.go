@@ -11,6 +11,7 @@ import (
 
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/model"
 )
@@ -27,7 +28,7 @@ func TestTrainOnAFrozenEncoder(t *testing.T) {
 	trained := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":3,"batch":2,"threads":1,"model":{"objective":"masked","positions":"rope","mlp":"swiglu",
 		"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}}}`, videos.ClipsDir), "").Artifacts[0].Path
 	for objective, mask := range map[string]string{model.NextTubelet: "", model.Masked: `,"mask":{"kind":"causal"}`} {
-		result := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":4,"batch":2,"threads":1,"encoder":{"from":"jobs/a","frozen":true},"eval":{"pairs":%q,"every":2,"stride":8},
+		result := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":4,"batch":2,"seed":7,"threads":1,"encoder":{"from":"jobs/a","frozen":true},"eval":{"pairs":%q,"every":2,"stride":8},
 			"model":{"objective":%q,"predDim":24,"predDepth":1,"predHeads":2}%s}}`, videos.ClipsDir, videos.PairsCSV, objective, mask), trained)
 		m, err := plausibility.OpenModel(result.Artifacts[0].Path)
 		if err != nil {
@@ -47,6 +48,14 @@ func TestTrainOnAFrozenEncoder(t *testing.T) {
 		if scored.Metrics["pairs"] != 2 {
 			t.Errorf("%s: scored %v", objective, scored.Metrics)
 		}
+		// The twin keeps the frozen encoder, and has the seed of the training: it is the model before its first step.
+		if before, twin := evaluationBefore(t, result), twinOf(t, scored); !reflect.DeepEqual(before, twin.Scores) || twin.Model.Seed != 7 {
+			t.Errorf("%s: the twin of seed %d is not the model before its first step", objective, twin.Model.Seed)
+		}
+		other := twinOf(t, ran(t, jobs, fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","stride":8,"seed":0}}`, videos.PairsCSV), result.Artifacts[0].Path))
+		if other.Model.Seed != 0 || reflect.DeepEqual(other.Scores, evaluationBefore(t, result)) {
+			t.Errorf("%s: the seed that was asked for is 0, the twin's %d", objective, other.Model.Seed)
+		}
 	}
 
 	for text, want := range map[string]string{
@@ -64,6 +73,98 @@ func TestTrainOnAFrozenEncoder(t *testing.T) {
 	spec := complete(t, fmt.Sprintf(`{"train":{"data":[%q],"encoder":{"from":"jobs/a","frozen":true}}}`, videos.ClipsDir)).GetTrain()
 	if _, err := jobs.Train(t.Context(), spec, t.TempDir(), &recorder{}); err == nil || !strings.Contains(err.Error(), "known to a coordinator") {
 		t.Errorf("a job's model without a coordinator: %v", err)
+	}
+}
+
+// evaluationBefore is what a training's evaluation at step 0 gave.
+func evaluationBefore(t *testing.T, trained *surmisev1.Result) []compare.Scores {
+	t.Helper()
+	f, err := compare.Load(filepath.Join(trained.Artifacts[3].Path, "step-00000000.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.Sets[0].Scores
+}
+
+// twinOf is the twin's part of a scoring job's scores.
+func twinOf(t *testing.T, scored *surmisev1.Result) *compare.Set {
+	t.Helper()
+	f, err := compare.Load(scored.Artifacts[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, ok := f.Set(compare.TwinSet)
+	if !ok {
+		t.Fatal("no twin was scored")
+	}
+	return set
+}
+
+// The twin of a run that began with a model is that model, if its weights can be had; if not, the scores say so.
+func TestTwinOfARunThatBeganWithAModel(t *testing.T) {
+	videos := tinyVideos(t)
+	root := filepath.Dir(videos.PairsCSV)
+	jobs := Jobs{DataRoots: []string{root}}
+	const shape = `"model":{"size":32,"frames":8,"dim":16,"depth":1,"heads":1,"predDim":16,"predDepth":1,"predHeads":1}`
+	encoder := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,%s}}`, videos.ClipsDir, shape), "").Artifacts[0].Path
+	frozen := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,"encoder":{"from":"jobs/a","frozen":true},"model":{"predDim":16,"predDepth":1,"predHeads":1}}}`, videos.ClipsDir), encoder).Artifacts[0].Path
+	first := filepath.Join(root, "first")
+	if err := os.CopyFS(first, os.DirFS(frozen)); err != nil {
+		t.Fatal(err)
+	}
+	result := ran(t, jobs, fmt.Sprintf(`{"train":{"data":[%q],"steps":2,"batch":2,"seed":5,"init":{"from":%q},"eval":{"pairs":%q,"stride":8}}}`, videos.ClipsDir, first, videos.PairsCSV), first)
+	score := func(jobs Jobs) (*compare.Set, []string) {
+		scored := ran(t, jobs, fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/b","stride":8}}`, videos.PairsCSV), result.Artifacts[0].Path)
+		f, err := compare.Load(scored.Artifacts[0].Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return twinOf(t, scored), f.Notes
+	}
+	want := evaluationBefore(t, result)
+	twin, notes := score(jobs)
+	if !reflect.DeepEqual(twin.Scores, want) || twin.Model.SHA256 == "" || len(notes) != 1 || !strings.Contains(notes[0], "is the model that training began with, "+first) {
+		t.Errorf("the twin is not the model that training began with: %q", notes)
+	}
+	anew := func(jobs Jobs, why string) {
+		t.Helper()
+		twin, notes := score(jobs)
+		if reflect.DeepEqual(twin.Scores, want) || twin.Model.SHA256 != "" || twin.Model.Seed != 5 || len(notes) != 1 ||
+			!strings.Contains(notes[0], "the untrained twin is drawn anew, with seed 5: it is not the model before training") || !strings.Contains(notes[0], why) {
+			t.Errorf("notes %q of twin %+v, want that it is drawn anew, because %s", notes, twin.Model, why)
+		}
+	}
+	// Where the checkpoint leads is no way out of the data roots.
+	elsewhere := t.TempDir()
+	if err := os.Rename(first, filepath.Join(elsewhere, "first")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(elsewhere, "first"), first); err != nil {
+		t.Fatal(err)
+	}
+	anew(jobs, "lies outside the folders that may be read")
+	if err := os.Remove(first); err != nil {
+		t.Fatal(err)
+	}
+	anew(jobs, "no such file")
+	if err := os.CopyFS(first, os.DirFS(encoder)); err != nil {
+		t.Fatal(err)
+	}
+	anew(jobs, "what lies there has sha256")
+}
+
+// Beside a job's model, whose folder a coordinator gives, lie those of other jobs.
+func TestWhereAJobsFirstModelMayLie(t *testing.T) {
+	root := t.TempDir()
+	jobs := Jobs{DataRoots: []string{filepath.Join(root, "data")}}
+	model, other := filepath.Join(root, "jobs", "b", "attempts", "1", "checkpoints", "step-1"), filepath.Join(root, "jobs", "a", "attempts", "1", "checkpoints", "step-1")
+	for _, c := range []struct {
+		name, path string
+		allowed    bool
+	}{{"jobs/b", model, true}, {model, model, false}, {"jobs/b", filepath.Join(root, "model"), false}} {
+		if _, err := jobs.beside(c.name, c.path)(other); (err == nil) != c.allowed {
+			t.Errorf("%s at %s: %v", c.name, c.path, err)
+		}
 	}
 }
 

@@ -234,7 +234,7 @@ func demoScoring(made synth.Summary, o demoOptions, model *surmisev1.Job, extras
 	return &surmisev1.SubmitJobRequest{
 		DisplayName: "demo scores",
 		Spec: &surmisev1.SubmitJobRequest_Score{Score: &surmisev1.ScoreSpec{
-			Pairs: made.PairsCSV, Model: model.Name, Stride: demoStride, Seed: o.seed, Maps: extras,
+			Pairs: made.PairsCSV, Model: model.Name, Stride: demoStride, Seed: &o.seed, Maps: extras,
 			CopyLastFrame: extras && o.copyLast, Reencode: extras && o.reencode, Recolour: extras && o.recolour, TimeReversal: extras && o.reversal,
 		}},
 	}
@@ -246,7 +246,7 @@ const demoRanked = 40
 // demoRanking orders futures made of held-out possible videos, through the RPC, and prints how often the true one came
 // first.
 func demoRanking(ctx context.Context, client *jobsClient, scores *compare.File, model *surmisev1.Job, o demoOptions, out io.Writer) ([]report.Ranked, error) {
-	spec := &surmisev1.RankSpec{Model: model.Name, Twin: true, Seed: o.seed}
+	spec := &surmisev1.RankSpec{Model: model.Name, Twin: true, Seed: &o.seed}
 	for _, v := range scores.Videos {
 		if v.Label != 1 || len(spec.Sets) >= demoRanked*len(plausibility.Makers()) {
 			continue

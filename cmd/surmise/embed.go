@@ -38,7 +38,7 @@ each clip's tokens, or with --pool none [clips, tokens, features]. PATH is a fil
 index, a tar shard, or a URI of any of these, as a training job names its data.
 
 The tensor of a video has its path as name. The file's metadata says which model, which preprocessing, and when each clip
-begins. A video that cannot be used is named, and left out.`,
+begins. A video that cannot be used is named, and left out; of one longer than --max-frames the rest is left out, and said so.`,
 		Args: someArguments("one video, folder or index or more"),
 		RunE: func(cmd *cobra.Command, args []string) error { return o.run(cmd, args) },
 	}

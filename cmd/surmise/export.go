@@ -17,8 +17,9 @@ func newExportCommand() *cobra.Command {
 		Use:   "export --from MODEL --format hf|vjepa --out PATH",
 		Short: "Give a model to V-JEPA's code or to transformers",
 		Long: `Write a model as a VJEPA2Model folder of transformers (--format hf) or as a checkpoint of facebookresearch/jepa and vjepa2
-(--format vjepa). A model that the other code would compute differently is refused. Importing what was exported gives
-the same numbers, bit for bit.`,
+(--format vjepa). A model that the other code would compute differently is refused. Importing a checkpoint that was written so
+gives the same tensors, bit for bit; what its layout cannot say, such as heads and rate, has to be told again. A folder holds
+one encoder: embeddings of an import are the same, bit for bit, surprise is not, for which that encoder stands for both.`,
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := mustExist("from", from); err != nil {
@@ -43,7 +44,7 @@ the same numbers, bit for bit.`,
 	flags.StringVar(&from, "from", "", "checkpoint folder or .safetensors file of Surmise")
 	flags.StringVar(&out, "out", "", "file (vjepa) or folder (hf) to write; it must not exist")
 	flags.StringVar(&o.Format, "format", "", "hf or vjepa")
-	flags.StringVar(&o.Which, "which", "", "with hf, which holds one encoder: encoder or target_encoder (default encoder)")
+	flags.StringVar(&o.Which, "which", "", "with hf, which holds one encoder: encoder or target_encoder (default target_encoder, as embed has)")
 	for _, name := range []string{"from", "out", "format"} {
 		cobra.CheckErr(cmd.MarkFlagRequired(name))
 	}

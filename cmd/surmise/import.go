@@ -93,6 +93,9 @@ func describeImport(w io.Writer, i *exchange.Import) {
 	height, width := c.Frame()
 	fmt.Fprintf(w, "%s: %s, clips of %d frames of %d×%d px, tokens of %d frames by %d px, positions %s\n", i.Provenance.From, i.Provenance.Format, c.Frames, width, height, c.Tubelet, c.Patch, c.Positions)
 	fmt.Fprintf(w, "encoder: %d features, %d blocks, %d heads; predictor: %d features, %d blocks, %d heads\n", c.Dim, c.Depth, c.Heads, c.PredDim, c.PredDepth, c.PredHeads)
+	if i.Training.Data != (exchange.Rate{}) {
+		fmt.Fprintf(w, "trained at %s\n", i.Training.Data)
+	}
 	fmt.Fprintf(w, "%d parameters, %s; one tensor in memory at a time, the largest %s\n", all, bytesText(4*all), bytesText(4*largest))
 	for _, note := range i.Provenance.Notes {
 		fmt.Fprintf(w, "note: %s\n", note)

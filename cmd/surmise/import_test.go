@@ -64,7 +64,7 @@ func TestGoldenImportScoreEmbedExport(t *testing.T) {
 		t.Errorf("embeddings %v of %q", embeddings[0].Shape, embeddings[0].Name)
 	}
 
-	ok(t, "export", "--from", "model.safetensors", "--format", "hf", "--which", "target_encoder", "--out", "hf")
+	ok(t, "export", "--from", "model.safetensors", "--format", "hf", "--out", "hf")
 	var report importReport
 	if err := json.Unmarshal([]byte(ok(t, "import", "--from", "hf", "--out", "again.safetensors", "--json")), &report); err != nil {
 		t.Fatal(err)

@@ -23,6 +23,7 @@ func newRankCommand() *cobra.Command {
 	spec := &surmisev1.RankSpec{}
 	set := &surmisev1.RankSet{}
 	var list string
+	var seed uint64
 	var roots []string
 	var asJSON bool
 	var device workercmd.DeviceOptions
@@ -37,7 +38,8 @@ plausible. The candidates are videos that begin where the context ends, or are m
   shuffle         in order, and in three shuffled orders
 
 A list has a set per line, {"context":"a.avi","candidates":["b.avi","c.avi"]} or {"context":"a.avi","make":"speed"}, with paths
-relative to its folder; how often the true future of made ones came first is counted at the end.`,
+relative to its folder. Of several made ones, how often the true future came first is counted; the order of every other set is
+printed.`,
 		Args: noArguments,
 	}
 	flags := cmd.Flags()
@@ -51,7 +53,7 @@ relative to its folder; how often the true future of made ones came first is cou
 	flags.Float64Var(&spec.Fps, "fps", 0, "take so many frames per second, in place of --frame-step")
 	flags.StringVar(&spec.Measure, "measure", "", "energy of a future: mean or peak (default mean)")
 	flags.BoolVar(&spec.Twin, "twin", false, "energies to the untrained twin as well")
-	flags.Uint64Var(&spec.Seed, "seed", 0, "seed of shuffled orders and of the twin")
+	flags.Uint64Var(&seed, "seed", 0, "seed of shuffled orders (default 0) and of the twin (default the training's)")
 	flags.Int32Var(&spec.Threads, "threads", 0, "CPU threads (default all)")
 	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32 (default auto)")
 	device.Flags(flags)
@@ -64,6 +66,9 @@ relative to its folder; how often the true future of made ones came first is cou
 	cmd.MarkFlagsMutuallyExclusive("list", "candidates")
 	cmd.MarkFlagsMutuallyExclusive("list", "make")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if flags.Changed("seed") {
+			spec.Seed = &seed
+		}
 		if err := mustExist("model", spec.Model); err != nil {
 			return err
 		}
@@ -91,12 +96,7 @@ relative to its folder; how often the true future of made ones came first is cou
 		if asJSON {
 			return writeProto(cmd.OutOrStdout(), worker.RankingsMessage(rankings, spec.Twin))
 		}
-		if list == "" {
-			if err := writeRanking(cmd.OutOrStdout(), rankings[0], spec.Twin); err != nil {
-				return err
-			}
-		}
-		return writeRankSummary(cmd.OutOrStdout(), rankings, spec.Twin)
+		return writeRankings(cmd.OutOrStdout(), rankings, spec.Twin)
 	}
 	return cmd
 }
@@ -167,6 +167,33 @@ func rankingsOf(messages []*surmisev1.Ranking) []plausibility.Ranking {
 	return out
 }
 
+// writeRankings prints every ranking that no summary counts, then the summary.
+func writeRankings(w io.Writer, rankings []plausibility.Ranking, twin bool) error {
+	var counted, listed []plausibility.Ranking
+	for _, r := range rankings {
+		if r.Make != "" {
+			counted = append(counted, r)
+		} else {
+			listed = append(listed, r)
+		}
+	}
+	if len(counted) == 1 { // of one there is nothing to count
+		counted, listed = nil, rankings
+	}
+	for i, r := range listed {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := writeRanking(w, r, twin); err != nil {
+			return err
+		}
+	}
+	if len(listed) > 0 && len(counted) > 0 {
+		fmt.Fprintln(w)
+	}
+	return writeRankSummary(w, counted, twin)
+}
+
 // writeRanking prints one set's futures, the most plausible first.
 func writeRanking(w io.Writer, r plausibility.Ranking, twin bool) error {
 	fmt.Fprintf(w, "After %d frames of %s, over %d frames:\n\n", r.ContextFrames, r.Context, r.Frames)
@@ -189,7 +216,7 @@ func writeRanking(w io.Writer, r plausibility.Ranking, twin bool) error {
 // writeRankSummary prints how often the true future came first; nothing without made sets.
 func writeRankSummary(w io.Writer, rankings []plausibility.Ranking, twin bool) error {
 	summaries := plausibility.SummarizeRankings(rankings, twin)
-	if len(summaries) == 0 || len(rankings) == 1 {
+	if len(summaries) == 0 {
 		return nil
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/surmise-ml/surmise/cmd/dial"
+	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/video/synth"
@@ -138,6 +139,38 @@ func checkReportsAndRanks(t *testing.T, to string, made synth.Summary, trained, 
 	for i, future := range answer.Rankings[0].Futures {
 		if here := rankings.Rankings[0].Futures[i]; future.Name != here.Name || future.Energy != here.Energy {
 			t.Errorf("place %d: %s at the worker, %s here", i+1, future, here)
+		}
+	}
+}
+
+// What a summary does not count is printed: the only set of a list, and sets of candidates.
+func TestRankingsOfAList(t *testing.T) {
+	ranking := func(context, made string) plausibility.Ranking {
+		return plausibility.Ranking{Context: context, Make: made, Frames: 4, ContextFrames: 4, Futures: []plausibility.RankedFuture{{Name: "future of " + context}, {Candidate: 1, Energy: 1}}}
+	}
+	for _, c := range []struct {
+		rankings []plausibility.Ranking
+		orders   string // contexts whose order is printed
+		summary  bool
+	}{
+		{[]plausibility.Ranking{ranking("a", plausibility.Speed)}, "a", false},
+		{[]plausibility.Ranking{ranking("a", "")}, "a", false},
+		{[]plausibility.Ranking{ranking("a", ""), ranking("b", "")}, "ab", false},
+		{[]plausibility.Ranking{ranking("a", plausibility.Speed), ranking("b", plausibility.Speed)}, "", true},
+		{[]plausibility.Ranking{ranking("a", plausibility.Speed), ranking("b", ""), ranking("c", plausibility.Speed)}, "b", true},
+	} {
+		var out strings.Builder
+		if err := writeRankings(&out, c.rankings, false); err != nil {
+			t.Fatal(err)
+		}
+		var orders string
+		for _, r := range c.rankings {
+			if strings.Contains(out.String(), "future of "+r.Context) {
+				orders += r.Context
+			}
+		}
+		if orders != c.orders || strings.Contains(out.String(), "MADE") != c.summary || strings.Contains(out.String(), "\n\n\n") {
+			t.Errorf("%v prints\n%s", c.rankings, out.String())
 		}
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -19,6 +20,7 @@ func newScoreCommand() *cobra.Command {
 	var out string
 	var roots []string
 	var topTokens int32
+	var seed uint64
 	var asJSON bool
 	var cache workercmd.CacheOptions
 	var device workercmd.DeviceOptions
@@ -37,7 +39,7 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	flags.StringVar(&spec.Protocol, "protocol", "", "settings as published (intphys, intphys2, grasp, inflevel), or every context at every tubelet (continuous)")
 	flags.StringVar(&out, "out", "", "file to write the scores to")
 	flags.Int32Var(&spec.Window, "window", 0, "frames of a window; only what the model takes, the default, will do")
-	flags.Int32Var(&spec.Stride, "stride", 0, "frames between the starts of windows (default 2)")
+	flags.Int32Var(&spec.Stride, "stride", 0, "frames between the starts of windows, at most the window (default 2)")
 	flags.Int32Var(&spec.FrameStep, "frame-step", 0, "take every n-th frame (default as the model was trained, for a dataset as published)")
 	flags.Float64Var(&spec.Fps, "fps", 0, "take so many frames per second, in place of --frame-step")
 	flags.Int32SliceVar(&spec.Contexts, "contexts", nil, "frames the model sees before it predicts, one score each (default one to five eighths of the window)")
@@ -48,7 +50,8 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	flags.BoolVar(&spec.Reencode, "reencode", false, "control: possible videos against themselves through JPEG")
 	flags.BoolVar(&spec.Recolour, "recolour", false, "control: possible videos against themselves with colours changed")
 	flags.BoolVar(&spec.TimeReversal, "time-reversal", false, "control: possible videos against themselves backwards")
-	flags.Uint64Var(&spec.Seed, "seed", 0, "seed of the twin's weights and of the bootstrap")
+	flags.Int32Var(&spec.MaxFrames, "max-frames", 0, "skip videos of more frames after sampling (default 1024); all of a video's are in memory")
+	flags.Uint64Var(&seed, "seed", 0, "seed of the twin's weights (default the training's) and of the bootstrap (default 0)")
 	flags.Int32Var(&spec.Threads, "threads", 0, "CPU threads (default all)")
 	flags.StringVar(&spec.Precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32 (default auto)")
 	device.Flags(flags)
@@ -75,6 +78,9 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if flags.Changed("top-tokens") {
 			spec.TopTokens = &topTokens
+		}
+		if flags.Changed("seed") {
+			spec.Seed = &seed
 		}
 		videos, path := "pairs", spec.Pairs
 		if spec.Dataset != "" {
@@ -114,14 +120,30 @@ settings are those of a protocol, whose name and version are recorded in the fil
 		if err != nil {
 			return localFailure(cmd.Context(), "scoring", err)
 		}
-		table, err := compare.Summarize(scores, compare.Options{Seed: spec.Seed})
+		table, err := compare.Summarize(scores, compare.Options{Seed: seed})
 		if err != nil {
 			return err
 		}
 		if asJSON {
 			return writeTableJSON(cmd.OutOrStdout(), table)
 		}
-		return table.WriteText(cmd.OutOrStdout())
+		if err := table.WriteText(cmd.OutOrStdout()); err != nil {
+			return err
+		}
+		return writeNotes(cmd.OutOrStdout(), scores.Notes)
 	}
 	return cmd
+}
+
+// writeNotes prints what scores should be read with.
+func writeNotes(w io.Writer, notes []string) error {
+	for i, note := range notes {
+		if i == 0 {
+			fmt.Fprintln(w)
+		}
+		if _, err := fmt.Fprintf(w, "note: %s\n", onOneLine(note)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -21,7 +21,7 @@ type submitOptions struct {
 	init         string
 	initGiven    bool
 	score, model string
-	seed         uint64
+	seed         *uint64 // nil: not given
 	precision    string
 	device       string
 
@@ -33,6 +33,7 @@ type submitOptions struct {
 
 func newSubmitCommand() *cobra.Command {
 	var o submitOptions
+	var seed uint64
 	cmd := &cobra.Command{
 		Use:   "submit {-f JOB.json | --train DATA | --score PAIRS --model MODEL}",
 		Short: "Submit a job",
@@ -54,7 +55,7 @@ them; paths given as flags are made absolute here.`,
 	flags.StringVar(&o.init, "init", "", "with --train: train on from jobs/ID, a checkpoint folder or a .safetensors file")
 	flags.StringVar(&o.score, "score", "", "score the videos of this pairs file")
 	flags.StringVar(&o.model, "model", "", "with --score: jobs/ID of a training job, a checkpoint folder or a .safetensors file")
-	flags.Uint64Var(&o.seed, "seed", 0, "seed, with --train or --score")
+	flags.Uint64Var(&seed, "seed", 0, "seed of the training, with --train (default 0), or of the twin and the bootstrap, with --score (default the model's and 0)")
 	flags.StringVar(&o.precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32, with --train or --score (default auto)")
 	flags.StringVar(&o.device, "device", "", "what it runs on, with --train or --score: auto, cpu, gpu or gpu:N (default auto)")
 	flags.StringVar(&o.requestID, "request-id", "", "submitting again with the same id and content answers the same job")
@@ -78,6 +79,9 @@ them; paths given as flags are made absolute here.`,
 	cobra.CheckErr(cmd.MarkFlagFilename("score", "csv"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.initGiven = cmd.Flags().Changed("init")
+		if flags.Changed("seed") {
+			o.seed = &seed
+		}
 		request, err := o.request(cmd.InOrStdin())
 		if err != nil {
 			return err
@@ -102,7 +106,10 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 			return nil, err
 		}
 	case len(o.train) > 0:
-		train := &surmisev1.TrainSpec{Steps: o.steps, Seed: o.seed, Precision: o.precision, Device: o.device}
+		train := &surmisev1.TrainSpec{Steps: o.steps, Precision: o.precision, Device: o.device}
+		if o.seed != nil {
+			train.Seed = *o.seed
+		}
 		for _, name := range o.train {
 			path, err := absolute(name)
 			if err != nil {

@@ -48,9 +48,13 @@ type File struct {
 	Dataset   *Dataset  `json:"dataset,omitempty"`   // absent for a pairs file
 	Grid      *Grid     `json:"grid,omitempty"`      // of the model's tokens
 	Maps      *MapsFile `json:"maps,omitempty"`      // surprise per token, if it was kept
+	Notes     []string  `json:"notes,omitempty"`     // what results should be read with: found while scoring, one line each
 	Videos    []Video   `json:"videos"`
 	Skipped   []Skipped `json:"skipped"`
 	Sets      []Set     `json:"sets"` // the model first; then its untrained twin, if it was scored
+
+	// UnseenPairs is how many pairs part in frames that no window covers: nothing told their videos apart.
+	UnseenPairs int `json:"unseen_pairs,omitempty"`
 }
 
 // Dataset is where the videos of a file came from.
@@ -176,6 +180,12 @@ type Video struct {
 	Frames   int    `json:"frames"`          // after sampling
 	First    int    `json:"first,omitempty"` // frame of the file that the sampling begins with
 
+	// Of the file; absent where it is not known.
+	FPS    float64 `json:"fps,omitempty"` // mean rate of the frames that were read, from their time stamps
+	Width  int     `json:"width_px,omitempty"`
+	Height int     `json:"height_px,omitempty"`
+	Codec  string  `json:"codec,omitempty"` // as the container names it
+
 	WindowStart  []float64 `json:"window_start_s"`  // [W] seconds; with Spec.Beginning W is that of the longest context
 	TubeletStart []float64 `json:"tubelet_start_s"` // time axis of Scores.Curve, seconds, ascending
 
@@ -202,7 +212,7 @@ type Set struct {
 // Model says which weights made a set of scores.
 type Model struct {
 	Name   string          `json:"name"`             // what to call it in tables
-	SHA256 string          `json:"sha256,omitempty"` // of the weights file; empty for a twin that was never saved
+	SHA256 string          `json:"sha256,omitempty"` // of the weights file, of a twin that which training began with; empty for fresh weights
 	Step   int             `json:"step"`             // training steps; 0 for a twin
 	Seed   uint64          `json:"seed"`             // of its initial weights
 	Config json.RawMessage `json:"config,omitempty"` // the model's configuration as its checkpoint holds it

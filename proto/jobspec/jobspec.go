@@ -38,8 +38,8 @@ func (e Errors) Error() string {
 
 // Complete returns a copy of spec with every default filled in, as the comments of job.proto state them. An error is an
 // Errors unless a rule itself is broken. Left to the worker, which has the model: a scoring job's window, contexts and
-// top_tokens, and what its protocol or dataset settles; a ranking job's context_frames; frame_step and fps of both; and
-// threads, 0 for all that it has.
+// top_tokens, and what its protocol or dataset settles; a ranking job's context_frames; frame_step and fps of both, and the
+// seed, which for the twin is that of the model's training; and threads, 0 for all that it has.
 func Complete(spec *surmisev1.JobSpec) (*surmisev1.JobSpec, error) {
 	if err := Validate(spec); err != nil {
 		return nil, err
@@ -258,6 +258,9 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 		}
 		if t.Model.Frames != 0 { // else a checkpoint says
 			setDefault(&t.Eval.Stride, max(1, t.Model.Frames/2))
+			if t.Eval.Stride > t.Model.Frames {
+				errs = append(errs, FieldError{"train.eval.stride", fmt.Sprintf("must not exceed train.model.frames %d, the window, or no window covers the frames between, got %d", t.Model.Frames, t.Eval.Stride)})
+			}
 		}
 	}
 	return errs
@@ -529,6 +532,10 @@ func completeScore(s *surmisev1.ScoreSpec) Errors {
 	setDefault(&s.Device, "auto")
 	if s.Protocol == "" {
 		setDefault(&s.Stride, 2)
+	}
+	setDefault(&s.MaxFrames, 1024)
+	if s.Window != 0 && s.Protocol == "" && s.Stride > s.Window {
+		fault("stride", "must not exceed window %d, or no window covers the frames between, got %d", s.Window, s.Stride)
 	}
 	for i, c := range s.Contexts {
 		if s.Window != 0 && c >= s.Window {

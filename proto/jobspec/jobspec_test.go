@@ -95,6 +95,20 @@ func TestDefaultsOfEvalAndRank(t *testing.T) {
 	}
 }
 
+// The seed of the twin is the model's, which the worker knows; one that is given stays, 0 too.
+func TestDefaultsOfScoring(t *testing.T) {
+	spec, err := jobspec.Complete(parse(t, `{"score":{"pairs":"p.csv","model":"m"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := spec.GetScore(); s.Seed != nil || s.Stride != 2 || s.MaxFrames != 1024 {
+		t.Errorf("score %v", s)
+	}
+	if spec, err = jobspec.Complete(parse(t, `{"score":{"pairs":"p.csv","model":"m","seed":0}}`)); err != nil || spec.GetScore().Seed == nil {
+		t.Errorf("seed 0: %v, %v", spec, err)
+	}
+}
+
 func TestZeroIsAValueWhereItMeansSomething(t *testing.T) {
 	spec, err := jobspec.Complete(parse(t, `{"train":{"data":["d"],"optimizer":{"weight_decay":0,"clip_norm":0,"warmup_steps":0},"sampling":{"max_unusable":0}}}`))
 	if err != nil {
@@ -158,6 +172,9 @@ func TestFaultsNameTheFieldAndTheValue(t *testing.T) {
 		{`{"score":{"model":"m","pairs":"p.csv","protocol":"grasp","topTokens":0}}`, "score.top_tokens", "is settled by score.protocol grasp"},
 		{`{"score":{"model":"m","pairs":"p.csv","protocol":"continuous","contexts":[4]}}`, "score.contexts", "is settled by score.protocol continuous"},
 		{`{"score":{"pairs":"p.csv","model":"m","window":8,"contexts":[8]}}`, "score.contexts[0]", "got 8"},
+		{`{"score":{"pairs":"p.csv","model":"m","window":8,"stride":50}}`, "score.stride", "must not exceed window 8, or no window covers the frames between, got 50"},
+		{`{"train":{"data":["d"],"eval":{"pairs":"p.csv","stride":17}}}`, "train.eval.stride", "must not exceed train.model.frames 16"},
+		{`{"score":{"pairs":"p.csv","model":"m","maxFrames":1000001}}`, "score.max_frames", "got 1000001"},
 		{`{"train":{"data":["d"],"model":{"target":"sound"}}}`, "train.model.target", "got sound"},
 		{`{"train":{"data":["d"],"eval":{}}}`, "train.eval.pairs", "1 character"},
 		{`{"train":{"data":["d","https://alice:hunter2@host/x.mp4"]}}`, "train.data[1]", "must not hold a user name"},

@@ -58,10 +58,37 @@ type Provenance struct {
 	Config   json.RawMessage              `json:"config,omitempty"` // of a source of ours
 }
 
+// Training is what a source of ours says of its training, which scoring goes by; of another source it is zero.
+type Training struct {
+	Data Rate   `json:"data,omitzero"`
+	Seed uint64 `json:"seed,omitempty"`
+	Init struct {
+		From   string `json:"from"`
+		SHA256 string `json:"sha256"`
+	} `json:"init,omitzero"` // the model whose weights it began with
+}
+
+// Rate is how clips were taken from videos: every FrameStep-th frame, or FPS frames a second; zero: not known.
+type Rate struct {
+	FrameStep int     `json:"frame_step,omitempty"`
+	FPS       float64 `json:"fps,omitempty"`
+}
+
+func (r Rate) String() string {
+	switch {
+	case r == Rate{}:
+		return "unknown"
+	case r.FPS > 0:
+		return fmt.Sprintf("%g frames a second", r.FPS)
+	}
+	return fmt.Sprintf("frame step %d", r.FrameStep)
+}
+
 // Import is a model of a source, before its numbers are read. It must be closed.
 type Import struct {
 	Config     model.Config
 	Provenance Provenance
+	Training   Training
 	Step       int // optimiser steps behind it, where the source says so
 	tensors    []checkpoint.Source
 	close      func() error
@@ -81,6 +108,7 @@ type source struct {
 	config   *model.Config      // nil: to be inferred
 	networks map[string]network // by prefix
 	Provenance
+	Training
 	step  int
 	close func() error
 }
@@ -122,7 +150,7 @@ func Open(path string, o Options) (_ *Import, err error) {
 	if err := s.compare(config); err != nil {
 		return nil, err
 	}
-	out := &Import{Step: s.step, close: s.close}
+	out := &Import{Training: s.Training, Step: s.step, close: s.close}
 	if out.Config, err = s.resize(config, o); err != nil {
 		return nil, err
 	}
@@ -174,6 +202,7 @@ func readOurs(path string) (*source, error) {
 	}
 	var config struct {
 		Model *model.Config `json:"model"`
+		Training
 	}
 	err = json.Unmarshal(m.Config, &config)
 	if err == nil && config.Model == nil {
@@ -185,7 +214,7 @@ func readOurs(path string) (*source, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("its config: %w", err), m.Close())
 	}
-	s := &source{config: config.Model, networks: map[string]network{}, step: m.Step, close: m.Close,
+	s := &source{config: config.Model, networks: map[string]network{}, step: m.Step, close: m.Close, Training: config.Training,
 		Provenance: Provenance{Format: Surmise, Files: map[string]checkpoint.Digest{filepath.Base(path): m.Digest}, Config: m.Config}}
 	for _, t := range m.Tensors {
 		prefix, name, ok := splitNetwork(t.Name)
@@ -333,7 +362,11 @@ func (i *Import) Values() (all, largest int64) {
 // Write reads the numbers, one tensor at a time, and writes the model to a file that LoadModel reads. It appears whole or
 // not at all.
 func (i *Import) Write(path string) (checkpoint.Digest, error) {
-	config, err := json.Marshal(map[string]any{"model": i.Config, "imported": i.Provenance})
+	config, err := json.Marshal(struct {
+		Model model.Config `json:"model"`
+		Training
+		Imported Provenance `json:"imported"`
+	}{i.Config, i.Training, i.Provenance})
 	if err != nil {
 		return checkpoint.Digest{}, fmt.Errorf("write model %s: %w", path, err)
 	}

@@ -124,13 +124,60 @@ func TestRoundTrips(t *testing.T) {
 			w := weights(c.model)
 			for name, x := range byName(m) {
 				if c.format == HF {
-					name = strings.Replace(name, model.TargetPrefix, model.EncoderPrefix, 1)
+					name = ofHF(name)
 				}
 				if !slices.Equal(x.Data, w[name]) {
 					t.Errorf("%s has other numbers", name)
 				}
 			}
 		})
+	}
+}
+
+// ofHF is the tensor that an import of a VJEPA2Model has under a name: its one encoder is the target encoder.
+func ofHF(name string) string {
+	if rest, ok := strings.CutPrefix(name, model.EncoderPrefix); ok {
+		return model.TargetPrefix + rest
+	}
+	return name
+}
+
+// The rate of training, its seed and what it began with go with a model of ours; what a layout cannot say is noted.
+func TestTrainingIsCarried(t *testing.T) {
+	c := small()
+	w := weights(c)
+	var sources []checkpoint.Source
+	for _, p := range c.Params() {
+		sources = append(sources, checkpoint.Source{Name: p.Name, Shape: p.Shape, Read: func(dst []float32) error { copy(dst, w[p.Name]); return nil }})
+	}
+	config, err := json.Marshal(map[string]any{"model": c, "seed": 9, "data": map[string]any{"data": []string{"clips"}, "fps": 4}, "init": map[string]any{"from": "m", "sha256": "abc"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := filepath.Join(t.TempDir(), "m.safetensors")
+	if _, err := checkpoint.WriteModel(from, sources, config, 7); err != nil {
+		t.Fatal(err)
+	}
+	m, i := imported(t, from, Options{Which: TargetEncoder})
+	if i.Training.Data.FPS != 4 || !strings.Contains(string(m.Config), `"data":{"fps":4},"seed":9,"init":{"from":"m","sha256":"abc"},"imported":`) {
+		t.Errorf("trained %+v, config %s", i.Training, m.Config)
+	}
+	for _, format := range []string{HF, VJEPA} {
+		out := filepath.Join(t.TempDir(), "exported")
+		notes, err := Export(from, out, ExportOptions{Format: format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(strings.Join(notes, "\n"), "the layout has no rate: the model was trained at 4 frames a second") {
+			t.Errorf("%s: notes %q", format, notes)
+		}
+		o := Options{}
+		if format == VJEPA {
+			o = Options{Heads: c.Heads, PredHeads: c.PredHeads, Frames: c.Frames, Size: c.Size}
+		}
+		if m, i := imported(t, out, o); i.Training != (Training{}) || strings.Contains(string(m.Config), `"data"`) {
+			t.Errorf("%s: trained %+v, config %s", format, i.Training, m.Config)
+		}
 	}
 }
 
@@ -173,7 +220,7 @@ func TestShards(t *testing.T) {
 	}
 	w := weights(small())
 	for name, x := range byName(m) {
-		if !slices.Equal(x.Data, w[strings.Replace(name, model.TargetPrefix, model.EncoderPrefix, 1)]) {
+		if !slices.Equal(x.Data, w[ofHF(name)]) {
 			t.Errorf("%s has other numbers", name)
 		}
 	}
@@ -233,7 +280,7 @@ func TestHFTypes(t *testing.T) {
 	m, _ := imported(t, dir, Options{})
 	w := weights(small())
 	for name, x := range byName(m) {
-		for i, v := range w[strings.Replace(name, model.TargetPrefix, model.EncoderPrefix, 1)] {
+		for i, v := range w[ofHF(name)] {
 			if want := math.Float32frombits(math.Float32bits(v) &^ 0xffff); x.Data[i] != want {
 				t.Fatalf("%s: number %d is %v, want %v", name, i, x.Data[i], want)
 			}

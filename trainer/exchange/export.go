@@ -18,7 +18,7 @@ import (
 // ExportOptions say how a model is written.
 type ExportOptions struct {
 	Format string // VJEPA: a file; HF: a folder
-	Which  string // HF, which holds one encoder: Encoder or TargetEncoder; default Encoder, which is what is published
+	Which  string // HF, which holds one encoder: Encoder or TargetEncoder; default TargetEncoder, which embeddings are of
 }
 
 // Export writes a model of ours, a checkpoint's folder or a .safetensors file, in another layout. What the layout cannot
@@ -40,6 +40,7 @@ func Export(from, out string, o ExportOptions) (notes []string, err error) {
 	defer func() { err = errors.Join(err, m.Close()) }()
 	var config struct {
 		Model *model.Config `json:"model"`
+		Data  Rate          `json:"data"`
 	}
 	if err := json.Unmarshal(m.Config, &config); err != nil || config.Model == nil {
 		return nil, errors.Join(errors.New("its config has no field model"), err)
@@ -66,11 +67,16 @@ func Export(from, out string, o ExportOptions) (notes []string, err error) {
 	}
 	switch o.Format {
 	case VJEPA:
-		return exportVJEPA(out, c, tensors)
+		notes, err = exportVJEPA(out, c, tensors)
 	case HF:
-		return exportHF(out, c, tensors, o.Which)
+		notes, err = exportHF(out, c, tensors, o.Which)
+	default:
+		return nil, fmt.Errorf("format is %q, want %s or %s", o.Format, HF, VJEPA)
 	}
-	return nil, fmt.Errorf("format is %q, want %s or %s", o.Format, HF, VJEPA)
+	if config.Data != (Rate{}) {
+		notes = append(notes, fmt.Sprintf("the layout has no rate: the model was trained at %s, which scores of an import have to be told", config.Data))
+	}
+	return notes, err
 }
 
 func exportVJEPA(out string, c model.Config, tensors map[string]checkpoint.Tensor) ([]string, error) {
@@ -103,6 +109,7 @@ func exportHF(out string, c model.Config, tensors map[string]checkpoint.Tensor, 
 	case which != "" && which != Encoder && which != TargetEncoder:
 		return nil, fmt.Errorf("which is %q, want %s or %s", which, Encoder, TargetEncoder)
 	}
+	which = or(which, TargetEncoder)
 	prefix := model.EncoderPrefix
 	if which == TargetEncoder {
 		prefix = c.TargetNetwork()
@@ -114,7 +121,7 @@ func exportHF(out string, c model.Config, tensors map[string]checkpoint.Tensor, 
 		}
 	}
 	if !same {
-		notes = append(notes, fmt.Sprintf("VJEPA2Model has one encoder: only the %s is written", or(which, Encoder)))
+		notes = append(notes, fmt.Sprintf("VJEPA2Model has one encoder: only the %s is written, and surprise takes both", which))
 	}
 	temp, err := os.MkdirTemp(filepath.Dir(out), durable.Unfinished+filepath.Base(out)+"-*")
 	if err != nil {

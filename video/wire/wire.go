@@ -126,15 +126,23 @@ const MaxFrames = (MaxBody - framesHeader) / frameBytes
 
 // Done is what one reading of a file found.
 type Done struct {
-	Codec      string `json:"codec"`
-	Height     int    `json:"height"` // pixels, after rotation, before Short or Square
-	Width      int    `json:"width"`
-	Frames     int    `json:"frames"` // decoded, or passed over without conversion
-	More       bool   `json:"more"`   // Keep ended the reading
-	SeekFailed bool   `json:"seek_failed"`
-	FaultKind  string `json:"fault_kind"`
-	FaultText  string `json:"fault_text"`
-	FaultErrno int    `json:"fault_errno"` // of the operating system, where it is the reason
+	Codec      string   `json:"codec"`
+	Height     int      `json:"height"` // pixels, after rotation, before Short or Square
+	Width      int      `json:"width"`
+	Frames     int      `json:"frames"` // decoded, or passed over without conversion
+	More       bool     `json:"more"`   // Keep ended the reading
+	SeekFailed bool     `json:"seek_failed"`
+	Slow       *Stretch `json:"slow,omitempty"` // with FPS, the first stretch in which the video does not keep up; nil: none
+	FaultKind  string   `json:"fault_kind"`
+	FaultText  string   `json:"fault_text"`
+	FaultErrno int      `json:"fault_errno"` // of the operating system, where it is the reason
+}
+
+// Stretch is a run of frames, each an interval after the one before.
+type Stretch struct {
+	From      float64 `json:"from_s"` // of the first
+	To        float64 `json:"to_s"`   // of the last
+	Intervals int     `json:"intervals"`
 }
 
 // Write sends one message, in one write.

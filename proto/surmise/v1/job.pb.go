@@ -868,7 +868,7 @@ type EvalSpec struct {
 	Pairs string `protobuf:"bytes,1,opt,name=pairs,proto3" json:"pairs,omitempty"`
 	// Steps from one evaluation to the next; default 100.
 	Every int32 `protobuf:"varint,2,opt,name=every,proto3" json:"every,omitempty"`
-	// Frames between the starts of windows; default half the model's clip.
+	// Frames between the starts of windows; default half the model's clip, at most all of it.
 	Stride        int32 `protobuf:"varint,3,opt,name=stride,proto3" json:"stride,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1575,11 +1575,14 @@ type ScoreSpec struct {
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
 	// Frames of a window: the frames of the model's clips, which is the default; the worker refuses another number.
 	Window int32 `protobuf:"varint,3,opt,name=window,proto3" json:"window,omitempty"`
-	// Frames between the starts of windows; default 2.
+	// Frames between the starts of windows; default 2, at most the window: frames between windows would be seen by none.
 	Stride int32 `protobuf:"varint,4,opt,name=stride,proto3" json:"stride,omitempty"`
 	// As in SamplingSpec; default what the model was trained with, for a dataset the step it was published with.
 	FrameStep int32   `protobuf:"varint,5,opt,name=frame_step,json=frameStep,proto3" json:"frame_step,omitempty"`
 	Fps       float64 `protobuf:"fixed64,6,opt,name=fps,proto3" json:"fps,omitempty"`
+	// Frames after sampling above which a video is skipped; default 1024. All of a video's frames are in memory at the model's
+	// size: the worker refuses a limit that allows more than 4 GiB of them.
+	MaxFrames int32 `protobuf:"varint,17,opt,name=max_frames,json=maxFrames,proto3" json:"max_frames,omitempty"`
 	// Frames of a window that the model sees before it predicts the rest, one score each; default one to five eighths of
 	// the window, in whole tubelets, ascending. Must be empty for next_tubelet models, which see every past.
 	Contexts []int32 `protobuf:"varint,7,rep,packed,name=contexts,proto3" json:"contexts,omitempty"`
@@ -1588,8 +1591,9 @@ type ScoreSpec struct {
 	TopTokens *int32 `protobuf:"varint,8,opt,name=top_tokens,json=topTokens,proto3,oneof" json:"top_tokens,omitempty"`
 	// Do not score the untrained twin (same shape, fresh weights) beside the model.
 	SkipTwin bool `protobuf:"varint,9,opt,name=skip_twin,json=skipTwin,proto3" json:"skip_twin,omitempty"`
-	// Seed of the twin's weights and of the bootstrap; default 0, which is a seed like any other.
-	Seed uint64 `protobuf:"varint,10,opt,name=seed,proto3" json:"seed,omitempty"`
+	// Seed of the twin's weights, default that of the model's training (0 where its checkpoint names none), and of the bootstrap,
+	// default 0. 0 is a seed like any other.
+	Seed *uint64 `protobuf:"varint,10,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
 	// CPU threads; default 0: all cores that the worker may use. A worker with fewer cores fails the job.
 	Threads int32 `protobuf:"varint,11,opt,name=threads,proto3" json:"threads,omitempty"`
 	// As in TrainSpec. It need not be the precision that the model was trained in.
@@ -1691,6 +1695,13 @@ func (x *ScoreSpec) GetFps() float64 {
 	return 0
 }
 
+func (x *ScoreSpec) GetMaxFrames() int32 {
+	if x != nil {
+		return x.MaxFrames
+	}
+	return 0
+}
+
 func (x *ScoreSpec) GetContexts() []int32 {
 	if x != nil {
 		return x.Contexts
@@ -1713,8 +1724,8 @@ func (x *ScoreSpec) GetSkipTwin() bool {
 }
 
 func (x *ScoreSpec) GetSeed() uint64 {
-	if x != nil {
-		return x.Seed
+	if x != nil && x.Seed != nil {
+		return *x.Seed
 	}
 	return 0
 }
@@ -1815,8 +1826,9 @@ type RankSpec struct {
 	Measure string `protobuf:"bytes,6,opt,name=measure,proto3" json:"measure,omitempty"`
 	// Energies of the untrained twin too, for the floor.
 	Twin bool `protobuf:"varint,7,opt,name=twin,proto3" json:"twin,omitempty"`
-	// Seed of shuffled orders and of the twin's weights; default 0, which is a seed like any other.
-	Seed uint64 `protobuf:"varint,8,opt,name=seed,proto3" json:"seed,omitempty"`
+	// Seed of shuffled orders, default 0, and of the twin's weights, default that of the model's training (0 where its checkpoint
+	// names none). 0 is a seed like any other.
+	Seed *uint64 `protobuf:"varint,8,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
 	// CPU threads; default 0: all cores that the worker may use.
 	Threads int32 `protobuf:"varint,9,opt,name=threads,proto3" json:"threads,omitempty"`
 	// As in ScoreSpec.
@@ -1907,8 +1919,8 @@ func (x *RankSpec) GetTwin() bool {
 }
 
 func (x *RankSpec) GetSeed() uint64 {
-	if x != nil {
-		return x.Seed
+	if x != nil && x.Seed != nil {
+		return *x.Seed
 	}
 	return 0
 }
@@ -2927,7 +2939,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\xe6\b\n" +
+	"_clip_norm\"\xa0\t\n" +
 	"\tScoreSpec\x12\x1e\n" +
 	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
@@ -2939,13 +2951,15 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"frame_step\x18\x05 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x90N(\x00R\tframeStep\x12)\n" +
-	"\x03fps\x18\x06 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x03fps\x12-\n" +
+	"\x03fps\x18\x06 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x03fps\x12*\n" +
+	"\n" +
+	"max_frames\x18\x11 \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\x84=(\x00R\tmaxFrames\x12-\n" +
 	"\bcontexts\x18\a \x03(\x05B\x11\xbaH\x0e\x92\x01\v\x10@\"\a\x1a\x05\x18\x80\b(\x01R\bcontexts\x12/\n" +
 	"\n" +
 	"top_tokens\x18\b \x01(\x05B\v\xbaH\b\x1a\x06\x18\xc0\x84=(\x00H\x00R\ttopTokens\x88\x01\x01\x12\x1b\n" +
-	"\tskip_twin\x18\t \x01(\bR\bskipTwin\x12\x12\n" +
+	"\tskip_twin\x18\t \x01(\bR\bskipTwin\x12\x17\n" +
 	"\x04seed\x18\n" +
-	" \x01(\x04R\x04seed\x12$\n" +
+	" \x01(\x04H\x01R\x04seed\x88\x01\x01\x12$\n" +
 	"\athreads\x18\v \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12=\n" +
 	"\tprecision\x18\f \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12\xb6\x01\n" +
@@ -2961,7 +2975,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\brecolour\x18\x17 \x01(\bR\brecolour\x12#\n" +
 	"\rtime_reversal\x18\x18 \x01(\bR\ftimeReversal:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\r\n" +
-	"\v_top_tokens\"\xca\x05\n" +
+	"\v_top_tokensB\a\n" +
+	"\x05_seed\"\xd8\x05\n" +
 	"\bRankSpec\x12 \n" +
 	"\x05model\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05model\x124\n" +
@@ -2973,15 +2988,16 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\x90N(\x00R\tframeStep\x12)\n" +
 	"\x03fps\x18\x05 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00@\x8f@)\x00\x00\x00\x00\x00\x00\x00\x00R\x03fps\x12-\n" +
 	"\ameasure\x18\x06 \x01(\tB\x13\xbaH\x10r\x0eR\x00R\x04meanR\x04peakR\ameasure\x12\x12\n" +
-	"\x04twin\x18\a \x01(\bR\x04twin\x12\x12\n" +
-	"\x04seed\x18\b \x01(\x04R\x04seed\x12$\n" +
+	"\x04twin\x18\a \x01(\bR\x04twin\x12\x17\n" +
+	"\x04seed\x18\b \x01(\x04H\x00R\x04seed\x88\x01\x01\x12$\n" +
 	"\athreads\x18\t \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\athreads\x12=\n" +
 	"\tprecision\x18\n" +
 	" \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x04autoR\x04fp32R\x04bf16R\x04tf32R\tprecision\x12\xb6\x01\n" +
 	"\x06device\x18\v \x01(\tB\x9d\x01\xbaH\x99\x01\xba\x01\x95\x01\n" +
 	"\x06device\x124must be auto, cpu, gpu or gpu:N with N from 0 to 255\x1aUthis.matches('^(auto|cpu|gpu(:([0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?)?$')R\x06device:h\xbaHe\x1ac\n" +
-	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0\"\xbc\x02\n" +
+	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\a\n" +
+	"\x05_seed\"\xbc\x02\n" +
 	"\aRankSet\x12$\n" +
 	"\acontext\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\acontext\x121\n" +
@@ -3178,6 +3194,7 @@ func file_surmise_v1_job_proto_init() {
 	file_surmise_v1_job_proto_msgTypes[11].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[12].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[13].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[14].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
