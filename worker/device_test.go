@@ -131,3 +131,38 @@ func TestJobsWithoutADevice(t *testing.T) {
 		t.Errorf("a spec without precision: %+v, %v", p, err)
 	}
 }
+
+// An accelerator scores in large batches, and where these do not fit, in small ones.
+func TestScoringInBatchesThatFit(t *testing.T) {
+	videos := tinyVideos(t)
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir)).GetTrain()
+	spec.Steps = 1
+	trained, err := (Jobs{}).Train(t.Context(), spec, filepath.Join(t.TempDir(), "run"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := logged(t)
+	smaller := 0
+	for free := int64(1 << 20); free <= 1<<32; free *= 2 { // bytes
+		jobs := Jobs{Open: func(string) (xla.Device, error) {
+			d, err := xlatest.New()
+			if err == nil {
+				d.Free = free
+			}
+			return d, err
+		}}
+		score := complete(t, fmt.Sprintf(`{"score":{"pairs":%q,"model":"jobs/a","stride":8,"device":"gpu","skipTwin":true}}`, videos.PairsCSV)).GetScore()
+		said.Reset()
+		_, err := jobs.Score(t.Context(), score, trained.Checkpoint, filepath.Join(t.TempDir(), "scores.json"), &recorder{})
+		again := strings.Contains(said.String(), "smaller batches")
+		if err == nil && again {
+			smaller++
+		}
+		if err == nil && !again {
+			break
+		}
+	}
+	if smaller == 0 {
+		t.Error("there was no memory in which small batches fit alone")
+	}
+}

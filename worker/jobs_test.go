@@ -875,3 +875,25 @@ func TestEvaluationIsKeptApart(t *testing.T) {
 		t.Errorf("said %s", text)
 	}
 }
+
+// Scores of videos that the model was trained on say so.
+func TestScoresOfTrainingVideosSaySo(t *testing.T) {
+	videos := tinyVideos(t)
+	jobs := Jobs{}
+	spec := complete(t, fmt.Sprintf(tinyTrain, filepath.Dir(videos.PairsCSV)))
+	spec.GetTrain().Steps = 1
+	trained, err := jobs.Train(t.Context(), spec.GetTrain(), filepath.Join(t.TempDir(), "run"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	score := complete(t, fmt.Sprintf(`{"score":{"pairs":%q,"model":%q,"stride":4,"skipTwin":true}}`, videos.PairsCSV, trained.Checkpoint))
+	f, err := jobs.Score(t.Context(), score.GetScore(), trained.Checkpoint, filepath.Join(t.TempDir(), "scores.json"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(f.Notes, func(note string) bool {
+		return strings.HasPrefix(note, "4 of 4 videos, the first of them ") && strings.HasSuffix(note, "lie in what the model was trained on")
+	}) {
+		t.Errorf("notes %q", f.Notes)
+	}
+}

@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -12,13 +14,26 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/plausibility/heat"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/trainer/cpu"
 	"github.com/surmise-ml/surmise/trainer/model"
+	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/source"
 )
 
-// ScoreBatch is how many windows are scored at a time: enough to keep a few cores busy, little memory.
+// ScoreBatch is how many windows are scored at a time on a CPU, and at least elsewhere: enough to keep a few cores busy, little
+// memory.
 const ScoreBatch = 8
+
+// BatchOn is how many windows of a model are scored at a time on an accelerator, or on the CPU, nil: what starting and
+// waiting cost is shared by as many windows as have some ten thousand tokens together.
+func BatchOn(on xla.Device, m model.Config) int {
+	const tokens, most = 1 << 15, 64
+	if on == nil {
+		return ScoreBatch
+	}
+	return max(ScoreBatch, min(most, tokens/m.Tokens()))
+}
 
 // Score does a scoring job whose spec is complete, with the model at modelPath, and writes its score file to path, whole
 // or not at all; what else the spec asks for lies beside it (see Beside).
@@ -42,16 +57,32 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	}
 	defer func() { _ = trained.Close() }() // of a file that was only read
 	trained.Device = on
+	batch := BatchOn(on, trained.Config)
+	scores, err := j.scoreBy(ctx, batch, spec, trained, source, machine, modelPath, path, r)
+	if tooLarge := (*xla.TooLargeError)(nil); errors.As(err, &tooLarge) && batch > ScoreBatch {
+		slog.InfoContext(ctx, "scoring in smaller batches, which fit the accelerator", "windows", ScoreBatch, "instead_of", batch)
+		scores, err = j.scoreBy(ctx, ScoreBatch, spec, trained, source, machine, modelPath, path, r)
+	}
+	return scores, err
+}
+
+// scoreBy scores in batches of so many windows.
+func (j Jobs) scoreBy(ctx context.Context, batch int, spec *surmisev1.ScoreSpec, trained *plausibility.Model, source scoreVideos, machine cpu.Options,
+	modelPath, path string, r Reports) (*compare.File, error) {
 	cfg, err := scoreConfig(spec, trained.Config, plausibility.Rate{FrameStep: source.frameStep}.Or(trained.Rate).Or(plausibility.EveryFrame))
 	if err != nil {
 		return nil, err
 	}
+	cfg.Batch = batch
 	cfg.Videos, cfg.Folder, cfg.Dataset = source.videos, source.folder, source.dataset
 	if trained.Rate == (plausibility.Rate{}) && spec.GetFrameStep() == 0 && spec.GetFps() == 0 && source.frameStep == 0 && cfg.Spec.Protocol == "" {
 		cfg.Notes = append(cfg.Notes, rateUnknown)
 	}
+	if note := j.trainedOn(ctx, trained, cfg.Videos); note != "" {
+		cfg.Notes = append(cfg.Notes, note)
+	}
 	cfg.Model, cfg.Decoder, cfg.Precision = trained.Record, video.Decoder(), string(machine.Precision)
-	network, err := trained.Network(cfg.Spec, ScoreBatch, machine)
+	network, err := trained.Network(cfg.Spec, batch, machine)
 	if err != nil {
 		return nil, fmt.Errorf("building model %s: %w", modelPath, err)
 	}
@@ -63,7 +94,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 		if note != "" {
 			cfg.Notes = append(cfg.Notes, note)
 		}
-		twin, err := untrained.Network(cfg.Spec, ScoreBatch, machine)
+		twin, err := untrained.Network(cfg.Spec, batch, machine)
 		if err != nil {
 			return nil, fmt.Errorf("building the untrained twin of %s: %w", modelPath, err)
 		}
@@ -71,7 +102,7 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 		cfg.Twin, cfg.TwinModel = twin, untrained.Record
 	}
 	if spec.GetCopyLastFrame() {
-		last, err := trained.CopyLast(cfg.Spec, ScoreBatch, machine)
+		last, err := trained.CopyLast(cfg.Spec, batch, machine)
 		if err != nil {
 			return nil, fmt.Errorf("building the targets of %s: %w", modelPath, err)
 		}
@@ -128,6 +159,45 @@ func (j Jobs) beside(name, path string) func(string) (string, error) {
 		j.DataRoots = append(slices.Clone(j.DataRoots), filepath.Join(attempts, "..", ".."))
 	}
 	return j.located
+}
+
+// trainedOn is a note where videos lie in what the model was trained on, as far as the names in its checkpoint still stand for
+// files here; "" otherwise. Surprise at what was seen in training says little of what was not.
+func (j Jobs) trainedOn(ctx context.Context, trained *plausibility.Model, videos []plausibility.Video) string {
+	var config struct {
+		Data struct {
+			Data []string `json:"data"`
+		} `json:"data"`
+	}
+	if json.Unmarshal(trained.Record.Config, &config) != nil {
+		return ""
+	}
+	seen := map[string]bool{}
+	for _, name := range config.Data.Data {
+		if source.IsURI(name) {
+			continue
+		}
+		items, err := source.Resolve(ctx, []string{name}, j.DataRoots, nil)
+		if err != nil { // moved, or not for this job to see
+			continue
+		}
+		for _, item := range items {
+			seen[whole(item.Name())] = true
+		}
+	}
+	n, first := 0, ""
+	for _, v := range videos {
+		if !seen[whole(v.Path)] {
+			continue
+		}
+		if n++; n == 1 {
+			first = v.Path
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d videos, the first of them %s, lie in what the model was trained on", n, len(videos), first)
 }
 
 // scoreVideos is what a job scores.

@@ -143,7 +143,7 @@ func (o benchOptions) run(ctx context.Context, in io.Reader, out io.Writer) (err
 	}
 	if o.score {
 		result, err := plausibility.Benchmark(ctx, cfg.Model, plausibility.BenchmarkOptions{
-			Windows: o.windows, Passes: o.steps, Batch: worker.ScoreBatch, Machine: cpu.Options{Threads: threads, Precision: precision}, Device: on})
+			Windows: o.windows, Passes: o.steps, Batch: worker.BatchOn(on, cfg.Model), Machine: cpu.Options{Threads: threads, Precision: precision}, Device: on})
 		if err != nil {
 			return err
 		}
