@@ -100,6 +100,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"coordinator", "--data-dir", "state", "--listen", "127.0.0.1:0", "--max-message-bytes", "10"}, 2, `Error: --max-message-bytes 10: want at least 262144, .*\n`},
 		{[]string{"coordinator", "--data-dir", "st\xff", "--listen", "127.0.0.1:0"}, 2, `Error: --data-dir "st\\xff" is not UTF-8\n`},
 		{[]string{"submit", "--train", ".", "--init", ""}, 2, `Error: --init "": .*\n`},
+		{[]string{"worker", "--data-dir", "w", "--label", "a=\xff"}, 2, `Error: --label "a=\\xff": is not UTF-8\n`},
 		{[]string{"jobs", "--bogus"}, 2, `Error: unknown flag: --bogus\nRun 'surmise jobs --help' for usage.\n`},
 		{[]string{"job"}, 2, `Error: surmise job takes one job, as 'surmise jobs' lists them, got 0 arguments\nRun 'surmise job --help' for usage.\n`},
 		{[]string{"submit"}, 2, `Error: one of --file, --train, --score is needed\nRun .*\n`},

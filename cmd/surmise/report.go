@@ -100,6 +100,9 @@ func scoresOfJob(ctx context.Context, to dial.Options, name string, scores *stri
 	if err != nil {
 		return "", err
 	}
+	if job.GetSpec().GetScore() == nil {
+		return "", badInput(fmt.Errorf("%s has no scores: it is no scoring job", name))
+	}
 	if *scores = artifactFile(job, "scores"); *scores == "" {
 		return "", badInput(fmt.Errorf("%s has no scores: it is %s", name, job.State))
 	}

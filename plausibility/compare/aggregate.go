@@ -132,6 +132,9 @@ func (s *Set) Videos(f *File, a Aggregation) ([]float64, error) {
 			}
 		}
 		if row < 0 {
+			if len(f.Spec.Contexts) == 0 {
+				return nil, fmt.Errorf("aggregation %s: the model has no contexts: it sees every past", a)
+			}
 			return nil, fmt.Errorf("aggregation %s: context %d was not scored, only %v frames", a, a.Context, f.Spec.Contexts)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -67,6 +68,13 @@ func (o Options) Check() error {
 	}
 	if o.Name != "" && !validName.MatchString(o.Name) { // a folder is called by it
 		return &FlagError{"name", o.Name, errors.New("want at most 128 letters, digits, dots, dashes and underscores, a letter or digit first")}
+	}
+	for flag, values := range map[string][]string{"data-dir": {o.DataDir}, "data-root": o.DataRoots} {
+		for _, value := range values {
+			if !utf8.ValidString(value) { // paths are said to the coordinator, in messages
+				return &FlagError{flag, value, errors.New("is not UTF-8")}
+			}
+		}
 	}
 	_, err := dataRoots(o.DataRoots)
 	return err

@@ -3,6 +3,7 @@ package workercmd
 import (
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 )
@@ -29,6 +30,11 @@ func (o Offer) check() error {
 		return &FlagError{"memory", fmt.Sprint(o.Memory), errors.New("want 0 or more")}
 	case len(o.Labels) > 64:
 		return &FlagError{"label", fmt.Sprint(len(o.Labels)), errors.New("want at most 64")}
+	}
+	for name, value := range o.Labels {
+		if label := name + "=" + value; !utf8.ValidString(label) { // it is said to the coordinator, in a message
+			return &FlagError{"label", label, errors.New("is not UTF-8")}
+		}
 	}
 	return nil
 }

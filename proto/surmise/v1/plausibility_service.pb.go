@@ -143,7 +143,8 @@ type CompareScoresRequest struct {
 	// Seed of the bootstrap and of the halves; default 0, which is a seed like any other.
 	Seed uint64 `protobuf:"varint,3,opt,name=seed,proto3" json:"seed,omitempty"`
 	// What each job's model is called, one label per name; default none: each job by its name. Jobs of one label are
-	// trainings of one model with different seeds: figures are their means, and intervals resample them too.
+	// trainings of one model with different seeds: figures are their means, and intervals resample them too. One model alone is
+	// called "model", whatever its label.
 	Labels []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
 	// List every video with its percentile; default false.
 	Videos        bool `protobuf:"varint,5,opt,name=videos,proto3" json:"videos,omitempty"`
@@ -1682,12 +1683,12 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x012\x12^[A-Za-z0-9_.:-]*$R\trequestId\"`\n" +
 	"\x19RankContinuationsResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
-	"\brankings\x18\x02 \x03(\v2\x13.surmise.v1.RankingR\brankings\"\xec\x01\n" +
+	"\brankings\x18\x02 \x03(\v2\x13.surmise.v1.RankingR\brankings\"\xf7\x01\n" +
 	"\x14CompareScoresRequest\x12>\n" +
 	"\x05names\x18\x01 \x03(\tB(\xbaH%\x92\x01\"\b\x01\x10@\x18\x01\"\x1ar\x182\x16^jobs/[a-z0-9-]{1,63}$R\x05names\x12=\n" +
 	"\ameasure\x18\x02 \x01(\tB#\xbaH r\x1e2\x1c^[a-z_]{0,32}(@[0-9]{1,6})?$R\ameasure\x12\x12\n" +
-	"\x04seed\x18\x03 \x01(\x04R\x04seed\x12)\n" +
-	"\x06labels\x18\x04 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10@\"\ar\x05\x10\x01\x18\x80\x01R\x06labels\x12\x16\n" +
+	"\x04seed\x18\x03 \x01(\x04R\x04seed\x124\n" +
+	"\x06labels\x18\x04 \x03(\tB\x1c\xbaH\x19\x92\x01\x16\x10@\"\x12r\x10\x10\x01\x18\x80\x012\t^[^\\pC]*$R\x06labels\x12\x16\n" +
 	"\x06videos\x18\x05 \x01(\bR\x06videos\"\xf4\x03\n" +
 	"\x15CompareScoresResponse\x12\x18\n" +
 	"\ameasure\x18\x01 \x01(\tR\ameasure\x12\x18\n" +
