@@ -1,6 +1,9 @@
 package compare
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // outcome counts, for each group, what was told apart and what tied, [G] each.
 type outcome struct{ wins, ties []float64 }
@@ -67,23 +70,26 @@ type ordered struct {
 	possible bool
 }
 
+// sumRounding is how far the means of two sides may lie apart, relative to them, and still tie: the order in which windows
+// and videos were added up. A single token that differs by the last bit of a float32 weighs more.
+const sumRounding = 1e-12
+
 // wholeGroups tells for each group whether its impossible videos together surprise more than its possible ones.
 func wholeGroups(groups []group, surprise []float64) outcome {
 	out := newOutcome(len(groups))
 	for g := range groups {
-		average := func(videos []int) float64 {
-			values := make([]float64, len(videos))
-			for i, v := range videos {
-				values[i] = surprise[v]
+		average := func(videos []int) (mean float64) {
+			for _, v := range videos {
+				mean += surprise[v]
 			}
-			slices.Sort(values) // the same values are the same sum, in whatever order
-			return sum(values) / float64(len(values))
+			return mean / float64(len(videos))
 		}
-		switch possible, impossible := average(groups[g].possible), average(groups[g].impossible); {
+		possible, impossible := average(groups[g].possible), average(groups[g].impossible)
+		switch {
+		case math.Abs(possible-impossible) <= sumRounding*max(math.Abs(possible), math.Abs(impossible)):
+			out.ties[g] = 1
 		case possible < impossible:
 			out.wins[g] = 1
-		case possible == impossible:
-			out.ties[g] = 1
 		}
 	}
 	return out

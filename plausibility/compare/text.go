@@ -258,7 +258,7 @@ func (t *Table) writeChance(b *strings.Builder) {
 			header = append(header, c+", whole groups")
 		}
 	}
-	lines := [][]string{append(header, "")}
+	lines := [][]string{header}
 	for i, r := range t.Rows {
 		if r.Pooled && (i == 0 || !t.Rows[i-1].Pooled) {
 			lines = append(lines, nil)
@@ -272,7 +272,7 @@ func (t *Table) writeChance(b *strings.Builder) {
 				line = append(line, c.GroupChance.String())
 			}
 		}
-		lines = append(lines, append(line, ""))
+		lines = append(lines, line)
 	}
 	writeColumns(b, lines)
 }

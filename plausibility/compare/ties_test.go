@@ -121,6 +121,9 @@ func TestWholeGroupsTieWhateverTheOrder(t *testing.T) {
 	if got := wholeGroups(g, []float64{0.1, 0.2, 0.3, 0.3, 0.2, 0.1}); got.ties[0] != 1 || got.wins[0] != 0 {
 		t.Errorf("%+v", got)
 	}
+	if got := wholeGroups(g, []float64{0.1, 0.2, 0.3, 0.3, 0.2, 0.1 + 1e-9}); got.ties[0] != 0 || got.wins[0] != 1 {
+		t.Errorf("what differs by more than rounding: %+v", got)
+	}
 }
 
 // A statistic chosen on one half and tied on the other is not below chance for it.
@@ -205,7 +208,7 @@ func TestFamilywiseRate(t *testing.T) {
 	}
 	// Two standard errors of 400 tables at 5 % are 2.2 points; p comes in steps, which makes it fewer.
 	share := float64(wrong) / tables
-	if share < 0.02 || share > 0.072 {
+	if share < 0.01 || share > 0.072 {
 		t.Errorf("%.1f %% of tables of nothing say something", 100*share)
 	}
 	t.Logf("%.1f %% of %d tables", 100*share, tables)
