@@ -331,7 +331,6 @@ func writeColumns(b *strings.Builder, lines [][]string) {
 			switch {
 			case i == 0:
 				b.WriteString(cell + pad)
-			case i == len(line)-1 && cell == "": // the others are numbers alone
 			case i == len(line)-1:
 				b.WriteString("  " + cell)
 			default:
