@@ -52,8 +52,8 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 	}
 	s.applies = newGather(togetherMax, s.applyAll)
 	s.hot = newHot(s.read)
-	// Coordinators that start together migrate one after the other.
-	locker, err := lock.NewPostgresSessionLocker()
+	// Coordinators that start together migrate one after the other; who waits looks every second, for five minutes.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err == nil {
 		err = s.migrate(ctx, goose.DialectPostgres, "postgres", goose.WithSessionLocker(locker))
 	}

@@ -120,6 +120,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	store, err := queue.Open(ctx, o.Store, time.Now)
 	if err != nil {
+		if ctx.Err() != nil { // told to stop while it waited for the database, which is no failure
+			o.Logger.Info("coordinator stopped before it served", "opening", err)
+			return nil
+		}
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
