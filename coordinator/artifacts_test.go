@@ -213,7 +213,7 @@ func TestScoresInAStore(t *testing.T) {
 // readingComparer keeps what it reads.
 type readingComparer struct{ text *atomic.Value }
 
-func (c readingComparer) Compare(_ context.Context, files []coordinator.ScoreFile, _ *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
+func (c readingComparer) Compare(_ context.Context, files []coordinator.ScoreFile, _ *coordinator.ScoreFile, _ *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
 	text, err := os.ReadFile(files[0].Path)
 	c.text.Store(string(text))
 	return &surmisev1.CompareScoresResponse{}, err

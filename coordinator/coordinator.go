@@ -85,8 +85,9 @@ type Store interface {
 
 // Comparer reads score files. It speaks in messages of the API because nothing here looks inside them.
 type Comparer interface {
-	// Compare compares the score files of the jobs that a request names, in its order.
-	Compare(ctx context.Context, files []ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error)
+	// Compare compares the score files of the jobs that a request names, in its order. reference is that of the job it names
+	// as such; nil for none.
+	Compare(ctx context.Context, files []ScoreFile, reference *ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error)
 	// Scores passes the videos of one score file to each, in order, until each returns an error, which it returns.
 	Scores(ctx context.Context, path string, each func(*surmisev1.GetScoresResponse) error) error
 }

@@ -800,14 +800,18 @@ func TestStoppingEndsStreams(t *testing.T) {
 // comparer stands for the reading of score files.
 type comparer struct{ panics bool }
 
-func (c comparer) Compare(_ context.Context, files []coordinator.ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
+func (c comparer) Compare(_ context.Context, files []coordinator.ScoreFile, reference *coordinator.ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
 	if c.panics {
 		panic("as asked")
 	}
 	if len(files) == 2 {
 		return nil, errors.New("score files are unlike")
 	}
-	return &surmisev1.CompareScoresResponse{Measure: req.Measure, Columns: []string{files[0].Source, files[0].Path}}, nil
+	columns := []string{files[0].Source, files[0].Path}
+	if reference != nil {
+		columns = append(columns, reference.Source, reference.Path)
+	}
+	return &surmisev1.CompareScoresResponse{Measure: req.Measure, Columns: columns}, nil
 }
 
 func (comparer) Scores(_ context.Context, path string, each func(*surmisev1.GetScoresResponse) error) error {
@@ -842,6 +846,14 @@ func TestScoring(t *testing.T) {
 	if err != nil || got.Measure != "max@4" || got.Columns[0] != names[0] || filepath.Base(got.Columns[1]) != "scores.json" {
 		t.Errorf("compared as %v, %v", got, err)
 	}
+	got, err = s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: names[:1], Reference: names[1]})
+	if err != nil || len(got.Columns) != 4 || got.Columns[2] != names[1] || got.Columns[3] == got.Columns[1] {
+		t.Errorf("compared by a reference as %v, %v", got, err)
+	}
+	_, err = s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: names[:1], Reference: trained.Name})
+	wantCode(t, err, codes.FailedPrecondition) // no scoring job
+	_, err = s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: names[:1], Reference: "scores.json"})
+	wantField(t, err, "reference")
 	stream, err := s.scores.GetScores(s.ctx, &surmisev1.GetScoresRequest{Name: names[0]})
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -26,7 +27,17 @@ func (s *Server) CompareScores(ctx context.Context, req *surmisev1.CompareScores
 		defer release()
 		files = append(files, file)
 	}
-	if err := checkSizes(files); err != nil {
+	var reference *ScoreFile
+	all := files
+	if req.Reference != "" {
+		file, release, err := s.scoreFile(ctx, req.Reference)
+		if err != nil {
+			return nil, err
+		}
+		defer release()
+		reference, all = &file, append(slices.Clone(files), file)
+	}
+	if err := checkSizes(all); err != nil {
 		return nil, err
 	}
 	// One comparison at a time: each holds its files in memory, and a cancelled one its core for a while.
@@ -36,7 +47,7 @@ func (s *Server) CompareScores(ctx context.Context, req *surmisev1.CompareScores
 	case <-ctx.Done():
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
-	response, err := s.comparer.Compare(ctx, files, req)
+	response, err := s.comparer.Compare(ctx, files, reference, req)
 	return response, scoreStatus(err)
 }
 

@@ -135,9 +135,25 @@ func (c *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// unlabelled tells whether videos have no labels: all of them, or none.
+func unlabelled(videos []Video) bool { return len(videos) > 0 && videos[0].Label == compare.NoLabel }
+
+// together is how many videos without labels are scored as a group is: their windows fill batches, and their maps are in
+// memory at once.
+const together = 16
+
 // byGroup sorts videos into groups in order of first appearance, and checks that
-// each has both a possible and an impossible one, of one property.
+// each has both a possible and an impossible one, of one property. Videos without labels are in groups only so as to be
+// scored together.
 func byGroup(videos []Video) ([][]Video, error) {
+	if unlabelled(videos) {
+		for _, v := range videos {
+			if v.Label != compare.NoLabel || v.Group != "" || v.Property != "" || v.Pair != "" {
+				return nil, fmt.Errorf("video %s: label %d, group %q, property %q, pair %q; want %d and none of them, as of the first", v.Path, v.Label, v.Group, v.Property, v.Pair, compare.NoLabel)
+			}
+		}
+		return slices.Collect(slices.Chunk(videos, together)), nil
+	}
 	index := map[string]int{}
 	var groups [][]Video
 	for _, v := range videos {

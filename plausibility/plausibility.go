@@ -3,6 +3,7 @@
 // something implausible happens the error is high.
 //
 //	pairs.go     pairs.csv -> the videos to score
+//	unlabelled.go  names of videos, folders, indexes -> the same, without labels
 //	datasets.go  the folder of a benchmark -> the same; intphys.go, intphys2.go, grasp.go, inflevel.go
 //	windows.go   frames -> sliding windows; token errors -> surprise
 //	network.go   a model at work on windows; tubelets.go: what overlapping ones have in common
@@ -32,12 +33,12 @@ import (
 // Spec says how windows are taken and reduced; see compare.Spec.
 type Spec = compare.Spec
 
-// Video is one row of a pairs file, or one video of a dataset.
+// Video is one row of a pairs file, one video of a dataset, or one without a label.
 type Video struct {
 	Path     string // of the file, or of the folder of its frames; or a URI
 	Name     string // as the pairs file or dataset names it, for the record; empty: Path
-	Label    int    // 1 possible, 0 impossible
-	Group    string // videos of a group share everything but the event
+	Label    int    // 1 possible, 0 impossible; compare.NoLabel
+	Group    string // videos of a group share everything but the event; empty without a label
 	Property string // what the event violates
 
 	// Pair names the pair inside the group, where the dataset says it; where a video of the

@@ -17,7 +17,7 @@ import (
 
 // Config is one scoring run.
 type Config struct {
-	Videos []Video // see ReadPairs
+	Videos []Video // see ReadPairs and Unlabelled
 	Folder string  // that names in Videos are relative to, absolute, for the record; may be empty
 	// Dataset is where the videos came from, for the record; nil for a pairs file.
 	Dataset *compare.Dataset
@@ -100,6 +100,8 @@ func (c *Config) validate() error {
 		return errors.New("predictor: none")
 	case c.Controls.validate() != nil:
 		return c.Controls.validate()
+	case c.Controls != nil && unlabelled(c.Videos):
+		return errors.New("controls: they are of possible videos, and these have no labels")
 	case c.Patch < 1 || c.Size < c.Patch || c.Size%c.Patch != 0:
 		return fmt.Errorf("size: %d pixels, want a multiple of the patch of %d", c.Size, c.Patch)
 	case c.Tubelet < 1 || c.Spec.Window%c.Tubelet != 0:
@@ -175,10 +177,16 @@ func Score(ctx context.Context, c Config) (*compare.File, error) {
 	}
 	f := s.file
 	if len(f.Videos) == 0 {
-		return nil, fmt.Errorf("scoring: no group is left of %d; the first video skipped was %s: %s", len(groups), f.Skipped[0].Path, f.Skipped[0].Reason)
+		left := fmt.Sprintf("no group is left of %d", len(groups))
+		if unlabelled(c.Videos) {
+			left = fmt.Sprintf("no video is left of %d", len(c.Videos))
+		}
+		return nil, fmt.Errorf("scoring: %s; the first video skipped was %s: %s", left, f.Skipped[0].Path, f.Skipped[0].Reason)
 	}
 	f.Data = compare.Digest(f.Videos)
-	review(f)
+	if !f.Unlabelled() {
+		review(f)
+	}
 	if err := f.Validate(); err != nil {
 		return nil, fmt.Errorf("scoring: %w", err)
 	}
@@ -230,7 +238,7 @@ type scoredVideo struct {
 }
 
 // group scores the videos of one group as they are decoded, and enters them into
-// the file, all or none.
+// the file, all or none; of videos without labels, those that can be scored.
 func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decodedVideo) error {
 	var begun []*videoScores
 	s.pending = s.pending[:0]
@@ -242,6 +250,8 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 			return nil // the reader has failed, and its error is what Score returns
 		}
 		switch {
+		case d.skip != "" && v.Label == compare.NoLabel:
+			s.file.Skipped = append(s.file.Skipped, compare.Skipped{Path: v.name(), Reason: d.skip})
 		case d.skip != "":
 			reasons[i] = d.skip
 			if broken == "" {
@@ -277,15 +287,9 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(videos, func(v Video) bool { return v.Pair == "" }) {
-		for i := range scored {
-			scored[i].video.Pair = ""
-		}
-		match(scored)
+	if !unlabelled(videos) {
+		s.pair(videos, scored)
 	}
-	locate(scored, s.c.Size)
-	s.contrast(scored)
-	s.c.Controls.add(scored)
 	for _, one := range scored {
 		if s.c.Maps != nil {
 			s.c.Maps.Add(one.maps)
@@ -296,6 +300,19 @@ func (s *scorer) group(ctx context.Context, videos []Video, decoded <-chan decod
 		}
 	}
 	return nil
+}
+
+// pair enters what only the videos of a group tell of one another.
+func (s *scorer) pair(videos []Video, scored []scoredVideo) {
+	if slices.ContainsFunc(videos, func(v Video) bool { return v.Pair == "" }) {
+		for i := range scored {
+			scored[i].video.Pair = ""
+		}
+		match(scored)
+	}
+	locate(scored, s.c.Size)
+	s.contrast(scored)
+	s.c.Controls.add(scored)
 }
 
 // contrast enters what only all of a group's videos together tell.

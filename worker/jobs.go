@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/surmise-ml/surmise/internal/durable"
-	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
 	"github.com/surmise-ml/surmise/trainer/parallel"
@@ -115,11 +114,11 @@ func (j Jobs) runScore(ctx context.Context, spec *surmisev1.ScoreSpec, a Assignm
 	if err != nil {
 		return nil, err
 	}
-	table, err := compare.Summarize(scores, compare.Options{Seed: spec.GetSeed()})
+	metrics, err := metricsOf(scores, spec.GetSeed())
 	if err != nil {
 		return nil, err
 	}
-	result := &surmisev1.Result{Metrics: scoreMetrics(table)}
+	result := &surmisev1.Result{Metrics: metrics}
 	for _, name := range []string{scoresArtifact, mapsArtifact, controlsArtifact} {
 		file := path
 		if name != scoresArtifact {

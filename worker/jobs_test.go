@@ -484,6 +484,69 @@ func TestScoreTakesRelativePaths(t *testing.T) {
 	}
 }
 
+// Videos without labels are scored as those of pairs are, and named below the folder that holds all.
+func TestScoreWithoutLabels(t *testing.T) {
+	videos := tinyVideos(t)
+	root := filepath.Dir(videos.PairsCSV)
+	spec := complete(t, fmt.Sprintf(tinyTrain, videos.ClipsDir))
+	spec.GetTrain().Steps = 1
+	jobs := Jobs{DataRoots: []string{root}}
+	trained, err := jobs.Train(t.Context(), spec.GetTrain(), filepath.Join(root, "run"), &recorder{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := plausibility.ReadPairs(videos.PairsCSV, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "broken.avi"), []byte("no video"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	result := ran(t, jobs, fmt.Sprintf(`{"score":{"videos":[%q,%q,"file://%s"],"model":%q,"stride":4,"maps":true}}`,
+		filepath.Dir(made[0].Path), filepath.Join(root, "broken.avi"), made[0].Path, trained.Checkpoint), trained.Checkpoint)
+	file, err := compare.Load(result.Artifacts[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(file.Videos) != len(made) || !file.Unlabelled() || file.Folder != root || !strings.HasPrefix(file.Videos[0].Path, "pairs/") ||
+		len(file.Skipped) != 1 || file.Skipped[0].Path != "broken.avi" || result.Artifacts[1].Name != mapsArtifact {
+		t.Errorf("%d videos in %s, the first %+v, skipped %+v, artifacts %v", len(file.Videos), file.Folder, file.Videos[0], file.Skipped, result.Artifacts)
+	}
+	for _, name := range []string{"mean_surprise", "largest_surprise", "twin_mean_surprise", "videos", "skipped_videos"} {
+		if _, ok := result.Metrics[name]; !ok {
+			t.Errorf("no figure %s in %v", name, result.Metrics)
+		}
+	}
+	labelled := ran(t, jobs, fmt.Sprintf(`{"score":{"pairs":%q,"model":%q,"stride":4}}`, videos.PairsCSV, trained.Checkpoint), trained.Checkpoint)
+	ordinary, err := compare.Load(labelled.Artifacts[0].Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	surprise := map[string][][]float64{}
+	for i, v := range ordinary.Videos {
+		surprise[v.SHA256] = ordinary.Sets[0].Scores[i].Surprise
+	}
+	for i, v := range file.Videos {
+		if got, want := file.Sets[0].Scores[i].Surprise, surprise[v.SHA256]; !slices.EqualFunc(got, want, slices.Equal) {
+			t.Errorf("%s surprises by %v without a label, %v with one", v.Path, got, want)
+		}
+	}
+	listing, err := compare.List(file, ordinary, compare.Options{})
+	if err != nil || listing.Reference.Videos != len(made)/2 || listing.Reference.Shared != len(made)/2 {
+		t.Errorf("listed by its possible videos: %+v, %v", listing, err)
+	}
+	for names, want := range map[string]string{
+		`"` + filepath.Dir(root) + `"`:                                     "score.videos[0]: ",
+		`"` + made[0].Path + `","` + filepath.Join(root, "nope.avi") + `"`: "score.videos[1]: ",
+		`"s3://bucket/a.mp4"`:                                              "score.videos",
+	} {
+		score := complete(t, fmt.Sprintf(`{"score":{"videos":[%s],"model":%q}}`, names, trained.Checkpoint)).GetScore()
+		if _, err := jobs.Score(t.Context(), score, score.Model, filepath.Join(t.TempDir(), "scores.json"), &recorder{}); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", names, err, want)
+		}
+	}
+}
+
 // The videos of a benchmark, in its layout, are scored under a protocol, and the file says so; a root outside the data
 // roots is refused.
 func TestScoreDataset(t *testing.T) {

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,7 +17,6 @@ import (
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/video"
-	"github.com/surmise-ml/surmise/video/source"
 )
 
 // ScoreBatch is how many windows are scored at a time on a CPU, and at least elsewhere: enough to keep a few cores busy, little
@@ -47,7 +45,9 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	if err != nil {
 		return nil, fmt.Errorf("score.%w", err)
 	}
-	source, err := j.videos(spec)
+	decoders, done := video.OwnPool(j.Decoders)
+	defer done()
+	source, err := j.videos(ctx, spec, decoders)
 	if err != nil {
 		return nil, err
 	}
@@ -58,17 +58,17 @@ func (j Jobs) Score(ctx context.Context, spec *surmisev1.ScoreSpec, modelPath, p
 	defer func() { _ = trained.Close() }() // of a file that was only read
 	trained.Device = on
 	batch := BatchOn(on, trained.Config)
-	scores, err := j.scoreBy(ctx, batch, spec, trained, source, machine, modelPath, path, r)
+	scores, err := j.scoreBy(ctx, batch, spec, trained, source, decoders, machine, modelPath, path, r)
 	if tooLarge := (*xla.TooLargeError)(nil); errors.As(err, &tooLarge) && batch > ScoreBatch {
 		slog.InfoContext(ctx, "scoring in smaller batches, which fit the accelerator", "windows", ScoreBatch, "instead_of", batch)
-		scores, err = j.scoreBy(ctx, ScoreBatch, spec, trained, source, machine, modelPath, path, r)
+		scores, err = j.scoreBy(ctx, ScoreBatch, spec, trained, source, decoders, machine, modelPath, path, r)
 	}
 	return scores, err
 }
 
 // scoreBy scores in batches of so many windows.
-func (j Jobs) scoreBy(ctx context.Context, batch int, spec *surmisev1.ScoreSpec, trained *plausibility.Model, source scoreVideos, machine cpu.Options,
-	modelPath, path string, r Reports) (*compare.File, error) {
+func (j Jobs) scoreBy(ctx context.Context, batch int, spec *surmisev1.ScoreSpec, trained *plausibility.Model, source scoreVideos, decoders *video.Pool,
+	machine cpu.Options, modelPath, path string, r Reports) (*compare.File, error) {
 	cfg, err := scoreConfig(spec, trained.Config, plausibility.Rate{FrameStep: source.frameStep}.Or(trained.Rate).Or(plausibility.EveryFrame))
 	if err != nil {
 		return nil, err
@@ -109,8 +109,6 @@ func (j Jobs) scoreBy(ctx context.Context, batch int, spec *surmisev1.ScoreSpec,
 		defer func() { _ = last.Close() }()
 		cfg.CopyLast = last
 	}
-	decoders, done := video.OwnPool(j.Decoders)
-	defer done()
 	cfg.Read, cfg.Count, cfg.Local = decoders.ReadFrames, decoders.CountFrames, decoders.Local
 	cfg.Progress = func(p plausibility.Progress) {
 		r.Progress(&surmisev1.Progress{
@@ -159,96 +157,6 @@ func (j Jobs) beside(name, path string) func(string) (string, error) {
 		j.DataRoots = append(slices.Clone(j.DataRoots), filepath.Join(attempts, "..", ".."))
 	}
 	return j.located
-}
-
-// trainedOn is a note where videos lie in what the model was trained on, as far as the names in its checkpoint still stand for
-// files here; "" otherwise. Surprise at what was seen in training says little of what was not.
-func (j Jobs) trainedOn(ctx context.Context, trained *plausibility.Model, videos []plausibility.Video) string {
-	var config struct {
-		Data struct {
-			Data []string `json:"data"`
-		} `json:"data"`
-	}
-	if json.Unmarshal(trained.Record.Config, &config) != nil {
-		return ""
-	}
-	seen := map[string]bool{}
-	for _, name := range config.Data.Data {
-		if source.IsURI(name) {
-			continue
-		}
-		items, err := source.Resolve(ctx, []string{name}, j.DataRoots, nil)
-		if err != nil { // moved, or not for this job to see
-			continue
-		}
-		for _, item := range items {
-			seen[whole(item.Name())] = true
-		}
-	}
-	n, first := 0, ""
-	for _, v := range videos {
-		if !seen[whole(v.Path)] {
-			continue
-		}
-		if n++; n == 1 {
-			first = v.Path
-		}
-	}
-	if n == 0 {
-		return ""
-	}
-	return fmt.Sprintf("%d of %d videos, the first of them %s, lie in what the model was trained on", n, len(videos), first)
-}
-
-// scoreVideos is what a job scores.
-type scoreVideos struct {
-	videos    []plausibility.Video
-	folder    string           // absolute; what their names are relative to
-	dataset   *compare.Dataset // nil for a pairs file
-	frameStep int              // of the dataset, for a job that names no other; 0 for a pairs file
-}
-
-// videos reads the pairs file or the dataset.
-func (j Jobs) videos(spec *surmisev1.ScoreSpec) (scoreVideos, error) {
-	if spec.GetDataset() == "" {
-		out, err := j.pairs(spec.GetPairs())
-		if err != nil {
-			return out, fmt.Errorf("score.pairs: %w", err)
-		}
-		return out, nil
-	}
-	path, err := j.located(spec.GetRoot())
-	if err != nil {
-		return scoreVideos{}, fmt.Errorf("score.root: %w", err)
-	}
-	d, err := plausibility.ReadDataset(spec.GetDataset(), path, j.DataRoots)
-	if err != nil {
-		return scoreVideos{}, fmt.Errorf("score.root: %w", err)
-	}
-	return scoreVideos{d.Videos, d.Folder, &compare.Dataset{Name: d.Name, Notes: d.Notes}, d.FrameStep}, nil
-}
-
-// pairs reads a pairs file.
-func (j Jobs) pairs(name string) (scoreVideos, error) {
-	path, err := j.located(name)
-	if err != nil {
-		return scoreVideos{}, err
-	}
-	folder, err := filepath.Abs(filepath.Dir(path))
-	if err != nil {
-		return scoreVideos{}, err
-	}
-	videos, err := plausibility.ReadPairs(path, j.DataRoots)
-	return scoreVideos{videos: videos, folder: folder}, err
-}
-
-// located is the path of what a job names, which must lie below the data roots.
-func (j Jobs) located(name string) (string, error) {
-	path, err := localPath(name)
-	if err == nil {
-		_, err = source.Below(j.DataRoots, path)
-	}
-	return path, err
 }
 
 // Beside is where a score file's companion lies: "maps", the surprise of every token, or "controls", a score file of
@@ -333,32 +241,4 @@ func scoreConfig(s *surmisev1.ScoreSpec, m model.Config, usual plausibility.Rate
 		cfg.Controls = &plausibility.Controls{Kinds: kinds}
 	}
 	return cfg, nil
-}
-
-// scoreMetrics are the pooled figures, and the accuracy of every property.
-func scoreMetrics(t *compare.Table) map[string]float64 {
-	out := map[string]float64{}
-	all, ok := t.Row(compare.All)
-	if !ok {
-		return out
-	}
-	for c, name := range t.Columns {
-		prefix := ""
-		if name == compare.TwinSet {
-			prefix = "twin_"
-		}
-		cell := all.Cells[c]
-		out[prefix+"pairwise_accuracy"] = cell.Accuracy.Value
-		out[prefix+"pairwise_accuracy_low"] = cell.Accuracy.Low
-		out[prefix+"pairwise_accuracy_high"] = cell.Accuracy.High
-		out[prefix+"auroc"] = cell.AUROC.Value
-	}
-	out["pairs"] = float64(all.Pairs)
-	const most = 900 // of the 1000 figures that a result may hold
-	for _, row := range t.Rows {
-		if row.Name != compare.All && len(out) < most && len(row.Name) <= 200 {
-			out["pairwise_accuracy."+row.Name] = row.Cells[0].Accuracy.Value
-		}
-	}
-	return out
 }

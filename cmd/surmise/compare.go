@@ -17,7 +17,7 @@ import (
 )
 
 func newCompareCommand() *cobra.Command {
-	var measure, plot string
+	var measure, plot, reference string
 	var seed uint64
 	var asJSON, videos, published bool
 	cmd := &cobra.Command{
@@ -26,7 +26,10 @@ func newCompareCommand() *cobra.Command {
 		Long: `Show how well surprise tells possible from impossible videos, per property, with 95 % intervals by bootstrap over groups.
 One file sets its model beside the untrained twin; several set the later models beside the first, for which they must have
 been made with the same settings on the same videos. Files of one NAME are trainings of one model with different seeds:
-figures are their means, and intervals resample them too. Without a NAME a model is called as its file.`,
+figures are their means, and intervals resample them too. Without a NAME a model is called as its file.
+
+Videos without labels, of one file, are listed by how much they surprise. With --reference, the scores of ordinary videos by
+the same model, each has its percentile among those, and p, how often one of those would surprise as much.`,
 		Args: someArguments("one score file or more"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
@@ -42,7 +45,15 @@ figures are their means, and intervals resample them too. Without a NAME a model
 					return badInput(fmt.Errorf("--measure: %w", err))
 				}
 			}
-			table, first, err := compareFiles(paths, options)
+			models, err := loadModels(paths)
+			if err != nil {
+				return badInput(err)
+			}
+			first := models[0].Files[0]
+			if first.Unlabelled() || reference != "" {
+				return list(cmd.OutOrStdout(), models, reference, plot, options, asJSON)
+			}
+			table, err := compare.Candidates(models, options)
 			if err != nil {
 				return badInput(err)
 			}
@@ -56,39 +67,39 @@ figures are their means, and intervals resample them too. Without a NAME a model
 				}
 			}
 			if asJSON {
-				return writeTableJSON(cmd.OutOrStdout(), table)
+				return writeIndented(cmd.OutOrStdout(), table)
 			}
-			if err := table.WriteText(cmd.OutOrStdout()); err != nil {
+			out := harmlessWriter{cmd.OutOrStdout()}
+			if err := table.WriteText(out); err != nil {
 				return err
 			}
-			return table.WriteVideos(cmd.OutOrStdout())
+			return table.WriteVideos(out)
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&measure, "measure", "", "avg, max, filtered_avg, filtered_max, peak, peak_avg, peak_after_parting, peak_at_parting or contrast_at_parting; of one context as in max@4 (default what suits the scores)")
 	flags.Uint64Var(&seed, "seed", 0, "seed of the bootstrap and of the halves of the groups")
-	flags.BoolVar(&videos, "videos", false, "list every video with its surprise and its percentile among possible ones")
+	flags.BoolVar(&videos, "videos", false, "list every video with its surprise and its percentile among possible ones; without labels all, not the first 20")
 	flags.BoolVar(&published, "published", false, "print the metrics of the published evaluation of one file, quirks included, in place of the table")
+	flags.StringVar(&reference, "reference", "", "of videos without labels: scores of ordinary videos to judge them by, of which the possible ones count where there are labels")
 	flags.StringVar(&plot, "plot", "", "draw the table and typical pairs into this PNG file")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	cobra.CheckErr(cmd.MarkFlagFilename("plot", "png"))
-	for _, other := range []string{"measure", "seed", "videos", "plot"} {
+	cobra.CheckErr(cmd.MarkFlagFilename("reference", "json"))
+	for _, other := range []string{"measure", "seed", "videos", "plot", "reference"} {
 		cmd.MarkFlagsMutuallyExclusive("published", other)
 	}
 	return cmd
 }
 
-// compareFiles makes the table of the score files that arguments name. It also returns the first file.
-func compareFiles(arguments []string, o compare.Options) (*compare.Table, *compare.File, error) {
+// loadModels reads the score files that arguments name.
+func loadModels(arguments []string) ([]compare.Candidate, error) {
 	var models []compare.Candidate
 	for _, argument := range arguments {
 		name, path := modelAndPath(argument)
-		f, err := compare.Load(path)
-		if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(path, "jobs/") {
-			err = fmt.Errorf("%s: a coordinator knows it; 'surmise fetch %s scores' brings its scores", path, path)
-		}
+		f, err := loadScores(path)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		if name == "" { // two files of one name in two folders are two models
 			models = append(models, compare.Candidate{Name: strings.TrimSuffix(filepath.Base(path), ".json"), Files: []*compare.File{f}})
@@ -96,8 +107,47 @@ func compareFiles(arguments []string, o compare.Options) (*compare.Table, *compa
 		}
 		models = compare.AddTraining(models, name, f)
 	}
-	table, err := compare.Candidates(models, o)
-	return table, models[0].Files[0], err
+	return models, nil
+}
+
+func loadScores(path string) (*compare.File, error) {
+	f, err := compare.Load(path)
+	if errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(path, "jobs/") {
+		err = fmt.Errorf("%s: a coordinator knows it; 'surmise fetch %s scores' brings its scores", path, path)
+	}
+	return f, err
+}
+
+// listedVideos is how many videos without labels are printed unless all are asked for.
+const listedVideos = 20
+
+// list prints videos without labels.
+func list(w io.Writer, models []compare.Candidate, reference, plot string, o compare.Options, asJSON bool) error {
+	if n := len(models) + len(models[0].Files) - 1; n != 1 {
+		return badInput(fmt.Errorf("%d score files; videos without labels are listed of one", n))
+	}
+	if plot != "" {
+		return badInput(errors.New("--plot: it draws how pairs are told apart, and the videos have no labels"))
+	}
+	var ordinary *compare.File
+	if reference != "" {
+		var err error
+		if ordinary, err = loadScores(reference); err != nil {
+			return badInput(fmt.Errorf("--reference: %w", err))
+		}
+	}
+	listing, err := compare.List(models[0].Files[0], ordinary, o)
+	if err != nil {
+		return badInput(err)
+	}
+	if asJSON {
+		return writeIndented(w, listing)
+	}
+	most := listedVideos
+	if o.Videos {
+		most = 0
+	}
+	return listing.WriteText(harmlessWriter{w}, most)
 }
 
 // modelAndPath takes NAME=PATH apart. What exists as it stands is a path.
@@ -125,10 +175,8 @@ func writePublished(w io.Writer, paths []string, asJSON bool) error {
 	if asJSON {
 		return writeIndented(w, rows)
 	}
-	return compare.WritePublished(w, rows)
+	return compare.WritePublished(harmlessWriter{w}, rows)
 }
-
-func writeTableJSON(w io.Writer, t *compare.Table) error { return writeIndented(w, t) }
 
 func writeIndented(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

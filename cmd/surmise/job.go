@@ -67,7 +67,7 @@ func writeJob(w io.Writer, job *surmisev1.Job, now time.Time) error {
 			line("frozen encoder", "%s", from)
 		}
 	case spec.GetScore() != nil:
-		line("scores", "%s", cmp.Or(spec.GetScore().GetPairs(), spec.GetScore().GetDataset()))
+		line("scores", "%s", cmp.Or(spec.GetScore().GetPairs(), spec.GetScore().GetDataset(), andMore(spec.GetScore().GetVideos())))
 		line("model", "%s", spec.GetScore().GetModel())
 	case spec.GetRank() != nil:
 		line("ranks", "%d sets of futures", len(spec.GetRank().GetSets()))

@@ -166,3 +166,13 @@ func harmless(s string) string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// harmlessWriter writes text of others, each call by itself.
+type harmlessWriter struct{ io.Writer }
+
+func (w harmlessWriter) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(w.Writer, harmless(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}

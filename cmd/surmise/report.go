@@ -37,7 +37,8 @@ func newReportCommand() *cobra.Command {
 (report.json, table.csv, videos.csv), figures as PNG and SVG, and, where the scores were made with --maps, a video for each
 typical pair with surprise laid over its frames.
 
-The page is about the first scores; further ones are set beside them. In place of a file, jobs/ID names a scoring job of a
+The page is about the first scores; further ones are set beside them. Of videos without labels it lists those that surprise
+most, judged by --reference if that is given, and shows where they do. In place of a file, jobs/ID names a scoring job of a
 coordinator; its model's training curves are found by themselves. Controls are taken from beside the scores.`,
 		Args: someArguments("one score file or more"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -51,12 +52,14 @@ coordinator; its model's training curves are found by themselves. Controls are t
 	flags.StringVar(&o.run, "run", "", "folder of the training run, for its curves: what 'surmise train --out' named")
 	flags.StringVar(&measure, "measure", "", "as in 'surmise compare'")
 	flags.IntVar(&o.within, "within", 0, "frames between peak and divergence that count as a hit (default two tubelets)")
-	flags.IntVar(&o.pairs, "pairs", 8, "typical pairs to show, one a property")
+	flags.IntVar(&o.pairs, "pairs", 8, "typical pairs to show, one a property; without labels, videos to show")
+	flags.StringVar(&o.reference, "reference", "", "as in 'surmise compare'")
 	flags.Uint64Var(&o.compare.Seed, "seed", 0, "seed of the bootstrap")
 	flags.BoolVar(&o.noFrames, "no-frames", false, "open no videos: curves without frames")
 	cobra.CheckErr(cmd.MarkFlagRequired("out"))
 	cobra.CheckErr(cmd.MarkFlagDirname("out"))
 	cobra.CheckErr(cmd.MarkFlagDirname("run"))
+	cobra.CheckErr(cmd.MarkFlagFilename("reference", "json"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if measure != "" {
 			var err error
@@ -79,7 +82,13 @@ coordinator; its model's training curves are found by themselves. Controls are t
 		}
 		o.made = "by surmise " + version
 		o.facts = []report.Fact{{Name: "command", Value: strings.Join(os.Args, " ")}}
-		page, err := writeReport(cmd.Context(), o, cmd.ErrOrStderr())
+		write := writeReport
+		if unlabelled, err := o.unlabelled(); err != nil {
+			return err
+		} else if unlabelled {
+			write = writeListing
+		}
+		page, err := write(cmd.Context(), o, cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
@@ -125,6 +134,7 @@ func scoresOfJob(ctx context.Context, to dial.Options, name string, scores *stri
 
 type reportOptions struct {
 	scores      []string // files; the page is about the first
+	reference   string   // file by which videos without labels are judged; "" for none
 	names       []string // of the models, one per file; nil: what the files are called
 	out, title  string
 	made        string
@@ -368,20 +378,37 @@ func writeOverlay(ctx context.Context, path string, f *compare.File, p *report.P
 	if !ok || !both {
 		return nil // beyond what the maps hold
 	}
-	burns := heat.ScaleOf(possible, impossible)
-	highest := max(slices.Max(p.Possible.Surprise), slices.Max(p.Impossible.Surprise))
+	mark := -1
+	if d := f.Videos[p.Impossible.Video].Divergence; d != nil {
+		mark = d.Frame
+	}
+	return writeOverlays(ctx, path, f, []overlaid{{"impossible", p.Impossible, impossible}, {"possible", p.Possible, possible}}, mark, read)
+}
+
+// overlaid is a video with its surprise over it.
+type overlaid struct {
+	caption string
+	curve   report.Curve
+	heat    heat.Map
+}
+
+// writeOverlays writes videos beside one another with their surprise over them, on one scale. mark is a frame that is
+// marked in time; negative for none.
+func writeOverlays(ctx context.Context, path string, f *compare.File, videos []overlaid, mark int, read func(context.Context, string, video.ReadOptions) (*video.Clip, error)) error {
+	var all []heat.Map
+	highest := 0.0
+	for _, one := range videos {
+		all, highest = append(all, one.heat), max(highest, slices.Max(one.curve.Surprise))
+	}
+	burns := heat.ScaleOf(all...)
 	var panels []overlay.Panel
 	fps := 0.0
-	for _, one := range []struct {
-		name  string
-		curve report.Curve
-		m     heat.Map
-	}{{"impossible", p.Impossible, impossible}, {"possible", p.Possible, possible}} {
+	for _, one := range videos {
 		clip, err := read(ctx, f.Location(&f.Videos[one.curve.Video]), video.ReadOptions{})
 		if err != nil {
 			return fmt.Errorf("overlay: %w", err)
 		}
-		panel := overlay.Panel{Caption: one.name, Clip: clip, Height: one.m.Height, Width: one.m.Width, Colour: heat.Colour}
+		panel := overlay.Panel{Caption: one.caption, Clip: clip, Height: one.heat.Height, Width: one.heat.Width, Colour: heat.Colour}
 		for frame := range clip.Frames {
 			newest := -1
 			for t, start := range one.curve.Seconds {
@@ -393,8 +420,8 @@ func writeOverlay(ctx context.Context, path string, f *compare.File, p *report.P
 				panel.Over, panel.Curve = append(panel.Over, nil), append(panel.Curve, math.NaN())
 				continue
 			}
-			grid := make([]float64, 0, one.m.Height*one.m.Width)
-			for _, x := range one.m.Tubelet(newest) {
+			grid := make([]float64, 0, one.heat.Height*one.heat.Width)
+			for _, x := range one.heat.Tubelet(newest) {
 				grid = append(grid, burns.At(x))
 			}
 			panel.Over, panel.Curve = append(panel.Over, grid), append(panel.Curve, one.curve.Surprise[newest]/highest)
@@ -404,10 +431,6 @@ func writeOverlay(ctx context.Context, path string, f *compare.File, p *report.P
 	}
 	if math.IsInf(fps, 0) || math.IsNaN(fps) || fps <= 0 {
 		fps = 10 // of a video whose frames have no times
-	}
-	mark := -1
-	if d := f.Videos[p.Impossible.Video].Divergence; d != nil {
-		mark = d.Frame
 	}
 	return overlay.Write(path, panels, overlay.Options{FPS: min(fps, 1000), Mark: mark})
 }

@@ -39,6 +39,7 @@ func checkReportsAndRanks(t *testing.T, to string, made synth.Summary, trained, 
 			t.Errorf("the page does not say %q", want)
 		}
 	}
+	checkListing(t, made, modelPath, scores)
 	// A statistic of where pairs part, which the altered copies do not: they are judged by another.
 	parting := strings.TrimSpace(ok(t, "report", scores, "--out", filepath.Join(dir, "parting"), "--measure", "contrast_at_parting"))
 	if text, err := os.ReadFile(parting); err != nil || !strings.Contains(string(text), "recolour") || !strings.Contains(string(text), "contrast_at_parting, was chosen with --measure") {
@@ -190,5 +191,55 @@ func TestRankListsAreChecked(t *testing.T) {
 	sets, err := readRankSets("-", strings.NewReader(`{"context":"a.avi","candidates":["/b.avi","c.avi"]}`+"\n\n"+`{"context":"s3://x/d.avi","make":"speed"}`))
 	if err != nil || len(sets) != 2 || sets[0].Candidates[0] != "/b.avi" || sets[1].Context != "s3://x/d.avi" {
 		t.Errorf("%v, %v", sets, err)
+	}
+}
+
+// checkListing scores videos without labels with a model, and judges them by the scores of pairs.
+func checkListing(t *testing.T, made synth.Summary, modelPath, pairs string) {
+	t.Helper()
+	dir := t.TempDir()
+	clips := filepath.Join(dir, "clips.json")
+	if text := ok(t, "score", "--model", modelPath, "--videos", made.ClipsDir, "--out", clips, "--stride", "4", "--maps"); !strings.Contains(text, "Videos by how much they surprise the model") || !strings.Contains(text, "warning: ") {
+		t.Errorf("score prints\n%s", text)
+	}
+	f := load(t, clips)
+	if !f.Unlabelled() {
+		t.Errorf("the first of the scores is %+v", f.Videos[0])
+	}
+	var listing compare.Listing
+	if err := json.Unmarshal([]byte(ok(t, "compare", clips, "--reference", pairs, "--json")), &listing); err != nil || listing.Reference == nil || listing.Videos[0].Columns[0].P == nil {
+		t.Errorf("compare --json: %+v, %v", listing, err)
+	}
+	if text := ok(t, "compare", clips, "--reference", pairs, "--videos", "--measure", "avg"); strings.Count(text, ".avi") < len(f.Videos) || !strings.Contains(text, "Statistic: avg") || !strings.Contains(text, "percentile") {
+		t.Errorf("compare prints\n%s", text)
+	}
+	out := filepath.Join(dir, "report")
+	page := strings.TrimSpace(ok(t, "report", clips, "--reference", pairs, "--out", out, "--pairs", "2"))
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Which videos surprise", "of the reference", `class="heat"`, "data:image/jpeg", f.Sets[0].Model.SHA256, load(t, pairs).Data} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("the page does not say %q", want)
+		}
+	}
+	for _, name := range []string{"report.json", "videos.csv", "overlay-01.avi", "overlay-02.avi"} {
+		if info, err := os.Stat(filepath.Join(out, name)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for want, args := range map[string][]string{
+		"the videos have labels":                                 {"compare", pairs, "--reference", clips},
+		"2 score files; videos without labels are listed":        {"compare", clips, clips},
+		"--plot: it draws how pairs are told apart":              {"compare", clips, "--plot", filepath.Join(dir, "x.png")},
+		"--reference: opening score file":                        {"compare", clips, "--reference", filepath.Join(dir, "nope.json")},
+		"--reference: it is for videos without labels":           {"report", pairs, "--reference", clips, "--out", out},
+		"2 score files; videos without labels are listed of one": {"report", clips, pairs, "--out", out},
+		"the videos have no labels":                              {"compare", clips, "--published"},
+	} {
+		if code, _, said := surmise(t, "", args...); code != exitUsage || !strings.Contains(said, want) {
+			t.Errorf("%v: exit code %d\n%s", args, code, said)
+		}
 	}
 }

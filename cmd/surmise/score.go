@@ -25,16 +25,20 @@ func newScoreCommand() *cobra.Command {
 	var cache workercmd.CacheOptions
 	var device workercmd.DeviceOptions
 	cmd := &cobra.Command{
-		Use:   "score --model MODEL (--pairs PAIRS.csv | --dataset NAME --root DIR) --out SCORES.json",
+		Use:   "score --model MODEL (--pairs PAIRS.csv | --dataset NAME --root DIR | --videos VIDEOS) --out SCORES.json",
 		Short: "Score videos without a coordinator",
 		Long: `Measure how surprising the videos of a pairs file, or of a published benchmark, are to a model, and to its untrained twin,
 in this process. The scores go to a file that 'surmise compare' reads; what they show is printed. With --protocol, the
-settings are those of a protocol, whose name and version are recorded in the file.`,
+settings are those of a protocol, whose name and version are recorded in the file.
+
+Videos without labels, --videos, are ordered by how much they surprise, each with where it does most. What is much surprise
+is for 'surmise compare --reference' to say, by the scores of ordinary videos.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&spec.Model, "model", "", "checkpoint folder or .safetensors file")
 	flags.StringVar(&spec.Pairs, "pairs", "", "CSV file with the columns path,label,group,property; a path may be a URI; label 1 is possible, 0 impossible")
 	flags.StringVar(&spec.Dataset, "dataset", "", "in place of --pairs, the benchmark that lies in --root: intphys, intphys2, grasp or inflevel")
+	flags.StringArrayVar(&spec.Videos, "videos", nil, "in place of --pairs, videos without labels: a file, folder, glob, index or URI; repeat for more")
 	flags.StringVar(&spec.Root, "root", "", "folder of the dataset, as it is published")
 	flags.StringVar(&spec.Protocol, "protocol", "", "settings as published (intphys, intphys2, grasp, inflevel), or every context at every tubelet (continuous)")
 	flags.StringVar(&out, "out", "", "file to write the scores to")
@@ -64,13 +68,13 @@ settings are those of a protocol, whose name and version are recorded in the fil
 	cobra.CheckErr(cmd.MarkFlagFilename("pairs", "csv"))
 	cobra.CheckErr(cmd.MarkFlagFilename("out", "json"))
 	cobra.CheckErr(cmd.MarkFlagDirname("root"))
-	cmd.MarkFlagsMutuallyExclusive("pairs", "dataset")
+	cmd.MarkFlagsMutuallyExclusive("pairs", "dataset", "videos")
 	cmd.MarkFlagsRequiredTogether("dataset", "root")
 	for flag, values := range map[string][]string{"dataset": plausibility.DatasetNames(), "protocol": compare.ProtocolNames()} {
 		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
 	}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if !flags.Changed("dataset") {
+		if !flags.Changed("dataset") && !flags.Changed("videos") {
 			cobra.CheckErr(cmd.MarkFlagRequired("pairs")) // required flags are looked at after this
 		}
 		return noArguments(cmd, args)
@@ -82,12 +86,14 @@ settings are those of a protocol, whose name and version are recorded in the fil
 		if flags.Changed("seed") {
 			spec.Seed = &seed
 		}
-		videos, path := "pairs", spec.Pairs
-		if spec.Dataset != "" {
-			videos, path = "root", spec.Root
-		}
-		if err := mustExist(videos, path); err != nil {
-			return err
+		if len(spec.Videos) == 0 {
+			videos, path := "pairs", spec.Pairs
+			if spec.Dataset != "" {
+				videos, path = "root", spec.Root
+			}
+			if err := mustExist(videos, path); err != nil {
+				return err
+			}
 		}
 		if err := mustExist("model", spec.Model); err != nil {
 			return err
@@ -120,30 +126,30 @@ settings are those of a protocol, whose name and version are recorded in the fil
 		if err != nil {
 			return localFailure(cmd.Context(), "scoring", err)
 		}
-		table, err := compare.Summarize(scores, compare.Options{Seed: seed})
-		if err != nil {
-			return err
-		}
-		if asJSON {
-			return writeTableJSON(cmd.OutOrStdout(), table)
-		}
-		if err := table.WriteText(cmd.OutOrStdout()); err != nil {
-			return err
-		}
-		return writeNotes(cmd.OutOrStdout(), scores.Notes)
+		return writeScored(cmd.OutOrStdout(), scores, seed, asJSON)
 	}
 	return cmd
 }
 
-// writeNotes prints what scores should be read with.
-func writeNotes(w io.Writer, notes []string) error {
-	for i, note := range notes {
-		if i == 0 {
-			fmt.Fprintln(w)
-		}
-		if _, err := fmt.Fprintf(w, "note: %s\n", onOneLine(note)); err != nil {
+// writeScored prints what fresh scores show.
+func writeScored(w io.Writer, scores *compare.File, seed uint64, asJSON bool) error {
+	var write func() error
+	var shown any
+	if scores.Unlabelled() {
+		listing, err := compare.List(scores, nil, compare.Options{})
+		if err != nil {
 			return err
 		}
+		shown, write = listing, func() error { return listing.WriteText(harmlessWriter{w}, listedVideos) }
+	} else {
+		table, err := compare.Summarize(scores, compare.Options{Seed: seed})
+		if err != nil {
+			return err
+		}
+		shown, write = table, func() error { return table.WriteText(harmlessWriter{w}) }
 	}
-	return nil
+	if asJSON {
+		return writeIndented(w, shown)
+	}
+	return write()
 }

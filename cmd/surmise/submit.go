@@ -21,6 +21,7 @@ type submitOptions struct {
 	init         string
 	initGiven    bool
 	score, model string
+	videos       []string
 	seed         *uint64 // nil: not given
 	precision    string
 	device       string
@@ -35,7 +36,7 @@ func newSubmitCommand() *cobra.Command {
 	var o submitOptions
 	var seed uint64
 	cmd := &cobra.Command{
-		Use:   "submit {-f JOB.json | --train DATA | --score PAIRS --model MODEL}",
+		Use:   "submit {-f JOB.json | --train DATA | --score PAIRS --model MODEL | --videos VIDEOS --model MODEL}",
 		Short: "Submit a job",
 		Long: `Submit a job and print its name.
 
@@ -44,6 +45,7 @@ them; paths given as flags are made absolute here.`,
 		Example: `  surmise submit --train clips --steps 600 --watch
   surmise submit --train other-clips --init jobs/abc --steps 200
   surmise submit --score pairs.csv --model jobs/abc
+  surmise submit --videos recordings --model jobs/abc
   echo '{"train":{"data":["/data/clips"]}}' | surmise submit -f -`,
 		Args: noArguments,
 	}
@@ -54,10 +56,11 @@ them; paths given as flags are made absolute here.`,
 	flags.Int32Var(&o.steps, "steps", 0, "optimiser steps, with --train (default 600)")
 	flags.StringVar(&o.init, "init", "", "with --train: train on from jobs/ID, a checkpoint folder or a .safetensors file")
 	flags.StringVar(&o.score, "score", "", "score the videos of this pairs file")
-	flags.StringVar(&o.model, "model", "", "with --score: jobs/ID of a training job, a checkpoint folder or a .safetensors file")
-	flags.Uint64Var(&seed, "seed", 0, "seed of the training, with --train (default 0), or of the twin and the bootstrap, with --score (default the model's and 0)")
-	flags.StringVar(&o.precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32, with --train or --score (default auto)")
-	flags.StringVar(&o.device, "device", "", "what it runs on, with --train or --score: auto, cpu, gpu or gpu:N (default auto)")
+	flags.StringArrayVar(&o.videos, "videos", nil, "score these videos, which have no labels: a file, folder, glob or index; repeat for more")
+	flags.StringVar(&o.model, "model", "", "with --score or --videos: jobs/ID of a training job, a checkpoint folder or a .safetensors file")
+	flags.Uint64Var(&seed, "seed", 0, "seed of the training, with --train (default 0), or of the twin and the bootstrap, with --score or --videos (default the model's and 0)")
+	flags.StringVar(&o.precision, "precision", "", "auto, fp32, bf16 or, on a GPU, tf32; not with --file (default auto)")
+	flags.StringVar(&o.device, "device", "", "what it runs on, not with --file: auto, cpu, gpu or gpu:N (default auto)")
 	flags.StringVar(&o.requestID, "request-id", "", "submitting again with the same id and content answers the same job")
 	flags.StringVar(&o.displayName, "display-name", "", "free text kept with the job")
 	flags.Int32Var(&o.priority, "priority", 0, "-1000 to 1000: higher is served first, and makes running jobs of lower priority give way")
@@ -65,22 +68,28 @@ them; paths given as flags are made absolute here.`,
 	flags.BoolVar(&o.wait, "wait", false, "wait for the end; exit with 3 when the job fails or is cancelled")
 	flags.BoolVar(&o.watch, "watch", false, "as --wait, showing progress")
 	flags.BoolVar(&o.json, "json", false, "print the job as JSON instead of its name")
-	cmd.MarkFlagsOneRequired("file", "train", "score")
-	cmd.MarkFlagsMutuallyExclusive("file", "train", "score")
-	cmd.MarkFlagsRequiredTogether("score", "model")
+	cmd.MarkFlagsOneRequired("file", "train", "score", "videos")
+	cmd.MarkFlagsMutuallyExclusive("file", "train", "score", "videos")
+	cmd.MarkFlagsMutuallyExclusive("file", "model")
+	cmd.MarkFlagsMutuallyExclusive("train", "model")
 	cmd.MarkFlagsMutuallyExclusive("file", "steps")
 	cmd.MarkFlagsMutuallyExclusive("file", "seed")
 	cmd.MarkFlagsMutuallyExclusive("file", "precision")
 	cmd.MarkFlagsMutuallyExclusive("file", "device")
 	cmd.MarkFlagsMutuallyExclusive("score", "steps")
+	cmd.MarkFlagsMutuallyExclusive("videos", "steps")
 	cmd.MarkFlagsMutuallyExclusive("file", "init")
 	cmd.MarkFlagsMutuallyExclusive("score", "init")
+	cmd.MarkFlagsMutuallyExclusive("videos", "init")
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cobra.CheckErr(cmd.MarkFlagFilename("score", "csv"))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		o.initGiven = cmd.Flags().Changed("init")
 		if flags.Changed("seed") {
 			o.seed = &seed
+		}
+		if o.model == "" && (flags.Changed("score") || flags.Changed("videos")) {
+			return badInput(errors.New("--score and --videos need --model"))
 		}
 		request, err := o.request(cmd.InOrStdin())
 		if err != nil {
@@ -110,12 +119,9 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 		if o.seed != nil {
 			train.Seed = *o.seed
 		}
-		for _, name := range o.train {
-			path, err := absolute(name)
-			if err != nil {
-				return nil, badInput(fmt.Errorf("--train %q: %w", name, err))
-			}
-			train.Data = append(train.Data, path)
+		var err error
+		if train.Data, err = absolutes("--train", o.train); err != nil {
+			return nil, err
 		}
 		if o.initGiven { // empty too, as where a variable of the shell is: to begin anew in its place would go unnoticed
 			from, err := modelName(o.init)
@@ -126,16 +132,20 @@ func (o submitOptions) request(in io.Reader) (*surmisev1.SubmitJobRequest, error
 		}
 		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Train{Train: train}}
 	default:
-		pairs, err := absolute(o.score)
-		if err != nil {
-			return nil, badInput(fmt.Errorf("--score %q: %w", o.score, err))
+		score := &surmisev1.ScoreSpec{Seed: o.seed, Precision: o.precision, Device: o.device}
+		var err error
+		if len(o.videos) > 0 {
+			score.Videos, err = absolutes("--videos", o.videos)
+		} else if score.Pairs, err = absolute(o.score); err != nil {
+			err = badInput(fmt.Errorf("--score %q: %w", o.score, err))
 		}
-		model, err := modelName(o.model)
 		if err != nil {
+			return nil, err
+		}
+		if score.Model, err = modelName(o.model); err != nil {
 			return nil, badInput(fmt.Errorf("--model %q: %w", o.model, err))
 		}
-		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{
-			Score: &surmisev1.ScoreSpec{Pairs: pairs, Model: model, Seed: o.seed, Precision: o.precision, Device: o.device}}}
+		request = &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{Score: score}}
 	}
 	for flag, value := range map[string]string{"request-id": o.requestID, "display-name": o.displayName} {
 		if !utf8.ValidString(value) {
@@ -164,6 +174,19 @@ func modelName(name string) (string, error) {
 		return name, nil
 	}
 	return absolute(name)
+}
+
+// absolutes makes each of a flag's names mean the same to the worker.
+func absolutes(flag string, names []string) ([]string, error) {
+	var out []string
+	for _, name := range names {
+		path, err := absolute(name)
+		if err != nil {
+			return nil, badInput(fmt.Errorf("%s %q: %w", flag, name, err))
+		}
+		out = append(out, path)
+	}
+	return out, nil
 }
 
 // absolute makes a path mean the same to the worker; a URI stays as it is.

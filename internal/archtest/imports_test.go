@@ -79,7 +79,7 @@ var rules = []rule{
 		"training must run without a coordinator, and scoring must not depend on it"},
 	{"plausibility", []string{"plausibility", "video", "masking", "trainer/graph", "trainer/model", "trainer/cpu", "trainer/xla", "trainer/checkpoint"}, anything,
 		"a score depends on a model's weights, never on the code that trained it"},
-	{"plausibility/compare", nothing, nothing,
+	{"plausibility/compare", nothing, []string{"gonum.org/v1/gonum/stat"},
 		"the statistics of scores need neither videos nor models, so the coordinator can compute them"},
 	{"coordinator/queue", []string{"coordinator/queue"}, anything,
 		"the job state machine and its stores know jobs as plain data"},

@@ -122,6 +122,7 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 	}
 	t.warnOfPrecision(models, names)
 	t.Warnings = append(t.Warnings, notes...)
+	t.repeatNotes(models, names)
 	t.warnOfSeeds(models)
 	if len(twins) > 0 && !t.Controls {
 		floor, err := pooled(base, twins, Options{Aggregation: t.Aggregation, Confidence: t.Confidence, Resamples: t.Resamples, Seed: t.Seed})
@@ -147,6 +148,9 @@ func checkCandidates(models []Candidate) ([]string, error) {
 			if err := f.Validate(); err != nil {
 				return nil, fmt.Errorf("%s, file %d: %w", cmp.Or(m.Name, fmt.Sprintf("model %d", i+1)), k+1, err)
 			}
+			if f.Unlabelled() {
+				return nil, fmt.Errorf("%s, file %d: %w", cmp.Or(m.Name, fmt.Sprintf("model %d", i+1)), k+1, ErrNoLabels)
+			}
 			set, _ := f.Set(ModelSet)
 			if k == 0 {
 				names[i] = cmp.Or(m.Name, set.Model.Name)
@@ -165,6 +169,30 @@ func checkCandidates(models []Candidate) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// repeatNotes says what was found while scoring, of several models with the names of those it was found of.
+func (t *Table) repeatNotes(models []Candidate, names []string) {
+	var notes []string
+	of := map[string][]string{}
+	for i, m := range models {
+		for _, f := range m.Files {
+			for _, note := range f.Notes {
+				if of[note] == nil {
+					notes = append(notes, note)
+				}
+				if !slices.Contains(of[note], names[i]) {
+					of[note] = append(of[note], names[i])
+				}
+			}
+		}
+	}
+	for _, note := range notes {
+		if len(models) > 1 {
+			note = strings.Join(of[note], ", ") + ": " + note
+		}
+		t.Warnings = append(t.Warnings, note)
+	}
 }
 
 func (t *Table) warnOfPrecision(models []Candidate, names []string) {

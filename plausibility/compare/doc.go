@@ -19,6 +19,7 @@
 //	halves.go     what is chosen or calibrated on one half of the groups, and measured on the other
 //	like.go       which files may be compared at all
 //	text.go       a table for the terminal; sentences.go: in words
+//	listing.go    videos without labels, by how much they surprise
 //	metrics.go    single videos; single.go: their intervals; published.go: the published metrics, exactly;
 //	              published_table.go: those of a score file
 //

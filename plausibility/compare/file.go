@@ -172,8 +172,8 @@ func (s Spec) ShorterContexts(c, tubelet int) []int {
 // Video is one scored video.
 type Video struct {
 	Path     string `json:"path"`  // as the pairs file names it (see File.Location)
-	Label    int    `json:"label"` // 1 possible, 0 impossible
-	Group    string `json:"group"` // videos of a group share everything but the event
+	Label    int    `json:"label"` // 1 possible, 0 impossible, or NoLabel
+	Group    string `json:"group"` // videos of a group share everything but the event; empty without a label
 	Property string `json:"property"`
 	Pair     string `json:"pair,omitempty"`  // the matched pair inside the group; empty: every possible video meets every impossible one
 	SHA256   string `json:"sha256"`          // of the file's bytes

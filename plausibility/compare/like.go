@@ -11,6 +11,29 @@ var ErrUnlike = errors.New("score files are unlike")
 // Like checks that two files may be compared: same spec, preprocessing, decoder
 // and videos. The error names the first field that differs, with both values.
 func Like(a, b *File) error {
+	if err := alike(a, b); err != nil {
+		return err
+	}
+	there := map[videoKey]int{} // counts: a group may hold the same video twice
+	for _, v := range b.Videos {
+		there[keyOf(v)]++
+	}
+	for _, v := range a.Videos {
+		if there[keyOf(v)] == 0 {
+			return fmt.Errorf("%w: videos: %s (group %q, label %d) is not in the other with the same content, labels and pair", ErrUnlike, v.Path, v.Group, v.Label)
+		}
+		there[keyOf(v)]--
+	}
+	for _, v := range b.Videos {
+		if there[keyOf(v)] > 0 {
+			return fmt.Errorf("%w: videos: %s (group %q, label %d) is only in the second", ErrUnlike, v.Path, v.Group, v.Label)
+		}
+	}
+	return nil
+}
+
+// alike is Like for files of other videos.
+func alike(a, b *File) error {
 	fields := []struct {
 		name string
 		a, b any
@@ -32,21 +55,6 @@ func Like(a, b *File) error {
 	for _, f := range fields {
 		if f.a != f.b {
 			return fmt.Errorf("%w: %s is %s in one and %s in the other", ErrUnlike, f.name, shown(f.a), shown(f.b))
-		}
-	}
-	there := map[videoKey]int{} // counts: a group may hold the same video twice
-	for _, v := range b.Videos {
-		there[keyOf(v)]++
-	}
-	for _, v := range a.Videos {
-		if there[keyOf(v)] == 0 {
-			return fmt.Errorf("%w: videos: %s (group %q, label %d) is not in the other with the same content, labels and pair", ErrUnlike, v.Path, v.Group, v.Label)
-		}
-		there[keyOf(v)]--
-	}
-	for _, v := range b.Videos {
-		if there[keyOf(v)] > 0 {
-			return fmt.Errorf("%w: videos: %s (group %q, label %d) is only in the second", ErrUnlike, v.Path, v.Group, v.Label)
 		}
 	}
 	return nil

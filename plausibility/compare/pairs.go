@@ -35,8 +35,11 @@ func (f *File) Pairs() []Pair {
 	return pairs
 }
 
-// groups lists the groups in order of first appearance.
+// groups lists the groups in order of first appearance; videos without labels have none.
 func (f *File) groups() []group {
+	if f.Unlabelled() {
+		return nil
+	}
 	index := map[string]int{}
 	var groups []group
 	for i, v := range f.Videos {

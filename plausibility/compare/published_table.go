@@ -25,6 +25,9 @@ func PublishedTable(f *File) ([]PublishedRow, error) {
 	if err := f.Validate(); err != nil {
 		return nil, fmt.Errorf("published metrics: %w", err)
 	}
+	if f.Unlabelled() {
+		return nil, fmt.Errorf("published metrics: %w", ErrNoLabels)
+	}
 	if len(f.Spec.Contexts) == 0 {
 		return nil, fmt.Errorf("published metrics: the model has no context lengths; the published procedure is for masked models")
 	}

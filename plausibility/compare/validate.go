@@ -7,7 +7,8 @@ import (
 )
 
 // Validate checks everything later arithmetic relies on: matrices of the right
-// shape, finite numbers that are not negative, labels of 0 or 1, groups with both, the digest of what was scored.
+// shape, finite numbers that are not negative, labels of 0 or 1 and groups with both, or no labels at all, the digest of
+// what was scored.
 // Errors name the field, or the video and window.
 func (f *File) Validate() error {
 	if f.Version < oldestVersion || f.Version > Version {
@@ -27,25 +28,13 @@ func (f *File) Validate() error {
 	default:
 		return fmt.Errorf("precision: %q, want fp32, bf16 or tf32", f.Precision)
 	}
-	groups := map[string]*groupCheck{}
 	for i := range f.Videos {
-		v := &f.Videos[i]
-		if err := v.validate(); err != nil {
-			return fmt.Errorf("videos[%d] (%s): %w", i, v.Path, err)
-		}
-		g := groups[v.Group]
-		if g == nil {
-			g = &groupCheck{property: v.Property}
-			groups[v.Group] = g
-		}
-		if err := g.add(v.Label, v.Property); err != nil {
-			return fmt.Errorf("videos[%d] (%s): group %q: %w", i, v.Path, v.Group, err)
+		if err := f.Videos[i].validate(); err != nil {
+			return fmt.Errorf("videos[%d] (%s): %w", i, f.Videos[i].Path, err)
 		}
 	}
-	for i := range f.Videos {
-		if err := groups[f.Videos[i].Group].complete(); err != nil {
-			return fmt.Errorf("group %q: %w", f.Videos[i].Group, err)
-		}
+	if err := f.validateGroups(); err != nil {
+		return err
 	}
 	if digest := Digest(f.Videos); f.Data != digest {
 		return fmt.Errorf("data_sha256: %s, but the list of videos makes %s: one of them was changed", shown(f.Data), digest)
@@ -71,6 +60,36 @@ func (f *File) Validate() error {
 		return fmt.Errorf("sets: no set named %q", ModelSet)
 	}
 	return f.validatePlaces()
+}
+
+// validateGroups checks that every group has both labels and one property, or that no video has a label.
+func (f *File) validateGroups() error {
+	unlabelled := f.Unlabelled()
+	groups := map[string]*groupCheck{}
+	for i, v := range f.Videos {
+		if unlabelled != (v.Label == NoLabel) {
+			return fmt.Errorf("videos[%d] (%s): label: %d, after one of %d; all videos have labels, or none", i, v.Path, v.Label, f.Videos[0].Label)
+		}
+		if unlabelled {
+			continue
+		}
+		g := groups[v.Group]
+		if g == nil {
+			g = &groupCheck{property: v.Property}
+			groups[v.Group] = g
+		}
+		if err := g.add(v.Label, v.Property); err != nil {
+			return fmt.Errorf("videos[%d] (%s): group %q: %w", i, v.Path, v.Group, err)
+		}
+	}
+	for _, v := range f.Videos {
+		if g := groups[v.Group]; g != nil {
+			if err := g.complete(); err != nil {
+				return fmt.Errorf("group %q: %w", v.Group, err)
+			}
+		}
+	}
+	return nil
 }
 
 type groupCheck struct {
@@ -101,10 +120,12 @@ func (g *groupCheck) complete() error {
 }
 
 func (v *Video) validate() error {
-	if v.Label != 0 && v.Label != 1 {
-		return fmt.Errorf("label: %d, want 1 (possible) or 0 (impossible)", v.Label)
-	}
-	if v.Group == "" {
+	switch {
+	case v.Label != 0 && v.Label != 1 && v.Label != NoLabel:
+		return fmt.Errorf("label: %d, want 1 (possible), 0 (impossible) or %d (none)", v.Label, NoLabel)
+	case v.Label == NoLabel && (v.Group != "" || v.Property != "" || v.Pair != "" || v.Divergence != nil):
+		return fmt.Errorf("label: %d, but it has a group %q, a property %q, a pair %q or a divergence, which only videos with labels have", NoLabel, v.Group, v.Property, v.Pair)
+	case v.Label != NoLabel && v.Group == "":
 		return errors.New("group: empty")
 	}
 	if v.Frames < 0 {

@@ -3,7 +3,7 @@ package report
 import (
 	"bytes"
 	"cmp"
-	_ "embed"
+	"embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,17 +19,19 @@ import (
 	"github.com/surmise-ml/surmise/plausibility/compare"
 )
 
-//go:embed page.html
-var pageText string
+//go:embed page.html listing.html style.html
+var pages embed.FS
 
-var pageTemplate = template.Must(template.New("page").Funcs(template.FuncMap{
+var pageTemplates = template.Must(template.New("pages").Funcs(template.FuncMap{
 	"pct":    func(x float64) string { return fmt.Sprintf("%.1f", 100*x) },
 	"signed": func(x float64) string { return strings.Replace(fmt.Sprintf("%+.1f", 100*x), "-", "\u2212", 1) },
 	"num":    func(x float64) string { return fmt.Sprintf("%.4g", x) },
 	"pct0":   func(x float64) string { return fmt.Sprintf("%.0f", 100*x) },
 	"px":     func(x float64) string { return fmt.Sprintf("%.1f", x) },
 	"colour": func(i int) template.CSS { return template.CSS(columnColour(i)) },
-}).Parse(pageText))
+	"of":     func(x *float64) float64 { return *x },
+	"rare":   func(p *float64) bool { return p != nil && *p <= compare.RareP },
+}).ParseFS(pages, "*.html"))
 
 // view is what page.html shows.
 type view struct {
@@ -83,7 +85,7 @@ func WriteHTML(w io.Writer, p *Page) error {
 		}
 		v.PairViews = append(v.PairViews, pairView{&p.Pairs[i], chart, p.Pairs[i].Margin > 0})
 	}
-	if err := pageTemplate.Execute(w, v); err != nil {
+	if err := pageTemplates.ExecuteTemplate(w, "page.html", v); err != nil {
 		return fmt.Errorf("writing report: %w", err)
 	}
 	return nil
@@ -192,8 +194,16 @@ func besideFloors(chance string, floors []compare.Difference) (text, tone string
 
 // facts is the provenance: what made these numbers.
 func facts(p *Page) []Fact {
+	out := append(scoring(p.File),
+		Fact{Name: "statistic", Value: p.Table.Aggregation.String() + ", which " + p.statistic()},
+		Fact{Name: "intervals", Value: fmt.Sprintf("%.0f %%, bootstrap over groups, %d resamples, seed %s", 100*p.Table.Confidence, p.Table.Resamples, strconv.FormatUint(p.Table.Seed, 10))})
+	return append(out, p.Facts...)
+}
+
+// scoring says how a score file was made; nothing of nil.
+func scoring(f *compare.File) []Fact {
 	var out []Fact
-	if f := p.File; f != nil {
+	if f != nil {
 		for _, s := range f.Sets {
 			out = append(out, Fact{Name: s.Name, Value: fmt.Sprintf("%s, step %d, seed %d", s.Model.Name, s.Model.Step, s.Model.Seed)})
 			if s.Model.SHA256 != "" {
@@ -226,7 +236,5 @@ func facts(p *Page) []Fact {
 			Fact{Name: "videos, SHA-256", Value: f.Data},
 			Fact{Name: "decoder", Value: f.Decoder})
 	}
-	out = append(out, Fact{Name: "statistic", Value: p.Table.Aggregation.String() + ", which " + p.statistic()},
-		Fact{Name: "intervals", Value: fmt.Sprintf("%.0f %%, bootstrap over groups, %d resamples, seed %s", 100*p.Table.Confidence, p.Table.Resamples, strconv.FormatUint(p.Table.Seed, 10))})
-	return append(out, p.Facts...)
+	return out
 }

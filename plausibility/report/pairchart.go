@@ -79,19 +79,36 @@ func points(sx, sy scale, x, y []float64) string {
 	return b.String()
 }
 
-// pairChart draws both curves over one time axis, and below it both videos' frames where
-// they happen, each with its surprise laid over it where that is known. It is drawn by
-// hand because frames and curves share the axis. name tells its frames from those of
-// other charts of the page.
+// pairChart is the chart of a pair. name tells its frames from those of other charts of the page.
 func pairChart(name string, p *Pair) (template.HTML, error) {
+	from, to := p.span()
+	return chart(name, fmt.Sprintf("Surprise over time of a possible and an impossible video, %s", p.Property),
+		[]row{{"possible", colourPossible, p.Possible}, {"impossible", colourImpossible, p.Impossible}}, from, to, mark{p.EventSeconds, "event"})
+}
+
+// row is one video of a chart.
+type row struct {
+	name, colour string
+	curve        Curve
+}
+
+// mark is a moment in a chart, in seconds; one outside of it is not drawn.
+type mark struct {
+	seconds float64
+	name    string
+}
+
+// chart draws curves over one time axis, and below it the videos' frames where they happen, each with its surprise laid
+// over it where that is known. It is drawn by hand because frames and curves share the axis. name tells its frames from
+// those of other charts of the page; says is what it shows, for those who cannot see it.
+func chart(name, says string, rows []row, from, to float64, at mark) (template.HTML, error) {
 	const left, right, top, curveHeight = 64.0, 16.0, 20.0, 150.0
 	d := &drawing{width: 940}
-	from, to := p.span()
 	sx := scale{from, to, left, d.width - right}
 	high := 0.0
 	low := math.Inf(1)
-	for _, c := range []Curve{p.Possible, p.Impossible} {
-		for _, v := range c.Surprise {
+	for _, r := range rows {
+		for _, v := range r.curve.Surprise {
 			low, high = min(low, v), max(high, v)
 		}
 	}
@@ -105,20 +122,17 @@ func pairChart(name string, p *Pair) (template.HTML, error) {
 		d.text(sx.start-8, sy.at(t)+4, `class="ax" text-anchor="end"`, label(t))
 	}
 	bottom := sy.start + 26
-	for _, r := range []struct {
-		name, colour string
-		curve        Curve
-	}{{"possible", colourPossible, p.Possible}, {"impossible", colourImpossible, p.Impossible}} {
+	for _, r := range rows {
 		d.add(`<polyline points="%s" fill="none" stroke="%s" stroke-width="2.2" stroke-linejoin="round"/>`, points(sx, sy, r.curve.Seconds, r.curve.Surprise), r.colour)
 		var err error
 		if bottom, err = d.strip(name+"-"+r.name, r.name, r.colour, r.curve, sx, bottom); err != nil {
 			return "", err
 		}
 	}
-	if p.EventSeconds >= from && p.EventSeconds <= to {
-		x := sx.at(p.EventSeconds)
+	if at.seconds >= from && at.seconds <= to {
+		x := sx.at(at.seconds)
 		d.line(x, top-6, x, bottom, fmt.Sprintf(`stroke="%s" stroke-width="1.4" stroke-dasharray="5 4"`, colourInk))
-		d.text(x+6, top+4, `class="ax"`, "event")
+		d.text(x+6, top+4, `class="ax"`, at.name)
 	}
 	for _, t := range sx.ticks(8) {
 		d.line(sx.at(t), sy.start, sx.at(t), sy.start+4, fmt.Sprintf(`stroke="%s"`, colourMuted))
@@ -126,7 +140,7 @@ func pairChart(name string, p *Pair) (template.HTML, error) {
 	}
 	d.add(`<text transform="translate(14 %.1f) rotate(-90)" class="ax" text-anchor="middle">surprise</text>`, (sy.start+sy.end)/2)
 	d.height = bottom + 4
-	return d.html(fmt.Sprintf("Surprise over time of a possible and an impossible video, %s", p.Property)), nil
+	return d.html(says), nil
 }
 
 // strip draws a video's frames, and below them the same with surprise over them. It

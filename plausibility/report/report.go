@@ -3,8 +3,9 @@
 //
 //	report.go     what a page shows; typical pairs with their frames
 //	html.go       the page
+//	listing.go    the page of videos without labels
 //	figures.go    figures, for the page and as PNG and SVG
-//	pairchart.go  a pair's curves above its frames
+//	pairchart.go  the curves of a pair, or of one video, above the frames
 //	data.go       the same numbers as JSON and CSV
 //
 // The page loads nothing from anywhere: styles, charts and frames are in the file.
@@ -117,10 +118,7 @@ func TypicalPairs(ctx context.Context, f *compare.File, a compare.Aggregation, n
 			p.EventSeconds = impossible.Divergence.Second
 		}
 		if frames != nil {
-			from, to := p.span()
-			for i := range framesShown {
-				p.FrameSeconds = append(p.FrameSeconds, from+(to-from)*(float64(i)+0.5)/framesShown)
-			}
+			p.FrameSeconds = spread(p.span())
 			if p.Possible.Frames, err = stills(ctx, frames, f.Location(possible), p.FrameSeconds); err != nil {
 				return nil, err
 			}
@@ -131,6 +129,14 @@ func TypicalPairs(ctx context.Context, f *compare.File, a compare.Aggregation, n
 		pairs = append(pairs, p)
 	}
 	return pairs, nil
+}
+
+// spread are the times at which frames between two are shown, in seconds.
+func spread(from, to float64) (seconds []float64) {
+	for i := range framesShown {
+		seconds = append(seconds, from+(to-from)*(float64(i)+0.5)/framesShown)
+	}
+	return seconds
 }
 
 // MapSource has the surprise of a video's tokens to a set's model, if it was kept.

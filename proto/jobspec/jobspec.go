@@ -187,16 +187,19 @@ func presetOf(name string) preset {
 // maxDataBytes keeps a job, which is sent whole and in lists, well below what a message may hold.
 const maxDataBytes = 1 << 20
 
+func bytesOf(names []string) (sum int) {
+	for _, name := range names {
+		sum += len(name)
+	}
+	return sum
+}
+
 // maxEvaluations keeps the files of a run's evaluations well below what one artifact may hold.
 const maxEvaluations = 4000
 
 func completeTrain(t *surmisev1.TrainSpec) Errors {
 	var errs Errors
-	size := 0
-	for _, d := range t.Data {
-		size += len(d)
-	}
-	if size > maxDataBytes {
+	if size := bytesOf(t.Data); size > maxDataBytes {
 		errs = append(errs, FieldError{"train.data", fmt.Sprintf("must hold at most %d bytes of paths, got %d: name folders, globs or a CSV index", maxDataBytes, size)})
 	}
 	setDefault(&t.Preset, "demo")
@@ -500,10 +503,25 @@ func completeScore(s *surmisev1.ScoreSpec) Errors {
 		}
 	}
 	switch {
-	case s.Dataset == "" && s.Pairs == "":
-		fault("pairs", "is required unless a dataset is named")
+	case s.Dataset == "" && s.Pairs == "" && len(s.Videos) == 0:
+		fault("pairs", "is required unless a dataset or videos are named")
 	case s.Dataset != "" && s.Pairs != "":
 		fault("pairs", "must be empty with score.dataset %s, got %q", s.Dataset, s.Pairs)
+	case len(s.Videos) > 0 && s.Pairs != "":
+		fault("videos", "must be empty with score.pairs %q, got %d names", s.Pairs, len(s.Videos))
+	case len(s.Videos) > 0 && s.Dataset != "":
+		fault("videos", "must be empty with score.dataset %s, got %d names", s.Dataset, len(s.Videos))
+	}
+	if size := bytesOf(s.Videos); size > maxDataBytes {
+		fault("videos", "must hold at most %d bytes of paths, got %d: name folders, globs or a CSV index", maxDataBytes, size)
+	}
+	for _, control := range []struct {
+		field string
+		asked bool
+	}{{"reencode", s.Reencode}, {"recolour", s.Recolour}, {"time_reversal", s.TimeReversal}} {
+		if control.asked && len(s.Videos) > 0 {
+			fault(control.field, "must be false with score.videos: controls are of possible videos, and those have no labels")
+		}
 	}
 	switch {
 	case s.Dataset == "" && s.Root != "":

@@ -17,8 +17,8 @@ import (
 // Comparer is coordinator.Comparer over score files.
 type Comparer struct{}
 
-// Compare sets a model beside its twin, or the later models beside the first.
-func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
+// Compare sets a model beside its twin, or the later models beside the first; or lists videos without labels.
+func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, reference *coordinator.ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
 	options := compare.Options{Seed: req.GetSeed(), Videos: req.GetVideos()}
 	if measure := req.GetMeasure(); measure != "" {
 		var err error
@@ -45,11 +45,57 @@ func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, req 
 		}
 		models = compare.AddTraining(models, label, loaded)
 	}
+	if first := models[0].Files[0]; first.Unlabelled() || reference != nil {
+		if len(files) != 1 {
+			return nil, badField("names", fmt.Errorf("%d jobs; videos without labels are listed of one", len(files)))
+		}
+		return list(first, reference, options)
+	}
 	table, err := compare.Candidates(models, options)
 	if err != nil {
 		return nil, err
 	}
 	return tableMessage(table)
+}
+
+// list orders videos without labels.
+func list(f *compare.File, reference *coordinator.ScoreFile, o compare.Options) (*surmisev1.CompareScoresResponse, error) {
+	var ordinary *compare.File
+	if reference != nil {
+		var err error
+		if ordinary, err = compare.Load(reference.Path); err != nil {
+			return nil, fmt.Errorf("reference %s: %w", reference.Source, err)
+		}
+	}
+	listing, err := compare.List(f, ordinary, o)
+	if err != nil {
+		return nil, err
+	}
+	return listingMessage(listing)
+}
+
+func listingMessage(l *compare.Listing) (*surmisev1.CompareScoresResponse, error) {
+	const most = 100 // of the text; the message has all
+	var text strings.Builder
+	if err := l.WriteText(&text, most); err != nil {
+		return nil, err
+	}
+	m := &surmisev1.CompareScoresResponse{Measure: l.Aggregation.String(), Columns: l.Columns, Warnings: l.Warnings, Text: text.String(),
+		Protocol: l.Protocol, TwinRankCorrelation: l.TwinCorrelation}
+	if r := l.Reference; r != nil {
+		m.Reference = &surmisev1.ReferenceVideos{Videos: int32(r.Videos), Rare: int32(r.Rare), RareExpected: r.Expected, Shared: int32(r.Shared)}
+	}
+	for _, v := range l.Videos {
+		video := &surmisev1.JudgedVideo{Path: v.Path, Label: compare.NoLabel}
+		for _, c := range v.Columns {
+			video.Columns = append(video.Columns, &surmisev1.VideoJudgment{Surprise: c.Surprise, Percentile: c.Percentile, P: c.P})
+		}
+		if v.PeakAt != nil {
+			video.PeakSeconds = &v.PeakAt.Second
+		}
+		m.Videos = append(m.Videos, video)
+	}
+	return m, nil
 }
 
 // Scores passes each video of a score file on.

@@ -49,7 +49,7 @@ func scoreFile(t *testing.T, stride int) string {
 
 func TestCompareOne(t *testing.T) {
 	file := coordinator.ScoreFile{Source: "jobs/a", Path: scoreFile(t, 2)}
-	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{file}, &surmisev1.CompareScoresRequest{Measure: "max@4", Videos: true})
+	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{file}, nil, &surmisev1.CompareScoresRequest{Measure: "max@4", Videos: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,7 +96,7 @@ func TestCompareTellsTies(t *testing.T) {
 	if err := f.Save(path); err != nil {
 		t.Fatal(err)
 	}
-	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, &surmisev1.CompareScoresRequest{})
+	got, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, nil, &surmisev1.CompareScoresRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,12 +107,12 @@ func TestCompareTellsTies(t *testing.T) {
 
 func TestCompareTwo(t *testing.T) {
 	files := []coordinator.ScoreFile{{Source: "jobs/a", Path: scoreFile(t, 2)}, {Source: "jobs/b", Path: scoreFile(t, 2)}}
-	got, err := Comparer{}.Compare(t.Context(), files, &surmisev1.CompareScoresRequest{})
+	got, err := Comparer{}.Compare(t.Context(), files, nil, &surmisev1.CompareScoresRequest{})
 	if err != nil || got.Columns[0] != "jobs/a" || got.Columns[1] != "jobs/b" {
 		t.Fatalf("got %v, %v", got, err)
 	}
 	files[1].Path = scoreFile(t, 4)
-	if _, err = (Comparer{}).Compare(t.Context(), files, &surmisev1.CompareScoresRequest{}); !errors.Is(err, compare.ErrUnlike) || !strings.Contains(err.Error(), "stride") {
+	if _, err = (Comparer{}).Compare(t.Context(), files, nil, &surmisev1.CompareScoresRequest{}); !errors.Is(err, compare.ErrUnlike) || !strings.Contains(err.Error(), "stride") {
 		t.Errorf("unlike files: %v", err)
 	}
 }
@@ -133,7 +133,7 @@ func TestCompareTrainings(t *testing.T) {
 		}
 		files = append(files, coordinator.ScoreFile{Source: fmt.Sprintf("jobs/%d", i), Path: path})
 	}
-	got, err := Comparer{}.Compare(t.Context(), files, &surmisev1.CompareScoresRequest{Labels: []string{"a", "b", "a"}})
+	got, err := Comparer{}.Compare(t.Context(), files, nil, &surmisev1.CompareScoresRequest{Labels: []string{"a", "b", "a"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,7 +144,7 @@ func TestCompareTrainings(t *testing.T) {
 	if len(got.Floors) != 2 || got.Floors[0].Column != "a" || got.Floors[0].Accuracy.Value != 0 || got.Floors[0].Twins != 1 {
 		t.Errorf("floors %v, want two of 0, of one twin each", got.Floors)
 	}
-	_, err = Comparer{}.Compare(t.Context(), files, &surmisev1.CompareScoresRequest{Labels: []string{"a"}})
+	_, err = Comparer{}.Compare(t.Context(), files, nil, &surmisev1.CompareScoresRequest{Labels: []string{"a"}})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "labels: 1 labels for 3 names") {
 		t.Errorf("one label for three jobs: %v", err)
 	}
@@ -152,11 +152,11 @@ func TestCompareTrainings(t *testing.T) {
 
 func TestCompareFaults(t *testing.T) {
 	path := scoreFile(t, 2)
-	_, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, &surmisev1.CompareScoresRequest{Measure: "best"})
+	_, err := Comparer{}.Compare(t.Context(), []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}, nil, &surmisev1.CompareScoresRequest{Measure: "best"})
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "best") {
 		t.Errorf("unknown measure: %v", err)
 	}
-	if _, err := (Comparer{}).Compare(t.Context(), []coordinator.ScoreFile{{Path: path + "x"}}, &surmisev1.CompareScoresRequest{}); err == nil || !strings.Contains(err.Error(), path+"x") {
+	if _, err := (Comparer{}).Compare(t.Context(), []coordinator.ScoreFile{{Path: path + "x"}}, nil, &surmisev1.CompareScoresRequest{}); err == nil || !strings.Contains(err.Error(), path+"x") {
 		t.Errorf("missing file: %v", err)
 	}
 }
@@ -178,5 +178,57 @@ func TestScores(t *testing.T) {
 	stop := errors.New("stop")
 	if err := (Comparer{}).Scores(t.Context(), scoreFile(t, 2), func(*surmisev1.GetScoresResponse) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Videos without labels are listed, by the scores of ordinary ones if a reference is named.
+func TestCompareListsVideosWithoutLabels(t *testing.T) {
+	f, err := compare.Load(scoreFile(t, 2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range f.Videos {
+		v := &f.Videos[i]
+		v.Label, v.Group, v.Property, v.SHA256 = compare.NoLabel, "", "", fmt.Sprintf("%064x", 100+i)
+		f.Sets[0].Scores[i].PeakAt = &compare.Place{Frame: 4, Second: 0.5}
+	}
+	f.Data = compare.Digest(f.Videos)
+	path := filepath.Join(t.TempDir(), "scores.json")
+	if err := f.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	files := []coordinator.ScoreFile{{Source: "jobs/a", Path: path}}
+	got, err := Comparer{}.Compare(t.Context(), files, nil, &surmisev1.CompareScoresRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := got.Videos[0]
+	if got.Measure != "max" || len(got.Rows) != 0 || len(got.Videos) != 6 || first.Path != "1.mp4" || first.Label != -1 || *first.PeakSeconds != 0.5 ||
+		first.Columns[0].Surprise != 0.5 || first.Columns[0].P != nil || got.Reference != nil || got.TwinRankCorrelation == nil || *got.TwinRankCorrelation > -0.99 {
+		t.Errorf("listed %v", got)
+	}
+	labelled := coordinator.ScoreFile{Source: "jobs/b", Path: scoreFile(t, 2)} // three possible videos, of 0.25
+	if got, err = (Comparer{}).Compare(t.Context(), files, &labelled, &surmisev1.CompareScoresRequest{Measure: "avg"}); err != nil {
+		t.Fatal(err)
+	}
+	if j := got.Videos[0].Columns[0]; got.Measure != "avg" || got.Reference.GetVideos() != 3 || *j.P != 0.25 || *j.Percentile != 100 || !strings.Contains(got.Text, "among the 3 videos") {
+		t.Errorf("by a reference: %v", got)
+	}
+	var sent []*surmisev1.GetScoresResponse
+	err = Comparer{}.Scores(t.Context(), path, func(r *surmisev1.GetScoresResponse) error { sent = append(sent, r); return nil })
+	if err != nil || len(sent) != 6 || sent[0].Label != -1 || sent[0].Group != "" {
+		t.Errorf("scores %v, %v", sent, err)
+	}
+
+	_, err = Comparer{}.Compare(t.Context(), append(files, files[0]), nil, &surmisev1.CompareScoresRequest{})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "names: 2 jobs; videos without labels are listed of one") {
+		t.Errorf("two jobs: %v", err)
+	}
+	if _, err = (Comparer{}).Compare(t.Context(), []coordinator.ScoreFile{labelled}, &files[0], &surmisev1.CompareScoresRequest{}); err == nil || !strings.Contains(err.Error(), "the videos have labels") {
+		t.Errorf("labelled videos by a reference: %v", err)
+	}
+	other := coordinator.ScoreFile{Source: "jobs/c", Path: scoreFile(t, 4)}
+	if _, err = (Comparer{}).Compare(t.Context(), files, &other, &surmisev1.CompareScoresRequest{}); !errors.Is(err, compare.ErrUnlike) {
+		t.Errorf("a reference with other settings: %v", err)
 	}
 }

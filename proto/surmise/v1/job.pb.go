@@ -1566,11 +1566,12 @@ func (x *OptimizerSpec) GetVarianceCoeff() float64 {
 	return 0
 }
 
-// ScoreSpec measures how surprising videos are to a model. Required are the model, and pairs or a dataset with its root.
+// ScoreSpec measures how surprising videos are to a model. Required are the model, and one of pairs, a dataset with its
+// root, and videos.
 type ScoreSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// CSV file with the columns path,label,group,property as the worker sees it; label 1 is possible, 0 impossible; paths
-	// in it are relative to it. Empty when a dataset is named.
+	// in it are relative to it. Empty when a dataset or videos are named.
 	Pairs string `protobuf:"bytes,1,opt,name=pairs,proto3" json:"pairs,omitempty"`
 	// The model: "jobs/{id}" of a training job that has succeeded, a checkpoint folder, or a .safetensors file.
 	Model string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
@@ -1606,6 +1607,11 @@ type ScoreSpec struct {
 	Dataset string `protobuf:"bytes,13,opt,name=dataset,proto3" json:"dataset,omitempty"`
 	// Folder of the dataset as the worker sees it.
 	Root string `protobuf:"bytes,14,opt,name=root,proto3" json:"root,omitempty"`
+	// Videos without labels, in place of pairs: named as in TrainSpec.data, except for tar shards. There is no telling
+	// possible from impossible then: videos are ordered by how much they surprise, and set among those of a reference (see
+	// CompareScoresRequest.reference). Labels of an index do not count. Together at most 1 MiB: name folders rather than
+	// files.
+	Videos []string `protobuf:"bytes,18,rep,name=videos,proto3" json:"videos,omitempty"`
 	// Settings under a name, recorded with the scores: "intphys", "intphys2", "grasp" and "inflevel" as published, which settle window,
 	// stride, frame_step, contexts and top_tokens for masked models; "continuous": a window at every tubelet, every
 	// context length, which settles window, stride and contexts. A field that the protocol settles must be left empty.
@@ -1616,7 +1622,8 @@ type ScoreSpec struct {
 	CopyLastFrame bool `protobuf:"varint,21,opt,name=copy_last_frame,json=copyLastFrame,proto3" json:"copy_last_frame,omitempty"`
 	// Controls, scored into an artifact "controls": each possible video against a copy of itself that went through JPEG,
 	// whose colours changed places, or that runs backwards. Nothing impossible happens in them; a model that tells them
-	// apart reacts to something else, in the last case to the arrow of time.
+	// apart reacts to something else, in the last case to the arrow of time. Not with videos, none of which is known to be
+	// possible.
 	Reencode      bool `protobuf:"varint,22,opt,name=reencode,proto3" json:"reencode,omitempty"`
 	Recolour      bool `protobuf:"varint,23,opt,name=recolour,proto3" json:"recolour,omitempty"`
 	TimeReversal  bool `protobuf:"varint,24,opt,name=time_reversal,json=timeReversal,proto3" json:"time_reversal,omitempty"`
@@ -1764,6 +1771,13 @@ func (x *ScoreSpec) GetRoot() string {
 		return x.Root
 	}
 	return ""
+}
+
+func (x *ScoreSpec) GetVideos() []string {
+	if x != nil {
+		return x.Videos
+	}
+	return nil
 }
 
 func (x *ScoreSpec) GetProtocol() string {
@@ -2940,7 +2954,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\n" +
 	"\b_ema_endB\f\n" +
 	"\n" +
-	"_clip_norm\"\xa0\t\n" +
+	"_clip_norm\"\xcc\t\n" +
 	"\tScoreSpec\x12\x1e\n" +
 	"\x05pairs\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x05pairs\x12 \n" +
 	"\x05model\x18\x02 \x01(\tB\n" +
@@ -2967,7 +2981,8 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x06device\x18\x10 \x01(\tB\x9d\x01\xbaH\x99\x01\xba\x01\x95\x01\n" +
 	"\x06device\x124must be auto, cpu, gpu or gpu:N with N from 0 to 255\x1aUthis.matches('^(auto|cpu|gpu(:([0-9]|[1-9][0-9]|1[0-9]{2}|2[0-4][0-9]|25[0-5]))?)?$')R\x06device\x12E\n" +
 	"\adataset\x18\r \x01(\tB+\xbaH(r&R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\adataset\x12\x1c\n" +
-	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12S\n" +
+	"\x04root\x18\x0e \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\x04root\x12*\n" +
+	"\x06videos\x18\x12 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x90N\"\ar\x05\x10\x01\x18\x80 R\x06videos\x12S\n" +
 	"\bprotocol\x18\x0f \x01(\tB7\xbaH4r2R\x00R\aintphysR\bintphys2R\x05graspR\binflevelR\n" +
 	"continuousR\bprotocol\x12\x12\n" +
 	"\x04maps\x18\x14 \x01(\bR\x04maps\x12&\n" +

@@ -146,8 +146,11 @@ type CompareScoresRequest struct {
 	// trainings of one model with different seeds: figures are their means, and intervals resample them too. One model alone is
 	// called "model", whatever its label.
 	Labels []string `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
-	// List every video with its percentile; default false.
-	Videos        bool `protobuf:"varint,5,opt,name=videos,proto3" json:"videos,omitempty"`
+	// List every video with its percentile; default false. Videos without labels are always listed.
+	Videos bool `protobuf:"varint,5,opt,name=videos,proto3" json:"videos,omitempty"`
+	// For scores of videos without labels, of one job: a scoring job of the same model with the same settings, whose videos
+	// are ordinary; of videos with labels, the possible ones count. Default none: videos are only set beside one another.
+	Reference     string `protobuf:"bytes,6,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -217,8 +220,16 @@ func (x *CompareScoresRequest) GetVideos() bool {
 	return false
 }
 
+func (x *CompareScoresRequest) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
 // CompareScoresResponse has one column per thing compared. One model: it and, unless it was skipped, the untrained twin.
-// Several: the models.
+// Several: the models. Of videos without labels there are no rows and no figures of pairs: they are listed, those that
+// surprise the model most first.
 type CompareScoresResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The measure used.
@@ -239,10 +250,15 @@ type CompareScoresResponse struct {
 	Selections []*Selection `protobuf:"bytes,9,rep,name=selections,proto3" json:"selections,omitempty"`
 	// Several models: the pooled accuracy of their untrained twins.
 	Floors []*Floor `protobuf:"bytes,10,rep,name=floors,proto3" json:"floors,omitempty"`
-	// Every video, if asked for.
+	// Every video, if asked for or without labels.
 	Videos []*JudgedVideo `protobuf:"bytes,11,rep,name=videos,proto3" json:"videos,omitempty"`
 	// Name and version of the protocol that the scores were made with, as in "grasp 1"; empty: settings of the job's own.
-	Protocol      string `protobuf:"bytes,12,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	Protocol string `protobuf:"bytes,12,opt,name=protocol,proto3" json:"protocol,omitempty"`
+	// Of videos without labels, in the order of both models: Spearman's rank correlation between the model's surprise and its
+	// untrained twin's. Absent without a twin, below five videos, or where all surprise alike.
+	TwinRankCorrelation *float64 `protobuf:"fixed64,13,opt,name=twin_rank_correlation,json=twinRankCorrelation,proto3,oneof" json:"twin_rank_correlation,omitempty"`
+	// What videos without labels were judged by; absent without a reference.
+	Reference     *ReferenceVideos `protobuf:"bytes,14,opt,name=reference,proto3" json:"reference,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -361,6 +377,93 @@ func (x *CompareScoresResponse) GetProtocol() string {
 	return ""
 }
 
+func (x *CompareScoresResponse) GetTwinRankCorrelation() float64 {
+	if x != nil && x.TwinRankCorrelation != nil {
+		return *x.TwinRankCorrelation
+	}
+	return 0
+}
+
+func (x *CompareScoresResponse) GetReference() *ReferenceVideos {
+	if x != nil {
+		return x.Reference
+	}
+	return nil
+}
+
+// ReferenceVideos says of a reference what its judgments are worth.
+type ReferenceVideos struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its ordinary videos.
+	Videos int32 `protobuf:"varint,1,opt,name=videos,proto3" json:"videos,omitempty"`
+	// Listed videos that surprise the model as few of them do, with p at most 0.05, and how many would at most if all were
+	// like the reference.
+	Rare         int32   `protobuf:"varint,2,opt,name=rare,proto3" json:"rare,omitempty"`
+	RareExpected float64 `protobuf:"fixed64,3,opt,name=rare_expected,json=rareExpected,proto3" json:"rare_expected,omitempty"`
+	// Listed videos that are in the reference too: each is judged by the others of it.
+	Shared        int32 `protobuf:"varint,4,opt,name=shared,proto3" json:"shared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReferenceVideos) Reset() {
+	*x = ReferenceVideos{}
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReferenceVideos) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReferenceVideos) ProtoMessage() {}
+
+func (x *ReferenceVideos) ProtoReflect() protoreflect.Message {
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReferenceVideos.ProtoReflect.Descriptor instead.
+func (*ReferenceVideos) Descriptor() ([]byte, []int) {
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ReferenceVideos) GetVideos() int32 {
+	if x != nil {
+		return x.Videos
+	}
+	return 0
+}
+
+func (x *ReferenceVideos) GetRare() int32 {
+	if x != nil {
+		return x.Rare
+	}
+	return 0
+}
+
+func (x *ReferenceVideos) GetRareExpected() float64 {
+	if x != nil {
+		return x.RareExpected
+	}
+	return 0
+}
+
+func (x *ReferenceVideos) GetShared() int32 {
+	if x != nil {
+		return x.Shared
+	}
+	return 0
+}
+
 // ComparisonRow is one property, or several pooled.
 type ComparisonRow struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -378,7 +481,7 @@ type ComparisonRow struct {
 
 func (x *ComparisonRow) Reset() {
 	*x = ComparisonRow{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[4]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +493,7 @@ func (x *ComparisonRow) String() string {
 func (*ComparisonRow) ProtoMessage() {}
 
 func (x *ComparisonRow) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[4]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +506,7 @@ func (x *ComparisonRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComparisonRow.ProtoReflect.Descriptor instead.
 func (*ComparisonRow) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{4}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ComparisonRow) GetProperty() string {
@@ -476,7 +579,7 @@ type ComparisonCell struct {
 
 func (x *ComparisonCell) Reset() {
 	*x = ComparisonCell{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +591,7 @@ func (x *ComparisonCell) String() string {
 func (*ComparisonCell) ProtoMessage() {}
 
 func (x *ComparisonCell) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[5]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +604,7 @@ func (x *ComparisonCell) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComparisonCell.ProtoReflect.Descriptor instead.
 func (*ComparisonCell) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{5}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ComparisonCell) GetAccuracy() *Interval {
@@ -605,7 +708,7 @@ type ComparisonDifference struct {
 
 func (x *ComparisonDifference) Reset() {
 	*x = ComparisonDifference{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -617,7 +720,7 @@ func (x *ComparisonDifference) String() string {
 func (*ComparisonDifference) ProtoMessage() {}
 
 func (x *ComparisonDifference) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[6]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -630,7 +733,7 @@ func (x *ComparisonDifference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ComparisonDifference.ProtoReflect.Descriptor instead.
 func (*ComparisonDifference) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{6}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ComparisonDifference) GetColumn() string {
@@ -751,7 +854,7 @@ type PValue struct {
 
 func (x *PValue) Reset() {
 	*x = PValue{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +866,7 @@ func (x *PValue) String() string {
 func (*PValue) ProtoMessage() {}
 
 func (x *PValue) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[7]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +879,7 @@ func (x *PValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PValue.ProtoReflect.Descriptor instead.
 func (*PValue) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{7}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PValue) GetP() float64 {
@@ -814,7 +917,7 @@ type SingleVideos struct {
 
 func (x *SingleVideos) Reset() {
 	*x = SingleVideos{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +929,7 @@ func (x *SingleVideos) String() string {
 func (*SingleVideos) ProtoMessage() {}
 
 func (x *SingleVideos) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[8]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +942,7 @@ func (x *SingleVideos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SingleVideos.ProtoReflect.Descriptor instead.
 func (*SingleVideos) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{8}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SingleVideos) GetAuroc() float64 {
@@ -910,7 +1013,7 @@ type CalibratedVideos struct {
 
 func (x *CalibratedVideos) Reset() {
 	*x = CalibratedVideos{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1025,7 @@ func (x *CalibratedVideos) String() string {
 func (*CalibratedVideos) ProtoMessage() {}
 
 func (x *CalibratedVideos) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[9]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1038,7 @@ func (x *CalibratedVideos) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CalibratedVideos.ProtoReflect.Descriptor instead.
 func (*CalibratedVideos) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{9}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CalibratedVideos) GetAccuracy() *Interval {
@@ -1000,7 +1103,7 @@ type Selection struct {
 
 func (x *Selection) Reset() {
 	*x = Selection{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1115,7 @@ func (x *Selection) String() string {
 func (*Selection) ProtoMessage() {}
 
 func (x *Selection) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[10]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1128,7 @@ func (x *Selection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Selection.ProtoReflect.Descriptor instead.
 func (*Selection) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{10}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Selection) GetCandidates() int32 {
@@ -1085,7 +1188,7 @@ type SelectionFold struct {
 
 func (x *SelectionFold) Reset() {
 	*x = SelectionFold{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1097,7 +1200,7 @@ func (x *SelectionFold) String() string {
 func (*SelectionFold) ProtoMessage() {}
 
 func (x *SelectionFold) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[11]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1110,7 +1213,7 @@ func (x *SelectionFold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SelectionFold.ProtoReflect.Descriptor instead.
 func (*SelectionFold) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{11}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SelectionFold) GetMeasure() string {
@@ -1160,7 +1263,7 @@ type Floor struct {
 
 func (x *Floor) Reset() {
 	*x = Floor{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1275,7 @@ func (x *Floor) String() string {
 func (*Floor) ProtoMessage() {}
 
 func (x *Floor) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[12]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1288,7 @@ func (x *Floor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Floor.ProtoReflect.Descriptor instead.
 func (*Floor) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{12}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Floor) GetColumn() string {
@@ -1213,18 +1316,20 @@ func (x *Floor) GetTwins() int32 {
 type JudgedVideo struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// 1 possible, 0 impossible.
-	Label         int32            `protobuf:"varint,2,opt,name=label,proto3" json:"label,omitempty"`
-	Group         string           `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
-	Property      string           `protobuf:"bytes,4,opt,name=property,proto3" json:"property,omitempty"`
-	Columns       []*VideoJudgment `protobuf:"bytes,5,rep,name=columns,proto3" json:"columns,omitempty"`
+	// 1 possible, 0 impossible, -1 without a label; then group and property are empty.
+	Label    int32            `protobuf:"varint,2,opt,name=label,proto3" json:"label,omitempty"`
+	Group    string           `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
+	Property string           `protobuf:"bytes,4,opt,name=property,proto3" json:"property,omitempty"`
+	Columns  []*VideoJudgment `protobuf:"bytes,5,rep,name=columns,proto3" json:"columns,omitempty"`
+	// Of a video without a label: seconds into it at which it surprises the model most.
+	PeakSeconds   *float64 `protobuf:"fixed64,6,opt,name=peak_seconds,json=peakSeconds,proto3,oneof" json:"peak_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JudgedVideo) Reset() {
 	*x = JudgedVideo{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1341,7 @@ func (x *JudgedVideo) String() string {
 func (*JudgedVideo) ProtoMessage() {}
 
 func (x *JudgedVideo) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[13]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1354,7 @@ func (x *JudgedVideo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JudgedVideo.ProtoReflect.Descriptor instead.
 func (*JudgedVideo) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{13}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JudgedVideo) GetPath() string {
@@ -1287,19 +1392,30 @@ func (x *JudgedVideo) GetColumns() []*VideoJudgment {
 	return nil
 }
 
+func (x *JudgedVideo) GetPeakSeconds() float64 {
+	if x != nil && x.PeakSeconds != nil {
+		return *x.PeakSeconds
+	}
+	return 0
+}
+
 type VideoJudgment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Under the measure; a mean over trainings.
 	Surprise float64 `protobuf:"fixed64,1,opt,name=surprise,proto3" json:"surprise,omitempty"`
-	// Among the possible videos of the other half, 0 to 100; absent where they are too few.
-	Percentile    *float64 `protobuf:"fixed64,2,opt,name=percentile,proto3,oneof" json:"percentile,omitempty"`
+	// Among the possible videos of the other half, 0 to 100; absent where they are too few. Of a video without a label among
+	// those of the reference; absent without one, or where that has no scores of these weights.
+	Percentile *float64 `protobuf:"fixed64,2,opt,name=percentile,proto3,oneof" json:"percentile,omitempty"`
+	// Of a video without a label, where there is a percentile: the share of the reference's videos, this one counted among
+	// them, that surprise at least as much. Of a video like those it is at most p with probability p.
+	P             *float64 `protobuf:"fixed64,3,opt,name=p,proto3,oneof" json:"p,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VideoJudgment) Reset() {
 	*x = VideoJudgment{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1427,7 @@ func (x *VideoJudgment) String() string {
 func (*VideoJudgment) ProtoMessage() {}
 
 func (x *VideoJudgment) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[14]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1440,7 @@ func (x *VideoJudgment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoJudgment.ProtoReflect.Descriptor instead.
 func (*VideoJudgment) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{14}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VideoJudgment) GetSurprise() float64 {
@@ -1341,6 +1457,13 @@ func (x *VideoJudgment) GetPercentile() float64 {
 	return 0
 }
 
+func (x *VideoJudgment) GetP() float64 {
+	if x != nil && x.P != nil {
+		return *x.P
+	}
+	return 0
+}
+
 // Interval is a value with its 95 % bootstrap interval over groups.
 type Interval struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1353,7 +1476,7 @@ type Interval struct {
 
 func (x *Interval) Reset() {
 	*x = Interval{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1365,7 +1488,7 @@ func (x *Interval) String() string {
 func (*Interval) ProtoMessage() {}
 
 func (x *Interval) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[15]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1378,7 +1501,7 @@ func (x *Interval) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interval.ProtoReflect.Descriptor instead.
 func (*Interval) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{15}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Interval) GetValue() float64 {
@@ -1412,7 +1535,7 @@ type GetScoresRequest struct {
 
 func (x *GetScoresRequest) Reset() {
 	*x = GetScoresRequest{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1547,7 @@ func (x *GetScoresRequest) String() string {
 func (*GetScoresRequest) ProtoMessage() {}
 
 func (x *GetScoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[16]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1560,7 @@ func (x *GetScoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScoresRequest.ProtoReflect.Descriptor instead.
 func (*GetScoresRequest) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{16}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetScoresRequest) GetName() string {
@@ -1450,9 +1573,9 @@ func (x *GetScoresRequest) GetName() string {
 // GetScoresResponse is one video.
 type GetScoresResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// As the pairs file names it, relative to its folder.
+	// As the pairs file names it, relative to its folder; of videos without labels, relative to the folder that holds all.
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
-	// 1 possible, 0 impossible.
+	// 1 possible, 0 impossible, -1 without a label.
 	Label    int32  `protobuf:"varint,2,opt,name=label,proto3" json:"label,omitempty"`
 	Group    string `protobuf:"bytes,3,opt,name=group,proto3" json:"group,omitempty"`
 	Property string `protobuf:"bytes,4,opt,name=property,proto3" json:"property,omitempty"`
@@ -1468,7 +1591,7 @@ type GetScoresResponse struct {
 
 func (x *GetScoresResponse) Reset() {
 	*x = GetScoresResponse{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1603,7 @@ func (x *GetScoresResponse) String() string {
 func (*GetScoresResponse) ProtoMessage() {}
 
 func (x *GetScoresResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[17]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1616,7 @@ func (x *GetScoresResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetScoresResponse.ProtoReflect.Descriptor instead.
 func (*GetScoresResponse) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{17}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetScoresResponse) GetPath() string {
@@ -1565,7 +1688,7 @@ type VideoSurprise struct {
 
 func (x *VideoSurprise) Reset() {
 	*x = VideoSurprise{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[18]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1700,7 @@ func (x *VideoSurprise) String() string {
 func (*VideoSurprise) ProtoMessage() {}
 
 func (x *VideoSurprise) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[18]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1713,7 @@ func (x *VideoSurprise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VideoSurprise.ProtoReflect.Descriptor instead.
 func (*VideoSurprise) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{18}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VideoSurprise) GetContexts() []*ContextSurprise {
@@ -1622,7 +1745,7 @@ type ContextSurprise struct {
 
 func (x *ContextSurprise) Reset() {
 	*x = ContextSurprise{}
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[19]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1634,7 +1757,7 @@ func (x *ContextSurprise) String() string {
 func (*ContextSurprise) ProtoMessage() {}
 
 func (x *ContextSurprise) ProtoReflect() protoreflect.Message {
-	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[19]
+	mi := &file_surmise_v1_plausibility_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1647,7 +1770,7 @@ func (x *ContextSurprise) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContextSurprise.ProtoReflect.Descriptor instead.
 func (*ContextSurprise) Descriptor() ([]byte, []int) {
-	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{19}
+	return file_surmise_v1_plausibility_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ContextSurprise) GetContext() int32 {
@@ -1683,13 +1806,14 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tB\x1c\xbaH\x19r\x17\x18\x80\x012\x12^[A-Za-z0-9_.:-]*$R\trequestId\"`\n" +
 	"\x19RankContinuationsResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
-	"\brankings\x18\x02 \x03(\v2\x13.surmise.v1.RankingR\brankings\"\xf7\x01\n" +
+	"\brankings\x18\x02 \x03(\v2\x13.surmise.v1.RankingR\brankings\"\xb7\x02\n" +
 	"\x14CompareScoresRequest\x12>\n" +
 	"\x05names\x18\x01 \x03(\tB(\xbaH%\x92\x01\"\b\x01\x10@\x18\x01\"\x1ar\x182\x16^jobs/[a-z0-9-]{1,63}$R\x05names\x12=\n" +
 	"\ameasure\x18\x02 \x01(\tB#\xbaH r\x1e2\x1c^[a-z_]{0,32}(@[0-9]{1,6})?$R\ameasure\x12\x12\n" +
 	"\x04seed\x18\x03 \x01(\x04R\x04seed\x124\n" +
 	"\x06labels\x18\x04 \x03(\tB\x1c\xbaH\x19\x92\x01\x16\x10@\"\x12r\x10\x10\x01\x18\x80\x012\t^[^\\pC]*$R\x06labels\x12\x16\n" +
-	"\x06videos\x18\x05 \x01(\bR\x06videos\"\xf4\x03\n" +
+	"\x06videos\x18\x05 \x01(\bR\x06videos\x12>\n" +
+	"\treference\x18\x06 \x01(\tB \xbaH\x1dr\x1b2\x19^(jobs/[a-z0-9-]{1,63})?$R\treference\"\x82\x05\n" +
 	"\x15CompareScoresResponse\x12\x18\n" +
 	"\ameasure\x18\x01 \x01(\tR\ameasure\x12\x18\n" +
 	"\acolumns\x18\x02 \x03(\tR\acolumns\x12-\n" +
@@ -1707,7 +1831,15 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\x06floors\x18\n" +
 	" \x03(\v2\x11.surmise.v1.FloorR\x06floors\x12/\n" +
 	"\x06videos\x18\v \x03(\v2\x17.surmise.v1.JudgedVideoR\x06videos\x12\x1a\n" +
-	"\bprotocol\x18\f \x01(\tR\bprotocol\"\xe7\x01\n" +
+	"\bprotocol\x18\f \x01(\tR\bprotocol\x127\n" +
+	"\x15twin_rank_correlation\x18\r \x01(\x01H\x00R\x13twinRankCorrelation\x88\x01\x01\x129\n" +
+	"\treference\x18\x0e \x01(\v2\x1b.surmise.v1.ReferenceVideosR\treferenceB\x18\n" +
+	"\x16_twin_rank_correlation\"z\n" +
+	"\x0fReferenceVideos\x12\x16\n" +
+	"\x06videos\x18\x01 \x01(\x05R\x06videos\x12\x12\n" +
+	"\x04rare\x18\x02 \x01(\x05R\x04rare\x12#\n" +
+	"\rrare_expected\x18\x03 \x01(\x01R\frareExpected\x12\x16\n" +
+	"\x06shared\x18\x04 \x01(\x05R\x06shared\"\xe7\x01\n" +
 	"\rComparisonRow\x12\x1a\n" +
 	"\bproperty\x18\x01 \x01(\tR\bproperty\x12\x16\n" +
 	"\x06pooled\x18\x02 \x01(\bR\x06pooled\x12\x16\n" +
@@ -1786,19 +1918,23 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\x05Floor\x12\x16\n" +
 	"\x06column\x18\x01 \x01(\tR\x06column\x120\n" +
 	"\baccuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12\x14\n" +
-	"\x05twins\x18\x03 \x01(\x05R\x05twins\"\x9e\x01\n" +
+	"\x05twins\x18\x03 \x01(\x05R\x05twins\"\xd7\x01\n" +
 	"\vJudgedVideo\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x14\n" +
 	"\x05label\x18\x02 \x01(\x05R\x05label\x12\x14\n" +
 	"\x05group\x18\x03 \x01(\tR\x05group\x12\x1a\n" +
 	"\bproperty\x18\x04 \x01(\tR\bproperty\x123\n" +
-	"\acolumns\x18\x05 \x03(\v2\x19.surmise.v1.VideoJudgmentR\acolumns\"_\n" +
+	"\acolumns\x18\x05 \x03(\v2\x19.surmise.v1.VideoJudgmentR\acolumns\x12&\n" +
+	"\fpeak_seconds\x18\x06 \x01(\x01H\x00R\vpeakSeconds\x88\x01\x01B\x0f\n" +
+	"\r_peak_seconds\"x\n" +
 	"\rVideoJudgment\x12\x1a\n" +
 	"\bsurprise\x18\x01 \x01(\x01R\bsurprise\x12#\n" +
 	"\n" +
 	"percentile\x18\x02 \x01(\x01H\x00R\n" +
-	"percentile\x88\x01\x01B\r\n" +
-	"\v_percentile\"F\n" +
+	"percentile\x88\x01\x01\x12\x11\n" +
+	"\x01p\x18\x03 \x01(\x01H\x01R\x01p\x88\x01\x01B\r\n" +
+	"\v_percentileB\x04\n" +
+	"\x02_p\"F\n" +
 	"\bInterval\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\x01R\x05value\x12\x10\n" +
 	"\x03low\x18\x02 \x01(\x01R\x03low\x12\x12\n" +
@@ -1838,76 +1974,78 @@ func file_surmise_v1_plausibility_service_proto_rawDescGZIP() []byte {
 	return file_surmise_v1_plausibility_service_proto_rawDescData
 }
 
-var file_surmise_v1_plausibility_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_surmise_v1_plausibility_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_surmise_v1_plausibility_service_proto_goTypes = []any{
 	(*RankContinuationsRequest)(nil),  // 0: surmise.v1.RankContinuationsRequest
 	(*RankContinuationsResponse)(nil), // 1: surmise.v1.RankContinuationsResponse
 	(*CompareScoresRequest)(nil),      // 2: surmise.v1.CompareScoresRequest
 	(*CompareScoresResponse)(nil),     // 3: surmise.v1.CompareScoresResponse
-	(*ComparisonRow)(nil),             // 4: surmise.v1.ComparisonRow
-	(*ComparisonCell)(nil),            // 5: surmise.v1.ComparisonCell
-	(*ComparisonDifference)(nil),      // 6: surmise.v1.ComparisonDifference
-	(*PValue)(nil),                    // 7: surmise.v1.PValue
-	(*SingleVideos)(nil),              // 8: surmise.v1.SingleVideos
-	(*CalibratedVideos)(nil),          // 9: surmise.v1.CalibratedVideos
-	(*Selection)(nil),                 // 10: surmise.v1.Selection
-	(*SelectionFold)(nil),             // 11: surmise.v1.SelectionFold
-	(*Floor)(nil),                     // 12: surmise.v1.Floor
-	(*JudgedVideo)(nil),               // 13: surmise.v1.JudgedVideo
-	(*VideoJudgment)(nil),             // 14: surmise.v1.VideoJudgment
-	(*Interval)(nil),                  // 15: surmise.v1.Interval
-	(*GetScoresRequest)(nil),          // 16: surmise.v1.GetScoresRequest
-	(*GetScoresResponse)(nil),         // 17: surmise.v1.GetScoresResponse
-	(*VideoSurprise)(nil),             // 18: surmise.v1.VideoSurprise
-	(*ContextSurprise)(nil),           // 19: surmise.v1.ContextSurprise
-	(*RankSpec)(nil),                  // 20: surmise.v1.RankSpec
-	(*Ranking)(nil),                   // 21: surmise.v1.Ranking
+	(*ReferenceVideos)(nil),           // 4: surmise.v1.ReferenceVideos
+	(*ComparisonRow)(nil),             // 5: surmise.v1.ComparisonRow
+	(*ComparisonCell)(nil),            // 6: surmise.v1.ComparisonCell
+	(*ComparisonDifference)(nil),      // 7: surmise.v1.ComparisonDifference
+	(*PValue)(nil),                    // 8: surmise.v1.PValue
+	(*SingleVideos)(nil),              // 9: surmise.v1.SingleVideos
+	(*CalibratedVideos)(nil),          // 10: surmise.v1.CalibratedVideos
+	(*Selection)(nil),                 // 11: surmise.v1.Selection
+	(*SelectionFold)(nil),             // 12: surmise.v1.SelectionFold
+	(*Floor)(nil),                     // 13: surmise.v1.Floor
+	(*JudgedVideo)(nil),               // 14: surmise.v1.JudgedVideo
+	(*VideoJudgment)(nil),             // 15: surmise.v1.VideoJudgment
+	(*Interval)(nil),                  // 16: surmise.v1.Interval
+	(*GetScoresRequest)(nil),          // 17: surmise.v1.GetScoresRequest
+	(*GetScoresResponse)(nil),         // 18: surmise.v1.GetScoresResponse
+	(*VideoSurprise)(nil),             // 19: surmise.v1.VideoSurprise
+	(*ContextSurprise)(nil),           // 20: surmise.v1.ContextSurprise
+	(*RankSpec)(nil),                  // 21: surmise.v1.RankSpec
+	(*Ranking)(nil),                   // 22: surmise.v1.Ranking
 }
 var file_surmise_v1_plausibility_service_proto_depIdxs = []int32{
-	20, // 0: surmise.v1.RankContinuationsRequest.spec:type_name -> surmise.v1.RankSpec
-	21, // 1: surmise.v1.RankContinuationsResponse.rankings:type_name -> surmise.v1.Ranking
-	4,  // 2: surmise.v1.CompareScoresResponse.rows:type_name -> surmise.v1.ComparisonRow
-	8,  // 3: surmise.v1.CompareScoresResponse.single_videos:type_name -> surmise.v1.SingleVideos
-	9,  // 4: surmise.v1.CompareScoresResponse.calibrated:type_name -> surmise.v1.CalibratedVideos
-	10, // 5: surmise.v1.CompareScoresResponse.selections:type_name -> surmise.v1.Selection
-	12, // 6: surmise.v1.CompareScoresResponse.floors:type_name -> surmise.v1.Floor
-	13, // 7: surmise.v1.CompareScoresResponse.videos:type_name -> surmise.v1.JudgedVideo
-	5,  // 8: surmise.v1.ComparisonRow.cells:type_name -> surmise.v1.ComparisonCell
-	6,  // 9: surmise.v1.ComparisonRow.differences:type_name -> surmise.v1.ComparisonDifference
-	15, // 10: surmise.v1.ComparisonCell.accuracy:type_name -> surmise.v1.Interval
-	15, // 11: surmise.v1.ComparisonCell.group_accuracy:type_name -> surmise.v1.Interval
-	15, // 12: surmise.v1.ComparisonCell.auroc:type_name -> surmise.v1.Interval
-	7,  // 13: surmise.v1.ComparisonCell.chance:type_name -> surmise.v1.PValue
-	7,  // 14: surmise.v1.ComparisonCell.group_chance:type_name -> surmise.v1.PValue
-	15, // 15: surmise.v1.ComparisonDifference.accuracy:type_name -> surmise.v1.Interval
-	15, // 16: surmise.v1.ComparisonDifference.group_accuracy:type_name -> surmise.v1.Interval
-	15, // 17: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
-	7,  // 18: surmise.v1.ComparisonDifference.mcnemar:type_name -> surmise.v1.PValue
-	7,  // 19: surmise.v1.ComparisonDifference.sign_flip:type_name -> surmise.v1.PValue
-	15, // 20: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
-	15, // 21: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
-	15, // 22: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
-	15, // 23: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
-	15, // 24: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
-	15, // 25: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
-	11, // 26: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
-	15, // 27: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
-	15, // 28: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
-	14, // 29: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
-	18, // 30: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
-	18, // 31: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
-	19, // 32: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
-	2,  // 33: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
-	16, // 34: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
-	0,  // 35: surmise.v1.PlausibilityService.RankContinuations:input_type -> surmise.v1.RankContinuationsRequest
-	3,  // 36: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
-	17, // 37: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
-	1,  // 38: surmise.v1.PlausibilityService.RankContinuations:output_type -> surmise.v1.RankContinuationsResponse
-	36, // [36:39] is the sub-list for method output_type
-	33, // [33:36] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	21, // 0: surmise.v1.RankContinuationsRequest.spec:type_name -> surmise.v1.RankSpec
+	22, // 1: surmise.v1.RankContinuationsResponse.rankings:type_name -> surmise.v1.Ranking
+	5,  // 2: surmise.v1.CompareScoresResponse.rows:type_name -> surmise.v1.ComparisonRow
+	9,  // 3: surmise.v1.CompareScoresResponse.single_videos:type_name -> surmise.v1.SingleVideos
+	10, // 4: surmise.v1.CompareScoresResponse.calibrated:type_name -> surmise.v1.CalibratedVideos
+	11, // 5: surmise.v1.CompareScoresResponse.selections:type_name -> surmise.v1.Selection
+	13, // 6: surmise.v1.CompareScoresResponse.floors:type_name -> surmise.v1.Floor
+	14, // 7: surmise.v1.CompareScoresResponse.videos:type_name -> surmise.v1.JudgedVideo
+	4,  // 8: surmise.v1.CompareScoresResponse.reference:type_name -> surmise.v1.ReferenceVideos
+	6,  // 9: surmise.v1.ComparisonRow.cells:type_name -> surmise.v1.ComparisonCell
+	7,  // 10: surmise.v1.ComparisonRow.differences:type_name -> surmise.v1.ComparisonDifference
+	16, // 11: surmise.v1.ComparisonCell.accuracy:type_name -> surmise.v1.Interval
+	16, // 12: surmise.v1.ComparisonCell.group_accuracy:type_name -> surmise.v1.Interval
+	16, // 13: surmise.v1.ComparisonCell.auroc:type_name -> surmise.v1.Interval
+	8,  // 14: surmise.v1.ComparisonCell.chance:type_name -> surmise.v1.PValue
+	8,  // 15: surmise.v1.ComparisonCell.group_chance:type_name -> surmise.v1.PValue
+	16, // 16: surmise.v1.ComparisonDifference.accuracy:type_name -> surmise.v1.Interval
+	16, // 17: surmise.v1.ComparisonDifference.group_accuracy:type_name -> surmise.v1.Interval
+	16, // 18: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
+	8,  // 19: surmise.v1.ComparisonDifference.mcnemar:type_name -> surmise.v1.PValue
+	8,  // 20: surmise.v1.ComparisonDifference.sign_flip:type_name -> surmise.v1.PValue
+	16, // 21: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
+	16, // 22: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
+	16, // 23: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
+	16, // 24: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
+	16, // 25: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
+	16, // 26: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
+	12, // 27: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
+	16, // 28: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
+	16, // 29: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
+	15, // 30: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
+	19, // 31: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
+	19, // 32: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
+	20, // 33: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
+	2,  // 34: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
+	17, // 35: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
+	0,  // 36: surmise.v1.PlausibilityService.RankContinuations:input_type -> surmise.v1.RankContinuationsRequest
+	3,  // 37: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
+	18, // 38: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
+	1,  // 39: surmise.v1.PlausibilityService.RankContinuations:output_type -> surmise.v1.RankContinuationsResponse
+	37, // [37:40] is the sub-list for method output_type
+	34, // [34:37] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_plausibility_service_proto_init() }
@@ -1916,15 +2054,17 @@ func file_surmise_v1_plausibility_service_proto_init() {
 		return
 	}
 	file_surmise_v1_job_proto_init()
-	file_surmise_v1_plausibility_service_proto_msgTypes[8].OneofWrappers = []any{}
+	file_surmise_v1_plausibility_service_proto_msgTypes[3].OneofWrappers = []any{}
+	file_surmise_v1_plausibility_service_proto_msgTypes[9].OneofWrappers = []any{}
 	file_surmise_v1_plausibility_service_proto_msgTypes[14].OneofWrappers = []any{}
+	file_surmise_v1_plausibility_service_proto_msgTypes[15].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_surmise_v1_plausibility_service_proto_rawDesc), len(file_surmise_v1_plausibility_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

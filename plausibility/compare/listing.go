@@ -1,0 +1,264 @@
+package compare
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sort"
+
+	"gonum.org/v1/gonum/stat"
+)
+
+// NoLabel is the label of a video that nobody has called possible or impossible.
+const NoLabel = -1
+
+// ErrNoLabels is wrapped by errors about score files whose videos have no labels, where possible and impossible ones are to
+// be told apart.
+var ErrNoLabels = errors.New("the videos have no labels")
+
+// Unlabelled tells whether the videos of a file have no labels: all of them, or none. They have no groups, properties or
+// pairs either, and are for List.
+func (f *File) Unlabelled() bool { return len(f.Videos) > 0 && f.Videos[0].Label == NoLabel }
+
+// Listing orders videos without labels by how much they surprise a model. What is much surprise is for other videos to
+// say: those of a reference, which are known to be ordinary.
+type Listing struct {
+	Protocol    string      `json:"protocol,omitempty"` // as in Table
+	Aggregation Aggregation `json:"aggregation"`
+	Columns     []string    `json:"columns"`             // sets of the score file, the model first
+	Reference   *Reference  `json:"reference,omitempty"` // absent: videos are only set beside one another
+	Videos      []Listed    `json:"videos"`              // those that surprise the model most first
+	// Spearman's rank correlation of the model's surprise and its untrained twin's, over the videos; absent without a twin,
+	// below MinRanked videos, or where all of them surprise alike. Near 1, the order is one that seeing without learning
+	// makes: of how much moves, say.
+	TwinCorrelation *float64  `json:"twin_rank_correlation,omitempty"`
+	Skipped         []Skipped `json:"skipped"`
+	Warnings        []string  `json:"warnings"`
+}
+
+// Listed is one video of a listing.
+type Listed struct {
+	Video   int              `json:"-"` // its place in the score file
+	Path    string           `json:"path"`
+	Columns []ListedSurprise `json:"columns"`
+	PeakAt  *Place           `json:"peak_at,omitempty"` // where and when it surprises the model most
+}
+
+// ListedSurprise is a video to one set. Of Percentile and P there is none without a reference, or where the reference has no
+// scores of these weights.
+type ListedSurprise struct {
+	Surprise   float64  `json:"surprise"`
+	Percentile *float64 `json:"percentile,omitempty"` // share of reference videos that surprise less, in percent, one that surprises as much half
+	// P is the share of reference videos, this one counted among them, that surprise at least as much: the conformal
+	// p-value (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005). Where the video is like the reference,
+	// P is at most p with probability p.
+	P *float64 `json:"p,omitempty"`
+}
+
+// Reference is what listed videos are judged by.
+type Reference struct {
+	Videos   int     `json:"videos"`
+	Rare     int     `json:"rare"`          // listed videos with P of the model at most RareP
+	Expected float64 `json:"rare_expected"` // of so many videos, were all of them like the reference; at most
+	Shared   int     `json:"shared"`        // listed videos that are in the reference too: each is judged by the others
+}
+
+// RareP is the p-value up to which a video counts as rare.
+const RareP = 0.05
+
+// MinRanked is the number of videos below which a correlation of ranks is not computed.
+const MinRanked = 5
+
+// List orders the videos of a file without labels. reference is a score file of the same weights, made with like settings: all
+// of its videos if they have no labels either, its possible ones if they have; nil for none. Of o only the aggregation
+// counts, by default peak for next-tubelet models and max for others, which is what suits single videos. An error wraps
+// ErrUnlike if the files must not be compared.
+func List(f, reference *File, o Options) (*Listing, error) {
+	l, err := list(f, reference, o)
+	if err != nil {
+		return nil, fmt.Errorf("listing videos: %w", err)
+	}
+	return l, nil
+}
+
+func list(f, reference *File, o Options) (*Listing, error) {
+	if err := f.Validate(); err != nil {
+		return nil, err
+	}
+	if !f.Unlabelled() {
+		return nil, errors.New("the videos have labels: compare their groups instead")
+	}
+	a := o.Aggregation
+	switch {
+	case a.OfPairs():
+		return nil, fmt.Errorf("measure %s: it looks at where the videos of a pair part, and these have no pairs", a)
+	case a.Name == "" && len(f.Spec.Contexts) == 0:
+		a.Name = "peak"
+	case a.Name == "":
+		a.Name = "max"
+	}
+	l := &Listing{Protocol: f.Spec.protocolText(), Aggregation: a, Skipped: f.Skipped, Warnings: []string{}, Videos: make([]Listed, len(f.Videos))}
+	model, _ := f.Set(ModelSet)
+	for i, v := range f.Videos {
+		l.Videos[i] = Listed{Video: i, Path: v.Path, PeakAt: model.Scores[i].PeakAt}
+	}
+	surprise := map[string][]float64{}
+	for _, name := range []string{ModelSet, TwinSet, CopySet} {
+		set, ok := f.Set(name)
+		if !ok {
+			continue
+		}
+		values, err := set.Videos(f, a)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", set.Name, err)
+		}
+		surprise[set.Name] = values
+		l.Columns = append(l.Columns, set.Name)
+		for i, x := range values {
+			l.Videos[i].Columns = append(l.Videos[i].Columns, ListedSurprise{Surprise: x})
+		}
+	}
+	if reference != nil {
+		if err := l.judge(f, reference, surprise); err != nil {
+			return nil, fmt.Errorf("reference: %w", err)
+		}
+	}
+	if twin := surprise[TwinSet]; len(twin) >= MinRanked {
+		if r := stat.Correlation(ranks(surprise[ModelSet]), ranks(twin), nil); finite(r) {
+			l.TwinCorrelation = &r
+		}
+	}
+	l.Warnings = append(l.Warnings, f.Notes...)
+	if len(f.Skipped) > 0 {
+		l.Warnings = append(l.Warnings, fmt.Sprintf("of %d videos %d were skipped; see the list of them", len(f.Videos)+len(f.Skipped), len(f.Skipped)))
+	}
+	slices.SortStableFunc(l.Videos, func(x, y Listed) int {
+		return cmp.Compare(y.Columns[0].Surprise, x.Columns[0].Surprise)
+	})
+	return l, nil
+}
+
+// content is a video wherever it lies, and whatever it is called.
+type content struct {
+	sha256 string
+	first  int
+}
+
+// judge sets each video of f, listed in its order, among those of a reference. surprise is that of each set of f.
+func (l *Listing) judge(f, reference *File, surprise map[string][]float64) error {
+	if err := reference.Validate(); err != nil {
+		return err
+	}
+	if reference.ofControls() && !reference.Unlabelled() {
+		return errors.New("these are controls: altered copies of videos")
+	}
+	if err := alike(f, reference); err != nil {
+		return err
+	}
+	model, _ := f.Set(ModelSet)
+	its, _ := reference.Set(ModelSet)
+	switch ours, theirs := model.Model.SHA256, its.Model.SHA256; {
+	case ours == "" || theirs == "":
+		return fmt.Errorf("%w: one of them does not say which weights made it, as the evaluations of a training do not: score with its checkpoint", ErrUnlike)
+	case ours != theirs:
+		return fmt.Errorf("%w: model is %s in one and %s in the other, and each has a scale of its own", ErrUnlike, weights(&model.Model), weights(&its.Model))
+	}
+	if ours, its := precisionOf(f), precisionOf(reference); ours != its {
+		l.Warnings = append(l.Warnings, fmt.Sprintf("the videos were scored in %s, the reference in %s; a difference as small as rounding means nothing", ours, its))
+	}
+	there := map[content][]int{} // of the reference's ordinary videos
+	var ordinary []int
+	for i, v := range reference.Videos {
+		if v.Label != 0 {
+			ordinary = append(ordinary, i)
+			key := content{v.SHA256, v.First}
+			there[key] = append(there[key], i)
+		}
+	}
+	l.Reference = &Reference{Videos: len(ordinary)}
+	for column, name := range l.Columns {
+		set, ok := reference.Set(name)
+		own, _ := f.Set(name)
+		if !ok || own.Model.SHA256 != set.Model.SHA256 || own.Model.Seed != set.Model.Seed { // twins of one model differ by seed
+			continue
+		}
+		all, err := set.Videos(reference, l.Aggregation)
+		if err != nil {
+			return err
+		}
+		sorted := make([]float64, len(ordinary))
+		for k, i := range ordinary {
+			sorted[k] = all[i]
+		}
+		slices.Sort(sorted)
+		for i := range f.Videos {
+			x := surprise[name][i]
+			below := sort.SearchFloat64s(sorted, x)
+			above := len(sorted) - sort.Search(len(sorted), func(k int) bool { return sorted[k] > x })
+			others := len(sorted)
+			for _, itself := range there[content{f.Videos[i].SHA256, f.Videos[i].First}] {
+				others--
+				switch {
+				case all[itself] < x:
+					below--
+				case all[itself] > x:
+					above--
+				}
+			}
+			if others == 0 {
+				continue
+			}
+			alike := others - below - above
+			percentile := 100 * (float64(below) + float64(alike)/2) / float64(others)
+			p := float64(1+above+alike) / float64(1+others)
+			l.Videos[i].Columns[column].Percentile, l.Videos[i].Columns[column].P = &percentile, &p
+			if name != ModelSet {
+				continue
+			}
+			if p <= RareP {
+				l.Reference.Rare++
+			}
+			l.Reference.Expected += math.Floor(RareP*float64(1+others)) / float64(1+others)
+		}
+	}
+	for _, v := range f.Videos {
+		if there[content{v.SHA256, v.First}] != nil {
+			l.Reference.Shared++
+		}
+	}
+	for _, note := range reference.Notes {
+		l.Warnings = append(l.Warnings, "the reference: "+note)
+	}
+	if least := int(math.Ceil(1/RareP)) - 1; len(ordinary) < least {
+		l.Warnings = append(l.Warnings, fmt.Sprintf("the reference has %d videos: no p can be below %.2g; take at least %d", len(ordinary), 1/float64(1+len(ordinary)), least))
+	}
+	return nil
+}
+
+// weights names a model's weights in an error.
+func weights(m *Model) string {
+	return fmt.Sprintf("%s (SHA-256 %.12s)", cmp.Or(m.Name, "without a name"), m.SHA256)
+}
+
+// ranks are the places of values in ascending order, [N], equal ones their mean.
+func ranks(values []float64) []float64 {
+	order := make([]int, len(values))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, k int) int { return cmp.Compare(values[i], values[k]) })
+	out := make([]float64, len(values))
+	for from := 0; from < len(order); {
+		to := from
+		for to < len(order) && values[order[to]] == values[order[from]] {
+			to++
+		}
+		for _, i := range order[from:to] {
+			out[i] = float64(from+to-1) / 2
+		}
+		from = to
+	}
+	return out
+}
