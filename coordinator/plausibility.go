@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/surmise-ml/surmise/coordinator/queue"
+	"github.com/surmise-ml/surmise/internal/osfault"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -40,12 +41,14 @@ func (s *Server) CompareScores(ctx context.Context, req *surmisev1.CompareScores
 	if err := checkSizes(all); err != nil {
 		return nil, err
 	}
-	// One comparison at a time: each holds its files in memory, and a cancelled one its core for a while.
+	// One comparison at a time: each holds its files in memory.
 	select {
 	case s.comparing <- struct{}{}:
 		defer func() { <-s.comparing }()
+	case <-s.stopping:
+		return nil, status.Error(codes.Unavailable, "the coordinator stops")
 	case <-ctx.Done():
-		return nil, status.FromContextError(ctx.Err()).Err()
+		return nil, status.Error(status.FromContextError(ctx.Err()).Code(), "waited for another comparison to end: one is made at a time")
 	}
 	response, err := s.comparer.Compare(ctx, files, reference, req)
 	return response, scoreStatus(err)
@@ -106,8 +109,15 @@ func (s *Server) scoreFile(ctx context.Context, name string) (file ScoreFile, re
 	return ScoreFile{Source: name, Path: path}, release, nil
 }
 
-// scoreStatus is for errors of the Comparer: scores that cannot be read or compared are no fault of the request's form.
+// errStoreAway: what is asked for is kept, and cannot be had now.
+var errStoreAway = errors.New("the artifact store cannot be reached")
+
+// scoreStatus is for errors of the Comparer: scores that cannot be read or compared are no fault of the request's form. Where
+// the store or the machine is at fault the same call may succeed later.
 func scoreStatus(err error) error {
+	if errors.Is(err, errStoreAway) || osfault.OfMachine(err) {
+		return statusOf(err)
+	}
 	if _, ok := status.FromError(err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return statusOf(err)
 	}

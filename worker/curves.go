@@ -150,7 +150,10 @@ func (e *evaluator) evaluate(ctx context.Context, step int, weights []checkpoint
 	if err := scores.Save(filepath.Join(e.dir, fmt.Sprintf("step-%08d.json", step))); err != nil {
 		return infrastructure("evaluating step %d: %w", step, err)
 	}
-	table, err := compare.Summarize(scores, compare.Options{Seed: e.train.Seed, Resamples: evalResamples})
+	table, err := compare.Summarize(scores, compare.Options{Seed: e.train.Seed, Resamples: evalResamples, Done: ctx.Done()})
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("evaluating step %d: %w", step, err)
 	}

@@ -114,7 +114,7 @@ func (j Jobs) runScore(ctx context.Context, spec *surmisev1.ScoreSpec, a Assignm
 	if err != nil {
 		return nil, err
 	}
-	metrics, err := metricsOf(scores, spec.GetSeed())
+	metrics, err := metricsOf(ctx, scores, spec.GetSeed())
 	if err != nil {
 		return nil, err
 	}

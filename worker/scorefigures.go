@@ -1,11 +1,13 @@
 package worker
 
 import (
+	"context"
+
 	"github.com/surmise-ml/surmise/plausibility/compare"
 )
 
 // metricsOf are what scores come to.
-func metricsOf(scores *compare.File, seed uint64) (map[string]float64, error) {
+func metricsOf(ctx context.Context, scores *compare.File, seed uint64) (map[string]float64, error) {
 	if scores.Unlabelled() {
 		listing, err := compare.List(scores, nil, compare.Options{})
 		if err != nil {
@@ -13,7 +15,10 @@ func metricsOf(scores *compare.File, seed uint64) (map[string]float64, error) {
 		}
 		return listingMetrics(listing), nil
 	}
-	table, err := compare.Summarize(scores, compare.Options{Seed: seed})
+	table, err := compare.Summarize(scores, compare.Options{Seed: seed, Done: ctx.Done()})
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}

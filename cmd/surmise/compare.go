@@ -38,7 +38,7 @@ the same model, each has its percentile among those, and p, how often one of tho
 			if published {
 				return writePublished(cmd.OutOrStdout(), paths, asJSON)
 			}
-			options := compare.Options{Seed: seed, Videos: videos}
+			options := compare.Options{Seed: seed, Videos: videos, Done: cmd.Context().Done()}
 			if measure != "" {
 				var err error
 				if options.Aggregation, err = compare.ParseAggregation(measure); err != nil {

@@ -153,7 +153,7 @@ func demo(ctx context.Context, o demoOptions, out, show io.Writer) (err error) {
 		return fmt.Errorf("scoring: %w", err)
 	}
 	pages := reportOptions{scores: []string{artifactFile(scored, "scores")}, out: filepath.Join(root, "report"), title: "Surmise demo: which video is impossible?",
-		run: filepath.Dir(artifactFile(trained, "events")), compare: compare.Options{Seed: o.seed, Aggregation: demoStatistic}, fixedBy: "the demo", pairs: 8, facts: []report.Fact{{Name: "command", Value: o.command()},
+		run: filepath.Dir(artifactFile(trained, "events")), compare: compare.Options{Seed: o.seed, Aggregation: demoStatistic, Done: ctx.Done()}, fixedBy: "the demo", pairs: 8, facts: []report.Fact{{Name: "command", Value: o.command()},
 			{Name: "training job", Value: trained.Name}, {Name: "scoring job", Value: scored.Name}}}
 	if o.pixels {
 		fmt.Fprintln(out, "   The same with pixels as target: training and scoring")

@@ -80,7 +80,7 @@ coordinator; its model's training curves are found by themselves. Controls are t
 			}
 			o.scores = append(o.scores, path)
 		}
-		o.made = "by surmise " + version
+		o.made, o.compare.Done = "by surmise "+version, cmd.Context().Done()
 		o.facts = []report.Fact{{Name: "command", Value: strings.Join(os.Args, " ")}}
 		write := writeReport
 		if unlabelled, err := o.unlabelled(); err != nil {

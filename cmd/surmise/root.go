@@ -15,6 +15,7 @@ import (
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
 	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 )
 
@@ -63,11 +64,12 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	says := message(err)
 	if cause := context.Cause(ctx); ctx.Err() != nil && cause != nil {
 		says = strings.ReplaceAll(says, cause.Error(), "interrupted") // such as "interrupt signal received"
+		says = strings.ReplaceAll(says, compare.ErrStopped.Error(), "interrupted")
 	}
 	if !begun {
 		says = plainUsage(says)
 	}
-	fmt.Fprintf(errOut, "Error: %s\n", says)
+	fmt.Fprintf(errOut, "Error: %s\n", harmless(says))
 	if !begun {
 		fmt.Fprintf(errOut, "Run '%s --help' for usage.\n", cmd.CommandPath())
 	}
@@ -152,6 +154,8 @@ func exitCode(err error) int {
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.Is(err, compare.ErrStopped):
+		return exitFailed
 	case errors.As(err, &job):
 		return exitJob
 	case errors.As(err, &input), errors.As(err, &fields), errors.As(err, &flag), errors.As(err, &address), errors.As(err, &usage):

@@ -126,23 +126,23 @@ is for 'surmise compare --reference' to say, by the scores of ordinary videos.`,
 		if err != nil {
 			return localFailure(cmd.Context(), "scoring", err)
 		}
-		return writeScored(cmd.OutOrStdout(), scores, seed, asJSON)
+		return writeScored(cmd.OutOrStdout(), scores, compare.Options{Seed: seed, Done: cmd.Context().Done()}, asJSON)
 	}
 	return cmd
 }
 
 // writeScored prints what fresh scores show.
-func writeScored(w io.Writer, scores *compare.File, seed uint64, asJSON bool) error {
+func writeScored(w io.Writer, scores *compare.File, o compare.Options, asJSON bool) error {
 	var write func() error
 	var shown any
 	if scores.Unlabelled() {
-		listing, err := compare.List(scores, nil, compare.Options{})
+		listing, err := compare.List(scores, nil, o)
 		if err != nil {
 			return err
 		}
 		shown, write = listing, func() error { return listing.WriteText(harmlessWriter{w}, listedVideos) }
 	} else {
-		table, err := compare.Summarize(scores, compare.Options{Seed: seed})
+		table, err := compare.Summarize(scores, o)
 		if err != nil {
 			return err
 		}

@@ -114,6 +114,9 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 		}
 	}
 	t, err := build(base, columns, o)
+	if err == nil {
+		err = o.stopped()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +128,7 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 	t.repeatNotes(models, names)
 	t.warnOfSeeds(models)
 	if len(twins) > 0 && !t.Controls {
-		floor, err := pooled(base, twins, Options{Aggregation: t.Aggregation, Confidence: t.Confidence, Resamples: t.Resamples, Seed: t.Seed})
+		floor, err := pooled(base, twins, Options{Aggregation: t.Aggregation, Confidence: t.Confidence, Resamples: t.Resamples, Seed: t.Seed, Done: o.Done})
 		if err != nil {
 			return nil, err
 		}

@@ -164,7 +164,7 @@ func groupInterval(part, whole []float64, o Options, name ...string) Interval {
 	draws := newResampler(o.Seed, stream(name...), len(part))
 	value := share(draws.once())
 	resampled := make([]float64, 0, o.Resamples)
-	for len(resampled) < o.Resamples {
+	for o.more(len(resampled)) {
 		if weight := draws.draw(); hasPair(weight, whole) {
 			resampled = append(resampled, share(weight))
 		}
@@ -282,7 +282,7 @@ func calibrated(alarms, caught, possibles, impossibles []float64, o Options) Cal
 	draws := newResampler(o.Seed, stream("calibrated"), len(alarms))
 	values := figures(draws.once())
 	var resampled [statistics][]float64
-	for range o.Resamples {
+	for i := 0; o.more(i); i++ {
 		for s, x := range figures(draws.draw()) { // every group has both labels
 			resampled[s] = append(resampled[s], x)
 		}

@@ -79,6 +79,9 @@ func Localize(f *File, within int, o Options) (*Localisation, error) {
 		}
 		l.Rows = append(l.Rows, localisationOf(name, own, len(l.Columns), o))
 	}
+	if err := o.stopped(); err != nil {
+		return nil, fmt.Errorf("localising surprise: %w", err)
+	}
 	return l, nil
 }
 
@@ -200,13 +203,13 @@ func localisationOf(name string, peaks []peak, sets int, o Options) Localisation
 		}
 		cell.Frames = median(frames)
 		r := newResampler(o.Seed, uint64(s), len(index))
-		resampled := make([]float64, o.Resamples)
-		for i := range resampled {
+		var resampled []float64
+		for o.more(len(resampled)) {
 			var h, n float64
 			for g, weight := range r.draw() {
 				h, n = h+weight*hits[g], n+weight*videos[g]
 			}
-			resampled[i] = h / n
+			resampled = append(resampled, h/n)
 		}
 		cell.HitRate = percentileInterval(float64(cell.Hits)/float64(len(peaks)), resampled, len(index), o.Confidence, 0, 1)
 		row.Cells = append(row.Cells, cell)

@@ -116,7 +116,7 @@ func makeRow(r namedGroups, names []string, surprise, whole [][][]float64, o Opt
 			differences[c][s] = make([]float64, 0, o.Resamples)
 		}
 	}
-	for len(resampled[0][0]) < o.Resamples {
+	for o.more(len(resampled[0][0])) {
 		weight := draws.draw()
 		if !hasPair(weight, pairs) {
 			continue // a group may hold no matched pair; a resample of only such has no accuracy
@@ -128,6 +128,9 @@ func makeRow(r namedGroups, names []string, surprise, whole [][][]float64, o Opt
 				differences[c][s] = append(differences[c][s], drawn[0][s]-drawn[c][s])
 			}
 		}
+	}
+	if err := o.stopped(); err != nil {
+		return row, err
 	}
 	share := func(c, s int) Interval {
 		return percentileInterval(values[c][s], resampled[c][s], len(r.groups), o.Confidence, 0, 1)

@@ -39,7 +39,7 @@ func singleOfSeeds(groups []group, surprise [][]float64, labels []int, o Options
 	once := [][]float64{ones(len(surprise))}
 	draws := newResampler(o.Seed, stream("single videos"), len(groups))
 	var auprc, absolute []float64
-	for range o.Resamples {
+	for i := 0; o.more(i); i++ {
 		weight, drawn := draws.draw(), draws.seeds(once)[0]
 		var area, right float64
 		for k := range seeds {

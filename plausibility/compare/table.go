@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -12,6 +13,25 @@ type Options struct {
 	Resamples   int         // default 10,000
 	Seed        uint64      // of the bootstrap, of the halves of Selection and Calibrated, and of sign flips
 	Videos      bool        // list every video with its percentile
+
+	Done <-chan struct{} // ends the work, with ErrStopped, once it is closed: a table of many groups takes minutes; nil: nothing does
+}
+
+// ErrStopped is wrapped by the error of what Options.Done ended.
+var ErrStopped = errors.New("stopped before the end")
+
+// more tells whether to resample again after n times. One is always there, so that an interval can be made of what is
+// thrown away in the end.
+func (o Options) more(n int) bool { return n < o.Resamples && (n == 0 || o.stopped() == nil) }
+
+// stopped is ErrStopped once Done is closed.
+func (o Options) stopped() error {
+	select {
+	case <-o.Done:
+		return ErrStopped
+	default:
+		return nil
+	}
 }
 
 func (o Options) withDefaults(s Spec) (Options, error) {
@@ -240,7 +260,7 @@ func (t *Table) addPooled(f *File, columns []column, surprise [][][]float64, o O
 		if a == o.Aggregation {
 			continue
 		}
-		row, err := pooled(f, columns, Options{Aggregation: a, Confidence: o.Confidence, Resamples: o.Resamples, Seed: o.Seed})
+		row, err := pooled(f, columns, Options{Aggregation: a, Confidence: o.Confidence, Resamples: o.Resamples, Seed: o.Seed, Done: o.Done})
 		if err != nil {
 			return nil, err
 		}

@@ -9,9 +9,36 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
+
+// Closing Done ends a table that would take minutes, whatever is being resampled; what is done before is not affected by it.
+func TestDoneEndsATable(t *testing.T) {
+	f := madeUp(3, 40, 0.8, "permanence", "colour")
+	open, closed := make(chan struct{}), make(chan struct{})
+	close(closed)
+	whole, err := Summarize(f, Options{Resamples: 300})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if same, err := Summarize(f, Options{Resamples: 300, Done: open}); err != nil || !reflect.DeepEqual(same, whole) {
+		t.Errorf("with a Done that stays open: another table, %v", err)
+	}
+	const most = 1_000_000 // half an hour of resamples
+	if _, err := Summarize(f, Options{Resamples: most, Done: closed}); !errors.Is(err, ErrStopped) {
+		t.Errorf("summarized: %v", err)
+	}
+	if _, err := Models([]*File{f, f}, []string{"a", "b"}, Options{Resamples: most, Done: closed}); !errors.Is(err, ErrStopped) {
+		t.Errorf("compared: %v", err)
+	}
+	late := make(chan struct{})
+	time.AfterFunc(50*time.Millisecond, func() { close(late) })
+	if _, err := Summarize(f, Options{Resamples: most, Done: late}); !errors.Is(err, ErrStopped) {
+		t.Errorf("summarized until later: %v", err)
+	}
+}
 
 func TestSummarizeKnownModel(t *testing.T) {
 	f := madeUp(3, 60, 1, "colour_visible", "permanence_occluded", "gravity", "permanence")

@@ -2,6 +2,7 @@ package coordinatorcmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -19,7 +20,7 @@ type Comparer struct{}
 
 // Compare sets a model beside its twin, or the later models beside the first; or lists videos without labels.
 func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, reference *coordinator.ScoreFile, req *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
-	options := compare.Options{Seed: req.GetSeed(), Videos: req.GetVideos()}
+	options := compare.Options{Seed: req.GetSeed(), Videos: req.GetVideos(), Done: ctx.Done()}
 	if measure := req.GetMeasure(); measure != "" {
 		var err error
 		if options.Aggregation, err = compare.ParseAggregation(measure); err != nil {
@@ -52,6 +53,9 @@ func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, refe
 		return list(first, reference, options)
 	}
 	table, err := compare.Candidates(models, options)
+	if errors.Is(err, compare.ErrStopped) {
+		return nil, ctx.Err()
+	}
 	if err != nil {
 		return nil, err
 	}

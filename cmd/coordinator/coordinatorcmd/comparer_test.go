@@ -1,6 +1,7 @@
 package coordinatorcmd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -83,6 +84,16 @@ func TestCompareOne(t *testing.T) {
 	}
 	if last.Differences[0].Accuracy.Value != 1 || !strings.Contains(got.Text, "permanence") {
 		t.Errorf("differences %v, text %s", last.Differences, got.Text)
+	}
+}
+
+// A comparison nobody waits for ends.
+func TestCompareEndsWithItsCaller(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	file := coordinator.ScoreFile{Source: "jobs/a", Path: scoreFile(t, 2)}
+	leave()
+	if _, err := (Comparer{}).Compare(ctx, []coordinator.ScoreFile{file}, nil, &surmisev1.CompareScoresRequest{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
 	}
 }
 
