@@ -113,8 +113,8 @@ func writeJobs(w io.Writer, jobs []*surmisev1.Job, now time.Time) error {
 		if note == "" {
 			note = job.DisplayName
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.Name, kind, job.State, progress,
-			age(now.Sub(job.GetCreateTime().AsTime())), orDash(job.Worker), orDash(firstLine(note, 80)))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.Name, kind, job.State, harmless(progress),
+			age(now.Sub(job.GetCreateTime().AsTime())), orDash(harmless(job.Worker)), orDash(firstLine(note, 80)))
 	}
 	return table.Flush()
 }

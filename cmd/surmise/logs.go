@@ -130,6 +130,6 @@ func (p *logPrinter) line(epoch int64, l *surmisev1.LogLine) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(p.out, "%s %-5s %s\n", l.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z"), l.Level, l.Text)
+	_, err := fmt.Fprintf(p.out, "%s %-5s %s\n", l.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z"), harmless(l.Level), harmless(l.Text))
 	return err
 }

@@ -72,7 +72,7 @@ func (v *lineView) due(p *surmisev1.Progress) bool {
 func (v *lineView) note(format string, args ...any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintf(v.w, format+"\n", args...)
+	fmt.Fprintln(v.w, harmless(fmt.Sprintf(format, args...)))
 }
 
 func (v *lineView) close() {}
@@ -89,7 +89,7 @@ func newBarView(w io.Writer) *barView {
 	v.newest.Store(&surmisev1.Progress{})
 	v.bar = v.bars.New(0, mpb.BarStyle().Rbound("|").Lbound("|").Filler("█").Tip("█").Padding("·"),
 		mpb.BarWidth(24),
-		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return v.newest.Load().GetPhase() + " " })),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return harmless(v.newest.Load().GetPhase()) + " " })),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 			p := v.newest.Load()
 			return fmt.Sprintf(" %d/%d%s", p.GetStep(), p.GetSteps(), figures(p))
@@ -104,7 +104,7 @@ func (v *barView) update(p *surmisev1.Progress) {
 }
 
 func (v *barView) note(format string, args ...any) {
-	fmt.Fprintf(v.bars, format+"\n", args...)
+	fmt.Fprintln(v.bars, harmless(fmt.Sprintf(format, args...)))
 }
 
 func (v *barView) close() {
