@@ -117,7 +117,11 @@ func (s *Server) localFile(ctx context.Context, a *surmisev1.Artifact) (path str
 		return "", nil, fmt.Errorf("%s lies in an artifact store; start the coordinator with its --artifacts: %w", a.Path, fs.ErrNotExist)
 	}
 	if !filepath.IsAbs(a.Path) {
-		return s.cache.Get(ctx, s.artifacts, artifact.Ref{Path: a.Path, SHA256: a.Sha256}, nil)
+		path, release, err = s.cache.Get(ctx, s.artifacts, artifact.Ref{Path: a.Path, SHA256: a.Sha256}, nil)
+		if err != nil && !errors.Is(err, artifact.ErrNotFound) && !errors.Is(err, artifact.ErrDamaged) {
+			err = fmt.Errorf("%w: %w", errStoreAway, err)
+		}
+		return path, release, err
 	}
 	if a.Sha256 != "" {
 		if err := artifact.VerifyFile(a.Path, a.Sha256); err != nil {

@@ -391,3 +391,22 @@ func TestCachesAreClaimed(t *testing.T) {
 		t.Errorf("the cache begins with %v, %v, want a folder of its own", entries, err)
 	}
 }
+
+// While the store is away its scores cannot be had, which is no state of the job: the call may be made again.
+func TestScoresWhileTheStoreIsAway(t *testing.T) {
+	s, store, s3 := keeping(t, func(c *coordinator.Config) { c.Comparer = noScores{} })
+	job := s.submit(score("m.safetensors"))
+	w := s.ready("w")
+	l := w.lease()
+	ref := bring(t, store, l, "scores.json", "{}")
+	w.done(l.Lease, &surmisev1.Artifact{Name: "scores", Path: ref.Path, Sha256: ref.SHA256})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	s3.Meet(func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
+		http.Error(w, "away", http.StatusServiceUnavailable)
+	})
+	_, err := s.scores.CompareScores(s.ctx, &surmisev1.CompareScoresRequest{Names: []string{job.Name}})
+	wantCode(t, err, codes.Unavailable)
+}
+
+// noScores finds nothing to compare.
+type noScores struct{ coordinator.Comparer }

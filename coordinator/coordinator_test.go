@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -873,6 +874,53 @@ func TestScoring(t *testing.T) {
 	wantField(t, err, "measure")
 }
 
+// untilLeft compares until the caller has left.
+type untilLeft struct {
+	coordinator.Comparer
+	begun chan struct{}
+}
+
+func (c untilLeft) Compare(ctx context.Context, _ []coordinator.ScoreFile, _ *coordinator.ScoreFile, _ *surmisev1.CompareScoresRequest) (*surmisev1.CompareScoresResponse, error) {
+	c.begun <- struct{}{}
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+// One comparison is made at a time: who waits is told so, and is next once the one before has left.
+func TestComparisonsWaitForOneAnother(t *testing.T) {
+	c := untilLeft{begun: make(chan struct{}, 2)}
+	s := start(t, func(cfg *coordinator.Config) { cfg.Comparer = c })
+	w := s.ready("w")
+	job := s.submit(score("m.safetensors"))
+	l := w.lease()
+	w.done(l.Lease, &surmisev1.Artifact{Name: "scores", Path: publish(t, l, "scores.json")})
+	w.settled(surmisev1.JobState_SUCCEEDED)
+	request := &surmisev1.CompareScoresRequest{Names: []string{job.Name}}
+	call := func(ctx context.Context) chan error {
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.scores.CompareScores(ctx, request)
+			ended <- err
+		}()
+		return ended
+	}
+
+	first, leave := context.WithCancel(s.ctx)
+	firstEnded := call(first)
+	<-c.begun
+	short, stop := context.WithTimeout(s.ctx, 100*time.Millisecond)
+	defer stop()
+	_, err := s.scores.CompareScores(short, request)
+	wantCode(t, err, codes.DeadlineExceeded)
+	second, leaveToo := context.WithCancel(s.ctx)
+	secondEnded := call(second)
+	leave()
+	wantCode(t, <-firstEnded, codes.Canceled)
+	<-c.begun
+	leaveToo()
+	wantCode(t, <-secondEnded, codes.Canceled)
+}
+
 func TestPanicBecomesInternal(t *testing.T) {
 	s := start(t, func(c *coordinator.Config) { c.Comparer = comparer{panics: true} })
 	w := s.ready("w")
@@ -1031,4 +1079,47 @@ func TestHealthFollowsTheStore(t *testing.T) {
 			t.Fatalf("health %v, %v, want %v", got, err, want)
 		}
 	}
+}
+
+// An error travels in headers, of which clients take little: a request with many faults names the first.
+func TestManyFaultsMakeAShortError(t *testing.T) {
+	s := start(t, nil)
+	rank := &surmisev1.RankSpec{Model: "m"}
+	for range 100_000 {
+		rank.Sets = append(rank.Sets, &surmisev1.RankSet{Make: "x"})
+	}
+	_, err := s.jobs.SubmitJob(s.ctx, &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Rank{Rank: rank}})
+	wantField(t, err, "rank.sets")
+	if size := proto.Size(status.Convert(err).Proto()); size > 8<<10 || !strings.HasSuffix(err.Error(), "more") {
+		t.Errorf("%d bytes: %v", size, err)
+	}
+}
+
+func TestALongValueMakesAShortError(t *testing.T) {
+	s := start(t, nil)
+	req := score("m.safetensors")
+	req.GetScore().Pairs, req.GetScore().Dataset, req.GetScore().Root = strings.Repeat("ü", 2048), "grasp", "r"
+	_, err := s.jobs.SubmitJob(s.ctx, req)
+	wantField(t, err, "score.pairs")
+	if size := proto.Size(status.Convert(err).Proto()); size > 4<<10 || !utf8.ValidString(err.Error()) {
+		t.Errorf("%d bytes: %v", size, err)
+	}
+}
+
+// A request that is made again after an upgrade is the same one, though there are defaults now that its job was stored without.
+func TestRequestIDOutlivesNewDefaults(t *testing.T) {
+	s := start(t, nil)
+	_, _, err := s.cfg.Store.Submit(s.ctx, queue.Submission{ID: "old", RequestID: "once",
+		Spec: []byte(`{"score":{"pairs":"pairs.csv","model":"m.safetensors","stride":2,"precision":"auto","device":"auto"}}`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := score("m.safetensors")
+	req.RequestId = "once"
+	if again := s.submit(req); again.Name != "jobs/old" {
+		t.Errorf("another job: %s", again.Name)
+	}
+	req.GetScore().Stride = 4
+	_, err = s.jobs.SubmitJob(s.ctx, req)
+	wantCode(t, err, codes.AlreadyExists)
 }

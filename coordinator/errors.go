@@ -3,8 +3,10 @@ package coordinator
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 
 	"github.com/grpc-ecosystem/go-grpc-middleware/v2/interceptors/recovery"
@@ -31,9 +33,30 @@ var fieldReasons = map[string]string{
 
 const reasonField = "FIELD_INVALID"
 
-// badRequest is INVALID_ARGUMENT with a google.rpc.BadRequest that names each field at fault, and the reason of the
-// first as google.rpc.ErrorInfo.
+// maxFaultBytes is what the fields at fault of one request may take: an error travels in the headers of a call, of which most
+// clients take 8 to 16 KiB and drop the connection for more.
+const maxFaultBytes = 2 << 10
+
+// maxProblemBytes is what the problem of one field may take of that.
+const maxProblemBytes = 1 << 10
+
+// badRequest is INVALID_ARGUMENT with a google.rpc.BadRequest that names the fields at fault, as many as fit, and the reason
+// of the first as google.rpc.ErrorInfo.
 func badRequest(errs ...jobspec.FieldError) error {
+	size := 0
+	more := ""
+	errs = slices.Clone(errs)
+	for i, e := range errs {
+		if len(e.Problem) > maxProblemBytes { // it quotes a long value
+			e.Problem = strings.ToValidUTF8(e.Problem[:maxProblemBytes], "") + "…"
+			errs[i] = e
+		}
+		if size += len(e.Field) + len(e.Problem); size > maxFaultBytes && i > 0 {
+			more = fmt.Sprintf("; and %d more", len(errs)-i)
+			errs = errs[:i]
+			break
+		}
+	}
 	details := &errdetails.BadRequest{}
 	for _, e := range errs {
 		reason := fieldReasons[e.Field]
@@ -47,7 +70,7 @@ func badRequest(errs ...jobspec.FieldError) error {
 	if len(errs) > 0 {
 		reason = details.FieldViolations[0].Reason
 	}
-	return auth.Refusal(codes.InvalidArgument, reason, jobspec.Errors(errs).Error(), details)
+	return auth.Refusal(codes.InvalidArgument, reason, jobspec.Errors(errs).Error()+more, details)
 }
 
 // statusOf turns the errors of this package's inner parts into statuses. A store that fails is UNAVAILABLE: nothing was

@@ -76,11 +76,21 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 		return nil, err
 	}
 	spec.Traceparent = answer.GetSpec().GetTraceparent() // a job asked for again is the same in another trace
-	if !created && (!proto.Equal(answer.Spec, spec) || answer.DisplayName != queue.Printable(req.DisplayName) ||
+	if !created && (!proto.Equal(asNow(answer.Spec), spec) || answer.DisplayName != queue.Printable(req.DisplayName) ||
 		!proto.Equal(answer.Scheduling, schedulingMessage(scheduling))) {
 		return nil, status.Errorf(codes.AlreadyExists, "request_id %q was used for %s, which is another job", req.RequestId, answer.Name)
 	}
 	return answer, nil
+}
+
+// asNow is a stored specification with the defaults that came after it was stored, as a request for it has them today.
+func asNow(stored *surmisev1.JobSpec) *surmisev1.JobSpec {
+	complete, err := jobspec.Complete(stored)
+	if err != nil { // a rule came after it
+		return stored
+	}
+	complete.Traceparent = stored.GetTraceparent()
+	return complete
 }
 
 // GetJob implements JobService.

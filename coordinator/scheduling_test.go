@@ -228,3 +228,30 @@ func TestAWaitingJobHasTheWordsOfWhoeverStartsWorkers(t *testing.T) {
 		}
 	}
 }
+
+// The place is the order in which one worker serves: who was served waits for the others.
+func TestPlacesAreTheOrderOfService(t *testing.T) {
+	s := start(t, nil)
+	s.submit(trainWith(&surmisev1.Scheduling{Owner: "ann"}))
+	w := s.ready("w")
+	l := w.lease()
+	names := make([]string, 5)
+	for _, owner := range []string{"ann", "ann", "bob", "bob"} {
+		s.submit(trainWith(&surmisev1.Scheduling{Owner: owner}))
+	}
+	list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{State: surmisev1.JobState_QUEUED})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, job := range list.Jobs {
+		names[job.QueuePosition] = job.Name
+	}
+	for place, name := range names[1:] {
+		w.done(l.Lease)
+		w.settled(surmisev1.JobState_SUCCEEDED)
+		w.ready()
+		if l = w.lease(); l.Lease.Job != name {
+			t.Errorf("%s is served in place %d, which was that of %s", l.Lease.Job, place+1, name)
+		}
+	}
+}

@@ -91,8 +91,12 @@ func (w *worker) keepAttached(ctx context.Context, client surmisev1.WorkerServic
 	}
 }
 
-// ErrRefused marks what will be the same next time.
-var ErrRefused = errors.New("refused for good")
+var (
+	// ErrRefused marks what will be the same next time.
+	ErrRefused = errors.New("refused for good")
+	// ErrReplaced is an ErrRefused: the worker was attached, and another one took its name.
+	ErrReplaced = fmt.Errorf("%w: another worker attached under the same name", ErrRefused)
+)
 
 // attach opens a stream and serves it until it breaks, or, without an error, until it is finished.
 func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClient) (err error) {
@@ -142,7 +146,7 @@ func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClien
 				return context.Cause(ctx)
 			case status.Code(err) == codes.Aborted:
 				// Going on would take the other's jobs away, and it ours, for ever.
-				return fmt.Errorf("%w: another worker attached under the same name: %w", ErrRefused, err)
+				return fmt.Errorf("%w: %w", ErrReplaced, err)
 			case err != nil && !greeted && isRefusal(err):
 				return fmt.Errorf("%w: %w", ErrRefused, err)
 			case err != nil:

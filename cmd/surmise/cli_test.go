@@ -793,3 +793,17 @@ func TestUpOutlivesItsWorker(t *testing.T) {
 		t.Errorf("it ended with %d", got)
 	}
 }
+
+// A worker that is never taken is a fault of how `up` was started, which must not look as if it served.
+func TestUpEndsWhenItsWorkerIsNotTaken(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{"up", "--listen", "127.0.0.1:0", "--data-dir", filepath.Join(dir, "state")}
+	for range 1001 { // one more than the coordinator takes
+		args = append(args, "--data-root", dir)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+	defer stop()
+	if code := run(ctx, args, strings.NewReader(""), io.Discard, io.Discard); code == 0 || ctx.Err() != nil {
+		t.Errorf("exit code %d, %v", code, ctx.Err())
+	}
+}

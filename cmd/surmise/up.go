@@ -79,7 +79,8 @@ type upOptions struct {
 // thisProcess is the coordinator's name where connections are made inside.
 const thisProcess = "passthrough:///this-process"
 
-// up runs both until ctx ends or one of them fails. The coordinator outlives the worker, to hear what it hands back.
+// up runs both until ctx ends or one of them fails. The coordinator outlives the worker, to hear what it hands back, and goes
+// on by itself should another worker take its name.
 func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 	coordinatorCtx, stopCoordinator := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopCoordinator()
@@ -133,7 +134,7 @@ func up(ctx context.Context, o upOptions, serving func(net.Addr)) error {
 		case a := <-address:
 			serving(a)
 			err := workercmd.Run(workerCtx, work)
-			if errors.Is(err, worker.ErrRefused) && workerCtx.Err() == nil { // as when another one takes its name
+			if errors.Is(err, worker.ErrReplaced) && workerCtx.Err() == nil { // one that is never taken is a fault of how this was started
 				logger.Error("the worker in here serves no more jobs; the coordinator goes on, for others", "error", err)
 				<-workerCtx.Done()
 				return nil

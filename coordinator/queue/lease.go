@@ -175,7 +175,7 @@ func (s *Store) place(ctx context.Context, job Job) (p Place, err error) {
 		return p, err
 	}
 	rows, err := s.read.QueryContext(ctx, `
-		SELECT class, count(*), sum(CASE WHEN sequence < $3 THEN 1 ELSE 0 END)
+		SELECT class, count(*), sum(CASE WHEN sequence < $3 THEN 1 ELSE 0 END), min(sequence)
 		FROM jobs WHERE state = 'QUEUED' AND class >= $1 AND class < $2 GROUP BY class`, priority, after(priority), job.Sequence)
 	if err != nil {
 		return p, err
@@ -185,7 +185,8 @@ func (s *Store) place(ctx context.Context, job Job) (p Place, err error) {
 	for rows.Next() {
 		var name string
 		var queued, earlier int
-		if err := rows.Scan(&name, &queued, &earlier); err != nil {
+		var head int64
+		if err := rows.Scan(&name, &queued, &earlier, &head); err != nil {
 			return p, err
 		}
 		c, err := parseClass(name)
@@ -196,8 +197,11 @@ func (s *Store) place(ctx context.Context, job Job) (p Place, err error) {
 		if err != nil {
 			return p, fmt.Errorf("class %q: %w", name, err)
 		}
-		t := p.Owners[owner]
-		p.Owners[owner] = Turn{t.Queued + queued, t.Earlier + earlier}
+		t, known := p.Owners[owner]
+		if known {
+			head = min(head, t.Head)
+		}
+		p.Owners[owner] = Turn{t.Queued + queued, t.Earlier + earlier, head, s.shares.last(c.owner)}
 	}
 	return p, rows.Err()
 }

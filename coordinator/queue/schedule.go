@@ -178,21 +178,32 @@ type Place struct {
 
 // Turn is an owner's share of a Place.
 type Turn struct {
-	Queued  int // jobs queued
-	Earlier int // of those, submitted before the job in question
+	Queued  int   // jobs queued
+	Earlier int   // of those, submitted before the job in question
+	Head    int64 // sequence of the first of them
+	Last    int64 // turn in which the owner was served last, as this coordinator knows; 0: never
+}
+
+// before reports whether its owner comes before another in each turn, as in next, but for the jobs under way.
+func (t Turn) before(other Turn) bool {
+	if t.Last != other.Last {
+		return t.Last < other.Last
+	}
+	return t.Head < other.Head
 }
 
 // Position is the place in the queue, from 1, of the job of this owner that the place is about: owners take turns, and in
-// one turn the job submitted first is first.
+// each the one who was served longest ago is first, of those who never were the one who submitted first.
 func (p Place) Position(owner string) int {
-	turn := p.Owners[owner].Earlier + 1
+	mine := p.Owners[owner]
+	turn := mine.Earlier + 1
 	n := p.Above + turn
 	for other, t := range p.Owners {
 		if other == owner {
 			continue
 		}
 		n += min(t.Queued, turn-1)
-		if t.Earlier >= turn {
+		if t.Queued >= turn && t.before(mine) {
 			n++
 		}
 	}

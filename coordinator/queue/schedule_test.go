@@ -38,6 +38,10 @@ func TestOwnersTakeTurnsInThePlace(t *testing.T) {
 	many := func(me, other queue.Turn) map[string]queue.Turn {
 		return map[string]queue.Turn{"me": me, "other": other}
 	}
+	heads := func(me, other queue.Turn, mine, others int64) map[string]queue.Turn {
+		me.Head, other.Head = mine, others
+		return many(me, other)
+	}
 	for _, c := range []struct {
 		place queue.Place
 		want  int
@@ -45,9 +49,10 @@ func TestOwnersTakeTurnsInThePlace(t *testing.T) {
 		{queue.Place{Owners: map[string]queue.Turn{"me": {Queued: 1}}}, 1},
 		{queue.Place{Owners: map[string]queue.Turn{"me": {Queued: 5, Earlier: 2}}}, 3},
 		{queue.Place{Owners: many(queue.Turn{Queued: 1}, queue.Turn{Queued: 9000, Earlier: 0})}, 1},             // first in the first turn
-		{queue.Place{Owners: many(queue.Turn{Queued: 1}, queue.Turn{Queued: 9000, Earlier: 9000})}, 2},          // second in the first turn
+		{queue.Place{Owners: heads(queue.Turn{Queued: 1}, queue.Turn{Queued: 9000, Earlier: 9000}, 2, 1)}, 2},   // second in the first turn
 		{queue.Place{Owners: many(queue.Turn{Queued: 2, Earlier: 1}, queue.Turn{Queued: 9000, Earlier: 1})}, 3}, // first in the second
 		{queue.Place{Owners: many(queue.Turn{Queued: 9, Earlier: 4}, queue.Turn{Queued: 2, Earlier: 2})}, 7},    // the other has only two
+		{queue.Place{Owners: many(queue.Turn{Queued: 1, Last: 2}, queue.Turn{Queued: 9, Last: 1})}, 2},          // the other waits longer
 		{queue.Place{Above: 7, Owners: map[string]queue.Turn{"me": {Queued: 1}}}, 8},
 	} {
 		if got := c.place.Position("me"); got != c.want {

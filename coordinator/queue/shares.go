@@ -62,13 +62,23 @@ func (s *shares) read(ctx context.Context, t tx) (*share, error) {
 // serve notes a lease that is on disk.
 func (s *shares) serve(owner string) {
 	s.mu.Lock()
-	if s.served == nil || len(s.served) >= maxServed {
+	if s.served == nil {
 		s.served = map[string]int64{}
 	}
 	s.turn++
+	if len(s.served) >= maxServed { // who is forgotten waited longest, and counts as one who never was
+		maps.DeleteFunc(s.served, func(_ string, turn int64) bool { return turn <= s.turn-maxServed/2 })
+	}
 	s.served[url.PathEscape(owner)] = s.turn
 	s.mu.Unlock()
 	s.add(owner, 1)
+}
+
+// last is the turn in which an owner, as escaped in classes, was served last; 0: never.
+func (s *shares) last(owner string) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.served[owner]
 }
 
 // add counts what a change on disk adds to an owner's jobs, or takes away.

@@ -103,7 +103,7 @@ type Job struct {
 	// Why the job waits, was requeued, was cancelled or failed; empty when there is nothing to explain.
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// 1 for the job that a free worker takes next that has what every queued job needs: jobs that no worker can serve count as
-	// others do. 0 unless the state is QUEUED.
+	// others do, and of owners who have jobs under way it is not foreseen when those end. 0 unless the state is QUEUED.
 	QueuePosition int32 `protobuf:"varint,5,opt,name=queue_position,json=queuePosition,proto3" json:"queue_position,omitempty"`
 	// What the newest attempt reported last; absent until the first report.
 	Progress   *Progress              `protobuf:"bytes,6,opt,name=progress,proto3" json:"progress,omitempty"`

@@ -31,7 +31,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // JobService submits and follows jobs. A request that breaks a rule is answered INVALID_ARGUMENT with a
-// google.rpc.BadRequest that names the fields at fault, those that break a rule of their own first; a job that does not exist, NOT_FOUND.
+// google.rpc.BadRequest that names the fields at fault, as many as fit, those that break a rule of their own first; a job that does not exist, NOT_FOUND.
 type JobServiceClient interface {
 	// SubmitJob stores a job; it is durable once answered. ALREADY_EXISTS when the request_id was used before for another
 	// job.
@@ -121,7 +121,7 @@ type JobService_WatchJobClient = grpc.ServerStreamingClient[WatchJobResponse]
 // for forward compatibility.
 //
 // JobService submits and follows jobs. A request that breaks a rule is answered INVALID_ARGUMENT with a
-// google.rpc.BadRequest that names the fields at fault, those that break a rule of their own first; a job that does not exist, NOT_FOUND.
+// google.rpc.BadRequest that names the fields at fault, as many as fit, those that break a rule of their own first; a job that does not exist, NOT_FOUND.
 type JobServiceServer interface {
 	// SubmitJob stores a job; it is durable once answered. ALREADY_EXISTS when the request_id was used before for another
 	// job.
