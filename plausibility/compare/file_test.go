@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -240,6 +241,11 @@ func FuzzDecode(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good.Bytes())
+	var unlabelled bytes.Buffer
+	if err := without([]float64{1, 2, 3}, 3, 2, 1).Encode(&unlabelled); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(unlabelled.Bytes())
 	f.Add([]byte(`{"version":1,"spec":{"window":2},"videos":[{}],"sets":[{}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file, err := Decode(bytes.NewReader(data))
@@ -247,6 +253,19 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		// What Decode lets through must be safe to compute with.
+		if file.Unlabelled() {
+			listing, err := List(file, nil, Options{})
+			if err != nil {
+				t.Fatalf("a valid file cannot be listed: %v", err)
+			}
+			if _, err := List(file, file, Options{}); err != nil && !errors.Is(err, ErrUnlike) {
+				t.Errorf("a valid file cannot be judged by itself: %v", err)
+			}
+			if err := listing.WriteText(io.Discard, 0); err != nil {
+				t.Error(err)
+			}
+			return
+		}
 		if _, err := Summarize(file, Options{Resamples: 100}); err != nil && !strings.Contains(err.Error(), "no pair") {
 			t.Errorf("a valid file cannot be summarized: %v", err)
 		}
