@@ -423,6 +423,7 @@ func TestUp(t *testing.T) {
 	}
 
 	checkReportsAndRanks(t, to, made, trained, modelPath)
+	checkSweepScores(t, to, made)
 
 	// A job that is cancelled; its watcher's exit code says so.
 	long := strings.Replace(text, `"steps":8`, `"steps":1000000`, 1)

@@ -18,10 +18,10 @@ import (
 )
 
 func newSweepCommand() *cobra.Command {
-	var file, requestID, displayName string
+	var file, requestID, displayName, score string
 	var validateOnly, cancel, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "sweep [-f SWEEP.json | NAME]",
+		Use:   "sweep [-f SWEEP.json | NAME [--score PAIRS.csv]]",
 		Short: "Run one job with many settings, and show what came of it",
 		Long: `Submit a sweep and print its name, show the table of one, or list all.
 
@@ -30,9 +30,14 @@ A sweep file is a SubmitSweepRequest as JSON: a base job and what varies, by pat
   {"train":{"data":["/data/clips"]},
    "parameters":[{"path":"train.optimizer.learning_rate","grid":[0.001,0.0003]}]}
 
-The table has a row for each child, best first; children are jobs, which "surmise job" and "surmise watch" show.`,
+The table has a row for each child, best first; children are jobs, which "surmise job" and "surmise watch" show.
+
+With --score, the models of a sweep are scored on the same pairs, each by a job: a sweep over score.model. Its table has the
+settings that the models were trained with. To choose a model by it and then report the same figure is an oracle: choose on
+other pairs.`,
 		Example: `  surmise sweep -f sweep.json
   surmise sweep sweeps/abc
+  surmise sweep sweeps/abc --score pairs.csv
   surmise sweep sweeps/abc --cancel
   surmise sweep`,
 		Args: cobra.MaximumNArgs(1),
@@ -40,12 +45,14 @@ The table has a row for each child, best first; children are jobs, which "surmis
 	address := addCoordinatorFlag(cmd)
 	flags := cmd.Flags()
 	flags.StringVarP(&file, "file", "f", "", "sweep file; - for standard input")
-	flags.StringVar(&requestID, "request-id", "", "with -f: submitting again with the same id and content answers the same sweep")
-	flags.StringVar(&displayName, "display-name", "", "with -f: free text kept with the sweep and its children")
-	flags.BoolVar(&validateOnly, "validate-only", false, "with -f: check the sweep and print it, submitting nothing")
+	flags.StringVar(&score, "score", "", "with NAME: score the models that its children trained on this pairs file, and print the name of that sweep")
+	flags.StringVar(&requestID, "request-id", "", "with -f or --score: submitting again with the same id and content answers the same sweep")
+	flags.StringVar(&displayName, "display-name", "", "with -f or --score: free text kept with the sweep and its children")
+	flags.BoolVar(&validateOnly, "validate-only", false, "with -f or --score: check the sweep and print it, submitting nothing")
 	flags.BoolVar(&cancel, "cancel", false, "with NAME: ask all its children to stop")
 	flags.BoolVar(&asJSON, "json", false, "print JSON: the sweep, and with NAME a line for each child after it")
-	cmd.MarkFlagsMutuallyExclusive("file", "cancel")
+	cmd.MarkFlagsMutuallyExclusive("file", "cancel", "score")
+	cobra.CheckErr(cmd.MarkFlagFilename("score", "csv"))
 	cobra.CheckErr(cmd.MarkFlagFilename("file", "json"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -53,8 +60,10 @@ The table has a row for each child, best first; children are jobs, which "surmis
 			return badInput(fmt.Errorf("both -f %s and the name %s: want one of them", file, args[0]))
 		case cancel && len(args) == 0:
 			return badInput(errors.New("--cancel: want the NAME of a sweep"))
-		case file == "" && (requestID != "" || displayName != "" || validateOnly):
-			return badInput(errors.New("--request-id, --display-name and --validate-only belong to -f"))
+		case score != "" && len(args) == 0:
+			return badInput(errors.New("--score: want the NAME of a sweep"))
+		case file == "" && score == "" && (requestID != "" || displayName != "" || validateOnly):
+			return badInput(errors.New("--request-id, --display-name and --validate-only belong to -f and --score"))
 		}
 		client, err := connect(*address)
 		if err != nil {
@@ -64,9 +73,14 @@ The table has a row for each child, best first; children are jobs, which "surmis
 		sweeps := surmisev1.NewSweepServiceClient(client.conn)
 		ctx, out := cmd.Context(), cmd.OutOrStdout()
 		switch {
-		case file != "":
+		case file != "" || score != "":
 			request := &surmisev1.SubmitSweepRequest{}
-			if err := readRequest("sweep file", file, cmd.InOrStdin(), request); err != nil {
+			if file != "" {
+				err = readRequest("sweep file", file, cmd.InOrStdin(), request)
+			} else {
+				request, err = scoringSweep(ctx, sweeps, sweepName(args[0]), score, cmd.ErrOrStderr())
+			}
+			if err != nil {
 				return err
 			}
 			request.RequestId = cmp.Or(requestID, request.RequestId)
@@ -92,7 +106,7 @@ The table has a row for each child, best first; children are jobs, which "surmis
 			_, err = fmt.Fprintf(out, "%s %s\n", sweep.Name, countsText(sweep))
 			return err
 		case len(args) == 1:
-			return showSweep(ctx, sweeps, sweepName(args[0]), asJSON, out)
+			return showSweep(ctx, client, sweeps, sweepName(args[0]), asJSON, out)
 		default:
 			return listSweeps(ctx, sweeps, asJSON, out, time.Now())
 		}
@@ -107,20 +121,26 @@ func sweepName(arg string) string {
 	return "sweeps/" + arg
 }
 
-func showSweep(ctx context.Context, client surmisev1.SweepServiceClient, name string, asJSON bool, out io.Writer) error {
+// getSweep answers a sweep with all of its children.
+func getSweep(ctx context.Context, client surmisev1.SweepServiceClient, name string) (sweep *surmisev1.Sweep, children []*surmisev1.SweepChild, err error) {
 	request := &surmisev1.GetSweepRequest{Name: name}
-	var sweep *surmisev1.Sweep
-	var children []*surmisev1.SweepChild
 	for {
 		page, err := client.GetSweep(ctx, request)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
 		sweep = page.Sweep
 		children = append(children, page.Children...)
 		if request.PageToken = page.NextPageToken; request.PageToken == "" {
-			break
+			return sweep, children, nil
 		}
+	}
+}
+
+func showSweep(ctx context.Context, jobs *jobsClient, client surmisev1.SweepServiceClient, name string, asJSON bool, out io.Writer) error {
+	sweep, children, err := getSweep(ctx, client, name)
+	if err != nil {
+		return err
 	}
 	if asJSON {
 		if err := writeProto(out, sweep); err != nil {
@@ -133,6 +153,7 @@ func showSweep(ctx context.Context, client surmisev1.SweepServiceClient, name st
 		}
 		return nil
 	}
+	addTraining(ctx, jobs, client, sweep, children)
 	return writeSweep(out, sweep, children)
 }
 

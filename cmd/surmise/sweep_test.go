@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
+	"github.com/surmise-ml/surmise/video/synth"
 )
 
 // serveCoordinator runs a coordinator without workers and returns its address.
@@ -73,6 +75,9 @@ func TestSweepCommand(t *testing.T) {
 	}{
 		{[]string{"-f", file, name}, "want one of them"},
 		{[]string{"--cancel"}, "want the NAME"},
+		{[]string{"--score", "pairs.csv"}, "--score: want the NAME of a sweep"},
+		{[]string{name, "--score", "pairs.csv"}, name + " has no models: none of its jobs has succeeded: 4 children: 4 CANCELLED"},
+		{[]string{name, "--score", "pairs.csv", "--cancel"}, "exclude each other"},
 		{[]string{name, "--request-id", "r"}, "belong to -f"},
 		{[]string{"-f", filepath.Join(t.TempDir(), "none")}, "sweep file: open "},
 	} {
@@ -121,5 +126,45 @@ func TestSweepTableOverSeeds(t *testing.T) {
 	}
 	if !regexp.MustCompile(`best: jobs/a  loss 0.2 .*\(the same as 1 more\)(?s:.*)SEEDS +MEAN LOSS +SD +SETTING\n3 +0.266667 +0.058 +train.optimizer.learning_rate=0.2\n2 +0.4 +0.28 +train.optimizer.learning_rate=0.1\n$`).MatchString(out.String()) {
 		t.Errorf("%s", out.String())
+	}
+}
+
+// checkSweepScores trains with several settings and seeds and scores what comes of it.
+func checkSweepScores(t *testing.T, to string, made synth.Summary) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "sweep.json")
+	text := fmt.Sprintf(`{"train":{"data":[%q],"steps":1,"batch":2,%s},"seeds":[1,2],"parameters":[{"path":"train.optimizer.learning_rate","grid":[0.001,0.01]}]}`, made.ClipsDir, tinyModel)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended := func(name string) string {
+		table := ok(t, "sweep", to, name)
+		for _, job := range regexp.MustCompile(`(?m)^jobs/\S+`).FindAllString(table, -1) {
+			ok(t, "watch", to, job)
+		}
+		return ok(t, "sweep", to, name)
+	}
+	trained := strings.TrimSpace(ok(t, "sweep", to, "-f", file))
+	ended(trained)
+	if code, _, said := surmise(t, "", "sweep", to, trained, "--score", filepath.Join(t.TempDir(), "none.csv")); code != exitOK {
+		t.Errorf("pairs that only the worker can look for: exit code %d, %s", code, said)
+	}
+	scored := strings.TrimSpace(ok(t, "sweep", to, trained, "--score", made.PairsCSV, "--request-id", "scores"))
+	if again := strings.TrimSpace(ok(t, "sweep", to, trained, "--score", made.PairsCSV, "--request-id", "scores")); again != scored {
+		t.Errorf("asked again: %s, want %s", again, scored)
+	}
+	table := ended(scored)
+	for _, want := range []string{
+		`^` + scored + `  4 children: 4 SUCCEEDED  scores of ` + trained + `\n`,
+		`\nbest: jobs/\S+  pairwise_accuracy \S+  score.model="jobs/\S+" train.optimizer.learning_rate=0.01? train.seed=[12]`,
+		`\nJOB +STATE +STEP +PAIRWISE_ACCURACY +score.model +train.optimizer.learning_rate +train.seed +NOTE\n`,
+		`\nSEEDS +MEAN PAIRWISE_ACCURACY +SD +SETTING\n2 .* train.optimizer.learning_rate=0.01?\n2 .* train.optimizer.learning_rate=0.01?\n$`,
+	} {
+		if !regexp.MustCompile(want).MatchString(strings.ReplaceAll(table, "0.001", "0.0")) {
+			t.Errorf("no %q in\n%s", want, table)
+		}
+	}
+	if code, _, said := surmise(t, "", "sweep", to, scored, "--score", made.PairsCSV); code != exitUsage || !strings.Contains(said, scored+" trained no models") {
+		t.Errorf("scores of scores: exit code %d, %s", code, said)
 	}
 }

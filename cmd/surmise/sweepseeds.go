@@ -35,6 +35,7 @@ func bySettings(children []*surmisev1.SweepChild) []seedGroup {
 		}
 		others := maps.Clone(c.Values)
 		delete(others, seedPath)
+		delete(others, modelPath) // scores of what was trained so
 		name := valuesText(others)
 		i, known := at[name]
 		if !known {
