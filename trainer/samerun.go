@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -110,13 +111,33 @@ func identify(verdicts []video.Verdict) checkpoint.Dataset {
 func sameVideos(old, now checkpoint.Dataset) error {
 	if old.Files == now.Files && old.SHA256 == now.SHA256 {
 		if old.Content != now.Content && old.Content != "" && now.Content != "" { // checkpoints of before do not know
-			return fmt.Errorf("data: the videos have changed: their names and sizes are those that it was trained on, and at least one of the %d usable files holds something else (fingerprint %.12s, now %.12s): put them back as they were, or train into another folder",
+			return otherVideos("data: the videos have changed: their names and sizes are those that it was trained on, and at least one of the %d usable files holds something else (fingerprint %.12s, now %.12s): put them back as they were, or train into another folder",
 				now.Files, old.Content, now.Content)
 		}
 		return nil
 	}
-	return fmt.Errorf("data: the videos have changed: it was trained on %d usable files (sha256 of the list %.12s), now there are %d (%.12s): put them back as they were, or train into another folder",
+	return otherVideos("data: the videos have changed: it was trained on %d usable files (sha256 of the list %.12s), now there are %d (%.12s): put them back as they were, or train into another folder",
 		old.Files, old.SHA256, now.Files, now.SHA256)
+}
+
+// otherVideosError is a run that was trained on other videos.
+type otherVideosError struct{ text string }
+
+func otherVideos(format string, args ...any) error {
+	return &otherVideosError{fmt.Sprintf(format, args...)}
+}
+
+func (e *otherVideosError) Error() string { return e.text }
+
+// ofTheHour makes the machine's fault of videos that have changed where one of them cannot be used for what another look may
+// not find: it may be all that has changed.
+func ofTheHour(err error, verdicts []video.Verdict) error {
+	var other *otherVideosError
+	i := slices.IndexFunc(verdicts, video.Verdict.OfTheHour)
+	if i < 0 || !errors.As(err, &other) {
+		return err
+	}
+	return &video.DecoderError{Err: fmt.Errorf("%w; but of those that cannot be used another look may find otherwise, such as %s: %s", err, verdicts[i].Path, verdicts[i].Reason)}
 }
 
 // flatten lists a config's settings by path, such as model.patch, as JSON text.

@@ -112,7 +112,7 @@ func (s share) sameRun(cfg Config, precision cpu.Precision, videos checkpoint.Da
 	return errors.Join(
 		parallel.Same(s.group, "the precision", crc32.Checksum([]byte(precision), castagnoli)),
 		parallel.Same(s.group, "the config", crc32.Checksum(config, castagnoli)),
-		parallel.Same(s.group, "the videos", crc32.Checksum([]byte(videos.SHA256), castagnoli)))
+		parallel.Same(s.group, "the videos", crc32.Checksum([]byte(videos.SHA256+" "+videos.Content), castagnoli)))
 }
 
 // spread gives all processes the state that the first one begins with: its step, and tensors.

@@ -89,7 +89,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	}
 	resumed, err := s.begin(dir)
 	if err != nil {
-		return result, err
+		return result, ofTheHour(err, result.Verdicts)
 	}
 
 	var clips video.Sampler = data

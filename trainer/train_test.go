@@ -727,3 +727,30 @@ func TestOneRunInAFolder(t *testing.T) {
 		t.Errorf("once the first has ended: %v", err)
 	}
 }
+
+// Videos that have changed only because one of them could not be looked at now are no fault of the run.
+func TestOtherVideosOfTheHour(t *testing.T) {
+	pool := video.NewPool(video.PoolOptions{Size: 1})
+	defer pool.Close()
+	loop := filepath.Join(t.TempDir(), "gone.mp4")
+	if err := os.Symlink(loop, loop); err != nil {
+		t.Fatal(err)
+	}
+	missing := pool.Inspect(t.Context(), loop) // what the system answers may be otherwise later
+	if !missing.OfTheHour() {
+		t.Fatalf("%+v", missing)
+	}
+	changed := sameVideos(checkpoint.Dataset{Files: 2, SHA256: "a"}, checkpoint.Dataset{Files: 1, SHA256: "b"})
+	var machine *video.DecoderError
+	if err := ofTheHour(changed, []video.Verdict{{Usable: true}, missing}); !errors.As(err, &machine) || !strings.Contains(err.Error(), "gone.mp4") {
+		t.Errorf("%v", err)
+	}
+	for _, verdicts := range [][]video.Verdict{nil, {{Usable: true}, {Kind: video.Truncated}}} {
+		if err := ofTheHour(changed, verdicts); errors.As(err, &machine) {
+			t.Errorf("%v: %v", verdicts, err)
+		}
+	}
+	if err := ofTheHour(errors.New("another fault"), []video.Verdict{missing}); errors.As(err, &machine) {
+		t.Error("any fault of a run is the machine's")
+	}
+}

@@ -98,7 +98,7 @@ func (c *Clips) Close() error {
 // shardName is what the frames of a video depend on.
 func shardName(path string, identity fileIdentity, short int) string {
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%q\n%d %d\nshort side %d, triangle\n%s\n", clipsMagic, path, identity.size, identity.modified, short, Decoder())
+	fmt.Fprintf(h, "%s\n%q\n%d %d %d\nshort side %d, triangle\n%s\n", clipsMagic, path, identity.size, identity.modified, identity.changed, short, Decoder())
 	return hex.EncodeToString(h.Sum(nil))
 }
 

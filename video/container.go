@@ -41,8 +41,11 @@ func identify(path string, offset, length int64) (header.Container, error) {
 	if offset < 0 || length < 0 || offset > info.Size() || length > info.Size()-offset {
 		return unreadable("it was to lie at byte %d, %d bytes long, and the file has %d", offset, length, info.Size())
 	}
-	c, err := header.Identify(io.NewSectionReader(f, offset, length), length)
+	part := noting{ReaderAt: io.NewSectionReader(f, offset, length)}
+	c, err := header.Identify(&part, length)
 	switch {
+	case part.failed != nil: // whatever a header that could not be read was taken for
+		return c, refused(path, "", part.failed)
 	case errors.Is(err, header.ErrNoVideo):
 		return c, fault(path, NoVideo, "")
 	case errors.Is(err, header.ErrTooLarge):
@@ -51,4 +54,18 @@ func identify(path string, offset, length int64) (header.Container, error) {
 		return c, refused(path, "", err)
 	}
 	return c, nil
+}
+
+// noting remembers the first failure to read, the end of the file apart.
+type noting struct {
+	io.ReaderAt
+	failed error
+}
+
+func (n *noting) ReadAt(p []byte, at int64) (int, error) {
+	read, err := n.ReaderAt.ReadAt(p, at)
+	if err != nil && !errors.Is(err, io.EOF) && n.failed == nil {
+		n.failed = err
+	}
+	return read, err
 }

@@ -122,7 +122,11 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 		}
 	}
 	if len(usable) == 0 || float64(len(unusable))/float64(len(items)) > max(0, spec.MaxUnusable) {
-		return nil, fmt.Errorf("dataset: %w", &UnusableError{unusable, len(items), spec.MaxUnusable})
+		var refusal error = &UnusableError{unusable, len(items), spec.MaxUnusable}
+		if slices.ContainsFunc(unusable, func(v Verdict) bool { return v.killed }) { // a machine short of memory, say, says nothing of the files
+			refusal = &DecoderError{refusal}
+		}
+		return nil, fmt.Errorf("dataset: %w", refusal)
 	}
 	d.files = usable
 	if d.order, err = newSchedule(usable, spec); err != nil {
@@ -227,7 +231,7 @@ func (d *Dataset) ClipKey(ctx context.Context, seed uint64, index int64) (string
 		return "", fmt.Errorf("key of clip %d: %w", index, err)
 	}
 	h := sha256.New()
-	fmt.Fprintf(h, "clip 1\n%q\n%d %d\n%v\n%+v %v %+v\n%d px, short side %d\n%s\n", info.Path, identity.size, identity.modified,
+	fmt.Fprintf(h, "clip 2\n%q\n%d %d %d\n%v\n%+v %v %+v\n%d px, short side %d\n%s\n", info.Path, identity.size, identity.modified, identity.changed,
 		info.Numbers, info.Crop, info.Flip, info.Jitter, d.spec.Size, d.spec.ShortSide, Decoder())
 	return hex.EncodeToString(h.Sum(nil)), nil
 }

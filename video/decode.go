@@ -3,7 +3,9 @@ package video
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"os"
 	"strings"
 
 	"gocv.io/x/gocv"
@@ -85,6 +87,9 @@ func scan(r reading) (scanned, error) {
 	capture, err := open(source)
 	if err != nil {
 		_ = capture.Close()
+		if err := readThrough(r); err != nil {
+			return s, err
+		}
 		return s, fault(path, Unreadable, ": OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.Name)
 	}
 	defer capture.Close()
@@ -120,7 +125,13 @@ func scan(r reading) (scanned, error) {
 				s.seekFailed = true // a reading from the start got further
 				return s, nil
 			}
-			return s, checkEnd(path, s, c)
+			err := checkEnd(path, s, c)
+			if err != nil || !c.Counts || float64(s.frames) != s.claimed {
+				if err := readThrough(r); err != nil {
+					return s, err
+				}
+			}
+			return s, err
 		}
 		if s.frames == lim.frames {
 			return s, fault(path, TooLarge, ": more than %d frames", lim.frames)
@@ -202,16 +213,19 @@ func open(path string) (*gocv.VideoCapture, error) {
 
 // stamps makes frames' time stamps, in seconds, never decrease. OpenCV 4.6 has none for the frames that are
 // still in the decoder when the file ends, as many as B-frames delay it by, and gives 0: those follow the one
-// before at the interval before.
-type stamps struct{ last, interval float64 }
+// before at the interval before, or at the one before that if it is shorter: a gap is not repeated.
+type stamps struct{ last, interval, before float64 }
 
 func (s *stamps) at(number int, claimed float64) float64 {
 	switch {
 	case number == 0 && claimed >= 0 && claimed <= maxTime:
 		s.last = claimed
 	case number > 0 && claimed > s.last && claimed <= maxTime:
-		s.last, s.interval = claimed, claimed-s.last
+		s.last, s.interval, s.before = claimed, claimed-s.last, s.interval
 	case number > 0:
+		if s.before > 0 {
+			s.interval = min(s.interval, s.before)
+		}
 		s.last += s.interval
 	}
 	return s.last
@@ -263,6 +277,30 @@ func checkEnd(path string, s scanned, c header.Container) error {
 		return fault(path, Truncated, " after frame %d: %.3g s of %.3g s", s.frames, s.end, seconds)
 	}
 	return nil
+}
+
+// readThrough reads a file that seems to end before its time. To FFmpeg the end of a file and one that the system cannot read on
+// are alike, so what a disk or a mount does would be held against the video.
+func readThrough(r reading) error {
+	f, err := os.Open(r.path)
+	if err != nil {
+		return refused(r.path, "", err)
+	}
+	defer f.Close()
+	length := r.length
+	if length == 0 {
+		length = math.MaxInt64 - r.offset
+	}
+	part, buffer := io.NewSectionReader(f, r.offset, length), make([]byte, 1<<20)
+	for {
+		r.alive()
+		switch _, err := part.Read(buffer); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return refused(r.path, "", err)
+		}
+	}
 }
 
 // printable keeps what can be shown of a codec's four characters.

@@ -7,10 +7,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/surmise-ml/surmise/internal/osfault"
 	"github.com/surmise-ml/surmise/video/source"
 )
 
@@ -328,5 +330,43 @@ func BenchmarkInspect(b *testing.B) {
 			}
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "files/s")
 		})
+	}
+}
+
+// Frames without a stamp of their own, at the end, follow at the shorter of the last intervals: a gap before them is not repeated.
+func TestStampsRepeatNoGap(t *testing.T) {
+	var s stamps
+	var got []float64
+	for i, claimed := range []float64{0, 1, 2, 10, 0, 0} {
+		got = append(got, s.at(i, claimed))
+	}
+	if want := []float64{0, 1, 2, 10, 11, 12}; !slices.Equal(got, want) {
+		t.Errorf("at %v s, want %v", got, want)
+	}
+	s = stamps{}
+	for i, claimed := range []float64{3, 4, 0} {
+		got[i] = s.at(i, claimed)
+	}
+	if want := []float64{3, 4, 5}; !slices.Equal(got[:3], want) {
+		t.Errorf("at %v s, want %v", got[:3], want)
+	}
+}
+
+// Where a file seems to end for FFmpeg, the system may be unable to read on.
+func TestReadThroughFindsWhatTheSystemSays(t *testing.T) {
+	looked := 0
+	alive := func() { looked++ }
+	var fault *FileError
+	if err := readThrough(reading{path: "/proc/self/mem", alive: alive}); !errors.As(err, &fault) || !osfault.OfMachine(fault.System) {
+		t.Errorf("a file of which no byte can be read: %v", err)
+	}
+	path := filepath.Join(t.TempDir(), "a")
+	write(t, path, strings.Repeat("x", 3<<20))
+	looked = 0
+	if err := readThrough(reading{path: path, offset: 10, alive: alive}); err != nil || looked < 3 {
+		t.Errorf("a good file: %v, %d signs of life", err, looked)
+	}
+	if err := readThrough(reading{path: path + "b", alive: alive}); !errors.As(err, &fault) || fault.Kind != Unreadable {
+		t.Errorf("a file that is gone: %v", err)
 	}
 }

@@ -150,6 +150,9 @@ func scanImage(r reading, s *scanned, number int, name string) error {
 	mat := gocv.IMRead(path, gocv.IMReadColor)
 	defer mat.Close()
 	if mat.Empty() || mat.Rows() != head.Height || mat.Cols() != head.Width || mat.Type() != gocv.MatTypeCV8UC3 {
+		if err := readThrough(reading{path: path, alive: r.alive}); err != nil {
+			return err
+		}
 		return unreadable(errors.New("damaged"))
 	}
 	return r.visit(decoded{number, float64(number) / FolderFPS, &mat})

@@ -208,7 +208,7 @@ func (d *Dataset) identity(ctx context.Context, item source.Item) (fileIdentity,
 		return fileIdentity{}, err
 	}
 	defer release()
-	return identityOf(path)
+	return identityOf(item.Name(), path)
 }
 
 func (d *Dataset) keepFrames(ctx context.Context, f *file) keep {

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/surmise-ml/surmise/internal/osfault"
 	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/wire"
 )
@@ -31,10 +32,15 @@ type Verdict struct {
 	Content string `json:"content,omitempty"`
 
 	ofTheHour bool // not to be remembered
+	killed    bool // the decoder was, from outside
 }
 
+// OfTheHour tells whether a file was refused for what another look at the same bytes may not find: the system did not let it be
+// read, or its decoder was silent or killed.
+func (v Verdict) OfTheHour() bool { return !v.Usable && v.ofTheHour }
+
 func (v *Verdict) refuse(f *FileError) {
-	v.Usable, v.Kind, v.Reason, v.ofTheHour = false, f.Kind, f.Reason, f.ofTheHour()
+	v.Usable, v.Kind, v.Reason, v.ofTheHour, v.killed = false, f.Kind, f.Reason, f.ofTheHour(), f.passing
 }
 
 // Inspect decodes a file from end to end and says whether it can be used.
@@ -125,15 +131,16 @@ func (p *Pool) judge(ctx context.Context, item source.Item, short int, keep func
 	name := known.Name()
 	if v, t, ok := p.o.Verdicts.recall(name, abs); ok {
 		v.Path = item.Name()
-		v.identify(item, abs)
-		return v, t, nil
+		return v, t, v.identify(item, abs)
 	}
-	identity, statErr := identityOf(abs)
+	identity, statErr := identityOf(name, abs)
 	v, t, err := p.examine(ctx, item, defaultLimits, short, keep)
 	if err != nil {
 		return v, t, err
 	}
-	v.identify(item, abs)
+	if err := v.identify(item, abs); err != nil {
+		return v, t, err
+	}
 	if statErr == nil {
 		if err := p.o.Verdicts.remember(name, abs, identity, v, t); err != nil {
 			slog.Warn("a verdict is not remembered", "error", err) // a full disk costs time, not the run
@@ -142,16 +149,20 @@ func (p *Pool) judge(ctx context.Context, item source.Item, short int, keep func
 	return v, t, nil
 }
 
-// identify sets Content of a usable file, unless it is known.
-func (v *Verdict) identify(item source.Item, path string) {
+// identify sets Content of a usable file, unless it is known. An error is the machine's.
+func (v *Verdict) identify(item source.Item, path string) error {
 	if !v.Usable || v.Content != "" {
-		return
+		return nil
 	}
 	content, err := contentOf(item, path)
+	if osfault.OfMachine(err) {
+		return &DecoderError{fmt.Errorf("telling what %q holds: %w", item.Name(), err)}
+	}
 	if err != nil { // decoding it will tell
 		slog.Debug("a file cannot be told by its content", "video", item.Name(), "error", err)
 	}
 	v.Content = content
+	return nil
 }
 
 // examine decodes a file and judges it. It hands every frame, its shorter side at most short, to keep unless that

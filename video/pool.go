@@ -81,8 +81,8 @@ type Pool struct {
 	stats *poolCounters
 }
 
-// A DecoderError is a decoder process that could not be started, or a file that the machine could not bring it: the
-// machine's fault, and no file's.
+// A DecoderError is a decoder process that could not be started, or a file that the machine could not read: the machine's
+// fault, and no file's. Of videos elsewhere that cannot be brought a source.AwayError says the same.
 type DecoderError struct{ Err error }
 
 func (e *DecoderError) Error() string { return e.Err.Error() }
@@ -403,8 +403,7 @@ func (c *process) do(ctx context.Context, o PoolOptions, r wire.Request, visit f
 			}
 		case kind == wire.KindDone && begun:
 			err := wire.ParseJSON(body, &done)
-			if err == nil && (done.FaultKind != "" && !knownKind(Kind(done.FaultKind)) || done.Frames < 0 || done.Frames > r.MaxFrames ||
-				done.Height < 0 || done.Width < 0 || len(done.Codec) > 64 || len(done.FaultText) > 4096) {
+			if err == nil && !credible(done, r) {
 				err = fmt.Errorf("%w: %+v", wire.ErrGarbage, done)
 			}
 			return done, touched, err
@@ -412,6 +411,19 @@ func (c *process) do(ctx context.Context, o PoolOptions, r wire.Request, visit f
 			return done, touched, fmt.Errorf("%w: kind %d is not its turn", wire.ErrGarbage, kind)
 		}
 	}
+}
+
+// credible tells whether a decoder's last word may be true. It has read a file that may have taken it over.
+func credible(d wire.Done, r wire.Request) bool {
+	const maxErrno = 4095 // that Linux has
+	switch {
+	case d.FaultKind != "" && !knownKind(Kind(d.FaultKind)), d.FaultErrno < 0 || d.FaultErrno > maxErrno, d.FaultErrno != 0 && d.FaultKind == "",
+		d.Frames < 0 || d.Frames > r.MaxFrames, d.Height < 0, d.Width < 0, len(d.Codec) > 64, len(d.FaultText) > 4096:
+		return false
+	case d.Slow != nil:
+		return r.FPS > 0 && d.Slow.From >= 0 && d.Slow.To > d.Slow.From && d.Slow.Intervals >= 1 && d.Slow.Intervals <= r.MaxFrames
+	}
+	return true
 }
 
 // hand calls visit for the frames of a message.

@@ -444,3 +444,46 @@ func TestLongGapsByTheClock(t *testing.T) {
 		t.Errorf("10,000 ticks, of which 100 frames are kept: %+v, %v", o.message.Frames, err)
 	}
 }
+
+// A decoder that was killed from outside says nothing of the files: a dataset that would be refused for them is not their fault.
+func TestKilledDecodersAreNoFaultOfADataset(t *testing.T) {
+	for fault, machine := range map[string]bool{"killed": true, "segfault": false} {
+		dir := t.TempDir()
+		write(t, filepath.Join(dir, "bad.mp4"), "content")
+		_, err := OpenDataset(t.Context(), fakePool(t, fault, PoolOptions{Size: 1}), Spec{Data: []string{dir}, Size: 16, Frames: 2}, nil)
+		var refused *UnusableError
+		var decoder *DecoderError
+		if !errors.As(err, &refused) || errors.As(err, &decoder) != machine {
+			t.Errorf("%s: %v, the machine's fault: %t, want %t", fault, err, !machine, machine)
+		}
+	}
+}
+
+// What a decoder that was taken over may say at the end is held to what a true one says.
+func TestLastWordsMustBeCredible(t *testing.T) {
+	sampled := wire.Request{FPS: 30, MaxFrames: 100}
+	slow := func(from, to float64, n int) wire.Done {
+		return wire.Done{Slow: &wire.Stretch{From: from, To: to, Intervals: n}}
+	}
+	for _, c := range []struct {
+		done wire.Done
+		r    wire.Request
+		want bool
+	}{
+		{wire.Done{Frames: 100, Height: 1, Width: 1, Codec: "h264"}, sampled, true},
+		{wire.Done{FaultKind: string(Unreadable), FaultErrno: int(syscall.EACCES)}, sampled, true},
+		{slow(1, 2, 5), sampled, true},
+		{slow(1, 2, 5), wire.Request{MaxFrames: 100}, false},
+		{slow(5, 5, -3), sampled, false},
+		{slow(-1, 5, 3), sampled, false},
+		{slow(1, 5, 101), sampled, false},
+		{wire.Done{FaultErrno: int(syscall.EIO)}, sampled, false},
+		{wire.Done{FaultKind: string(Unreadable), FaultErrno: -7}, sampled, false},
+		{wire.Done{FaultKind: "bored"}, sampled, false},
+		{wire.Done{Frames: 101}, sampled, false},
+	} {
+		if got := credible(c.done, c.r); got != c.want {
+			t.Errorf("%+v %+v: %t", c.done, c.done.Slow, got)
+		}
+	}
+}

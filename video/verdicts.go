@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/surmise-ml/surmise/internal/durable"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // Verdicts remembers what inspections found, by path, size and time of change, so that a file is decoded from end to
@@ -39,6 +40,7 @@ type remembered struct {
 	Decoder  string  `json:"decoder"`
 	Size     int64   `json:"size"`     // bytes
 	Modified int64   `json:"mtime_ns"` // since 1970
+	Changed  int64   `json:"ctime_ns"` // since 1970; 0 of an object elsewhere
 	Verdict  Verdict `json:"verdict"`
 	// Track is the file's times, [frames] float64, then its digests, [frames] uint32; little-endian, base64.
 	Track string `json:"track,omitempty"`
@@ -50,22 +52,31 @@ type rememberedTrack struct {
 	track    string
 }
 
-// fileIdentity is what tells that a file is the one it was.
+// fileIdentity is what tells that a file is the one it was. Programs that copy files give them the time of modification that the
+// original had, so a file of the same size may take another's place under the same time; the system's own time of change
+// tells then.
 type fileIdentity struct {
-	size, modified int64
+	size              int64 // bytes
+	modified, changed int64 // nanoseconds since 1970
 }
 
-func identityOf(path string) (fileIdentity, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return fileIdentity{}, err
+// identityOf is that of the file at path, which has the bytes of name. Of an object elsewhere it is a copy, which may come again at
+// another time, with the object's own time of modification.
+func identityOf(name, path string) (fileIdentity, error) {
+	var info unix.Stat_t
+	if err := unix.Stat(path, &info); err != nil {
+		return fileIdentity{}, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
-	return fileIdentity{info.Size(), info.ModTime().UnixNano()}, nil
+	identity := fileIdentity{size: info.Size, modified: info.Mtim.Nano()}
+	if !source.IsURI(name) {
+		identity.changed = info.Ctim.Nano()
+	}
+	return identity, nil
 }
 
 const (
 	verdictsFile    = "verdicts.jsonl"
-	verdictsVersion = 1
+	verdictsVersion = 2
 	maxVerdictLine  = 32 << 20 // bytes; a file of the most frames has 17 MB of times and digests
 
 	// DefaultVerdictsBytes bounds what is remembered: about 25,000 videos of 300 frames.
@@ -131,7 +142,7 @@ func (v *Verdicts) load() error {
 		if json.Unmarshal(text, &line) != nil || line.Version != verdictsVersion || line.Decoder != Decoder() {
 			continue
 		}
-		v.entries[line.Verdict.Path] = rememberedTrack{fileIdentity{line.Size, line.Modified}, line.Verdict, line.Track}
+		v.entries[line.Verdict.Path] = rememberedTrack{fileIdentity{line.Size, line.Modified, line.Changed}, line.Verdict, line.Track}
 	}
 }
 
@@ -242,7 +253,7 @@ func (v *Verdicts) recall(name, path string) (Verdict, track, bool) {
 	if !ok {
 		return Verdict{}, track{}, false
 	}
-	now, err := identityOf(path)
+	now, err := identityOf(name, path)
 	if err != nil || now != e.identity {
 		return Verdict{}, track{}, false
 	}
@@ -258,7 +269,7 @@ func (v *Verdicts) remember(name, path string, identity fileIdentity, verdict Ve
 	if v == nil || verdict.ofTheHour {
 		return nil
 	}
-	if now, err := identityOf(path); err != nil || now != identity {
+	if now, err := identityOf(name, path); err != nil || now != identity {
 		return nil //nolint:nilerr // it is gone, or another: nothing is known of it
 	}
 	verdict.Path = name
@@ -266,7 +277,7 @@ func (v *Verdicts) remember(name, path string, identity fileIdentity, verdict Ve
 	if verdict.Usable {
 		text = t.text()
 	}
-	line, err := json.Marshal(remembered{verdictsVersion, Decoder(), identity.size, identity.modified, verdict, text})
+	line, err := json.Marshal(remembered{verdictsVersion, Decoder(), identity.size, identity.modified, identity.changed, verdict, text})
 	if err != nil {
 		return fmt.Errorf("remembering the verdict on %q: %w", verdict.Path, err)
 	}

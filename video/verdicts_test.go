@@ -1,6 +1,7 @@
 package video
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -91,7 +92,7 @@ func TestVerdictsFile(t *testing.T) {
 	}
 	for name, change := range map[string][2]string{
 		"cut off":         {`"}`, ""},
-		"other version":   {`"version":1`, `"version":0`},
+		"other version":   {`"version":2`, `"version":0`},
 		"other decoder":   {`OpenCV `, `OpenTV `},
 		"track of others": {`"frames":20`, `"frames":21`},
 		"no track":        {`"track":"`, `"track":"====`},
@@ -181,7 +182,7 @@ func TestVerdictsFileIsReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer second.Close()
-	identity, err := identityOf(path)
+	identity, err := identityOf(path, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,5 +199,53 @@ func TestVerdictsFileIsReplaced(t *testing.T) {
 	}
 	if left, err := filepath.Glob(file + ".*"); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A file of the same size may take the place of another under the same time of modification, as copies do: verdict, fingerprint and
+// frames are the new one's.
+func TestAReplacedFileIsLookedAtAgain(t *testing.T) {
+	dir := t.TempDir()
+	made := func(name, source string) []byte {
+		path := encode(t, name, "-f", "lavfi", "-i", source+"=size=64x48:rate=30:duration=1", "-c:v", "rawvideo", "-pix_fmt", "yuv420p", "-fflags", "+bitexact")
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	first, second := made("replaced-a.avi", "testsrc"), made("replaced-b.avi", "testsrc2")
+	if len(first) != len(second) {
+		t.Fatalf("%d and %d bytes, want as many", len(first), len(second))
+	}
+	path, at := filepath.Join(dir, "v.avi"), time.Unix(1_700_000_000, 0)
+	put := func(raw []byte) {
+		if err := errors.Join(os.WriteFile(path, raw, 0o644), os.Chtimes(path, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	verdicts, err := OpenVerdicts(filepath.Join(dir, "verdicts"), 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer verdicts.Close()
+	p := NewPool(PoolOptions{Size: 1, Verdicts: verdicts})
+	defer p.Close()
+	put(first)
+	before := p.Inspect(t.Context(), path)
+	put(second)
+	now, err := contentOf(itemOf(path), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := p.Inspect(t.Context(), path); v.Content != now || v.Content == before.Content {
+		t.Errorf("told by %s, was %s, is %s", v.Content, before.Content, now)
+	}
+	d, err := OpenDataset(t.Context(), p, Spec{Data: []string{path}, Size: 16, Frames: 8}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Sample(t.Context(), 1, 0, make([]float32, d.ClipSize())); err != nil {
+		t.Error(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/surmise-ml/surmise/internal/osfault"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // An InfrastructureError is the machine's fault, not the job's: another attempt, elsewhere or later, may succeed.
@@ -23,5 +24,6 @@ func infrastructure(format string, args ...any) error {
 func IsInfrastructure(err error) bool {
 	var marked *InfrastructureError
 	var decoder *video.DecoderError
-	return errors.As(err, &marked) || errors.As(err, &decoder) || osfault.OfMachine(err)
+	var away *source.AwayError
+	return errors.As(err, &marked) || errors.As(err, &decoder) || errors.As(err, &away) || osfault.OfMachine(err)
 }

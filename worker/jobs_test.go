@@ -31,6 +31,7 @@ import (
 	"github.com/surmise-ml/surmise/trainer/model"
 	"github.com/surmise-ml/surmise/trainer/tensorboard"
 	"github.com/surmise-ml/surmise/video"
+	"github.com/surmise-ml/surmise/video/source"
 	"github.com/surmise-ml/surmise/video/synth"
 )
 
@@ -329,6 +330,7 @@ func TestBlame(t *testing.T) {
 	}{
 		{fmt.Errorf("save: %w", &fs.PathError{Op: "write", Path: "x", Err: syscall.ENOSPC}), true},
 		{fmt.Errorf("read: %w", syscall.EIO), true},
+		{fmt.Errorf("train.data[0]: %w", &source.AwayError{Err: errors.New("the server answers 503")}), true},
 		{&fs.PathError{Op: "write", Path: "x", Err: syscall.EFBIG}, true}, // ulimit -f, or a quota of some file systems
 		{infrastructure("no room"), true},
 		{&fs.PathError{Op: "open", Path: "clips", Err: syscall.ENOENT}, false},

@@ -49,7 +49,7 @@ var rules = []rule{
 		"what processes say to each other is tested and fuzzed without a decoder"},
 	{"video/synth/physics", nothing, nothing,
 		"what moves is arithmetic, tested without a picture"},
-	{"video/remote", nothing, []string{"gocloud.dev"},
+	{"video/remote", []string{"video/source"}, []string{"gocloud.dev"},
 		"the SDKs of object stores stay out of what decodes"},
 	{"artifact", nothing, []string{"gocloud.dev", "github.com/cenkalti/backoff/v5", "golang.org/x/sync"},
 		"bundles are files and digests, whoever made them; both coordinator and worker keep them here"},

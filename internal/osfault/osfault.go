@@ -12,7 +12,8 @@ var ofMachine = []error{
 	syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, // disk full, or the process may write no more
 	syscall.EIO, syscall.EROFS, syscall.ESTALE, syscall.ENODEV, syscall.ENXIO, // disk or mount gone bad
 	syscall.ENOMEM, syscall.EAGAIN, syscall.EMFILE, syscall.ENFILE, // out of memory, processes, descriptors
-	syscall.ETIMEDOUT, syscall.EHOSTDOWN, syscall.ECONNRESET, syscall.ENOTCONN, // network file systems
+	syscall.ETIMEDOUT, syscall.EHOSTDOWN, syscall.ECONNRESET, syscall.ENOTCONN, syscall.ESHUTDOWN, // network file systems
+	syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN, syscall.ECONNABORTED, syscall.ECONNREFUSED,
 }
 
 // OfMachine reports whether err is one that a full, starved or broken machine gives. What else the system answers, a file

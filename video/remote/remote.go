@@ -9,11 +9,13 @@ package remote
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -29,6 +31,7 @@ import (
 	"gocloud.dev/gcerrors"
 
 	"github.com/surmise-ml/surmise/internal/durable"
+	"github.com/surmise-ml/surmise/video/source"
 )
 
 // Options bounds a Store. The zero value of a field means its default.
@@ -63,10 +66,10 @@ func (o Options) withDefaults() Options {
 // sameHost keeps a server from sending the reader into a network that only this machine can see.
 func sameHost(next *http.Request, before []*http.Request) error {
 	if len(before) >= 10 {
-		return errors.New("more than 10 redirections")
+		return &forbiddenError{"more than 10 redirections"}
 	}
 	if first := before[0].URL; next.URL.Host != first.Host || next.URL.Scheme != first.Scheme {
-		return fmt.Errorf("%s sends its reader to another host, %s", first.Host, next.URL.Host)
+		return &forbiddenError{fmt.Sprintf("%s sends its reader to another host, %s", first.Host, next.URL.Host)}
 	}
 	return nil
 }
@@ -144,8 +147,11 @@ func (s *Store) List(ctx context.Context, uri string) ([]string, error) {
 			slices.Sort(names)
 			return names, nil
 		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("listing %q: %w", shown(u), context.Cause(ctx))
+		}
 		if err != nil {
-			return nil, fmt.Errorf("listing %q: %w", shown(u), notFound(err))
+			return nil, fmt.Errorf("listing %q: %w", shown(u), away(notFound(err)))
 		}
 		if len(names) == s.o.MaxListing {
 			return nil, fmt.Errorf("listing %q: more than %d objects", shown(u), s.o.MaxListing)
@@ -175,6 +181,18 @@ func notFound(err error) error {
 		return fmt.Errorf("%w, or may not be read: %w", fs.ErrNotExist, err)
 	}
 	return err
+}
+
+// away marks an error of reaching a store or server as one that may be gone the next time, unless it says that the object is
+// not there, the rules forbid it, no machine has that name, or its certificate is not good.
+func away(err error) error {
+	var refused *forbiddenError
+	var name *net.DNSError
+	var certificate *tls.CertificateVerificationError
+	if errors.Is(err, fs.ErrNotExist) || errors.As(err, &refused) || errors.As(err, &name) && name.IsNotFound || errors.As(err, &certificate) {
+		return err
+	}
+	return &source.AwayError{Err: err}
 }
 
 // Fetch returns a file with the object's bytes. It stays until release is called. What is kept is not looked at again: an
@@ -217,6 +235,9 @@ func (s *Store) Fetch(ctx context.Context, uri string) (string, func(), error) {
 		close(done)
 	}()
 	if err := s.download(ctx, u, uri, file); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return "", nil, fmt.Errorf("fetching %q: %w", shown(u), err)
 	}
 	return file, release, nil
@@ -230,13 +251,13 @@ type pin struct {
 
 // pin notes that a file is in use, if it is there. s.mu is held.
 func (s *Store) pin(file string) bool {
-	if p := s.pinned[file]; p != nil {
-		p.uses++
-		return true
-	}
 	info, err := os.Stat(file)
 	if err != nil || !info.Mode().IsRegular() { // opening a pipe would wait for ever
 		return false
+	}
+	if p := s.pinned[file]; p != nil {
+		p.uses++
+		return true
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -269,12 +290,24 @@ func lockShared(f *os.File) { _ = syscall.Flock(int(f.Fd()), syscall.LOCK_SH) }
 
 // forget removes a file that no process uses; ok is false for one in use.
 func forget(file string) (ok bool, err error) {
-	f, err := os.Open(file)
-	if err == nil {
+	f, err := os.OpenFile(file, os.O_RDWR, 0) // NFS locks exclusively only what may be written to
+	if errors.Is(err, fs.ErrPermission) {     // another user's
+		f, err = os.Open(file)
+	}
+	switch {
+	case err == nil:
 		defer f.Close()
 		if errors.Is(syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK) {
 			return false, nil
 		}
+		// Another process may have put another file in its place before it was locked.
+		if now, err := os.Stat(file); err == nil {
+			if opened, err := f.Stat(); err != nil || !os.SameFile(now, opened) {
+				return false, nil
+			}
+		}
+	case !errors.Is(err, fs.ErrNotExist): // whether it is in use cannot be known
+		return false, nil
 	}
 	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, err
@@ -308,7 +341,7 @@ func markUsed(file string) {
 const unfinished = durable.Unfinished
 
 // download brings an object to a file, which is in use then.
-func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err error) {
+func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) error {
 	ctx, stop := context.WithTimeout(ctx, s.o.Timeout)
 	defer stop()
 	body, size, modified, err := s.open(ctx, u, uri)
@@ -318,6 +351,24 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 	defer body.Close()
 	if size > s.o.MaxObject {
 		return fmt.Errorf("%d bytes (limit %d)", size, s.o.MaxObject)
+	}
+	err = s.keep(body, size, modified, file)
+	if larger := (*tooLargeError)(nil); err != nil && !errors.As(err, &larger) {
+		// Of this machine's folder or of a connection that broke, and even "no such file" says nothing of the object.
+		err = &source.AwayError{Err: errors.New(err.Error())}
+	}
+	return err
+}
+
+// tooLargeError is an object of more bytes than may be kept, which was not announced.
+type tooLargeError struct{ limit int64 }
+
+func (e *tooLargeError) Error() string { return fmt.Sprintf("more than %d bytes", e.limit) }
+
+// keep writes an object to a file, which is in use then. size is -1 if it was not announced.
+func (s *Store) keep(body io.Reader, size int64, modified time.Time, file string) error {
+	if err := os.MkdirAll(s.dir, 0o755); err != nil { // it may have been tidied away
+		return err
 	}
 	room, err := s.reserve(size)
 	if err != nil {
@@ -334,7 +385,7 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 	switch {
 	case err != nil:
 	case n > s.o.MaxObject:
-		err = fmt.Errorf("more than %d bytes", s.o.MaxObject)
+		err = &tooLargeError{s.o.MaxObject}
 	case size >= 0 && n != size:
 		err = fmt.Errorf("%d bytes came, %d were announced", n, size)
 	}
@@ -371,6 +422,12 @@ func (s *Store) download(ctx context.Context, u *url.URL, uri, file string) (err
 	if err := os.Rename(f.Name(), file); err != nil {
 		return err
 	}
+	if p := s.pinned[file]; p != nil { // what had the name was removed from outside; this one is locked from now on
+		_ = p.f.Close()
+		inUse, p.f = true, f
+		p.uses++
+		return nil
+	}
 	inUse = true
 	s.pinned[file] = &pin{1, f}
 	return nil
@@ -385,7 +442,7 @@ func (s *Store) open(ctx context.Context, u *url.URL, uri string) (io.ReadCloser
 		}
 		r, err := bucket.NewReader(ctx, strings.TrimPrefix(u.Path, "/"), nil)
 		if err != nil {
-			return nil, 0, time.Time{}, notFound(err)
+			return nil, 0, time.Time{}, away(notFound(err))
 		}
 		return r, r.Size(), r.ModTime(), nil
 	}
@@ -395,13 +452,15 @@ func (s *Store) open(ctx context.Context, u *url.URL, uri string) (io.ReadCloser
 	}
 	response, err := s.o.Client.Do(request)
 	if err != nil {
-		return nil, 0, time.Time{}, withoutURL(err)
+		return nil, 0, time.Time{}, away(withoutURL(err))
 	}
 	if response.StatusCode != http.StatusOK {
 		_ = response.Body.Close()
 		err := fmt.Errorf("the server answers %s", response.Status)
 		if response.StatusCode >= 400 && response.StatusCode < 500 && response.StatusCode != http.StatusTooManyRequests && response.StatusCode != http.StatusRequestTimeout {
 			err = fmt.Errorf("%w, or may not be read: %w", fs.ErrNotExist, err)
+		} else {
+			err = &source.AwayError{Err: err}
 		}
 		return nil, 0, time.Time{}, err
 	}
@@ -487,6 +546,9 @@ func (s *Store) makeRoom(need int64) error {
 	for _, o := range objects {
 		if total+need <= s.o.MaxBytes {
 			return nil
+		}
+		if s.pinned[o.path] != nil { // known without locks, which not every file system has
+			continue
 		}
 		gone, err := forget(o.path)
 		if err != nil {

@@ -14,9 +14,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/surmise-ml/surmise/video/source"
 	"gocloud.dev/blob"
 	"gocloud.dev/blob/memblob"
 )
@@ -238,7 +240,6 @@ func TestBoundedTogether(t *testing.T) {
 	}
 }
 
-// What is not announced counts as well: with two of 400 bytes in use there is no room for a third.
 // Several workers of a machine share the folder: none takes from another what it reads.
 func TestInUseByAnotherProcess(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("x", 400)) }))
@@ -279,6 +280,7 @@ func TestInUseByAnotherProcess(t *testing.T) {
 	}
 }
 
+// What is not announced counts as well: with two of 400 bytes in use there is no room for a third.
 func TestBoundedUnannounced(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.(http.Flusher).Flush() // before the length is known
@@ -332,5 +334,94 @@ func TestOneFetchForAll(t *testing.T) {
 	all.Wait()
 	if asked.Load() != 1 {
 		t.Errorf("%d requests, want 1", asked.Load())
+	}
+}
+
+// What becomes of the folder here says nothing of an object: one in use that was removed from outside comes again, what is in
+// use stays without locks too, and a folder that is gone is made again.
+func TestFolderTamperedWith(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, strings.Repeat("x", 400)) }))
+	defer server.Close()
+	s := open(t, Options{MaxBytes: 1000, MaxObject: 500})
+	path, release, err := s.Fetch(t.Context(), server.URL+"/1.mp4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	again, releaseAgain, err := s.Fetch(t.Context(), server.URL+"/1.mp4")
+	if err != nil || again != path {
+		t.Fatal(again, err)
+	}
+	release()
+	if err := syscall.Flock(int(s.pinned[path].f.Fd()), syscall.LOCK_UN); err != nil { // as where there are no locks
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		fetch(t, s, fmt.Sprintf("%s/more-%d.mp4", server.URL, i))
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("a file in use is gone: %v", err)
+	}
+	releaseAgain()
+	if len(s.pinned) > 0 {
+		t.Errorf("still in use: %v", s.pinned)
+	}
+	if err := os.RemoveAll(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	fetch(t, s, server.URL+"/1.mp4")
+	if err := os.RemoveAll(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.dir, nil, 0o644); err != nil { // no folder can be made here
+		t.Fatal(err)
+	}
+	var away *source.AwayError
+	if _, _, err := s.Fetch(t.Context(), server.URL+"/1.mp4"); !errors.As(err, &away) || errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a folder: %v", err)
+	}
+}
+
+// A server that is away, or full, or breaks off is no fault of who named the object; what is not there, or may not be had, is.
+func TestAway(t *testing.T) {
+	var status atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if status.Load() == 0 { // breaks off
+			w.Header().Set("Content-Length", "100")
+			fmt.Fprint(w, "x")
+			return
+		}
+		w.WriteHeader(int(status.Load()))
+	}))
+	defer server.Close()
+	s := open(t, Options{MaxBytes: 1000, MaxObject: 500})
+	for code, want := range map[int]bool{0: true, 408: true, 429: true, 500: true, 503: true, 401: false, 403: false, 404: false} {
+		status.Store(int64(code))
+		_, _, err := s.Fetch(t.Context(), server.URL+"/1.mp4")
+		var away *source.AwayError
+		if err == nil || errors.As(err, &away) != want || errors.Is(err, fs.ErrNotExist) == want {
+			t.Errorf("%d: %v, away: %t", code, err, !want)
+		}
+	}
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	var away *source.AwayError
+	if _, _, err := s.Fetch(t.Context(), gone.URL+"/1.mp4"); !errors.As(err, &away) {
+		t.Errorf("nobody listens: %v", err)
+	}
+	strict, err := Open(t.TempDir(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer strict.Close()
+	if _, _, err := strict.Fetch(t.Context(), server.URL+"/1.mp4"); err == nil || errors.As(err, &away) {
+		t.Errorf("an address that the rules refuse: %v", err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	if _, _, err := s.Fetch(ctx, server.URL+"/1.mp4"); !errors.Is(err, context.Canceled) || errors.As(err, &away) {
+		t.Errorf("the caller has left: %v", err)
 	}
 }

@@ -152,7 +152,7 @@ func forbidden(a netip.Addr) string {
 // reach refuses an address that a connection may not be made to.
 func (r Rules) reach(a netip.Addr) error {
 	if never := forbidden(a); never != "" {
-		return fmt.Errorf("%s is %s, which is never reached", a, never)
+		return &forbiddenError{fmt.Sprintf("%s is %s, which is never reached", a, never)}
 	}
 	real := inner(a)
 	if !real.IsLoopback() && !real.IsPrivate() && !slices.ContainsFunc(private, func(p netip.Prefix) bool { return p.Contains(real) }) {
@@ -161,8 +161,13 @@ func (r Rules) reach(a netip.Addr) error {
 	if slices.ContainsFunc(r.Networks, func(p netip.Prefix) bool { return p.Contains(real) }) {
 		return nil
 	}
-	return fmt.Errorf("%s is a private address, and not in a network that may be reached", a)
+	return &forbiddenError{fmt.Sprintf("%s is a private address, and not in a network that may be reached", a)}
 }
+
+// forbiddenError is where the rules do not let a connection go.
+type forbiddenError struct{ text string }
+
+func (e *forbiddenError) Error() string { return e.text }
 
 // client follows no redirection to another host, and connects to no address that the rules refuse: they are held
 // against the address that a connection is about to be made to, when no name can lead elsewhere any more.

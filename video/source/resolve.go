@@ -48,11 +48,20 @@ func (it Item) Name() string {
 
 // Remote brings objects from elsewhere; *remote.Store is one.
 type Remote interface {
+	// Errors are *AwayError where the next call may succeed.
+
 	// List returns the URIs below one that ends in "/", sorted.
 	List(ctx context.Context, uri string) ([]string, error)
 	// Fetch returns a file with the object's bytes, which stays until release is called.
 	Fetch(ctx context.Context, uri string) (path string, release func(), err error)
 }
+
+// AwayError is an object that a Remote could not bring although it may well be there: a store or server that is down or slow, a
+// connection that broke, no room on this machine. It is no fault of who named it, and may be gone the next time.
+type AwayError struct{ Err error }
+
+func (e *AwayError) Error() string { return e.Err.Error() }
+func (e *AwayError) Unwrap() error { return e.Err }
 
 // Extensions by which files are taken from folders and globs. A file that is named itself may have any.
 var (
