@@ -233,6 +233,8 @@ func (r *round) freeze(ctx context.Context, f fault) (err error) {
 	r.diskHold.Lock()
 	defer r.diskHold.Unlock()
 	if f.variant == jobs {
+		r.storeHold.Lock() // while a file is open for writing, its disk cannot be made read-only
+		defer r.storeHold.Unlock()
 		c := r.coordinators[0]
 		c.hold.Lock()
 		defer c.hold.Unlock()
@@ -240,7 +242,7 @@ func (r *round) freeze(ctx context.Context, f fault) (err error) {
 			return err
 		}
 		if err := unix.Mount("", r.jobDisk.path, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
-			return fmt.Errorf("making %s read-only: %w", r.jobDisk.path, err)
+			return errors.Join(fmt.Errorf("making %s read-only: %w", r.jobDisk.path, err), c.start())
 		}
 		if err := c.start(); err != nil {
 			return err
@@ -256,6 +258,8 @@ func (r *round) freeze(ctx context.Context, f fault) (err error) {
 
 // lock holds the right to write to SQLite's file, as a backup may.
 func (r *round) lock(ctx context.Context, lasts time.Duration) error {
+	r.storeHold.Lock()
+	defer r.storeHold.Unlock()
 	db, err := openStore(r.store)
 	if err != nil {
 		return err

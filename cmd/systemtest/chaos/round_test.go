@@ -45,8 +45,8 @@ type round struct {
 	state                 string // the coordinators' data folder
 	store                 string // as --store takes it, straight to the database
 	artifactDisk, jobDisk disk
-	diskHold              sync.Mutex
-	relay                 *relay // to PostgreSQL; nil: none
+	diskHold, storeHold   sync.Mutex // of the fault that has the disks, or the file of the store, in hand
+	relay                 *relay     // to PostgreSQL; nil: none
 
 	coordinators []*service
 	addresses    []string // of the coordinators
