@@ -57,7 +57,9 @@ func (s *Server) Attach(stream attachStream) error {
 				w = newSession(queue.Worker{
 					Name: hello.Name, GPUs: int(hello.Gpus), Memory: hello.Memory, DataRoots: hello.DataRoots, Labels: hello.Labels})
 				w.working = len(hello.Held) > 0
-				s.workers.attach(w)
+				if err := s.workers.attach(w, hello.UnlessAttached); err != nil {
+					return err
+				}
 				defer s.workers.detach(w)
 				s.audit.attached(s.clock.Now(), auth.FromContext(ctx), peerAddr(ctx), w.name)
 				s.log.Info("worker attached", "worker", w.name, "version", hello.Version, "threads", hello.Threads, "held", len(hello.Held))

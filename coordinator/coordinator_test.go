@@ -204,6 +204,40 @@ func TestWorkerThatComesBackEmptyHandedFreesItsJob(t *testing.T) {
 	}
 }
 
+// A worker that asks whether its name is taken replaces nobody.
+func TestUnlessAttached(t *testing.T) {
+	s := start(t, nil)
+	older := s.ready("w")
+	hello := &surmisev1.AttachRequest{Message: &surmisev1.AttachRequest_Hello{Hello: &surmisev1.Hello{Name: "w", UnlessAttached: true}}}
+	asks := func() (*surmisev1.AttachResponse, error) {
+		ctx, cut := context.WithCancel(s.ctx)
+		defer cut()
+		stream, err := s.workers.Attach(ctx)
+		if err == nil {
+			err = stream.Send(hello)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stream.Recv()
+	}
+	_, err := asks()
+	wantCode(t, err, codes.Aborted)
+	s.submit(train())
+	l := older.lease()
+	older.done(l.Lease)
+	older.settled(surmisev1.JobState_SUCCEEDED)
+	if err := older.stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := older.ended(); !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	if m, err := asks(); err != nil || m.GetWelcome() == nil {
+		t.Errorf("where no other is attached: %v, %v", m, err)
+	}
+}
+
 func TestNewerStreamOfAWorkerReplacesTheOlder(t *testing.T) {
 	s := start(t, nil)
 	older := s.ready("w")

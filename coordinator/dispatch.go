@@ -242,14 +242,20 @@ func (ws *workers) wakeDispatch() {
 }
 
 // attach adds a session; an older one of the same worker ends.
-func (ws *workers) attach(w *session) {
+// attach replaces an older session of the name, unless there must be none.
+func (ws *workers) attach(w *session, unlessAttached bool) error {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
 	if old := ws.byName[w.name]; old != nil {
-		old.end(status.Errorf(codes.Aborted, "worker %s attached again; two workers need two names (--name)", w.name))
+		err := status.Errorf(codes.Aborted, "worker %s attached again; two workers need two names (--name)", w.name)
+		if unlessAttached {
+			return err
+		}
+		old.end(err)
 		ws.removeFree(old)
 	}
 	ws.byName[w.name] = w
+	return nil
 }
 
 func (ws *workers) detach(w *session) {

@@ -12,7 +12,9 @@ import (
 func TestPutBackAWorkerThatAskedAgain(t *testing.T) {
 	ws := workers{byName: map[string]*session{}, wake: make(chan struct{}, 1)}
 	w := newSession(queue.Worker{Name: "a"})
-	ws.attach(w)
+	if err := ws.attach(w, false); err != nil {
+		t.Fatal(err)
+	}
 	ws.ready(w, time.Unix(1, 0))
 	ws.busy(w)
 	ws.ready(w, time.Unix(2, 0))

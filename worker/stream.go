@@ -66,20 +66,27 @@ func dial(cfg Config) (*grpc.ClientConn, error) {
 func (w *worker) keepAttached(ctx context.Context, client surmisev1.WorkerServiceClient) {
 	wait := backoff.NewExponentialBackOff() // jittered, so that a restarted coordinator is not stormed
 	wait.InitialInterval, wait.MaxInterval = w.cfg.MinBackoff, w.cfg.MaxBackoff
+	var replaced time.Time
+	ask := false
 	for ctx.Err() == nil {
 		began := w.cfg.Clock.Now()
-		err := w.attach(ctx, client)
+		err := w.attach(ctx, client, ask)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
 		if w.cfg.Explain != nil {
 			err = w.cfg.Explain(err)
 		}
-		if errors.Is(err, ErrRefused) {
+		// What a process of this name sent before it was killed may come late, and replaces this one. So it asks once whether
+		// another one is there.
+		now := w.cfg.Clock.Now()
+		if ask = errors.Is(err, ErrReplaced) && (replaced.IsZero() || now.Sub(replaced) > replacedOnce); ask {
+			replaced = now
+		} else if errors.Is(err, ErrRefused) {
 			w.tell(refused{fmt.Errorf("worker %s: coordinator %s: %w", w.cfg.Name, w.cfg.Coordinator, err)})
 			return
 		}
-		if w.cfg.Clock.Now().Sub(began) >= w.cfg.MaxBackoff { // a welcome alone shows little: a coordinator whose store fails gives it too
+		if now.Sub(began) >= w.cfg.MaxBackoff { // a welcome alone shows little: a coordinator whose store fails gives it too
 			wait.Reset()
 		}
 		pause := wait.NextBackOff()
@@ -91,6 +98,9 @@ func (w *worker) keepAttached(ctx context.Context, client surmisev1.WorkerServic
 	}
 }
 
+// replacedOnce is how long after it was replaced a worker takes being replaced again for another worker of its name.
+const replacedOnce = time.Minute
+
 var (
 	// ErrRefused marks what will be the same next time.
 	ErrRefused = errors.New("refused for good")
@@ -98,8 +108,9 @@ var (
 	ErrReplaced = fmt.Errorf("%w: another worker attached under the same name", ErrRefused)
 )
 
-// attach opens a stream and serves it until it breaks, or, without an error, until it is finished.
-func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClient) (err error) {
+// attach opens a stream and serves it until it breaks, or, without an error, until it is finished. It replaces another one of the
+// same name, unless it is to ask whether there is one.
+func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClient, ask bool) (err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &stream{out: make(chan *surmisev1.AttachRequest, outgoingMessages), cancel: cancel}
@@ -112,6 +123,7 @@ func (w *worker) attach(ctx context.Context, client surmisev1.WorkerServiceClien
 	defer func() { w.tell(streamClosed{s, err}) }()
 	select {
 	case m := <-hello:
+		m.GetHello().UnlessAttached = ask
 		s.out <- m
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -648,7 +648,7 @@ func TestFailures(t *testing.T) {
 }
 
 func TestRefusedForGood(t *testing.T) {
-	for name, code := range map[string]codes.Code{"bad name": codes.InvalidArgument, "name taken": codes.Aborted} {
+	for name, code := range map[string]codes.Code{"bad name": codes.InvalidArgument, "unknown": codes.Unauthenticated} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, untilStopped, func(b *bench) {
 				s, _ := b.accept()
@@ -661,6 +661,33 @@ func TestRefusedForGood(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A worker that was replaced asks once whether another one has its name: it may have been by what came late of a process that is
+// no more.
+func TestReplacedAsksOnce(t *testing.T) {
+	inBubble(t, untilStopped, func(b *bench) {
+		s, hello := b.accept()
+		if hello.UnlessAttached {
+			t.Error("asks before it was replaced")
+		}
+		s.end <- status.Error(codes.Aborted, "attached again")
+		s, hello = b.accept()
+		if !hello.UnlessAttached {
+			t.Error("replaces the other one in turn")
+		}
+		s.end <- status.Error(codes.Unavailable, "the coordinator stops")
+		s, hello = b.accept()
+		if hello.UnlessAttached {
+			t.Error("asks again after a stream that broke, which may still count as its own")
+		}
+		s.end <- status.Error(codes.Aborted, "attached again")
+		err := <-b.ended
+		b.ended <- nil
+		if !errors.Is(err, ErrReplaced) || !errors.Is(err, ErrRefused) {
+			t.Errorf("replaced twice: Run returned %v", err)
+		}
+	})
 }
 
 func idleFor(d time.Duration) func(*Config) { return func(cfg *Config) { cfg.Idle = d } }

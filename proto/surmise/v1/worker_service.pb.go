@@ -434,9 +434,12 @@ type Hello struct {
 	Held []*LeaseRef `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`
 	Gpus int32       `protobuf:"varint,8,opt,name=gpus,proto3" json:"gpus,omitempty"`
 	// Bytes that jobs may use; 0 for not known, which meets no need for memory.
-	Memory        int64 `protobuf:"varint,9,opt,name=memory,proto3" json:"memory,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Memory int64 `protobuf:"varint,9,opt,name=memory,proto3" json:"memory,omitempty"`
+	// Do not replace a stream of this name: while there is one, ABORTED. So a worker that was replaced finds out whether by another
+	// one, or by words of a process that is no more, which came late.
+	UnlessAttached bool `protobuf:"varint,10,opt,name=unless_attached,json=unlessAttached,proto3" json:"unless_attached,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
@@ -530,6 +533,13 @@ func (x *Hello) GetMemory() int64 {
 		return x.Memory
 	}
 	return 0
+}
+
+func (x *Hello) GetUnlessAttached() bool {
+	if x != nil {
+		return x.UnlessAttached
+	}
+	return false
 }
 
 // LeaseRef names one lease.
@@ -1434,7 +1444,7 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\x05drain\x18\x06 \x01(\v2\x11.surmise.v1.DrainH\x00R\x05drain\x12/\n" +
 	"\asettled\x18\a \x01(\v2\x13.surmise.v1.SettledH\x00R\asettled\x12Q\n" +
 	"\x13checkpoint_recorded\x18\b \x01(\v2\x1e.surmise.v1.CheckpointRecordedH\x00R\x12checkpointRecordedB\t\n" +
-	"\amessage\"\xd6\x03\n" +
+	"\amessage\"\xff\x03\n" +
 	"\x05Hello\x12=\n" +
 	"\x04name\x18\x01 \x01(\tB)\xbaH&r$2\"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$R\x04name\x12?\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.surmise.v1.Hello.LabelsEntryB\b\xbaH\x05\x9a\x01\x02\x10@R\x06labels\x12%\n" +
@@ -1448,7 +1458,9 @@ const file_surmise_v1_worker_service_proto_rawDesc = "" +
 	"\x04held\x18\a \x03(\v2\x14.surmise.v1.LeaseRefB\b\xbaH\x05\x92\x01\x02\x10@R\x04held\x12\x1e\n" +
 	"\x04gpus\x18\b \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\x80\b(\x00R\x04gpus\x12\x1f\n" +
-	"\x06memory\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06memory\x1a9\n" +
+	"\x06memory\x18\t \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x06memory\x12'\n" +
+	"\x0funless_attached\x18\n" +
+	" \x01(\bR\x0eunlessAttached\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Z\n" +
