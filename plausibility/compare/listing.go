@@ -210,9 +210,9 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64) error
 			if others == 0 {
 				continue
 			}
-			alike := others - below - above
-			percentile := 100 * (float64(below) + float64(alike)/2) / float64(others)
-			p := float64(1+above+alike) / float64(1+others)
+			same := others - below - above
+			percentile := 100 * (float64(below) + float64(same)/2) / float64(others)
+			p := float64(1+above+same) / float64(1+others)
 			l.Videos[i].Columns[column].Percentile, l.Videos[i].Columns[column].P = &percentile, &p
 			if name != ModelSet {
 				continue
@@ -228,6 +228,7 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64) error
 			l.Reference.Shared++
 		}
 	}
+	l.warnOfLengths(f, reference, ordinary)
 	for _, note := range reference.Notes {
 		l.Warnings = append(l.Warnings, "the reference: "+note)
 	}
@@ -235,6 +236,24 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64) error
 		l.Warnings = append(l.Warnings, fmt.Sprintf("the reference has %d videos: no p can be below %.2g; take at least %d", len(ordinary), 1/float64(1+len(ordinary)), least))
 	}
 	return nil
+}
+
+// warnOfLengths says where videos are much longer or shorter than those of the reference: the largest of more windows is larger.
+func (l *Listing) warnOfLengths(f, reference *File, ordinary []int) {
+	if !reductions[l.Aggregation.Name].max {
+		return
+	}
+	var ours, theirs []int
+	for _, v := range f.Videos {
+		ours = append(ours, len(v.WindowStart))
+	}
+	for _, i := range ordinary {
+		theirs = append(theirs, len(reference.Videos[i].WindowStart))
+	}
+	const much = 1.5
+	if a, b := median(ours), median(theirs); max(a, b) > much*min(a, b) {
+		l.Warnings = append(l.Warnings, fmt.Sprintf("a video has %g windows in the middle, one of the reference %g: the largest of more is larger by itself; take videos as long, or a measure that is a mean, such as avg", a, b))
+	}
 }
 
 // weights names a model's weights in an error.

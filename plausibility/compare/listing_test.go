@@ -134,6 +134,33 @@ func TestListByReference(t *testing.T) {
 	}
 }
 
+// The largest of more windows is larger by itself.
+func TestListWarnsOfOtherLengths(t *testing.T) {
+	f, reference := without([]float64{1, 2, 3}), without(make([]float64, 30))
+	for i := range f.Videos[:2] {
+		v, s := &f.Videos[i], &f.Sets[0].Scores[i]
+		v.WindowStart = []float64{0, 0.2, 0.4, 0.6}
+		for _, m := range [][][]float64{s.Surprise, s.Peak} {
+			for c := range m {
+				m[c] = []float64{1, 1, 1, 1}
+			}
+		}
+	}
+	for measure, want := range map[string]bool{"max": true, "avg": false} {
+		a, _ := ParseAggregation(measure)
+		l, err := List(f, reference, Options{Aggregation: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+		warned := slices.ContainsFunc(l.Warnings, func(w string) bool {
+			return strings.HasPrefix(w, "a video has 4 windows in the middle, one of the reference 2")
+		})
+		if warned != want {
+			t.Errorf("%s: %q", measure, l.Warnings)
+		}
+	}
+}
+
 // Of a file with labels only the possible videos are ordinary.
 func TestListByPossibleVideos(t *testing.T) {
 	reference := madeUp(1, 12, 0.9, "permanence")
