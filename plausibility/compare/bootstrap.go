@@ -75,11 +75,14 @@ func eachSeedOnce(surprise [][][]float64) [][]float64 {
 	return out
 }
 
+// rounding is by how much two shares, or differences of shares, that are one may differ, as sums round by their order.
+const rounding = 1e-9
+
 // percentileInterval is the percentile bootstrap interval of value from its
 // resampled values, which it sorts. lowest and highest bound what the number can
 // be at all.
 //
-// Where every resample gives the same number, as when all groups agree, the
+// Where every resample gives the same number, up to rounding, as when all groups agree, the
 // bootstrap sees no spread and would claim certainty after three groups. The
 // interval is then the exact binomial one with groups as trials: unseen groups
 // may make up a share 1 - (alpha/2)^(1/G) and hold anything.
@@ -87,7 +90,8 @@ func percentileInterval(value float64, resampled []float64, groups int, confiden
 	slices.Sort(resampled)
 	tail := (1 - confidence) / 2
 	n := len(resampled)
-	if resampled[0] == resampled[n-1] {
+	value = min(max(value, lowest), highest) // a sum of shares may be more than all by its rounding
+	if resampled[n-1]-resampled[0] <= rounding {
 		seen := math.Pow(tail, 1/float64(groups))
 		return Interval{Value: value, Low: value*seen + lowest*(1-seen), High: value*seen + highest*(1-seen)}
 	}

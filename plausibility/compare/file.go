@@ -29,7 +29,8 @@ const (
 	maxVideos    = 1_000_000
 	// MaxGroup bounds the videos of a group, each possible one of which may be paired with each impossible one.
 	MaxGroup    = 2000
-	maxWindows  = 1_000_000 // of one video
+	maxPairs    = 10_000_000 // of all groups
+	maxWindows  = 1_000_000  // of one video
 	maxContexts = 1_000
 	maxWindow   = 1 << 16 // frames
 )

@@ -51,17 +51,18 @@ type Listed struct {
 type ListedSurprise struct {
 	Surprise   float64  `json:"surprise"`
 	Percentile *float64 `json:"percentile,omitempty"` // share of reference videos that surprise less, in percent, one that surprises as much half
-	// P is the share of reference videos, this one counted among them, that surprise at least as much: the conformal
+	// P is the share of the reference's groups, this video counted as one more, that surprise at least as much: the conformal
 	// p-value (Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005). Where the video is like the reference,
-	// P is at most p with probability p.
+	// P is at most p with a probability of at most p.
 	P *float64 `json:"p,omitempty"`
 }
 
 // Reference is what listed videos are judged by.
 type Reference struct {
 	Videos   int     `json:"videos"`
+	Groups   int     `json:"groups"`        // that these are of: videos of one are alike, and count as one together
 	Rare     int     `json:"rare"`          // listed videos with P of the model at most RareP
-	Expected float64 `json:"rare_expected"` // of so many videos, were all of them like the reference; at most
+	Expected float64 `json:"rare_expected"` // how many that would be on average, at most, were all of them like the reference
 	Shared   int     `json:"shared"`        // listed videos that are in the reference too: each is judged by the others
 }
 
@@ -73,7 +74,7 @@ const MinRanked = 5
 
 // List orders the videos of a file without labels. reference is a score file of the same weights, made with like settings: all
 // of its videos if they have no labels either, its possible ones if they have; nil for none. Of o only the aggregation
-// counts, by default peak for next-tubelet models and max for others, which is what suits single videos. An error wraps
+// and Done count, the former by default peak for next-tubelet models and max for others, which is what suits single videos. An error wraps
 // ErrUnlike if the files must not be compared.
 func List(f, reference *File, o Options) (*Listing, error) {
 	l, err := list(f, reference, o)
@@ -121,7 +122,7 @@ func list(f, reference *File, o Options) (*Listing, error) {
 		}
 	}
 	if reference != nil {
-		if err := l.judge(f, reference, surprise); err != nil {
+		if err := l.judge(f, reference, surprise, o); err != nil {
 			return nil, fmt.Errorf("reference: %w", err)
 		}
 	}
@@ -146,8 +147,73 @@ type content struct {
 	first  int
 }
 
+// ordinary are the videos of a reference that count.
+type ordinary struct {
+	videos  []int             // places in the file
+	group   []int             // of each of them: those of a group share what they show, and are no independent witnesses
+	members [][]int           // of each group, places in videos
+	of      map[content][]int // groups that hold a content
+}
+
+func ordinaryOf(f *File) *ordinary {
+	o := &ordinary{of: map[content][]int{}}
+	at := map[any]int{}
+	for i, v := range f.Videos {
+		if v.Label == 0 {
+			continue
+		}
+		itself := content{v.SHA256, v.First}
+		var name any = v.Group
+		if v.Label == NoLabel {
+			if name = itself; v.SHA256 == "" {
+				name = i
+			}
+		}
+		g, known := at[name]
+		if !known {
+			g = len(o.members)
+			at[name], o.members = g, append(o.members, nil)
+		}
+		o.members[g] = append(o.members[g], len(o.videos))
+		o.videos, o.group = append(o.videos, i), append(o.group, g)
+		if groups := o.of[itself]; v.SHA256 != "" && !slices.Contains(groups[max(0, len(groups)-1):], g) {
+			o.of[itself] = append(groups, g)
+		}
+	}
+	return o
+}
+
+// weighed are values in ascending order, each video of a group with its share of it.
+type weighed struct {
+	values []float64
+	before []float64 // [len+1] weight of the first so many
+}
+
+// weigh takes some of the ordinary videos, whose surprise is all.
+func (o *ordinary) weigh(members []int, all []float64) weighed {
+	members = slices.Clone(members)
+	slices.SortFunc(members, func(i, k int) int { return cmp.Compare(all[o.videos[i]], all[o.videos[k]]) })
+	w := weighed{before: []float64{0}}
+	var sum float64
+	for _, i := range members {
+		sum += 1 / float64(len(o.members[o.group[i]]))
+		w.values, w.before = append(w.values, all[o.videos[i]]), append(w.before, sum)
+	}
+	return w
+}
+
+// around is the weight below x, and that of what is equal.
+func (w weighed) around(x float64) (below, same float64) {
+	from := sort.SearchFloat64s(w.values, x)
+	to := sort.Search(len(w.values), func(k int) bool { return w.values[k] > x })
+	return w.before[from], w.before[to] - w.before[from]
+}
+
 // judge sets each video of f, listed in its order, among those of a reference. surprise is that of each set of f.
-func (l *Listing) judge(f, reference *File, surprise map[string][]float64) error {
+//
+// Videos of a group are alike, so each counts by its share of it, and p has a group's place for the one that is judged: valid
+// where groups are exchangeable (Lee, Barber and Willett, arXiv:2306.06342, for data in groups).
+func (l *Listing) judge(f, reference *File, surprise map[string][]float64, o Options) error {
 	if err := reference.Validate(); err != nil {
 		return err
 	}
@@ -168,16 +234,13 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64) error
 	if ours, its := precisionOf(f), precisionOf(reference); ours != its {
 		l.Warnings = append(l.Warnings, fmt.Sprintf("the videos were scored in %s, the reference in %s; a difference as small as rounding means nothing", ours, its))
 	}
-	there := map[content][]int{} // of the reference's ordinary videos
-	var ordinary []int
-	for i, v := range reference.Videos {
-		if v.Label != 0 {
-			ordinary = append(ordinary, i)
-			key := content{v.SHA256, v.First}
-			there[key] = append(there[key], i)
-		}
+	those := ordinaryOf(reference)
+	groups := len(those.members)
+	l.Reference = &Reference{Videos: len(those.videos), Groups: groups}
+	everyone := make([]int, len(those.videos))
+	for i := range everyone {
+		everyone[i] = i
 	}
-	l.Reference = &Reference{Videos: len(ordinary)}
 	for column, name := range l.Columns {
 		set, ok := reference.Set(name)
 		own, _ := f.Set(name)
@@ -188,54 +251,67 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64) error
 		if err != nil {
 			return err
 		}
-		sorted := make([]float64, len(ordinary))
-		for k, i := range ordinary {
-			sorted[k] = all[i]
-		}
-		slices.Sort(sorted)
-		for i := range f.Videos {
-			x := surprise[name][i]
-			below := sort.SearchFloat64s(sorted, x)
-			above := len(sorted) - sort.Search(len(sorted), func(k int) bool { return sorted[k] > x })
-			others := len(sorted)
-			for _, itself := range there[content{f.Videos[i].SHA256, f.Videos[i].First}] {
-				others--
-				switch {
-				case all[itself] < x:
-					below--
-				case all[itself] > x:
-					above--
-				}
+		whole := those.weigh(everyone, all)
+		without := map[content]weighed{} // what a video is not judged by: the groups that hold it
+		for i, v := range f.Videos {
+			if err := o.stopped(); err != nil {
+				return err
 			}
+			itself := content{v.SHA256, v.First}
+			held := those.of[itself]
+			own, known := without[itself]
+			if !known && len(held) > 0 {
+				var members []int
+				for _, g := range held {
+					members = append(members, those.members[g]...)
+				}
+				own = those.weigh(members, all)
+				without[itself] = own
+			}
+			others := groups - len(held)
 			if others == 0 {
 				continue
 			}
-			same := others - below - above
-			percentile := 100 * (float64(below) + float64(same)/2) / float64(others)
-			p := float64(1+above+same) / float64(1+others)
+			below, same := whole.around(surprise[name][i])
+			if len(held) > 0 {
+				b, s := own.around(surprise[name][i])
+				below, same = below-b, same-s
+			}
+			n := float64(others)
+			percentile := min(100, max(0, 100*(below+same/2)/n))
+			p := min(1, (1+max(0, n-below))/(1+n))
 			l.Videos[i].Columns[column].Percentile, l.Videos[i].Columns[column].P = &percentile, &p
 			if name != ModelSet {
 				continue
 			}
-			if p <= RareP {
+			if p <= RareP+rounding {
 				l.Reference.Rare++
 			}
-			l.Reference.Expected += math.Floor(RareP*float64(1+others)) / float64(1+others)
+			l.Reference.Expected += those.expected(n)
 		}
 	}
 	for _, v := range f.Videos {
-		if there[content{v.SHA256, v.First}] != nil {
+		if those.of[content{v.SHA256, v.First}] != nil {
 			l.Reference.Shared++
 		}
 	}
-	l.warnOfLengths(f, reference, ordinary)
+	l.warnOfLengths(f, reference, those.videos)
 	for _, note := range reference.Notes {
 		l.Warnings = append(l.Warnings, "the reference: "+note)
 	}
-	if least := int(math.Ceil(1/RareP)) - 1; len(ordinary) < least {
-		l.Warnings = append(l.Warnings, fmt.Sprintf("the reference has %d videos: no p can be below %.2g; take at least %d", len(ordinary), 1/float64(1+len(ordinary)), least))
+	if least := int(math.Ceil(1/RareP)) - 1; groups < least {
+		l.Warnings = append(l.Warnings, fmt.Sprintf("the reference has videos of %d groups: no p can be below %.2g; take at least %d", groups, 1/float64(1+groups), least))
 	}
 	return nil
+}
+
+// expected is the chance of p at most RareP of a video that is like the reference, at most: of n groups of one video each p
+// takes n + 1 values.
+func (o *ordinary) expected(n float64) float64 {
+	if len(o.videos) > len(o.members) {
+		return RareP
+	}
+	return math.Floor(RareP*(1+n)+rounding) / (1 + n)
 }
 
 // warnOfLengths says where videos are much longer or shorter than those of the reference: the largest of more windows is larger.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -168,8 +169,59 @@ func TestListByPossibleVideos(t *testing.T) {
 	f := without([]float64{0, 100})
 	f.Decoder, f.Spec = reference.Decoder, reference.Spec
 	l, err := List(f, reference, Options{})
-	if err != nil || l.Reference.Videos != 24 || *l.Videos[0].Columns[0].P != 1./25 {
+	if err != nil || l.Reference.Videos != 24 || l.Reference.Groups != 12 || math.Abs(*l.Videos[0].Columns[0].P-1./13) > 1e-12 {
 		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+// Videos of a group are alike: together they count as one, or a reference of few groups would make anything rare.
+func TestListCountsGroups(t *testing.T) {
+	reference := madeUp(1, 10, 0.9, "permanence")
+	reference.Sets[0].Model = Model{Name: "tiny", SHA256: "feed", Step: 100}
+	n := map[string]float64{}
+	for i, v := range reference.Videos {
+		if v.Label != 1 {
+			continue
+		}
+		group, _ := strconv.ParseFloat(v.Group, 64)
+		x := group + n[v.Group]/2 // of group g: g and g + 1/2
+		n[v.Group]++
+		s := &reference.Sets[0].Scores[i]
+		for c := range s.Surprise {
+			for w := range s.Surprise[c] {
+				s.Surprise[c][w] = x
+			}
+		}
+	}
+	f := without([]float64{100, 9.25, 9, 4.25, 0})
+	f.Decoder, f.Spec = reference.Decoder, reference.Spec
+	a, _ := ParseAggregation("avg")
+	for i := range f.Videos {
+		x := []float64{100, 9.25, 9, 4.25, 0}[i]
+		f.Sets[0].Scores[i].Surprise = [][]float64{{x, x}, {x, x}}
+	}
+	l, err := List(f, reference, Options{Aggregation: a})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct{ percentile, p float64 }{{100, 1. / 11}, {95, 1.5 / 11}, {92.5, 2. / 11}, {45, 6.5 / 11}, {2.5, 1}} {
+		if got := l.Videos[i].Columns[0]; math.Abs(*got.Percentile-want.percentile) > 1e-9 || math.Abs(*got.P-want.p) > 1e-12 {
+			t.Errorf("%g: percentile %g, p %g; want %v", got.Surprise, *got.Percentile, *got.P, want)
+		}
+	}
+	// A video of the reference is judged by the other groups alone.
+	f.Videos[0].SHA256 = reference.Videos[0].SHA256 // of group 0
+	f.Data = Digest(f.Videos)
+	if l, err = List(f, reference, Options{Aggregation: a}); err != nil || math.Abs(*l.Videos[0].Columns[0].P-1./10) > 1e-12 || l.Reference.Shared != 1 {
+		t.Errorf("%+v, %v", l, err)
+	}
+}
+
+func TestListEndsWithItsCaller(t *testing.T) {
+	done := make(chan struct{})
+	close(done)
+	if _, err := List(without([]float64{1, 2}), without([]float64{1, 2}), Options{Done: done}); !errors.Is(err, ErrStopped) {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -20,7 +20,11 @@ func (l *Listing) WriteText(w io.Writer, most int) error {
 	}
 	fmt.Fprintf(&b, "Videos by how much they surprise the model, most first. Statistic: %s.%s\n", l.Aggregation, protocol)
 	if l.Reference != nil {
-		fmt.Fprintf(&b, "Percentile: among the %d videos of the reference. p: how often a video like those surprises as much.\n", l.Reference.Videos)
+		of := ""
+		if l.Reference.Groups < l.Reference.Videos {
+			of = fmt.Sprintf(", of %d groups that count as one each", l.Reference.Groups)
+		}
+		fmt.Fprintf(&b, "Percentile: among the %d videos of the reference%s. p: how often a video like those surprises as much.\n", l.Reference.Videos, of)
 	}
 	b.WriteString("\n")
 	writeColumns(&b, l.lines(shown))
@@ -84,7 +88,7 @@ func (l *Listing) Sentences() []string {
 	if r := l.Reference; r == nil {
 		out = append(out, "Without a reference of ordinary videos nothing says how much surprise is much: give their scores as reference.")
 	} else {
-		out = append(out, fmt.Sprintf("Of %d videos %d surprise the model as only few of the reference do (p at most %.2g); were all like the reference, at most %.1f would.",
+		out = append(out, fmt.Sprintf("Of %d videos %d surprise the model as only few of the reference do (p at most %.2g); were all like the reference, it would be %.1f on average, or fewer.",
 			len(l.Videos), r.Rare, RareP, r.Expected))
 		if r.Shared > 0 {
 			out = append(out, fmt.Sprintf("%d of them are in the reference too, and are judged by the others of it.", r.Shared))

@@ -108,7 +108,7 @@ type Cell struct {
 	Seeds         []float64 `json:"seeds,omitempty"`          // accuracy of each training, where there are several
 	Chance        PValue    `json:"chance"`                   // two-sided: groups gain as much over chance as they lose; Holm for the properties of the column
 	GroupChance   PValue    `json:"group_chance"`             // the same of whole groups
-	// AboveChance, BelowChance or Inconclusive: what both intervals say, and for a property also Chance after correction.
+	// AboveChance, BelowChance or Inconclusive: what both intervals say, and Chance, for a property after correction.
 	Verdict      string `json:"verdict"`
 	GroupVerdict string `json:"group_verdict"`
 }
@@ -142,12 +142,14 @@ type Difference struct {
 	// Pairs that one column does better on than the other: right is better than a tie, a tie better than wrong.
 	FirstBetter  int `json:"pairs_first_better"`
 	SecondBetter int `json:"pairs_second_better"`
-	// Higher, Lower or Inconclusive: what both intervals say.
+	// Higher, Lower or Inconclusive: what both intervals say, and the sign flips.
 	Verdict      string `json:"verdict"`
 	GroupVerdict string `json:"group_verdict"`
 
 	McNemar  PValue `json:"mcnemar"`   // exact, two-sided: FirstBetter against SecondBetter, pairs taken for independent
 	SignFlip PValue `json:"sign_flip"` // two-sided: groups exchange their two results; pairs of a group need not be independent
+	// GroupSignFlip is the same of whole groups.
+	GroupSignFlip PValue `json:"group_sign_flip"`
 }
 
 // Other is the pooled pairwise accuracy under another aggregation.

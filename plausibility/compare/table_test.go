@@ -3,6 +3,7 @@ package compare
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -434,5 +435,77 @@ func TestSentenceSaysWhoIsHigher(t *testing.T) {
 		if got := beside(ModelSet, TwinSet, its, difference, verdict); got != want {
 			t.Errorf("%s: %q, want %q", verdict, got, want)
 		}
+	}
+}
+
+// Several trainings that agree are no certainty, and what is the same but for rounding is no difference.
+func TestManyTrainingsThatAgree(t *testing.T) {
+	for _, n := range []int{1, 5, 7, 9, 28, 36, 55} {
+		var files []*File
+		for k := range n {
+			f := madeUp(3, 12, 1, "permanence")
+			f.Sets[0].Model = Model{Name: "m", SHA256: fmt.Sprint(k), Seed: uint64(k)}
+			for i := range f.Videos {
+				f.Sets[0].Scores[i].Surprise[0][0] += 1e-6 * float64(k) // other weights, which tell the same pairs apart
+			}
+			files = append(files, f)
+		}
+		other := madeUp(3, 12, 1, "permanence")
+		other.Sets[0].Model = Model{Name: "other", SHA256: "other"}
+		table, err := Candidates([]Candidate{{"m", files}, {"other", []*File{other}}}, Options{Resamples: 300})
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, _ := table.Row(All)
+		if a, d := row.Cells[0].Accuracy, row.Differences[0]; a.Value > 1 || a.Low > 0.8 || d.Verdict != Inconclusive || d.Accuracy.Low > -0.1 || d.Accuracy.High < 0.1 {
+			t.Errorf("%d trainings: accuracy %+v, difference %+v %s", n, a, d.Accuracy, d.Verdict)
+		}
+	}
+}
+
+// No verdict is given against the test beside it: intervals of few groups are too narrow.
+func TestVerdictsHoldToTheirTests(t *testing.T) {
+	verdicts, against := 0, 0
+	for seed := range uint64(300) {
+		table, err := Summarize(madeUp(seed, 7, 0.5, "permanence"), Options{Resamples: 200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range table.Rows {
+			for _, c := range row.Cells {
+				if c.Verdict != Inconclusive && c.Chance.P >= 0.05 || c.GroupVerdict != Inconclusive && c.GroupChance.P >= 0.05 {
+					against++
+				}
+			}
+			for _, d := range row.Differences {
+				if d.Verdict != Inconclusive && d.SignFlip.P >= 0.05 || d.GroupVerdict != Inconclusive && d.GroupSignFlip.P >= 0.05 {
+					against++
+				}
+			}
+		}
+		if all, _ := table.Row(All); all.Cells[0].Verdict != Inconclusive {
+			verdicts++
+		}
+	}
+	if against > 0 || verdicts > 25 { // 5 % of 300 are 15
+		t.Errorf("%d verdicts against their tests; of 300 models that guess %d are above or below chance", against, verdicts)
+	}
+}
+
+func TestPairsAreBounded(t *testing.T) {
+	f := madeUp(1, 1, 1, "p")
+	base, score := f.Videos[0], f.Sets[0].Scores[0]
+	f.Videos, f.Sets = nil, f.Sets[:1]
+	f.Sets[0].Scores = nil
+	for g := range 11 {
+		for i := range 2000 {
+			v := base
+			v.Path, v.Group, v.Pair, v.Label, v.SHA256 = fmt.Sprint(g, i), fmt.Sprint(g), "", i%2, fmt.Sprint(g, i)
+			f.Videos, f.Sets[0].Scores = append(f.Videos, v), append(f.Sets[0].Scores, score)
+		}
+	}
+	f.Data = Digest(f.Videos)
+	if err := f.Validate(); err == nil || !strings.Contains(err.Error(), "11000000 pairs, at most 10000000") {
+		t.Errorf("%v", err)
 	}
 }

@@ -40,11 +40,16 @@ func (d *Difference) test(row string, first, second *meanResult, seeds int, o Op
 		}
 	}
 	d.McNemar.P = McNemar(d.FirstBetter, d.SecondBetter)
-	gain := make([]float64, len(first.pairs.wins)) // [G]
-	for g := range gain {
-		gain[g] = first.pairs.wins[g] + first.pairs.ties[g]/2 - second.pairs.wins[g] - second.pairs.ties[g]/2
+	gain := func(a, b outcome) []int { // [G]
+		out := make([]float64, len(a.wins))
+		for g := range out {
+			out[g] = a.wins[g] + a.ties[g]/2 - b.wins[g] - b.ties[g]/2
+		}
+		return inParts(out, 2*seeds)
 	}
-	d.SignFlip.P = signFlip(inParts(gain, 2*seeds), rand.New(rand.NewPCG(o.Seed, stream(row, d.Column))), o.Resamples)
+	rng := rand.New(rand.NewPCG(o.Seed, stream(row, d.Column)))
+	d.SignFlip.P = signFlip(gain(first.pairs, second.pairs), rng, o.Resamples)
+	d.GroupSignFlip.P = signFlip(gain(first.whole, second.whole), rng, o.Resamples)
 }
 
 // test asks how likely chance is to tell pairs, [G] of each group, and whole groups apart as well, or as badly: right and
@@ -162,6 +167,7 @@ func adjustFamily(family []*Difference) {
 	for _, of := range []func(*Difference) *PValue{
 		func(d *Difference) *PValue { return &d.McNemar },
 		func(d *Difference) *PValue { return &d.SignFlip },
+		func(d *Difference) *PValue { return &d.GroupSignFlip },
 	} {
 		p := make([]float64, len(family))
 		for i, d := range family {

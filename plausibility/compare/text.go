@@ -46,7 +46,7 @@ func (t *Table) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Pairwise accuracy in %% [%.0f %% interval by bootstrap over groups, %d resamples]; chance is 50, and a tie\ncounts as wrong; ties: share of pairs whose two videos surprise alike. Statistic: %s.%s\n",
 		100*t.Confidence, t.Resamples, t.Aggregation, protocol)
-	fmt.Fprintf(&b, "A verdict must hold with ties as half right too. For a single property, above and below chance also take p < %.2g after\nHolm's correction for all properties of a column; differences and pooled rows are not corrected.\n\n", 1-t.Confidence)
+	fmt.Fprintf(&b, "A verdict must hold with ties as half right too, and takes p < %.2g by sign flips of groups: for above and below chance of a\nsingle property after Holm's correction for all properties of a column; differences and pooled rows are not corrected.\n\n", 1-t.Confidence)
 	if t.Controls {
 		b.WriteString("Controls: possible videos against altered copies of themselves, in which nothing impossible happens. Right is where the copy\nsurprises more. Rows are not pooled: each holds the same videos.\n\n")
 	}

@@ -82,6 +82,25 @@ func (f *File) validateGroups() error {
 			return fmt.Errorf("videos[%d] (%s): group %q: %w", i, v.Path, v.Group, err)
 		}
 	}
+	type pairing struct{ group, pair string }
+	sides := map[pairing]*[2]int{} // videos by label
+	for _, v := range f.Videos {
+		if unlabelled {
+			break
+		}
+		key := pairing{v.Group, v.Pair}
+		if sides[key] == nil {
+			sides[key] = new([2]int)
+		}
+		sides[key][v.Label]++
+	}
+	pairs := 0
+	for _, n := range sides {
+		pairs += n[0] * n[1]
+	}
+	if pairs > maxPairs {
+		return fmt.Errorf("videos: they make %d pairs, at most %d: give the videos of a group the pairs they belong to", pairs, maxPairs)
+	}
 	for _, v := range f.Videos {
 		if g := groups[v.Group]; g != nil {
 			if err := g.complete(); err != nil {

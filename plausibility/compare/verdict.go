@@ -9,9 +9,9 @@ const leastGroups = 6
 func verdict(i Interval, groups int, null float64, above, below string) string {
 	switch {
 	case groups < leastGroups:
-	case i.Low > null:
+	case i.Low > null+rounding:
 		return above
-	case i.High < null:
+	case i.High < null-rounding:
 		return below
 	}
 	return Inconclusive
@@ -27,8 +27,10 @@ func agreed(tiesWrong, tiesHalf Interval, groups int, null float64, above, below
 	return v
 }
 
-// correct fills in Holm of the tests against chance, and takes back verdicts on single properties that do not stand it.
-// The properties of one column are a family each for pairs and for whole groups; a pooled row is a question of its own.
+// correct fills in Holm of the tests against chance, and takes back verdicts that their tests do not bear out: a bootstrap over
+// six to fifteen groups is too narrow, and would call twice as many columns that guess above or below chance as it says. The
+// properties of one column are a family each for pairs and for whole groups, and are held to their corrected p; a pooled row is
+// a question of its own, and so is a difference.
 func correct(rows []Row, confidence float64) {
 	if len(rows) == 0 {
 		return
@@ -42,8 +44,10 @@ func correct(rows []Row, confidence float64) {
 			var p []float64
 			for i := range rows {
 				cell := &rows[i].Cells[c]
-				if chance, _ := of(cell); rows[i].Pooled {
-					chance.Holm = chance.P
+				if chance, verdict := of(cell); rows[i].Pooled {
+					if chance.Holm = chance.P; !(chance.P < 1-confidence) {
+						*verdict = Inconclusive
+					}
 				} else {
 					family, p = append(family, cell), append(p, chance.P)
 				}
@@ -53,6 +57,17 @@ func correct(rows []Row, confidence float64) {
 				if chance.Holm = adjusted; !(adjusted < 1-confidence) {
 					*verdict = Inconclusive
 				}
+			}
+		}
+	}
+	for i := range rows {
+		for k := range rows[i].Differences {
+			d := &rows[i].Differences[k]
+			if !(d.SignFlip.P < 1-confidence) {
+				d.Verdict = Inconclusive
+			}
+			if !(d.GroupSignFlip.P < 1-confidence) {
+				d.GroupVerdict = Inconclusive
 			}
 		}
 	}

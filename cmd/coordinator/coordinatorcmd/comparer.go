@@ -72,6 +72,9 @@ func list(f *compare.File, reference *coordinator.ScoreFile, o compare.Options) 
 		}
 	}
 	listing, err := compare.List(f, ordinary, o)
+	if errors.Is(err, compare.ErrStopped) {
+		return nil, context.Canceled
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +90,7 @@ func listingMessage(l *compare.Listing) (*surmisev1.CompareScoresResponse, error
 	m := &surmisev1.CompareScoresResponse{Measure: l.Aggregation.String(), Columns: l.Columns, Warnings: l.Warnings, Text: text.String(),
 		Protocol: l.Protocol, TwinRankCorrelation: l.TwinCorrelation}
 	if r := l.Reference; r != nil {
-		m.Reference = &surmisev1.ReferenceVideos{Videos: int32(r.Videos), Rare: int32(r.Rare), RareExpected: r.Expected, Shared: int32(r.Shared)}
+		m.Reference = &surmisev1.ReferenceVideos{Videos: int32(r.Videos), Groups: int32(r.Groups), Rare: int32(r.Rare), RareExpected: r.Expected, Shared: int32(r.Shared)}
 	}
 	for _, v := range l.Videos {
 		video := &surmisev1.JudgedVideo{Path: v.Path, Label: compare.NoLabel}
@@ -167,7 +170,7 @@ func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 				PairsBothRight: int32(d.Both), PairsOnlyFirstRight: int32(d.First), PairsOnlySecondRight: int32(d.Second),
 				PairsNeitherRight: int32(d.Neither), PairsMixed: int32(d.Mixed),
 				Mcnemar: pMessage(d.McNemar), SignFlip: pMessage(d.SignFlip), GroupVerdict: d.GroupVerdict,
-				PairsFirstBetter: int32(d.FirstBetter), PairsSecondBetter: int32(d.SecondBetter),
+				GroupSignFlip: pMessage(d.GroupSignFlip), PairsFirstBetter: int32(d.FirstBetter), PairsSecondBetter: int32(d.SecondBetter),
 			})
 		}
 		m.Rows = append(m.Rows, row)

@@ -394,10 +394,11 @@ func (x *CompareScoresResponse) GetReference() *ReferenceVideos {
 // ReferenceVideos says of a reference what its judgments are worth.
 type ReferenceVideos struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its ordinary videos.
+	// Its ordinary videos, and of how many groups they are: videos of one are alike, and count as one together.
 	Videos int32 `protobuf:"varint,1,opt,name=videos,proto3" json:"videos,omitempty"`
-	// Listed videos that surprise the model as few of them do, with p at most 0.05, and how many would at most if all were
-	// like the reference.
+	Groups int32 `protobuf:"varint,5,opt,name=groups,proto3" json:"groups,omitempty"`
+	// Listed videos that surprise the model as few of them do, with p at most 0.05, and of how many that would be so on average,
+	// at most, were all of them like the reference.
 	Rare         int32   `protobuf:"varint,2,opt,name=rare,proto3" json:"rare,omitempty"`
 	RareExpected float64 `protobuf:"fixed64,3,opt,name=rare_expected,json=rareExpected,proto3" json:"rare_expected,omitempty"`
 	// Listed videos that are in the reference too: each is judged by the others of it.
@@ -439,6 +440,13 @@ func (*ReferenceVideos) Descriptor() ([]byte, []int) {
 func (x *ReferenceVideos) GetVideos() int32 {
 	if x != nil {
 		return x.Videos
+	}
+	return 0
+}
+
+func (x *ReferenceVideos) GetGroups() int32 {
+	if x != nil {
+		return x.Groups
 	}
 	return 0
 }
@@ -560,8 +568,8 @@ type ComparisonCell struct {
 	GroupAccuracy *Interval `protobuf:"bytes,2,opt,name=group_accuracy,json=groupAccuracy,proto3" json:"group_accuracy,omitempty"`
 	// Area under the ROC curve over single videos.
 	Auroc *Interval `protobuf:"bytes,3,opt,name=auroc,proto3" json:"auroc,omitempty"`
-	// Of the accuracy: "above chance", "below chance" or "inconclusive". It must hold with ties as half right too, and for a
-	// property take chance.p_holm below 0.05.
+	// Of the accuracy: "above chance", "below chance" or "inconclusive". It must hold with ties as half right too, and takes
+	// chance.p_holm below 0.05.
 	Verdict string `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"`
 	// Share of pairs that tie, which the accuracy counts as wrong.
 	Ties float64 `protobuf:"fixed64,5,opt,name=ties,proto3" json:"ties,omitempty"`
@@ -684,7 +692,8 @@ type ComparisonDifference struct {
 	Accuracy      *Interval `protobuf:"bytes,2,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
 	GroupAccuracy *Interval `protobuf:"bytes,3,opt,name=group_accuracy,json=groupAccuracy,proto3" json:"group_accuracy,omitempty"`
 	Auroc         *Interval `protobuf:"bytes,4,opt,name=auroc,proto3" json:"auroc,omitempty"`
-	// Of the accuracy: "higher", "lower" or "inconclusive". It must hold with ties as half right too.
+	// Of the accuracy: "higher", "lower" or "inconclusive". It must hold with ties as half right too, and takes sign_flip.p below
+	// 0.05.
 	Verdict string `protobuf:"bytes,5,opt,name=verdict,proto3" json:"verdict,omitempty"`
 	// Pairs told apart by both, by one alone, by neither. With several trainings, "only" means by more of them, in shares,
 	// and mixed by some of each, as many.
@@ -702,8 +711,10 @@ type ComparisonDifference struct {
 	// Right is better than a tie, and a tie better than wrong.
 	PairsFirstBetter  int32 `protobuf:"varint,14,opt,name=pairs_first_better,json=pairsFirstBetter,proto3" json:"pairs_first_better,omitempty"`
 	PairsSecondBetter int32 `protobuf:"varint,15,opt,name=pairs_second_better,json=pairsSecondBetter,proto3" json:"pairs_second_better,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// As sign_flip, of whole groups.
+	GroupSignFlip *PValue `protobuf:"bytes,16,opt,name=group_sign_flip,json=groupSignFlip,proto3" json:"group_sign_flip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ComparisonDifference) Reset() {
@@ -839,6 +850,13 @@ func (x *ComparisonDifference) GetPairsSecondBetter() int32 {
 		return x.PairsSecondBetter
 	}
 	return 0
+}
+
+func (x *ComparisonDifference) GetGroupSignFlip() *PValue {
+	if x != nil {
+		return x.GroupSignFlip
+	}
+	return nil
 }
 
 // PValue is two-sided.
@@ -1406,8 +1424,8 @@ type VideoJudgment struct {
 	// Among the possible videos of the other half, 0 to 100; absent where they are too few. Of a video without a label among
 	// those of the reference; absent without one, or where that has no scores of these weights.
 	Percentile *float64 `protobuf:"fixed64,2,opt,name=percentile,proto3,oneof" json:"percentile,omitempty"`
-	// Of a video without a label, where there is a percentile: the share of the reference's videos, this one counted among
-	// them, that surprise at least as much. Of a video like those it is at most p with probability p.
+	// Of a video without a label, where there is a percentile: the share of the reference's groups, this video counted as one
+	// more, that surprise at least as much. Of a video like those it is at most p with a probability of at most p.
 	P             *float64 `protobuf:"fixed64,3,opt,name=p,proto3,oneof" json:"p,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1834,9 +1852,10 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\bprotocol\x18\f \x01(\tR\bprotocol\x127\n" +
 	"\x15twin_rank_correlation\x18\r \x01(\x01H\x00R\x13twinRankCorrelation\x88\x01\x01\x129\n" +
 	"\treference\x18\x0e \x01(\v2\x1b.surmise.v1.ReferenceVideosR\treferenceB\x18\n" +
-	"\x16_twin_rank_correlation\"z\n" +
+	"\x16_twin_rank_correlation\"\x92\x01\n" +
 	"\x0fReferenceVideos\x12\x16\n" +
-	"\x06videos\x18\x01 \x01(\x05R\x06videos\x12\x12\n" +
+	"\x06videos\x18\x01 \x01(\x05R\x06videos\x12\x16\n" +
+	"\x06groups\x18\x05 \x01(\x05R\x06groups\x12\x12\n" +
 	"\x04rare\x18\x02 \x01(\x05R\x04rare\x12#\n" +
 	"\rrare_expected\x18\x03 \x01(\x01R\frareExpected\x12\x16\n" +
 	"\x06shared\x18\x04 \x01(\x05R\x06shared\"\xe7\x01\n" +
@@ -1859,7 +1878,7 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"group_ties\x18\b \x01(\x01R\tgroupTies\x125\n" +
 	"\fgroup_chance\x18\t \x01(\v2\x12.surmise.v1.PValueR\vgroupChance\x12#\n" +
 	"\rgroup_verdict\x18\n" +
-	" \x01(\tR\fgroupVerdict\"\xac\x05\n" +
+	" \x01(\tR\fgroupVerdict\"\xe8\x05\n" +
 	"\x14ComparisonDifference\x12\x16\n" +
 	"\x06column\x18\x01 \x01(\tR\x06column\x120\n" +
 	"\baccuracy\x18\x02 \x01(\v2\x14.surmise.v1.IntervalR\baccuracy\x12;\n" +
@@ -1877,7 +1896,8 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\tsign_flip\x18\f \x01(\v2\x12.surmise.v1.PValueR\bsignFlip\x12#\n" +
 	"\rgroup_verdict\x18\r \x01(\tR\fgroupVerdict\x12,\n" +
 	"\x12pairs_first_better\x18\x0e \x01(\x05R\x10pairsFirstBetter\x12.\n" +
-	"\x13pairs_second_better\x18\x0f \x01(\x05R\x11pairsSecondBetter\"-\n" +
+	"\x13pairs_second_better\x18\x0f \x01(\x05R\x11pairsSecondBetter\x12:\n" +
+	"\x0fgroup_sign_flip\x18\x10 \x01(\v2\x12.surmise.v1.PValueR\rgroupSignFlip\"-\n" +
 	"\x06PValue\x12\f\n" +
 	"\x01p\x18\x01 \x01(\x01R\x01p\x12\x15\n" +
 	"\x06p_holm\x18\x02 \x01(\x01R\x05pHolm\"\xc5\x03\n" +
@@ -2022,30 +2042,31 @@ var file_surmise_v1_plausibility_service_proto_depIdxs = []int32{
 	16, // 18: surmise.v1.ComparisonDifference.auroc:type_name -> surmise.v1.Interval
 	8,  // 19: surmise.v1.ComparisonDifference.mcnemar:type_name -> surmise.v1.PValue
 	8,  // 20: surmise.v1.ComparisonDifference.sign_flip:type_name -> surmise.v1.PValue
-	16, // 21: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
-	16, // 22: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
-	16, // 23: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
-	16, // 24: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
-	16, // 25: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
-	16, // 26: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
-	12, // 27: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
-	16, // 28: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
-	16, // 29: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
-	15, // 30: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
-	19, // 31: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
-	19, // 32: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
-	20, // 33: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
-	2,  // 34: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
-	17, // 35: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
-	0,  // 36: surmise.v1.PlausibilityService.RankContinuations:input_type -> surmise.v1.RankContinuationsRequest
-	3,  // 37: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
-	18, // 38: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
-	1,  // 39: surmise.v1.PlausibilityService.RankContinuations:output_type -> surmise.v1.RankContinuationsResponse
-	37, // [37:40] is the sub-list for method output_type
-	34, // [34:37] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	8,  // 21: surmise.v1.ComparisonDifference.group_sign_flip:type_name -> surmise.v1.PValue
+	16, // 22: surmise.v1.SingleVideos.auprc:type_name -> surmise.v1.Interval
+	16, // 23: surmise.v1.SingleVideos.absolute_accuracy:type_name -> surmise.v1.Interval
+	16, // 24: surmise.v1.CalibratedVideos.accuracy:type_name -> surmise.v1.Interval
+	16, // 25: surmise.v1.CalibratedVideos.false_alarms:type_name -> surmise.v1.Interval
+	16, // 26: surmise.v1.CalibratedVideos.caught:type_name -> surmise.v1.Interval
+	16, // 27: surmise.v1.CalibratedVideos.gain:type_name -> surmise.v1.Interval
+	12, // 28: surmise.v1.Selection.folds:type_name -> surmise.v1.SelectionFold
+	16, // 29: surmise.v1.Selection.held_out:type_name -> surmise.v1.Interval
+	16, // 30: surmise.v1.Floor.accuracy:type_name -> surmise.v1.Interval
+	15, // 31: surmise.v1.JudgedVideo.columns:type_name -> surmise.v1.VideoJudgment
+	19, // 32: surmise.v1.GetScoresResponse.model:type_name -> surmise.v1.VideoSurprise
+	19, // 33: surmise.v1.GetScoresResponse.twin:type_name -> surmise.v1.VideoSurprise
+	20, // 34: surmise.v1.VideoSurprise.contexts:type_name -> surmise.v1.ContextSurprise
+	2,  // 35: surmise.v1.PlausibilityService.CompareScores:input_type -> surmise.v1.CompareScoresRequest
+	17, // 36: surmise.v1.PlausibilityService.GetScores:input_type -> surmise.v1.GetScoresRequest
+	0,  // 37: surmise.v1.PlausibilityService.RankContinuations:input_type -> surmise.v1.RankContinuationsRequest
+	3,  // 38: surmise.v1.PlausibilityService.CompareScores:output_type -> surmise.v1.CompareScoresResponse
+	18, // 39: surmise.v1.PlausibilityService.GetScores:output_type -> surmise.v1.GetScoresResponse
+	1,  // 40: surmise.v1.PlausibilityService.RankContinuations:output_type -> surmise.v1.RankContinuationsResponse
+	38, // [38:41] is the sub-list for method output_type
+	35, // [35:38] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_surmise_v1_plausibility_service_proto_init() }
