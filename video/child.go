@@ -123,7 +123,7 @@ func (c *child) answer(request wire.Request) error {
 	if err := out.flush(); err != nil {
 		return err
 	}
-	done := wire.Done{Codec: s.codec, Height: s.height, Width: s.width, Frames: s.frames, More: s.more, SeekFailed: s.seekFailed, Slow: out.pace.stretch()}
+	done := wire.Done{Codec: s.codec, Height: s.height, Width: s.width, Frames: s.frames, More: s.more, SeekFailed: s.seekFailed, Slow: out.pace.stretch(request.First == 0 && !s.more && request.Seek == nil)}
 	if bad != nil {
 		done.FaultKind, done.FaultText = string(bad.Kind), bad.Reason
 		var number syscall.Errno

@@ -108,6 +108,11 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 	err = forEach(ctx, pool.Size(), len(items), progress, func(ctx context.Context, i int) error {
 		return d.open(ctx, i, items[i])
 	})
+	for i, v := range d.verdicts {
+		if err == nil && v.killed { // again, by itself: a run must not go without a video because memory was short when it began
+			err = d.open(ctx, i, items[i])
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
@@ -189,7 +194,7 @@ func (d *Dataset) Sample(ctx context.Context, seed uint64, index int64, dst []fl
 		return SampleInfo{}, fmt.Errorf("sample clip %d: a buffer of %d floats, want %d", index, len(dst), d.ClipSize())
 	}
 	f, info := d.plan(seed, index)
-	if err := d.fill(ctx, f, info, dst); err != nil {
+	if err := ofTheMachine(d.fill(ctx, f, info, dst)); err != nil {
 		var bad *FileError
 		if errors.As(err, &bad) {
 			d.mu.Lock()
@@ -260,7 +265,7 @@ func (d *Dataset) misfit(f *file, v Verdict) *FileError {
 		for _, t := range f.track.times {
 			keeps.add(t)
 		}
-		slow := tooSlow(v.Path, keeps.stretch(), s.FPS)
+		slow := tooSlow(v.Path, keeps.stretch(true), s.FPS)
 		switch {
 		case slow != nil:
 			return slow

@@ -164,5 +164,5 @@ func (p *Pool) CountFrames(ctx context.Context, path string) (int, error) {
 	none := []int{math.MaxInt} // beyond any frame: all are decoded, none delivered
 	item := itemOf(path)
 	done, err := p.decode(ctx, item, wire.Request{Numbers: none, NoPixels: true, Folder: isFolder(item)}, func() {}, func(frame) error { return nil })
-	return done.Frames, err
+	return done.Frames, ofTheMachine(err)
 }

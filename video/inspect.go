@@ -206,6 +206,9 @@ func rate(times []float64) (fps, duration float64) {
 		return 0, 0
 	}
 	intervals := float64(len(times) - 1)
-	const digits = 1e6 // of a unit: time stamps have fewer
+	const digits = 1e6                        // of a unit: time stamps have fewer
+	if math.IsInf(intervals/span*digits, 0) { // times that no camera has
+		return 0, 0
+	}
 	return math.Round(intervals/span*digits) / digits, math.Round(span*(intervals+1)/intervals*digits) / digits
 }

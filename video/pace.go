@@ -53,9 +53,10 @@ func (p *pace) tooLong(seconds, intervals, allowed float64) bool {
 	return seconds > max(intervals+allowed, intervals/slowest)/p.fps+timeTolerance
 }
 
-// stretch is what is too slow of the frames so far; nil: nothing.
-func (p *pace) stretch() *wire.Stretch {
-	if p.slow != nil || p.frames < 2 {
+// stretch is what is too slow of the frames so far; nil: nothing. From first to last only a whole video is held to the rate: of a
+// part of one, a frame that is missing is not made up for by the rest.
+func (p *pace) stretch(whole bool) *wire.Stretch {
+	if p.slow != nil || p.frames < 2 || !whole {
 		return p.slow
 	}
 	last, intervals := p.times[len(p.times)-1], p.frames-1

@@ -487,3 +487,19 @@ func TestLastWordsMustBeCredible(t *testing.T) {
 		}
 	}
 }
+
+// Nor is a video left out of scores for it, or a training ended.
+func TestKilledDecodersAreNoFaultOfAReading(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bad.mp4")
+	write(t, path, "content")
+	p := fakePool(t, "killed", PoolOptions{Size: 1})
+	_, read := p.ReadFrames(t.Context(), path, ReadOptions{Size: 16})
+	_, counted := p.CountFrames(t.Context(), path)
+	for _, err := range []error{read, counted} {
+		var bad *FileError
+		var machine *DecoderError
+		if errors.As(err, &bad) || !errors.As(err, &machine) || !strings.Contains(err.Error(), "killed from outside") {
+			t.Errorf("%v", err)
+		}
+	}
+}

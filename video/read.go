@@ -96,7 +96,7 @@ func (p *Pool) ReadItem(ctx context.Context, item source.Item, o ReadOptions) (*
 		last, last.pix = f, nil
 		return nil
 	})
-	if err != nil {
+	if err = ofTheMachine(err); err != nil {
 		var bad *FileError
 		if errors.As(err, &bad) {
 			p.stats.judged(bad.Kind)

@@ -52,6 +52,15 @@ func (e *FileError) ofTheHour() bool {
 	return e.passing || e.System != nil || e.Kind == NotInspected || e.Kind == TimedOut
 }
 
+// ofTheMachine is err, but of a decoder that was killed from outside the machine's: the video must not be left out for it.
+func ofTheMachine(err error) error {
+	var bad *FileError
+	if errors.As(err, &bad) && bad.passing {
+		return &DecoderError{errors.New(err.Error())}
+	}
+	return err
+}
+
 // fault makes a FileError whose reason is the kind and what follows it, punctuation included.
 func fault(path string, kind Kind, format string, args ...any) *FileError {
 	return &FileError{Path: path, Kind: kind, Reason: string(kind) + fmt.Sprintf(format, args...)}

@@ -568,9 +568,19 @@ func TestPace(t *testing.T) {
 		for _, x := range c.times {
 			p.add(x)
 		}
-		if (p.stretch() != nil) != c.slow {
-			t.Errorf("%s: slow %+v, want %v", name, p.stretch(), c.slow)
+		if (p.stretch(true) != nil) != c.slow {
+			t.Errorf("%s: slow %+v, want %v", name, p.stretch(true), c.slow)
 		}
+	}
+	// A few frames that are missing pass in a video that goes on, and in the part of it that is read.
+	gap := pace{fps: 30}
+	for i := range 20 {
+		if i < 8 || i > 12 {
+			gap.add(float64(i) / 30)
+		}
+	}
+	if gap.stretch(false) != nil || gap.stretch(true) == nil {
+		t.Errorf("of a part %+v, of a whole video %+v", gap.stretch(false), gap.stretch(true))
 	}
 	if err := (&Clip{Path: "v", Times: []float64{1, 1, 1}}).CheckRate(8); err == nil {
 		t.Error("time stands still, and that fits")

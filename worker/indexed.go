@@ -55,13 +55,17 @@ func keptApart(ctx context.Context, all []video.Verdict, held []plausibility.Vid
 	return nil
 }
 
-// whole is the absolute form of a path; of a URI, itself.
+// whole is the absolute form of a path, links followed; of a URI, itself.
 func whole(name string) string {
 	if source.IsURI(name) {
 		return name
 	}
-	if abs, err := filepath.Abs(name); err == nil {
-		return abs
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return name
 	}
-	return name
+	if real, err := filepath.EvalSymlinks(abs); err == nil {
+		return real
+	}
+	return abs
 }

@@ -167,7 +167,7 @@ func (s *Store) bucket(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	if b := s.buckets[name]; b != nil {
 		return b, nil
 	}
-	b, err := blob.OpenBucket(ctx, strings.TrimSuffix(name, "?"))
+	b, err := blob.OpenBucket(context.WithoutCancel(ctx), strings.TrimSuffix(name, "?")) // it is kept, and renews its tokens with this context
 	if err != nil {
 		return nil, fmt.Errorf("opening bucket %s://%s: %w", u.Scheme, u.Host, err)
 	}

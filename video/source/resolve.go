@@ -214,7 +214,8 @@ func (r *resolver) path(ctx context.Context, path string) error {
 }
 
 func (r *resolver) folder(ctx context.Context, dir string) error {
-	return filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+	// A separator at the end has a link at the root followed.
+	return filepath.WalkDir(strings.TrimSuffix(dir, string(filepath.Separator))+string(filepath.Separator), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package source
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -222,5 +223,19 @@ func write(t *testing.T, path, content string) {
 	}
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A folder may be named by a link to it.
+func TestALinkedFolder(t *testing.T) {
+	dir := t.TempDir()
+	folder, link := filepath.Join(dir, "clips"), filepath.Join(dir, "link")
+	if err := errors.Join(os.Mkdir(folder, 0o755), os.WriteFile(filepath.Join(folder, "a.mp4"), nil, 0o644), os.Symlink(folder, link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, roots := range [][]string{nil, {dir}} {
+		if items, err := Resolve(t.Context(), []string{link}, roots, nil); err != nil || len(items) != 1 {
+			t.Errorf("roots %q: %v, %v", roots, items, err)
+		}
 	}
 }
