@@ -33,7 +33,13 @@ func Unlabelled(items []source.Item) (videos []Video, folder string, err error) 
 				return nil, "", err
 			}
 		}
+		if err := checkField(v.Path); err != nil {
+			return nil, "", fmt.Errorf("%q: %w", v.Path, err)
+		}
 		videos = append(videos, v)
+	}
+	if len(videos) > maxPairsRows {
+		return nil, "", fmt.Errorf("%d videos, at most %d are scored at once", len(videos), maxPairsRows)
 	}
 	return videos, folder, nil
 }

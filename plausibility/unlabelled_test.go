@@ -42,6 +42,9 @@ func TestUnlabelledNames(t *testing.T) {
 			}
 		}
 	}
+	if _, _, err := Unlabelled(at("/data/a\xff.mp4")); err == nil || !strings.Contains(err.Error(), `a\xff.mp4`) {
+		t.Errorf("a name that is not UTF-8: %v", err)
+	}
 	if _, _, err := Unlabelled([]source.Item{{Path: "/data/shard.tar", Member: "x.mp4"}}); err == nil || !strings.Contains(err.Error(), "shard.tar/x.mp4: scoring reads no tar shards") {
 		t.Errorf("a tar shard: %v", err)
 	}

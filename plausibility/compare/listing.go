@@ -296,7 +296,14 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64, o Opt
 		}
 	}
 	l.warnOfLengths(f, reference, those.videos)
-	for _, note := range reference.Notes {
+	notes := slices.Clone(reference.Notes)
+	if reference.Dataset != nil {
+		notes = append(notes, reference.Dataset.Notes...)
+	}
+	if n := len(reference.Skipped); n > 0 {
+		notes = append(notes, fmt.Sprintf("of %d videos %d were skipped", len(reference.Videos)+n, n))
+	}
+	for _, note := range notes {
 		l.Warnings = append(l.Warnings, "the reference: "+note)
 	}
 	if least := int(math.Ceil(1/RareP)) - 1; groups < least {

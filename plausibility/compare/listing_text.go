@@ -68,7 +68,7 @@ func (l *Listing) lines(videos []Listed) [][]string {
 			line = append(line, fmt.Sprintf("%.4f", one.Surprise))
 			switch {
 			case one.P != nil:
-				line = append(line, fmt.Sprintf("%.1f", *one.Percentile), fmt.Sprintf("%.2g", *one.P))
+				line = append(line, fmt.Sprintf("%.1f", *one.Percentile), fmt.Sprintf("%.3g", *one.P))
 			case judged[c]:
 				line = append(line, "", "") // it is all of the reference
 			}
