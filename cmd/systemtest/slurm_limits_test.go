@@ -123,6 +123,7 @@ func slurmSystem(t *testing.T, cluster *slurmtest.Cluster, settings, wrapper str
 	t.Helper()
 	bin := build(t)
 	dir = t.TempDir()
+	t.Cleanup(cluster.End) // before the folder goes, which workers write to
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	t.Cleanup(cancel)
 	if _, err := synth.Generate(ctx, synth.Options{Dir: filepath.Join(dir, "videos"), Clips: 6, Pairs: 1, Size: 32, Frames: 16}, nil); err != nil {

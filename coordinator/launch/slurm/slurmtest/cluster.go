@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,8 @@ type Cluster struct {
 	Conf    string             // its slurm.conf
 	daemons map[string]*daemon // by program, and node
 	killed  []string           // nodes of KillNode
+
+	ended sync.Once
 }
 
 // daemon is a process of the cluster.
@@ -157,7 +160,7 @@ func StartWith(t testing.TB, o Options) *Cluster {
 	c.daemon("slurmctld", "-D", "-f", c.Conf)
 	c.StartNode("n1")
 	c.StartNode("n2")
-	t.Cleanup(c.end) // before the daemons: they leave what runs alone
+	t.Cleanup(c.End) // before the daemons: they leave what runs alone
 	c.await("the nodes", func() error {
 		out, err := c.run("sinfo", "--noheader", "--partition=high", "--format=%T %D")
 		if err == nil && strings.TrimSpace(out) != "idle 2" {
@@ -263,7 +266,10 @@ func (c *Cluster) logs() string {
 	return out.String()
 }
 
-// end kills the jobs that are left, whose processes would outlive the daemons.
+// End kills the jobs that are left, whose processes would outlive the daemons; once is enough. A test whose folder they write to
+// calls it before that is removed.
+func (c *Cluster) End() { c.ended.Do(c.end) }
+
 func (c *Cluster) end() {
 	if c.t.Failed() {
 		c.t.Log(c.logs())
