@@ -175,22 +175,24 @@ func groupInterval(part, whole []float64, o Options, name ...string) Interval {
 // AlarmLevel is the share of possible videos that Calibrated lets itself call impossible.
 const AlarmLevel = 0.1
 
-// MinCalibration is the fewest possible videos that a video can be judged by at AlarmLevel:
-// above all nine, it is among the largest tenth of ten.
+// MinCalibration is the fewest groups that a video can be judged by at AlarmLevel: above the
+// possible videos of all nine, its group is among the largest tenth of ten.
 const MinCalibration = 9
 
 // Calibrated judges single videos by others: each by the possible videos of the half of the
-// groups that it is not in. A video is called impossible when it is among the AlarmLevel
-// most surprising of itself and them, so that of possible videos no more than AlarmLevel
-// are, whatever surprises look like, if possible videos of both halves are alike. Of several
-// seeds it is about their mean, and intervals resample groups alone.
+// groups that it is not in. A video is called impossible when its p among them is AlarmLevel
+// at most, so that of possible videos no more than AlarmLevel are, whatever surprises look
+// like, if groups of both halves are alike. Each group counts once there: two possible
+// videos of one place say little more than one, and counted as two they let 12 to 16 % of
+// 10 to 30 groups raise a false alarm. Of several seeds it is about their mean, and
+// intervals resample groups alone.
 type Calibrated struct {
 	Accuracy    Interval `json:"accuracy"`          // share of videos judged rightly
 	FalseAlarms Interval `json:"false_alarms"`      // share of possible videos called impossible
 	Caught      Interval `json:"caught"`            // share of impossible videos called so
 	Gain        Interval `json:"gain"`              // Caught minus FalseAlarms; chance is 0
 	Verdict     string   `json:"verdict"`           // of Gain: AboveChance, BelowChance or Inconclusive
-	Warning     string   `json:"warning,omitempty"` // set where there were too few, and all figures are zero
+	Warning     string   `json:"warning,omitempty"` // set where there were too few groups, and all figures are zero
 }
 
 // JudgedVideo is one video in all columns.
@@ -205,19 +207,19 @@ type JudgedVideo struct {
 // VideoJudgment is one video in one column; a mean over seeds where there are several.
 type VideoJudgment struct {
 	Surprise   float64  `json:"surprise"`
-	Percentile *float64 `json:"percentile,omitempty"` // among the possible videos of the other half, 0 to 100; absent where they are too few
+	Percentile *float64 `json:"percentile,omitempty"` // among the possible videos of the other half, 0 to 100; absent where groups are too few
 }
 
 // calibrate returns what Calibrated says of a column, and the percentiles [N], nil where
-// there are too few possible videos.
+// there are too few groups.
 func calibrate(groups []group, half []int, surprise [][]float64, labels []int, o Options) (Calibrated, []float64) {
-	var possible [2]int
-	for g := range groups {
-		possible[half[g]] += len(groups[g].possible)
+	var count [2]int // every group has a possible video
+	for _, h := range half {
+		count[h]++
 	}
-	if least := min(possible[0], possible[1]); least < MinCalibration {
+	if least := min(count[0], count[1]); least < MinCalibration {
 		return Calibrated{Verdict: Inconclusive, Warning: fmt.Sprintf(
-			"%d possible videos in one half of the groups: judging the other half by them needs at least %d", least, MinCalibration)}, nil
+			"%d groups in one half of them: judging the other half's videos by them needs at least %d", least, MinCalibration)}, nil
 	}
 	percentile := make([]float64, len(labels))
 	alarms, caught := make([]float64, len(groups)), make([]float64, len(groups)) // [G], mean over seeds
@@ -226,25 +228,28 @@ func calibrate(groups []group, half []int, surprise [][]float64, labels []int, o
 		possibles[g], impossibles[g] = float64(len(groups[g].possible)), float64(len(groups[g].impossible))
 	}
 	for _, seed := range surprise {
-		var reference [2][]float64 // possible videos of the half that judges it
+		var values, weight [2][]float64 // of the possible videos that judge a half
 		for g := range groups {
 			for _, v := range groups[g].possible {
-				reference[1-half[g]] = append(reference[1-half[g]], seed[v])
+				judged := 1 - half[g]
+				values[judged], weight[judged] = append(values[judged], seed[v]), append(weight[judged], 1/possibles[g])
 			}
 		}
+		var reference [2]weighed
 		for h := range reference {
-			slices.Sort(reference[h])
+			reference[h] = weigh(values[h], weight[h])
 		}
 		for g := range groups {
-			others := reference[half[g]]
+			others := float64(count[1-half[g]])
 			for _, of := range []struct {
 				videos []int
 				called []float64
 			}{{groups[g].possible, alarms}, {groups[g].impossible, caught}} {
 				for _, v := range of.videos {
-					rank, alarm := judgeBy(others, seed[v])
+					below, same := reference[half[g]].around(seed[v])
+					rank, p := rankAmong(below, same, others)
 					percentile[v] += 100 * rank / float64(len(surprise))
-					if alarm {
+					if p <= AlarmLevel+rounding {
 						of.called[g] += 1 / float64(len(surprise))
 					}
 				}
@@ -252,19 +257,6 @@ func calibrate(groups []group, half []int, surprise [][]float64, labels []int, o
 		}
 	}
 	return calibrated(alarms, caught, possibles, impossibles, o), percentile
-}
-
-// judgeBy returns the share of sorted others that lie below x, ties half, and whether x is
-// among the AlarmLevel largest of itself and them.
-func judgeBy(others []float64, x float64) (rank float64, alarm bool) {
-	below, _ := slices.BinarySearch(others, x)
-	notAbove := below
-	for notAbove < len(others) && others[notAbove] == x {
-		notAbove++
-	}
-	n := float64(len(others))
-	rank = (float64(below) + float64(notAbove-below)/2) / n
-	return rank, float64(len(others)-below+1)/(n+1) <= AlarmLevel
 }
 
 func calibrated(alarms, caught, possibles, impossibles []float64, o Options) Calibrated {

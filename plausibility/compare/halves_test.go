@@ -147,41 +147,68 @@ func TestTooFewGroupsToSplit(t *testing.T) {
 	}
 }
 
-func TestJudgeByHand(t *testing.T) {
-	nine := []float64{1, 2, 3, 4, 5, 6, 7, 8, 9}
+func TestRankByHand(t *testing.T) {
+	alone := []float64{1, 2, 3, 4, 5, 6, 7, 8, 9}
+	each := []float64{1, 1, 1, 1, 1, 1, 1, 1, 1}
+	// The same videos, the last three of one group, so that there are seven.
+	together := []float64{1, 1, 1, 1, 1, 1, 1. / 3, 1. / 3, 1. / 3}
 	for _, c := range []struct {
-		x, rank float64
-		alarm   bool
+		weight     []float64
+		groups     float64
+		x, rank, p float64
 	}{
-		{0, 0, false}, {1, 0.5 / 9, false}, {5.5, 5.0 / 9, false}, {9, 8.5 / 9, false}, {9.1, 1, true},
+		{each, 9, 0, 0, 1}, {each, 9, 1, 0.5 / 9, 1}, {each, 9, 5.5, 5.0 / 9, 0.5}, {each, 9, 9, 8.5 / 9, 0.2}, {each, 9, 9.1, 1, 0.1},
+		{together, 7, 6.5, 6.0 / 7, 0.25}, {together, 7, 8, (6 + 0.5) / 7, (1 + 2.0/3) / 8}, {together, 7, 9.1, 1, 1.0 / 8},
 	} {
-		if rank, alarm := judgeBy(nine, c.x); math.Abs(rank-c.rank) > 1e-12 || alarm != c.alarm {
-			t.Errorf("%g: rank %g, alarm %t; want %g, %t", c.x, rank, alarm, c.rank, c.alarm)
+		below, same := weigh(alone, c.weight).around(c.x)
+		if rank, p := rankAmong(below, same, c.groups); math.Abs(rank-c.rank) > 1e-12 || math.Abs(p-c.p) > 1e-12 {
+			t.Errorf("%g of %g groups: rank %g, p %g; want %g, %g", c.x, c.groups, rank, p, c.rank, c.p)
 		}
-	}
-	if _, alarm := judgeBy(nine[:8], 100); alarm {
-		t.Error("above all of eight, it is among the largest tenth of nine")
 	}
 }
 
-// Possible videos that come from one place raise a false alarm in at most a tenth of cases.
+// Possible videos that come from one place raise a false alarm in at most a tenth of cases, also where those of a group are
+// nearly one video: counted as two, they did in 12 to 15 %.
 func TestCalibratedFalseAlarms(t *testing.T) {
-	var alarms float64
-	const files = 60
-	for i := range files {
-		table, err := Summarize(noisy(uint64(i), 15), Options{Resamples: 100, Seed: uint64(i), Aggregation: Aggregation{Name: "max"}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := table.Calibrated[0]
-		alarms += c.FalseAlarms.Value / files
-		if got := (1 - c.FalseAlarms.Value + c.Caught.Value) / 2; math.Abs(got-c.Accuracy.Value) > 1e-12 || math.Abs(c.Caught.Value-c.FalseAlarms.Value-c.Gain.Value) > 1e-12 {
-			t.Errorf("as many possible as impossible videos: %+v", c)
-		}
-	}
-	// 60 files of 30 videos: a standard error of 0.7 points, more as videos share their judges.
-	if alarms > 0.125 {
-		t.Errorf("%.1f %% false alarms, want at most 10", 100*alarms)
+	for _, c := range []struct {
+		name   string
+		groups int
+		alike  bool
+	}{{"each its own", 24, false}, {"alike within groups", 24, true}, {"the fewest groups", 2 * MinCalibration, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			var alarms float64
+			const files = 150
+			for i := range files {
+				f := noisy(uint64(i), c.groups)
+				if c.alike {
+					rng := rand.New(rand.NewPCG(uint64(i), 3))
+					place := map[string]float64{}
+					for k, v := range f.Videos {
+						if _, known := place[v.Group]; !known {
+							place[v.Group] = 100 * rng.Float64()
+						}
+						for _, windows := range f.Sets[0].Scores[k].Surprise {
+							for w := range windows {
+								windows[w] += place[v.Group]
+							}
+						}
+					}
+				}
+				table, err := Summarize(f, Options{Resamples: 100, Seed: uint64(i), Aggregation: Aggregation{Name: "max"}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				c := table.Calibrated[0]
+				alarms += c.FalseAlarms.Value / files
+				if got := (1 - c.FalseAlarms.Value + c.Caught.Value) / 2; math.Abs(got-c.Accuracy.Value) > 1e-12 || math.Abs(c.Caught.Value-c.FalseAlarms.Value-c.Gain.Value) > 1e-12 {
+					t.Errorf("as many possible as impossible videos: %+v", c)
+				}
+			}
+			// 150 files of at least 18 groups: a standard error of 0.6 points, half as much again as groups share their judges.
+			if t.Logf("%.1f %% false alarms", 100*alarms); alarms > 0.12 {
+				t.Errorf("%.1f %% false alarms, want at most 10", 100*alarms)
+			}
+		})
 	}
 }
 

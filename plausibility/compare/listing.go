@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sort"
 
 	"gonum.org/v1/gonum/stat"
 )
@@ -183,36 +182,16 @@ func ordinaryOf(f *File) *ordinary {
 	return o
 }
 
-// weighed are values in ascending order, each video of a group with its share of it.
-type weighed struct {
-	values []float64
-	before []float64 // [len+1] weight of the first so many
-}
-
 // weigh takes some of the ordinary videos, whose surprise is all.
 func (o *ordinary) weigh(members []int, all []float64) weighed {
-	members = slices.Clone(members)
-	slices.SortFunc(members, func(i, k int) int { return cmp.Compare(all[o.videos[i]], all[o.videos[k]]) })
-	w := weighed{before: []float64{0}}
-	var sum float64
-	for _, i := range members {
-		sum += 1 / float64(len(o.members[o.group[i]]))
-		w.values, w.before = append(w.values, all[o.videos[i]]), append(w.before, sum)
+	values, weight := make([]float64, len(members)), make([]float64, len(members))
+	for at, i := range members {
+		values[at], weight[at] = all[o.videos[i]], 1/float64(len(o.members[o.group[i]]))
 	}
-	return w
-}
-
-// around is the weight below x, and that of what is equal.
-func (w weighed) around(x float64) (below, same float64) {
-	from := sort.SearchFloat64s(w.values, x)
-	to := sort.Search(len(w.values), func(k int) bool { return w.values[k] > x })
-	return w.before[from], w.before[to] - w.before[from]
+	return weigh(values, weight)
 }
 
 // judge sets each video of f, listed in its order, among those of a reference. surprise is that of each set of f.
-//
-// Videos of a group are alike, so each counts by its share of it, and p has a group's place for the one that is judged: valid
-// where groups are exchangeable (Lee, Barber and Willett, arXiv:2306.06342, for data in groups).
 func (l *Listing) judge(f, reference *File, surprise map[string][]float64, o Options) error {
 	if err := reference.Validate(); err != nil {
 		return err
@@ -278,8 +257,8 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64, o Opt
 				below, same = below-b, same-s
 			}
 			n := float64(others)
-			percentile := min(100, max(0, 100*(below+same/2)/n))
-			p := min(1, (1+max(0, n-below))/(1+n))
+			rank, p := rankAmong(below, same, n)
+			percentile := 100 * rank
 			l.Videos[i].Columns[column].Percentile, l.Videos[i].Columns[column].P = &percentile, &p
 			if name != ModelSet {
 				continue

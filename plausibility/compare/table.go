@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // Options says how a table is made. The zero value is the default.
@@ -82,7 +83,7 @@ const (
 	All      = "all"
 )
 
-// MinGroups is the number of groups below which a row carries a warning: a
+// MinGroups is the number of groups below which a row is warned of: a
 // bootstrap over fewer says little about its own spread.
 const MinGroups = 10
 
@@ -194,11 +195,9 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 		if err != nil {
 			return nil, err
 		}
-		if row.Groups < MinGroups {
-			t.Warnings = append(t.Warnings, fmt.Sprintf("%s: %d groups; an interval from fewer than %d says little", row.Name, row.Groups, MinGroups))
-		}
 		t.Rows = append(t.Rows, row)
 	}
+	t.warnOfFewGroups()
 	adjust(t.Rows)
 	correct(t.Rows, o.Confidence)
 	percentiles := make([][]float64, len(columns)) // [columns][N]
@@ -219,6 +218,22 @@ func build(f *File, columns []column, o Options) (*Table, error) {
 		t.Warnings = append(t.Warnings, fmt.Sprintf("of %d videos %d were skipped; see the list of them", len(f.Videos)+len(f.Skipped), len(f.Skipped)))
 	}
 	return t, nil
+}
+
+func (t *Table) warnOfFewGroups() {
+	var few []string
+	for _, row := range t.Rows {
+		if row.Groups < MinGroups {
+			few = append(few, fmt.Sprintf("%s %d", row.Name, row.Groups))
+		}
+	}
+	const named = 20
+	if more := len(few) - named; more > 0 {
+		few = append(few[:named], fmt.Sprintf("%d more", more))
+	}
+	if len(few) > 0 {
+		t.Warnings = append(t.Warnings, fmt.Sprintf("an interval from fewer than %d groups says little: %s", MinGroups, strings.Join(few, ", ")))
+	}
 }
 
 // addPooled adds what is said of all groups together, and returns the percentiles of the videos, [columns][N].

@@ -1012,11 +1012,11 @@ func (x *SingleVideos) GetBestAbsoluteAccuracyOracle() float64 {
 	return 0
 }
 
-// CalibratedVideos holds shares; absent figures, with a warning, where there were too few possible videos.
+// CalibratedVideos holds shares; absent figures, with a warning, where there were too few groups.
 type CalibratedVideos struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Accuracy *Interval              `protobuf:"bytes,1,opt,name=accuracy,proto3" json:"accuracy,omitempty"`
-	// Of possible videos called impossible, about 0.1 by construction.
+	// Of possible videos called impossible, at most 0.1 by construction where groups are alike.
 	FalseAlarms *Interval `protobuf:"bytes,2,opt,name=false_alarms,json=falseAlarms,proto3" json:"false_alarms,omitempty"`
 	// Of impossible videos called so.
 	Caught *Interval `protobuf:"bytes,3,opt,name=caught,proto3" json:"caught,omitempty"`
@@ -1421,7 +1421,7 @@ type VideoJudgment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Under the measure; a mean over trainings.
 	Surprise float64 `protobuf:"fixed64,1,opt,name=surprise,proto3" json:"surprise,omitempty"`
-	// Among the possible videos of the other half, 0 to 100; absent where they are too few. Of a video without a label among
+	// Among the possible videos of the other half, 0 to 100, each group counting once; absent where groups are too few. Of a video without a label among
 	// those of the reference; absent without one, or where that has no scores of these weights.
 	Percentile *float64 `protobuf:"fixed64,2,opt,name=percentile,proto3,oneof" json:"percentile,omitempty"`
 	// Of a video without a label, where there is a percentile: the share of the reference's groups, this video counted as one
