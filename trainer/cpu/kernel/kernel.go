@@ -9,7 +9,8 @@
 // Kernels keep to the calling thread, allocate nothing on the Go heap and return no errors: the caller has checked
 // shapes before. A buffer that is too short is a fault of the program and panics here, before native code sees it.
 // Matrices are row-major; ld is a row stride in elements. Inputs and outputs may not overlap unless a kernel says so.
-// A NaN in an input reaches the output. For the same input and instruction set every kernel returns the same bits.
+// A NaN in an input reaches the output, but for one of float32 that no instruction makes: attention may lose those whose
+// lowest nine bits are set. For the same input and instruction set every kernel returns the same bits.
 package kernel
 
 import (
@@ -133,12 +134,12 @@ func LibraryProduct(c, a, b []float32, m, n, k int) {
 }
 
 // GELU sets out to x Φ(x), Φ the normal distribution function: the exact GELU, not the tanh form. Its error is below
-// 3e-7 max(1, |x|). out and x have the same length and may be the same slice.
+// 3e-7 max(1, |x|), of finite x. out and x have the same length and may be the same slice.
 func GELU(out, x []float32) {
 	implementation{}.gelu(cut(out, len(x)), x)
 }
 
-// GELUGrad sets dx = dy (Φ(x) + x φ(x)), φ the normal density. All have the length of x; dx may be dy.
+// GELUGrad sets dx = dy (Φ(x) + x φ(x)), φ the normal density, for |x| up to 1e30. All have the length of x; dx may be dy.
 func GELUGrad(dx, x, dy []float32) {
 	implementation{}.geluGrad(cut(dx, len(x)), x, cut(dy, len(x)))
 }
@@ -186,7 +187,8 @@ func oneKind(what string, first Cells, others ...Cells) {
 }
 
 // LayerNorm sets each row of y [m,n] to (x - mean)/√(variance + eps) * gamma + beta with the statistics of that row of
-// x [m,n] (variance over n, not n-1). gamma and beta are [n] or nil. y may be x.
+// x [m,n] (variance over n, not n-1). gamma and beta are [n] or nil. y may be x. A row whose squares overflow float32
+// becomes NaN in native code, not zeros: a step that diverged is refused.
 func LayerNorm(y Cells, x []float32, m, n int, gamma, beta []float32, eps float32) {
 	implementation{}.layerNorm(y.cut(m*n), cut(x, m*n), m, n, optional(gamma, n), optional(beta, n), eps)
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // A bench of buffers for one test case: every buffer stands between canaries, NaNs of a payload that no kernel
-// produces. A write outside a buffer changes one; a read outside puts a NaN into the result.
+// produces and that passes through all of them. A write outside a buffer changes one; a read outside puts a NaN into the result.
 type buffers struct {
 	rng       *rand.Rand
 	whole     [][]float32
@@ -23,7 +23,7 @@ func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0)) }
 
 const margin = 64 // floats on either side: more than any vector
 
-var canary = math.Float32frombits(0x7fc5a5a5)
+var canary = math.Float32frombits(0x7fc5a600)
 
 const halfCanary = 0x7fc5
 
@@ -682,6 +682,27 @@ func TestNaN(t *testing.T) {
 			out := make([]float32, m*n/3)
 			Attention(f32(out), f32(x), []int32{0, m}, 1, n/3, 0, make([]float32, AttentionScratch(m, n/3, 0, false)))
 			expect("Attention", out[n/3+at%(n/3)])
+		}
+	})
+}
+
+// Values whose squares overflow come out right or as NaN, never as a finite row that says nothing of them.
+func TestLayerNormOverflow(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		const n = 64
+		x, y, dx, dy := make([]float32, n), make([]float32, n), make([]float32, n), make([]float32, n)
+		for i := range x {
+			x[i], dy[i] = float32(i%5-2)*3e19, float32(i)
+		}
+		LayerNorm(f32(y), x, 1, n, nil, nil, 1e-6)
+		LayerNormGrad(dx, nil, x, f32(dy), 1, n, nil, 1e-6, nil, nil)
+		for i := range x {
+			if want := float64(i%5-2) / 1.4; y[i] == y[i] && math.Abs(float64(y[i])-want) > 0.05 {
+				t.Fatalf("column %d: %g, want about %g or NaN", i, y[i], want)
+			}
+		}
+		if y[0] != y[0] && dx[0] == dx[0] {
+			t.Errorf("the row is NaN, its gradient %g", dx[0])
 		}
 	})
 }

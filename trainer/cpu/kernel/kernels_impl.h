@@ -97,8 +97,8 @@ INLINE void exp2_rough(const int count, vec *y) {
 	ALL(y[j] = (vec)((ivec)q[j] + ((ivec)shifted[j] << 23)));
 }
 
-// exp2_neg is y = 2^y for y <= 0: within 2 ulp down to -126, 2^-126 below, NaN for NaN. It splits y into a whole number and
-// f in [-1/2, 1/2]; 2^f = 1 + f Q(f), Q (degree 5) being our own Chebyshev interpolation, error 1e-8 before rounding.
+// exp2_neg is y = 2^y for y <= 0: within 2 ulp down to -126, 2^-126 below. NaN for NaN, if its lowest nine bits are 0, as in
+// those that instructions make and in all of bfloat16: those bits become the exponent. It splits y into a whole number and f in [-1/2, 1/2]; 2^f = 1 + f Q(f), Q (degree 5) being our own Chebyshev interpolation, error 1e-8 before rounding.
 INLINE void exp2_neg(const int count, vec *y) {
 	const float magic = 12582912.0f; // 1.5 * 2^23: adding it rounds to a whole number, left in the low bits
 	vec shifted[SEVERAL], f[SEVERAL], f2[SEVERAL], high[SEVERAL], middle[SEVERAL];
@@ -254,7 +254,9 @@ INLINE float sum_of(const float *x, long n) {
 	return lane_sum((s0 + s1) + (s2 + s3));
 }
 
-// row_statistics gives mean and 1/√(variance + eps) of one row, in two passes so that a large mean costs nothing.
+// row_statistics gives mean and 1/√(variance + eps) of one row, in two passes, so that a large mean costs no more digits
+// than its own sum does. Where the squares overflow 1/√ is NaN: it would be 0, and a network that diverged would train
+// on with gradients of 0.
 INLINE void row_statistics(const float *x, long n, float eps, float *mean, float *rstd) {
 	float mu = sum_of(x, n) / (float)n;
 	vec s0 = SPLAT(0.0f), s1 = s0;
@@ -267,7 +269,8 @@ INLINE void row_statistics(const float *x, long n, float eps, float *mean, float
 	float rest = 0;
 	for (; i < n; i++) rest += (x[i] - mu) * (x[i] - mu);
 	*mean = mu;
-	*rstd = 1.0f / sqrtf((lane_sum(s0 + s1) + rest) / (float)n + eps);
+	const float variance = (lane_sum(s0 + s1) + rest) / (float)n;
+	*rstd = variance < INFINITY ? 1.0f / sqrtf(variance + eps) : NAN;
 }
 
 static void layer_norm(void *y, int half, const float *x, long m, long n, const float *gamma, const float *beta, float eps) {
