@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/internal/terminal"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/plausibility/report"
 )
@@ -69,7 +70,7 @@ the same model, each has its percentile among those, and p, how often one of tho
 			if asJSON {
 				return writeIndented(cmd.OutOrStdout(), table)
 			}
-			out := harmlessWriter{cmd.OutOrStdout()}
+			out := terminal.Writer{W: cmd.OutOrStdout()}
 			if err := table.WriteText(out); err != nil {
 				return err
 			}
@@ -147,7 +148,7 @@ func list(w io.Writer, models []compare.Candidate, reference, plot string, o com
 	if o.Videos {
 		most = 0
 	}
-	return listing.WriteText(harmlessWriter{w}, most)
+	return listing.WriteText(terminal.Writer{W: w}, most)
 }
 
 // modelAndPath takes NAME=PATH apart. What exists as it stands is a path.
@@ -175,7 +176,7 @@ func writePublished(w io.Writer, paths []string, asJSON bool) error {
 	if asJSON {
 		return writeIndented(w, rows)
 	}
-	return compare.WritePublished(harmlessWriter{w}, rows)
+	return compare.WritePublished(terminal.Writer{W: w}, rows)
 }
 
 func writeIndented(w io.Writer, v any) error {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/internal/terminal"
 	"github.com/surmise-ml/surmise/plausibility"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/trainer"
@@ -132,7 +133,7 @@ func writeEmbedded(w io.Writer, embedded []plausibility.Embedded) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "CLIPS\tPATH\tREASON")
 	for _, e := range embedded {
-		fmt.Fprintf(table, "%d\t%s\t%s\n", e.Clips, onOneLine(e.Path), onOneLine(e.Reason))
+		fmt.Fprintf(table, "%d\t%s\t%s\n", e.Clips, terminal.Line(e.Path), terminal.Line(e.Reason))
 	}
 	return table.Flush()
 }

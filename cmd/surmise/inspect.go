@@ -11,12 +11,12 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"unicode/utf8"
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/internal/terminal"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/video"
 	"github.com/surmise-ml/surmise/video/source"
@@ -126,7 +126,7 @@ func writeVerdicts(w io.Writer, verdicts []video.Verdict) error {
 		if codec == "" {
 			codec = "-"
 		}
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", word, v.Frames, size, rate, seconds, codec, onOneLine(v.Path), onOneLine(v.Reason))
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", word, v.Frames, size, rate, seconds, codec, terminal.Line(v.Path), terminal.Line(v.Reason))
 	}
 	return table.Flush()
 }
@@ -153,12 +153,4 @@ func summary(verdicts []video.Verdict) string {
 		parts[i] = fmt.Sprintf("%d %s", kinds[kind], kind)
 	}
 	return text + " (" + strings.Join(parts, ", ") + ")"
-}
-
-// onOneLine quotes a text that does not print as it is.
-func onOneLine(text string) string {
-	if !utf8.ValidString(text) || strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }) >= 0 {
-		return fmt.Sprintf("%q", text)
-	}
-	return text
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/surmise-ml/surmise/internal/terminal"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -46,7 +47,7 @@ func newJobCommand() *cobra.Command {
 func writeJob(w io.Writer, job *surmisev1.Job, now time.Time) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(table, "%s\t%s\n", name, harmless(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(table, "%s\t%s\n", name, terminal.Text(fmt.Sprintf(format, args...)))
 	}
 	when := func(name string, t *timestamppb.Timestamp) {
 		if t != nil {

@@ -3,13 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/internal/terminal"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -113,8 +113,8 @@ func writeJobs(w io.Writer, jobs []*surmisev1.Job, now time.Time) error {
 		if note == "" {
 			note = job.DisplayName
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.Name, kind, job.State, harmless(progress),
-			age(now.Sub(job.GetCreateTime().AsTime())), orDash(harmless(job.Worker)), orDash(firstLine(note, 80)))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.Name, kind, job.State, terminal.Line(progress),
+			age(now.Sub(job.GetCreateTime().AsTime())), orDash(terminal.Line(job.Worker)), orDash(firstLine(note, 80)))
 	}
 	return table.Flush()
 }
@@ -142,7 +142,7 @@ func orDash(s string) string {
 // firstLine cuts a text for a table.
 func firstLine(s string, most int) string {
 	s, rest, more := strings.Cut(s, "\n")
-	s = harmless(s)
+	s = terminal.Text(s)
 	runes := []rune(s)
 	if len(runes) > most {
 		return string(runes[:most-1]) + "…"
@@ -151,28 +151,4 @@ func firstLine(s string, most int) string {
 		return s + " …"
 	}
 	return s
-}
-
-// harmless is text of others as a terminal may have it: what is no letter, sign or space, such as the sequences that
-// terminals obey, is written as an escape.
-func harmless(s string) string {
-	if !strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && !strconv.IsPrint(r) }) {
-		return s
-	}
-	lines := strings.Split(s, "\n")
-	for i, line := range lines {
-		quoted := strconv.Quote(line)
-		lines[i] = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
-	}
-	return strings.Join(lines, "\n")
-}
-
-// harmlessWriter writes text of others, each call by itself.
-type harmlessWriter struct{ io.Writer }
-
-func (w harmlessWriter) Write(p []byte) (int, error) {
-	if _, err := io.WriteString(w.Writer, harmless(string(p))); err != nil {
-		return 0, err
-	}
-	return len(p), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/surmise-ml/surmise/internal/terminal"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -130,6 +132,6 @@ func (p *logPrinter) line(epoch int64, l *surmisev1.LogLine) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(p.out, "%s %-5s %s\n", l.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z"), harmless(l.Level), harmless(l.Text))
+	_, err := fmt.Fprintf(p.out, "%s %-5s %s\n", l.GetTime().AsTime().Format("2006-01-02T15:04:05.000Z"), terminal.Line(l.Level), strings.ReplaceAll(terminal.Text(l.Text), "\n", "\n    ")) // as no line of its own
 	return err
 }

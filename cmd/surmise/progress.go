@@ -13,6 +13,7 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 
+	"github.com/surmise-ml/surmise/internal/terminal"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -72,7 +73,7 @@ func (v *lineView) due(p *surmisev1.Progress) bool {
 func (v *lineView) note(format string, args ...any) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	fmt.Fprintln(v.w, harmless(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(v.w, terminal.Text(fmt.Sprintf(format, args...)))
 }
 
 func (v *lineView) close() {}
@@ -89,7 +90,7 @@ func newBarView(w io.Writer) *barView {
 	v.newest.Store(&surmisev1.Progress{})
 	v.bar = v.bars.New(0, mpb.BarStyle().Rbound("|").Lbound("|").Filler("█").Tip("█").Padding("·"),
 		mpb.BarWidth(24),
-		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return harmless(v.newest.Load().GetPhase()) + " " })),
+		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return terminal.Text(v.newest.Load().GetPhase()) + " " })),
 		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string {
 			p := v.newest.Load()
 			return fmt.Sprintf(" %d/%d%s", p.GetStep(), p.GetSteps(), figures(p))
@@ -104,7 +105,7 @@ func (v *barView) update(p *surmisev1.Progress) {
 }
 
 func (v *barView) note(format string, args ...any) {
-	fmt.Fprintln(v.bars, harmless(fmt.Sprintf(format, args...)))
+	fmt.Fprintln(v.bars, terminal.Text(fmt.Sprintf(format, args...)))
 }
 
 func (v *barView) close() {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/internal/terminal"
 	"github.com/surmise-ml/surmise/plausibility"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 	"github.com/surmise-ml/surmise/worker"
@@ -196,7 +197,7 @@ func writeRankings(w io.Writer, rankings []plausibility.Ranking, twin bool) erro
 
 // writeRanking prints one set's futures, the most plausible first.
 func writeRanking(w io.Writer, r plausibility.Ranking, twin bool) error {
-	fmt.Fprintf(w, "After %d frames of %s, over %d frames:\n\n", r.ContextFrames, r.Context, r.Frames)
+	fmt.Fprintf(w, "After %d frames of %s, over %d frames:\n\n", r.ContextFrames, terminal.Line(r.Context), r.Frames)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	header := "\tENERGY\tMARGIN\tFUTURE"
 	if twin {
@@ -208,7 +209,7 @@ func writeRanking(w io.Writer, r plausibility.Ranking, twin bool) error {
 		if twin {
 			fmt.Fprintf(table, "%.5f\t", f.Twin)
 		}
-		fmt.Fprintln(table, f.Name)
+		fmt.Fprintln(table, terminal.Line(f.Name))
 	}
 	return table.Flush()
 }

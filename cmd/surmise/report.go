@@ -61,6 +61,12 @@ coordinator; its model's training curves are found by themselves. Controls are t
 	cobra.CheckErr(cmd.MarkFlagDirname("run"))
 	cobra.CheckErr(cmd.MarkFlagFilename("reference", "json"))
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if o.pairs < 0 {
+			return badInput(fmt.Errorf("--pairs is %d, want 0 or more", o.pairs))
+		}
+		if o.within < 0 {
+			return badInput(fmt.Errorf("--within is %d, want 0 or more", o.within))
+		}
 		if measure != "" {
 			var err error
 			if o.compare.Aggregation, err = compare.ParseAggregation(measure); err != nil {
@@ -133,9 +139,10 @@ func scoresOfJob(ctx context.Context, to dial.Options, name string, scores *stri
 }
 
 type reportOptions struct {
-	scores      []string // files; the page is about the first
-	reference   string   // file by which videos without labels are judged; "" for none
-	names       []string // of the models, one per file; nil: what the files are called
+	scores      []string        // files; the page is about the first
+	files       []*compare.File // the same, by load
+	reference   string          // file by which videos without labels are judged; "" for none
+	names       []string        // of the models, one per file; nil: what the files are called
 	out, title  string
 	made        string
 	run         string // of the training: events below it; "" for none
@@ -182,17 +189,27 @@ func writeReport(ctx context.Context, o reportOptions, notes io.Writer) (string,
 	return in("report.html"), nil
 }
 
+// load reads the score files, unless that was done.
+func (o *reportOptions) load() error {
+	if o.files != nil {
+		return nil
+	}
+	for _, path := range o.scores {
+		f, err := loadScores(path)
+		if err != nil {
+			return err
+		}
+		o.files = append(o.files, f)
+	}
+	return nil
+}
+
 // page is what can be said without opening a video.
 func (o *reportOptions) page() (*report.Page, error) {
-	var files []*compare.File
-	for _, path := range o.scores {
-		f, err := compare.Load(path)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, f)
+	if err := o.load(); err != nil {
+		return nil, err
 	}
-	first := files[0]
+	first := o.files[0]
 	table, err := compare.Summarize(first, o.compare)
 	if err != nil {
 		return nil, err
@@ -204,14 +221,14 @@ func (o *reportOptions) page() (*report.Page, error) {
 	if p.Title == "" {
 		p.Title = "Surprise of " + first.Sets[0].Model.Name
 	}
-	if len(files) > 1 {
+	if len(o.files) > 1 {
 		names := o.names
 		if names == nil {
 			for _, path := range o.scores {
 				names = append(names, strings.TrimSuffix(filepath.Base(path), ".json"))
 			}
 		}
-		if p.Baseline, err = compare.Models(files, names, o.compare); err != nil {
+		if p.Baseline, err = compare.Models(o.files, names, o.compare); err != nil {
 			return nil, err
 		}
 	}

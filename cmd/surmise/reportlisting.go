@@ -18,10 +18,10 @@ import (
 
 // unlabelled tells whether the report is about videos without labels.
 func (o *reportOptions) unlabelled() (bool, error) {
-	f, err := compare.Load(o.scores[0])
-	if err != nil {
+	if err := o.load(); err != nil {
 		return false, badInput(err)
 	}
+	f := o.files[0]
 	if !f.Unlabelled() && o.reference != "" {
 		return false, badInput(fmt.Errorf("--reference: it is for videos without labels, and those of %s have some", o.scores[0]))
 	}
@@ -33,9 +33,9 @@ func (o *reportOptions) unlabelled() (bool, error) {
 
 // writeListing writes the report of videos without labels as writeReport does that of pairs.
 func writeListing(ctx context.Context, o reportOptions, notes io.Writer) (string, error) {
-	page := &report.ListingPage{Title: o.title, Made: o.made, Facts: o.facts}
+	page := &report.ListingPage{Title: o.title, Made: o.made, Facts: o.facts, File: o.files[0]}
 	var err error
-	if page.File, err = compare.Load(o.scores[0]); err == nil && o.reference != "" {
+	if o.reference != "" {
 		if page.Reference, err = loadScores(o.reference); err != nil {
 			err = fmt.Errorf("--reference: %w", err)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
 	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/internal/terminal"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/proto/jobspec"
 )
@@ -69,7 +70,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if !begun {
 		says = plainUsage(says)
 	}
-	fmt.Fprintf(errOut, "Error: %s\n", harmless(says))
+	fmt.Fprintf(errOut, "Error: %s\n", terminal.Text(says))
 	if !begun {
 		fmt.Fprintf(errOut, "Run '%s --help' for usage.\n", cmd.CommandPath())
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/internal/terminal"
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
@@ -68,17 +69,13 @@ is for 'surmise compare --reference' to say, by the scores of ordinary videos.`,
 	cobra.CheckErr(cmd.MarkFlagFilename("pairs", "csv"))
 	cobra.CheckErr(cmd.MarkFlagFilename("out", "json"))
 	cobra.CheckErr(cmd.MarkFlagDirname("root"))
+	cmd.MarkFlagsOneRequired("pairs", "dataset", "videos")
 	cmd.MarkFlagsMutuallyExclusive("pairs", "dataset", "videos")
 	cmd.MarkFlagsRequiredTogether("dataset", "root")
 	for flag, values := range map[string][]string{"dataset": plausibility.DatasetNames(), "protocol": compare.ProtocolNames()} {
 		cobra.CheckErr(cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
 	}
-	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if !flags.Changed("dataset") && !flags.Changed("videos") {
-			cobra.CheckErr(cmd.MarkFlagRequired("pairs")) // required flags are looked at after this
-		}
-		return noArguments(cmd, args)
-	}
+	cmd.Args = noArguments
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if flags.Changed("top-tokens") {
 			spec.TopTokens = &topTokens
@@ -140,13 +137,13 @@ func writeScored(w io.Writer, scores *compare.File, o compare.Options, asJSON bo
 		if err != nil {
 			return err
 		}
-		shown, write = listing, func() error { return listing.WriteText(harmlessWriter{w}, listedVideos) }
+		shown, write = listing, func() error { return listing.WriteText(terminal.Writer{W: w}, listedVideos) }
 	} else {
 		table, err := compare.Summarize(scores, o)
 		if err != nil {
 			return err
 		}
-		shown, write = table, func() error { return table.WriteText(harmlessWriter{w}) }
+		shown, write = table, func() error { return table.WriteText(terminal.Writer{W: w}) }
 	}
 	if asJSON {
 		return writeIndented(w, shown)

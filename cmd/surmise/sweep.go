@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/internal/terminal"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -161,12 +162,12 @@ func showSweep(ctx context.Context, jobs *jobsClient, client surmisev1.SweepServ
 func writeSweep(w io.Writer, sweep *surmisev1.Sweep, children []*surmisev1.SweepChild) error {
 	fmt.Fprintf(w, "%s  %s", sweep.Name, countsText(sweep))
 	if text := sweep.Request.GetDisplayName(); text != "" {
-		fmt.Fprintf(w, "  %s", harmless(text))
+		fmt.Fprintf(w, "  %s", terminal.Line(text))
 	}
 	fmt.Fprintln(w)
 	metric := sweep.Request.GetMetric()
 	if best := sweep.Best; best != nil {
-		fmt.Fprintf(w, "best: %s  %s %.6g  %s", best.Job, metric.GetName(), best.GetMetric(), valuesText(best.Values))
+		fmt.Fprintf(w, "best: %s  %s %.6g  %s", best.Job, terminal.Line(metric.GetName()), best.GetMetric(), valuesText(best.Values))
 		if n := tied(best, children); n > 0 {
 			fmt.Fprintf(w, "  (the same as %d more)", n)
 		}
@@ -196,10 +197,10 @@ func writeSweep(w io.Writer, sweep *surmisev1.Sweep, children []*surmisev1.Sweep
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(table, "JOB\tSTATE\tSTEP")
 	if metric != nil {
-		fmt.Fprintf(table, "\t%s", strings.ToUpper(metric.GetName()))
+		fmt.Fprintf(table, "\t%s", terminal.Line(strings.ToUpper(metric.GetName())))
 	}
 	for _, path := range paths {
-		fmt.Fprintf(table, "\t%s", path)
+		fmt.Fprintf(table, "\t%s", terminal.Line(path))
 	}
 	fmt.Fprintln(table, "\tNOTE")
 	for _, c := range children {
@@ -216,7 +217,7 @@ func writeSweep(w io.Writer, sweep *surmisev1.Sweep, children []*surmisev1.Sweep
 			fmt.Fprintf(table, "\t%s", value)
 		}
 		for _, path := range paths {
-			fmt.Fprintf(table, "\t%s", harmless(c.Values[path]))
+			fmt.Fprintf(table, "\t%s", terminal.Line(c.Values[path]))
 		}
 		fmt.Fprintf(table, "\t%s\n", orDash(firstLine(c.Reason, 100)))
 	}
@@ -282,7 +283,7 @@ func countsText(sweep *surmisev1.Sweep) string {
 func valuesText(values map[string]string) string {
 	var parts []string
 	for _, path := range slices.Sorted(maps.Keys(values)) {
-		parts = append(parts, path+"="+harmless(values[path]))
+		parts = append(parts, terminal.Line(path)+"="+terminal.Line(values[path]))
 	}
 	return strings.Join(parts, " ")
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/surmise-ml/surmise/internal/terminal"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -71,7 +72,7 @@ func writeSettings(w io.Writer, metric string, sign float64, groups []seedGroup)
 		return cmp.Compare(sign*x, sign*y)
 	})
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(table, "SEEDS\tMEAN %s\tSD\tSETTING\n", strings.ToUpper(metric))
+	fmt.Fprintf(table, "SEEDS\tMEAN %s\tSD\tSETTING\n", terminal.Line(strings.ToUpper(metric)))
 	for _, g := range groups {
 		mean, deviation := spread(g.metrics)
 		sd := "-"

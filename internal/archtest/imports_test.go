@@ -34,7 +34,7 @@ var (
 )
 
 // shared is what every package may import.
-var shared = []string{"internal/durable", "internal/bounded", "internal/osfault"}
+var shared = []string{"internal/durable", "internal/bounded", "internal/osfault", "internal/terminal"}
 
 var rules = []rule{
 	{"masking", nothing, nothing,
@@ -105,6 +105,8 @@ var rules = []rule{
 		"how much is read of what others wrote; every package may import it"},
 	{"internal/osfault", nothing, nothing,
 		"whose fault an error of the operating system is; every package may import it"},
+	{"internal/terminal", nothing, nothing,
+		"how text of others is shown; every package may import it"},
 	{"deploy", nothing, nothing, "scripts and their tests"},
 }
 

@@ -95,6 +95,9 @@ func choose(groups []group, half []int, c *column, o Options) (*Selection, error
 	statistics := Statistics(c.file.Spec)
 	results := make([]outcome, len(statistics)) // mean over seeds
 	for i, a := range statistics {
+		if err := o.stopped(); err != nil {
+			return nil, err
+		}
 		surprise, err := c.surprise(a)
 		if err != nil {
 			return nil, err
@@ -249,7 +252,7 @@ func calibrate(groups []group, half []int, surprise [][]float64, labels []int, o
 					below, same := reference[half[g]].around(seed[v])
 					rank, p := rankAmong(below, same, others)
 					percentile[v] += 100 * rank / float64(len(surprise))
-					if p <= AlarmLevel+rounding {
+					if p <= AlarmLevel {
 						of.called[g] += 1 / float64(len(surprise))
 					}
 				}

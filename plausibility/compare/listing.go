@@ -56,6 +56,9 @@ type ListedSurprise struct {
 	P *float64 `json:"p,omitempty"`
 }
 
+// Rare says whether P is at most RareP.
+func (s ListedSurprise) Rare() bool { return s.P != nil && *s.P <= RareP }
+
 // Reference is what listed videos are judged by.
 type Reference struct {
 	Videos   int     `json:"videos"`
@@ -157,6 +160,11 @@ type ordinary struct {
 func ordinaryOf(f *File) *ordinary {
 	o := &ordinary{of: map[content][]int{}}
 	at := map[any]int{}
+	type held struct {
+		content
+		group int
+	}
+	holds := map[held]bool{}
 	for i, v := range f.Videos {
 		if v.Label == 0 {
 			continue
@@ -175,8 +183,9 @@ func ordinaryOf(f *File) *ordinary {
 		}
 		o.members[g] = append(o.members[g], len(o.videos))
 		o.videos, o.group = append(o.videos, i), append(o.group, g)
-		if groups := o.of[itself]; v.SHA256 != "" && !slices.Contains(groups[max(0, len(groups)-1):], g) {
-			o.of[itself] = append(groups, g)
+		if place := (held{itself, g}); v.SHA256 != "" && !holds[place] {
+			holds[place] = true
+			o.of[itself] = append(o.of[itself], g)
 		}
 	}
 	return o
@@ -263,7 +272,7 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64, o Opt
 			if name != ModelSet {
 				continue
 			}
-			if p <= RareP+rounding {
+			if l.Videos[i].Columns[column].Rare() {
 				l.Reference.Rare++
 			}
 			l.Reference.Expected += those.expected(n)

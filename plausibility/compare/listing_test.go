@@ -74,7 +74,7 @@ func TestList(t *testing.T) {
 	if err := l.WriteText(&text, 2); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"3.mp4  4.3750         43.7500  0.40 s, frame 4\n", "and 3 more, which surprise less\n", "skipped: x.mp4: ends early\n", "rank correlation of +1.00"} {
+	for _, want := range []string{"3.mp4  4.3750         43.7500  0.40 s\n", "and 3 more, which surprise less\n", "skipped: x.mp4: ends early\n", "rank correlation of +1.00"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in\n%s", want, &text)
 		}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/surmise-ml/surmise/internal/terminal"
 )
 
 // WriteText prints the listing for a terminal: the most surprising videos, at most so many of them, 0 for all; then what may
@@ -34,9 +36,7 @@ func (l *Listing) WriteText(w io.Writer, most int) error {
 	for _, warning := range l.Warnings {
 		fmt.Fprintf(&b, "\nwarning: %s", warning)
 	}
-	for _, s := range l.Skipped {
-		fmt.Fprintf(&b, "\nskipped: %s: %s", s.Path, s.Reason)
-	}
+	writeSkipped(&b, l.Skipped)
 	if len(l.Warnings)+len(l.Skipped) > 0 {
 		b.WriteString("\n")
 	}
@@ -63,7 +63,7 @@ func (l *Listing) lines(videos []Listed) [][]string {
 	}
 	lines := [][]string{append(header, "surprises most at")}
 	for _, v := range videos {
-		line := []string{v.Path}
+		line := []string{terminal.Line(v.Path)}
 		for c, one := range v.Columns {
 			line = append(line, fmt.Sprintf("%.4f", one.Surprise))
 			switch {
@@ -75,7 +75,7 @@ func (l *Listing) lines(videos []Listed) [][]string {
 		}
 		at := ""
 		if v.PeakAt != nil {
-			at = fmt.Sprintf("%.2f s, frame %d", v.PeakAt.Second, v.PeakAt.Frame)
+			at = fmt.Sprintf("%.2f s", v.PeakAt.Second)
 		}
 		lines = append(lines, append(line, at))
 	}

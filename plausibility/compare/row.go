@@ -64,6 +64,9 @@ func makeRow(r namedGroups, names []string, surprise, whole [][][]float64, o Opt
 	results := make([][]pairResult, len(surprise)) // [columns][seeds]
 	for c := range surprise {
 		for k, seed := range surprise[c] {
+			if err := o.stopped(); err != nil { // millions of pairs take a while
+				return row, err
+			}
 			result := judge(r.groups, seed)
 			result.whole = wholeGroups(r.groups, whole[c][k])
 			results[c] = append(results[c], result)

@@ -18,6 +18,9 @@ func singleOfSeeds(groups []group, surprise [][]float64, labels []int, o Options
 		**sum += share * *x
 	}
 	for k := range surprise {
+		if err := o.stopped(); err != nil {
+			return s, err
+		}
 		one, err := SingleVideos(surprise[k], labels)
 		if err != nil {
 			return s, err

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/surmise-ml/surmise/internal/terminal"
 )
 
 // WriteText prints the table for a terminal: columns side by side, in percent,
@@ -62,9 +64,7 @@ func (t *Table) WriteText(w io.Writer) error {
 	for _, warning := range t.Warnings {
 		fmt.Fprintf(&b, "\nwarning: %s", warning)
 	}
-	for _, s := range t.Skipped {
-		fmt.Fprintf(&b, "\nskipped: %s: %s", s.Path, s.Reason)
-	}
+	writeSkipped(&b, t.Skipped)
 	if len(t.Warnings)+len(t.Skipped) > 0 {
 		b.WriteString("\n")
 	}
@@ -338,5 +338,16 @@ func writeColumns(b *strings.Builder, lines [][]string) {
 			}
 		}
 		b.WriteString("\n")
+	}
+}
+
+// writeSkipped names the skipped videos, or the first of many.
+func writeSkipped(b *strings.Builder, skipped []Skipped) {
+	const most = 100
+	for _, s := range skipped[:min(most, len(skipped))] {
+		fmt.Fprintf(b, "\nskipped: %s: %s", terminal.Line(s.Path), terminal.Line(s.Reason))
+	}
+	if more := len(skipped) - most; more > 0 {
+		fmt.Fprintf(b, "\nskipped: %d more, which the score file names", more)
 	}
 }

@@ -2,6 +2,7 @@ package compare
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"sort"
 )
@@ -41,5 +42,6 @@ func (w weighed) around(x float64) (below, same float64) {
 // has a place in p as well, which makes it valid where groups are exchangeable (Lee, Barber and Willett,
 // arXiv:2306.06342, for data in groups).
 func rankAmong(below, same, groups float64) (rank, p float64) {
-	return min(1, max(0, (below+same/2)/groups)), min(1, (1+max(0, groups-below))/(1+groups))
+	snap := func(x float64) float64 { return math.Round(min(1, max(0, x))*1e12) / 1e12 } // shares add up but for rounding
+	return snap((below + same/2) / groups), snap((1 + groups - below) / (1 + groups))
 }

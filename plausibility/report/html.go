@@ -30,7 +30,6 @@ var pageTemplates = template.Must(template.New("pages").Funcs(template.FuncMap{
 	"px":     func(x float64) string { return fmt.Sprintf("%.1f", x) },
 	"colour": func(i int) template.CSS { return template.CSS(columnColour(i)) },
 	"of":     func(x *float64) float64 { return *x },
-	"rare":   func(p *float64) bool { return p != nil && *p <= compare.RareP },
 }).ParseFS(pages, "*.html"))
 
 // view is what page.html shows.

@@ -60,7 +60,7 @@ func TestListingHTML(t *testing.T) {
 	}
 	first := page.Listing.Videos[0]
 	for _, want := range []string{"<title>Recordings</title>", "Of 240 videos ", "among the 120 videos of the reference", "And 40 more, which surprise less", first.Path,
-		`<span class="tag">0.0164</span>`, fmt.Sprintf("%.4f", first.Columns[0].Surprise), "0.90 s <small>frame 9</small>", "seen in training", "no video stream",
+		`<span class="tag">0.0164</span>`, fmt.Sprintf("%.4f", first.Columns[0].Surprise), "<td>0.90 s</td>", "seen in training", "no video stream",
 		strings.Repeat("ab", 32), "reference, SHA-256", "surmise report", ">most</text>"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q", want)

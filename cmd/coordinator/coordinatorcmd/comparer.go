@@ -9,6 +9,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/surmise-ml/surmise/coordinator"
 	"github.com/surmise-ml/surmise/plausibility/compare"
@@ -50,7 +51,7 @@ func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, refe
 		if len(files) != 1 {
 			return nil, badField("names", fmt.Errorf("%d jobs; videos without labels are listed of one", len(files)))
 		}
-		return list(first, reference, options)
+		return list(ctx, first, reference, options)
 	}
 	table, err := compare.Candidates(models, options)
 	if errors.Is(err, compare.ErrStopped) {
@@ -63,7 +64,7 @@ func (Comparer) Compare(ctx context.Context, files []coordinator.ScoreFile, refe
 }
 
 // list orders videos without labels.
-func list(f *compare.File, reference *coordinator.ScoreFile, o compare.Options) (*surmisev1.CompareScoresResponse, error) {
+func list(ctx context.Context, f *compare.File, reference *coordinator.ScoreFile, o compare.Options) (*surmisev1.CompareScoresResponse, error) {
 	var ordinary *compare.File
 	if reference != nil {
 		var err error
@@ -73,7 +74,7 @@ func list(f *compare.File, reference *coordinator.ScoreFile, o compare.Options) 
 	}
 	listing, err := compare.List(f, ordinary, o)
 	if errors.Is(err, compare.ErrStopped) {
-		return nil, context.Canceled
+		return nil, ctx.Err()
 	}
 	if err != nil {
 		return nil, err
@@ -82,7 +83,7 @@ func list(f *compare.File, reference *coordinator.ScoreFile, o compare.Options) 
 }
 
 func listingMessage(l *compare.Listing) (*surmisev1.CompareScoresResponse, error) {
-	const most = 100 // of the text; the message has all
+	const most = 100 // of the text; the message has more
 	var text strings.Builder
 	if err := l.WriteText(&text, most); err != nil {
 		return nil, err
@@ -102,7 +103,23 @@ func listingMessage(l *compare.Listing) (*surmisev1.CompareScoresResponse, error
 		}
 		m.Videos = append(m.Videos, video)
 	}
+	leaveOut(m)
 	return m, nil
+}
+
+// maxVideosBytes is what the videos of an answer may take: half of what gRPC's customary 4 MiB hold.
+const maxVideosBytes = 2 << 20
+
+// leaveOut drops the last videos where they are too many for an answer.
+func leaveOut(m *surmisev1.CompareScoresResponse) {
+	size := 0
+	for i, v := range m.Videos {
+		if size += proto.Size(v); size > maxVideosBytes {
+			m.VideosLeftOut = int32(len(m.Videos) - i)
+			m.Videos = m.Videos[:i]
+			return
+		}
+	}
 }
 
 // Scores passes each video of a score file on.
@@ -197,6 +214,7 @@ func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 		}
 		m.Videos = append(m.Videos, video)
 	}
+	leaveOut(m)
 	return m, nil
 }
 

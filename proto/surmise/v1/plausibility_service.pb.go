@@ -250,8 +250,10 @@ type CompareScoresResponse struct {
 	Selections []*Selection `protobuf:"bytes,9,rep,name=selections,proto3" json:"selections,omitempty"`
 	// Several models: the pooled accuracy of their untrained twins.
 	Floors []*Floor `protobuf:"bytes,10,rep,name=floors,proto3" json:"floors,omitempty"`
-	// Every video, if asked for or without labels.
-	Videos []*JudgedVideo `protobuf:"bytes,11,rep,name=videos,proto3" json:"videos,omitempty"`
+	// Every video, if asked for or without labels, in order; those that an answer of 4 MiB has no room for are counted in
+	// videos_left_out, and GetScores has all.
+	Videos        []*JudgedVideo `protobuf:"bytes,11,rep,name=videos,proto3" json:"videos,omitempty"`
+	VideosLeftOut int32          `protobuf:"varint,15,opt,name=videos_left_out,json=videosLeftOut,proto3" json:"videos_left_out,omitempty"`
 	// Name and version of the protocol that the scores were made with, as in "grasp 1"; empty: settings of the job's own.
 	Protocol string `protobuf:"bytes,12,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// Of videos without labels, in the order of both models: Spearman's rank correlation between the model's surprise and its
@@ -368,6 +370,13 @@ func (x *CompareScoresResponse) GetVideos() []*JudgedVideo {
 		return x.Videos
 	}
 	return nil
+}
+
+func (x *CompareScoresResponse) GetVideosLeftOut() int32 {
+	if x != nil {
+		return x.VideosLeftOut
+	}
+	return 0
 }
 
 func (x *CompareScoresResponse) GetProtocol() string {
@@ -1831,7 +1840,7 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"\x04seed\x18\x03 \x01(\x04R\x04seed\x124\n" +
 	"\x06labels\x18\x04 \x03(\tB\x1c\xbaH\x19\x92\x01\x16\x10@\"\x12r\x10\x10\x01\x18\x80\x012\t^[^\\pC]*$R\x06labels\x12\x16\n" +
 	"\x06videos\x18\x05 \x01(\bR\x06videos\x12>\n" +
-	"\treference\x18\x06 \x01(\tB \xbaH\x1dr\x1b2\x19^(jobs/[a-z0-9-]{1,63})?$R\treference\"\x82\x05\n" +
+	"\treference\x18\x06 \x01(\tB \xbaH\x1dr\x1b2\x19^(jobs/[a-z0-9-]{1,63})?$R\treference\"\xaa\x05\n" +
 	"\x15CompareScoresResponse\x12\x18\n" +
 	"\ameasure\x18\x01 \x01(\tR\ameasure\x12\x18\n" +
 	"\acolumns\x18\x02 \x03(\tR\acolumns\x12-\n" +
@@ -1848,7 +1857,8 @@ const file_surmise_v1_plausibility_service_proto_rawDesc = "" +
 	"selections\x12)\n" +
 	"\x06floors\x18\n" +
 	" \x03(\v2\x11.surmise.v1.FloorR\x06floors\x12/\n" +
-	"\x06videos\x18\v \x03(\v2\x17.surmise.v1.JudgedVideoR\x06videos\x12\x1a\n" +
+	"\x06videos\x18\v \x03(\v2\x17.surmise.v1.JudgedVideoR\x06videos\x12&\n" +
+	"\x0fvideos_left_out\x18\x0f \x01(\x05R\rvideosLeftOut\x12\x1a\n" +
 	"\bprotocol\x18\f \x01(\tR\bprotocol\x127\n" +
 	"\x15twin_rank_correlation\x18\r \x01(\x01H\x00R\x13twinRankCorrelation\x88\x01\x01\x129\n" +
 	"\treference\x18\x0e \x01(\v2\x1b.surmise.v1.ReferenceVideosR\treferenceB\x18\n" +

@@ -1,0 +1,44 @@
+// Package terminal makes text of others, such as names of files and words of workers, fit for a terminal.
+package terminal
+
+import (
+	"io"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Text is s with what is no letter, sign, space or line break written as an escape, such as the sequences that terminals obey.
+func Text(s string) string {
+	if prints(strings.ReplaceAll(s, "\n", "")) {
+		return s
+	}
+	lines := strings.Split(s, "\n")
+	for i, line := range lines {
+		quoted := strconv.Quote(line)
+		lines[i] = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Line is s, quoted where it would not stay on its line, or not print as it is.
+func Line(s string) string {
+	if prints(s) {
+		return s
+	}
+	return strconv.Quote(s)
+}
+
+func prints(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) })
+}
+
+// Writer writes Text of each call to W.
+type Writer struct{ W io.Writer }
+
+func (w Writer) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(w.W, Text(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
