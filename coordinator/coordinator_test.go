@@ -2,9 +2,11 @@ package coordinator_test
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"math"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -1124,9 +1126,23 @@ func TestManyFaultsMakeAShortError(t *testing.T) {
 	}
 	_, err := s.jobs.SubmitJob(s.ctx, &surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Rank{Rank: rank}})
 	wantField(t, err, "rank.sets")
-	if size := proto.Size(status.Convert(err).Proto()); size > 8<<10 || !strings.HasSuffix(err.Error(), "more") {
+	if size := inHeaders(t, err); size > 8<<10 || !strings.HasSuffix(err.Error(), "more") {
 		t.Errorf("%d bytes: %v", size, err)
 	}
+}
+
+// inHeaders is what an error takes on the wire: its message in percent-encoding, at most, and its status in base64.
+func inHeaders(t *testing.T, err error) int {
+	t.Helper()
+	st, ok := status.FromError(err)
+	if !ok {
+		t.Fatalf("no status: %v", err)
+	}
+	details, err := proto.Marshal(st.Proto())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(url.PathEscape(st.Message())) + base64.RawStdEncoding.EncodedLen(len(details))
 }
 
 func TestALongValueMakesAShortError(t *testing.T) {
@@ -1135,8 +1151,15 @@ func TestALongValueMakesAShortError(t *testing.T) {
 	req.GetScore().Pairs, req.GetScore().Dataset, req.GetScore().Root = strings.Repeat("ü", 2048), "grasp", "r"
 	_, err := s.jobs.SubmitJob(s.ctx, req)
 	wantField(t, err, "score.pairs")
-	if size := proto.Size(status.Convert(err).Proto()); size > 4<<10 || !utf8.ValidString(err.Error()) {
+	if size := inHeaders(t, err); size > 8<<10 || !utf8.ValidString(err.Error()) {
 		t.Errorf("%d bytes: %v", size, err)
+	}
+	req = score("m.safetensors")
+	req.Scheduling = &surmisev1.Scheduling{Needs: &surmisev1.Needs{Labels: map[string]string{strings.Repeat("k%", 1<<20): "v"}}}
+	_, err = s.jobs.SubmitJob(s.ctx, req)
+	wantCode(t, err, codes.InvalidArgument)
+	if size := inHeaders(t, err); size > 8<<10 {
+		t.Errorf("a field of a long name: %d bytes", size)
 	}
 }
 

@@ -241,8 +241,7 @@ func (ws *workers) wakeDispatch() {
 	}
 }
 
-// attach adds a session; an older one of the same worker ends.
-// attach replaces an older session of the name, unless there must be none.
+// attach adds a session; an older one of the same worker ends, or, where there must be none, keeps the new one out.
 func (ws *workers) attach(w *session, unlessAttached bool) error {
 	ws.mu.Lock()
 	defer ws.mu.Unlock()

@@ -33,12 +33,35 @@ var fieldReasons = map[string]string{
 
 const reasonField = "FIELD_INVALID"
 
-// maxFaultBytes is what the fields at fault of one request may take: an error travels in the headers of a call, of which most
+// maxErrorBytes is what the fields at fault of one request may take: an error travels in the headers of a call, of which most
 // clients take 8 to 16 KiB and drop the connection for more.
-const maxFaultBytes = 2 << 10
+const maxErrorBytes = 6 << 10
 
-// maxProblemBytes is what the problem of one field may take of that.
-const maxProblemBytes = 1 << 10
+// What the name of one field, and its problem, may take: a field of a map is named by its key, and a problem quotes a value.
+const (
+	maxFieldBytes   = 128
+	maxProblemBytes = 512
+)
+
+func shorten(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// headerBytes is at most what a field at fault takes in headers: it is in the message, which goes out as it is and, in the
+// status, in base64, and once more in there by itself with its reason.
+func headerBytes(e jobspec.FieldError) int {
+	text := 0
+	for _, b := range []byte(e.Field + e.Problem) {
+		if text++; b < ' ' || b > '~' || b == '%' { // as %XX
+			text += 2
+		}
+	}
+	const framing, reason = 16, 32
+	return text + 4*(2*(len(e.Field)+len(e.Problem))+reason+framing)/3
+}
 
 // badRequest is INVALID_ARGUMENT with a google.rpc.BadRequest that names the fields at fault, as many as fit, and the reason
 // of the first as google.rpc.ErrorInfo.
@@ -46,12 +69,9 @@ func badRequest(errs ...jobspec.FieldError) error {
 	size := 0
 	more := ""
 	errs = slices.Clone(errs)
-	for i, e := range errs {
-		if len(e.Problem) > maxProblemBytes { // it quotes a long value
-			e.Problem = strings.ToValidUTF8(e.Problem[:maxProblemBytes], "") + "…"
-			errs[i] = e
-		}
-		if size += len(e.Field) + len(e.Problem); size > maxFaultBytes && i > 0 {
+	for i := range errs {
+		errs[i].Field, errs[i].Problem = shorten(errs[i].Field, maxFieldBytes), shorten(errs[i].Problem, maxProblemBytes)
+		if size += headerBytes(errs[i]); size > maxErrorBytes && i > 0 {
 			more = fmt.Sprintf("; and %d more", len(errs)-i)
 			errs = errs[:i]
 			break

@@ -108,10 +108,8 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 	err = forEach(ctx, pool.Size(), len(items), progress, func(ctx context.Context, i int) error {
 		return d.open(ctx, i, items[i])
 	})
-	for i, v := range d.verdicts {
-		if err == nil && v.killed { // again, by itself: a run must not go without a video because memory was short when it began
-			err = d.open(ctx, i, items[i])
-		}
+	if err == nil {
+		err = d.reopenKilled(ctx, items)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("dataset: %w", err)
@@ -138,6 +136,28 @@ func OpenDataset(ctx context.Context, pool *Pool, spec Spec, progress func(done,
 		return nil, fmt.Errorf("dataset: %w", err)
 	}
 	return d, nil
+}
+
+// reopenKilled judges the files whose decoders were killed once more, one by one: a run must not go without a video because
+// memory was short when it began. Where several are killed again, it still is.
+func (d *Dataset) reopenKilled(ctx context.Context, items []source.Item) error {
+	const several = 3
+	var again []Verdict
+	for i, v := range d.verdicts {
+		if !v.killed {
+			continue
+		}
+		if err := d.open(ctx, i, items[i]); err != nil {
+			return err
+		}
+		if d.verdicts[i].killed {
+			again = append(again, d.verdicts[i])
+		}
+		if len(again) == several {
+			return &DecoderError{&UnusableError{again, len(items), d.spec.MaxUnusable}}
+		}
+	}
+	return nil
 }
 
 // open judges file i, and keeps its frames where there is room for them.

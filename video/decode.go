@@ -87,7 +87,7 @@ func scan(r reading) (scanned, error) {
 	capture, err := open(source)
 	if err != nil {
 		_ = capture.Close()
-		if err := readThrough(r); err != nil {
+		if err := readEnds(r, openBytes); err != nil {
 			return s, err
 		}
 		return s, fault(path, Unreadable, ": OpenCV cannot open it as %s (damaged, or a codec it has no decoder for)", c.Name)
@@ -281,26 +281,48 @@ func checkEnd(path string, s scanned, c header.Container) error {
 
 // readThrough reads a file that seems to end before its time. To FFmpeg the end of a file and one that the system cannot read on
 // are alike, so what a disk or a mount does would be held against the video.
-func readThrough(r reading) error {
+func readThrough(r reading) error { return readEnds(r, math.MaxInt64) }
+
+// openBytes of a file's beginning and of its end are more than FFmpeg looks at to open it.
+const openBytes = 16 << 20
+
+// readEnds is readThrough of at most so many bytes at the beginning and at the end.
+func readEnds(r reading, most int64) error {
 	f, err := os.Open(r.path)
 	if err != nil {
 		return refused(r.path, "", err)
 	}
 	defer f.Close()
-	length := r.length
-	if length == 0 {
-		length = math.MaxInt64 - r.offset
-	}
-	part, buffer := io.NewSectionReader(f, r.offset, length), make([]byte, 1<<20)
-	for {
-		r.alive()
-		switch _, err := part.Read(buffer); {
-		case errors.Is(err, io.EOF):
-			return nil
-		case err != nil:
+	end := r.offset + r.length
+	if r.length == 0 {
+		info, err := f.Stat()
+		if err != nil {
 			return refused(r.path, "", err)
 		}
+		end = math.MaxInt64
+		if size := info.Size(); size > 0 { // else it is unknown, as of a device
+			end = size
+		}
 	}
+	buffer := make([]byte, 1<<20)
+	span := func(from, length int64) error {
+		part := io.NewSectionReader(f, from, length)
+		for {
+			r.alive()
+			switch _, err := part.Read(buffer); {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
+				return refused(r.path, "", err)
+			}
+		}
+	}
+	first := min(most, max(0, end-r.offset))
+	if err := span(r.offset, first); err != nil {
+		return err
+	}
+	last := max(r.offset+first, end-most)
+	return span(last, max(0, end-last))
 }
 
 // printable keeps what can be shown of a codec's four characters.

@@ -12,7 +12,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/surmise-ml/surmise/internal/osfault"
 	"github.com/surmise-ml/surmise/video/source"
 )
 
@@ -352,21 +351,3 @@ func TestStampsRepeatNoGap(t *testing.T) {
 	}
 }
 
-// Where a file seems to end for FFmpeg, the system may be unable to read on.
-func TestReadThroughFindsWhatTheSystemSays(t *testing.T) {
-	looked := 0
-	alive := func() { looked++ }
-	var fault *FileError
-	if err := readThrough(reading{path: "/proc/self/mem", alive: alive}); !errors.As(err, &fault) || !osfault.OfMachine(fault.System) {
-		t.Errorf("a file of which no byte can be read: %v", err)
-	}
-	path := filepath.Join(t.TempDir(), "a")
-	write(t, path, strings.Repeat("x", 3<<20))
-	looked = 0
-	if err := readThrough(reading{path: path, offset: 10, alive: alive}); err != nil || looked < 3 {
-		t.Errorf("a good file: %v, %d signs of life", err, looked)
-	}
-	if err := readThrough(reading{path: path + "b", alive: alive}); !errors.As(err, &fault) || fault.Kind != Unreadable {
-		t.Errorf("a file that is gone: %v", err)
-	}
-}

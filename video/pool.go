@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -250,8 +249,8 @@ func (p *Pool) local(ctx context.Context, item source.Item) (path string, releas
 		return "", nil, fault(item.Name(), Unreadable, ": only files on this machine can be read here")
 	}
 	path, release, err = p.o.Remote.Fetch(ctx, item.URI)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = fault(item.Name(), Unreadable, ": %v", err)
+	if away := (*source.AwayError)(nil); err != nil && !errors.As(err, &away) && !osfault.OfMachine(err) && ctx.Err() == nil {
+		err = fault(item.Name(), Unreadable, ": %v", err) // it is not there, too large, or nothing that may be fetched
 	}
 	return path, release, err
 }
