@@ -390,12 +390,13 @@ func (s *scorer) begin(ctx context.Context, v Video, d decodedVideo) (*videoScor
 	one := &videoScores{path: v.Path, out: scoredVideo{
 		video: compare.Video{Path: v.name(), Label: v.Label, Group: v.Group, Property: v.Property, Pair: v.Pair, SHA256: d.sha256, Frames: d.clip.Frames, First: d.first,
 			FPS: d.clip.File.FPS, Width: d.clip.File.Width, Height: d.clip.File.Height, Codec: d.clip.File.Codec},
-		// The frames themselves are let go of when their windows are scored.
-		thumbnails: thumbnails(d.clip),
-		times:      d.clip.Times,
+		times: d.clip.Times,
 	}}
-	if d.exact {
-		one.out.frames = frameDigests(d.clip)
+	if v.Label != compare.NoLabel { // to be paired by, when the frames themselves have been let go of
+		one.out.thumbnails = thumbnails(d.clip)
+		if d.exact {
+			one.out.frames = frameDigests(d.clip)
+		}
 	}
 	side := s.c.Size / s.c.Patch
 	for range s.predictors {

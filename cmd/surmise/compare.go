@@ -36,6 +36,10 @@ the same model, each has its percentile among those, and p, how often one of tho
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
 		},
 		RunE: func(cmd *cobra.Command, paths []string) error {
+			save := map[string]func(string, *compare.Table, []report.Pair) error{".png": report.SavePNG, ".svg": report.SaveSVG}[filepath.Ext(plot)]
+			if plot != "" && save == nil {
+				return badInput(fmt.Errorf("--plot %s: want a name that ends in .png or .svg", plot))
+			}
 			if published {
 				return writePublished(cmd.OutOrStdout(), paths, asJSON)
 			}
@@ -63,7 +67,7 @@ the same model, each has its percentile among those, and p, how often one of tho
 				if err != nil {
 					return fmt.Errorf("--plot: %w", err)
 				}
-				if err := report.SavePNG(plot, table, pairs); err != nil {
+				if err := save(plot, table, pairs); err != nil {
 					return fmt.Errorf("--plot: %w", err)
 				}
 			}
@@ -83,9 +87,9 @@ the same model, each has its percentile among those, and p, how often one of tho
 	flags.BoolVar(&videos, "videos", false, "list every video with its surprise and its percentile among possible ones; without labels all, not the first 20")
 	flags.BoolVar(&published, "published", false, "print the metrics of the published evaluation of one file, quirks included, in place of the table")
 	flags.StringVar(&reference, "reference", "", "of videos without labels: scores of ordinary videos to judge them by, of which the possible ones count where there are labels")
-	flags.StringVar(&plot, "plot", "", "draw the table and typical pairs into this PNG file")
+	flags.StringVar(&plot, "plot", "", "draw the table and typical pairs into this file, .png or .svg")
 	flags.BoolVar(&asJSON, "json", false, "print JSON")
-	cobra.CheckErr(cmd.MarkFlagFilename("plot", "png"))
+	cobra.CheckErr(cmd.MarkFlagFilename("plot", "png", "svg"))
 	cobra.CheckErr(cmd.MarkFlagFilename("reference", "json"))
 	for _, other := range []string{"measure", "seed", "videos", "plot", "reference"} {
 		cmd.MarkFlagsMutuallyExclusive("published", other)

@@ -82,7 +82,7 @@ printed.`,
 		}
 		complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Rank{Rank: spec}})
 		if err != nil {
-			return err
+			return byFlags(flags, "rank", err)
 		}
 		gpus, err := device.GPUs()
 		if err != nil {
@@ -92,7 +92,7 @@ printed.`,
 		rankings, err := worker.Jobs{DataRoots: roots, Open: gpus.Open}.Rank(cmd.Context(), complete.GetRank(), spec.Model, localReports{view})
 		view.close()
 		if err != nil {
-			return localFailure(cmd.Context(), "ranking", err)
+			return localFailure(cmd.Context(), "ranking", byFlags(flags, "rank", err))
 		}
 		if asJSON {
 			return writeProto(cmd.OutOrStdout(), worker.RankingsMessage(rankings, spec.Twin))

@@ -167,6 +167,9 @@ func writeReport(ctx context.Context, o reportOptions, notes io.Writer) (string,
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return "", fmt.Errorf("--out: %w", err)
 	}
+	if err := removeOverlays(o.out); err != nil {
+		return "", fmt.Errorf("--out: %w", err)
+	}
 	if err := o.addPairs(ctx, page, notes); err != nil {
 		return "", err
 	}
@@ -363,6 +366,17 @@ func (o *reportOptions) addPairs(ctx context.Context, p *report.Page, notes io.W
 		}
 	}
 	return nil
+}
+
+// removeOverlays removes what an earlier report left in a folder, and would pass for videos of this one.
+func removeOverlays(dir string) error {
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, "overlay-") && strings.HasSuffix(name, overlay.Extension) {
+			err = errors.Join(err, os.Remove(filepath.Join(dir, name)))
+		}
+	}
+	return err
 }
 
 // asScored reads the videos of a score file as they were read for it.

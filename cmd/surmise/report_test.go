@@ -229,6 +229,13 @@ func checkListing(t *testing.T, made synth.Summary, modelPath, pairs string) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	ok(t, "report", clips, "--out", out, "--pairs", "1")
+	if left, err := filepath.Glob(filepath.Join(out, "overlay-*")); err != nil || len(left) != 1 {
+		t.Errorf("overlays of two reports in one folder: %v, %v", left, err)
+	}
+	if text := ok(t, "compare", pairs, pairs); !strings.Contains(text, "hold scores of the same weights: between them there is nothing to tell") {
+		t.Errorf("scores beside themselves:\n%s", text)
+	}
 	for want, args := range map[string][]string{
 		"the videos have labels":                                 {"compare", pairs, "--reference", clips},
 		"2 score files; videos without labels are listed":        {"compare", clips, clips},

@@ -53,6 +53,9 @@ func writeListing(ctx context.Context, o reportOptions, notes io.Writer) (string
 	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return "", fmt.Errorf("--out: %w", err)
 	}
+	if err := removeOverlays(o.out); err != nil {
+		return "", fmt.Errorf("--out: %w", err)
+	}
 	if err := o.addShown(ctx, page, notes); err != nil {
 		return "", err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/internal/durable"
 	"github.com/surmise-ml/surmise/internal/terminal"
 	"github.com/surmise-ml/surmise/plausibility"
 	"github.com/surmise-ml/surmise/plausibility/compare"
@@ -103,9 +104,12 @@ is for 'surmise compare --reference' to say, by the scores of ordinary videos.`,
 		if info, err := os.Stat(out); err == nil && info.IsDir() {
 			return badInput(fmt.Errorf("--out %s: it is a folder; name a file in it", out))
 		}
+		if err := durable.Writable(filepath.Dir(out)); err != nil { // not found out after hours of scoring
+			return badInput(fmt.Errorf("--out: %w", err))
+		}
 		complete, err := specOf(&surmisev1.SubmitJobRequest{Spec: &surmisev1.SubmitJobRequest_Score{Score: spec}})
 		if err != nil {
-			return err
+			return byFlags(flags, "score", err)
 		}
 		decoders, done, err := workercmd.OpenDecoders(cache)
 		if err != nil {
@@ -121,7 +125,7 @@ is for 'surmise compare --reference' to say, by the scores of ordinary videos.`,
 		scores, err := jobs.Score(cmd.Context(), complete.GetScore(), spec.Model, out, localReports{view})
 		view.close()
 		if err != nil {
-			return localFailure(cmd.Context(), "scoring", err)
+			return localFailure(cmd.Context(), "scoring", byFlags(flags, "score", err))
 		}
 		return writeScored(cmd.OutOrStdout(), scores, compare.Options{Seed: seed, Done: cmd.Context().Done()}, asJSON)
 	}

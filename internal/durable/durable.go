@@ -44,6 +44,15 @@ func WriteFile(path string, mode fs.FileMode, write func(io.Writer) error) (err 
 	return Rename(f.Name(), path)
 }
 
+// Writable says whether files can be made in a folder, by making one, which is gone again.
+func Writable(folder string) error {
+	f, err := os.CreateTemp(folder, Unfinished+"*")
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
 // WriteBytes is WriteFile of what is in memory.
 func WriteBytes(path string, mode fs.FileMode, data []byte) error {
 	return WriteFile(path, mode, func(w io.Writer) error { _, err := w.Write(data); return err })

@@ -85,7 +85,13 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 		model, twin := column{name: names[i], file: base}, column{name: names[i], file: base}
 		for _, f := range m.Files {
 			set, _ := f.Set(ModelSet)
-			model.sets = append(model.sets, aligned(base, f, set))
+			own := aligned(base, f, set)
+			model.sets = append(model.sets, own)
+			for _, other := range columns {
+				if slices.ContainsFunc(other.sets, own.sameWeights) {
+					notes = append(notes, fmt.Sprintf("%s and %s hold scores of the same weights: between them there is nothing to tell", other.name, names[i]))
+				}
+			}
 			if set, ok := f.Set(TwinSet); ok {
 				twin.sets = append(twin.sets, aligned(base, f, set))
 			}

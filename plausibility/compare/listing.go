@@ -310,8 +310,9 @@ func (o *ordinary) expected(n float64) float64 {
 }
 
 // warnOfLengths says where videos are much longer or shorter than those of the reference: the largest of more windows is larger.
+// Some longer ones are as many as would surprise by chance; more are what the reference does not know.
 func (l *Listing) warnOfLengths(f, reference *File, ordinary []int) {
-	if !reductions[l.Aggregation.Name].max {
+	if !reductions[l.Aggregation.Name].max || len(ordinary) == 0 {
 		return
 	}
 	var ours, theirs []int
@@ -322,8 +323,23 @@ func (l *Listing) warnOfLengths(f, reference *File, ordinary []int) {
 		theirs = append(theirs, len(reference.Videos[i].WindowStart))
 	}
 	const much = 1.5
-	if a, b := median(ours), median(theirs); max(a, b) > much*min(a, b) {
-		l.Warnings = append(l.Warnings, fmt.Sprintf("a video has %g windows in the middle, one of the reference %g: the largest of more is larger by itself; take videos as long, or a measure that is a mean, such as avg", a, b))
+	const remedy = "the largest of more is larger by itself; take videos as long, or a measure that is a mean, such as avg"
+	if a, b := median(slices.Clone(ours)), median(theirs); max(a, b) > much*min(a, b) {
+		l.Warnings = append(l.Warnings, fmt.Sprintf("a video has %g windows in the middle, one of the reference %g: %s", a, b, remedy))
+		return
+	}
+	most := theirs[int(math.Ceil((1-RareP)*float64(len(theirs))))-1] // of windows, which median has sorted: nearly all of the reference have no more
+	longer, first := 0, ""
+	for i, n := range ours {
+		if float64(n) > much*float64(most) {
+			if longer++; longer == 1 {
+				first = f.Videos[i].Path
+			}
+		}
+	}
+	if float64(longer) > 2*RareP*float64(len(ours)) {
+		l.Warnings = append(l.Warnings, fmt.Sprintf("%d of %d videos, the first of them %s, are much longer than nearly all of the reference, of at most %d windows: %s",
+			longer, len(ours), first, most, remedy))
 	}
 }
 

@@ -162,6 +162,67 @@ func TestListWarnsOfOtherLengths(t *testing.T) {
 	}
 }
 
+// Some long videos among short ones leave the middle where it is, and would be the first of every listing.
+func TestListWarnsOfLongVideos(t *testing.T) {
+	const long = 400
+	for _, c := range []struct {
+		listed, longer int
+		want           bool
+	}{{50, 20, true}, {50, 4, false}, {1, 1, true}} {
+		f, reference := without(make([]float64, c.listed)), without(make([]float64, 100))
+		for i := range c.longer {
+			v, s := &f.Videos[c.listed-1-i], &f.Sets[0].Scores[c.listed-1-i]
+			v.WindowStart = make([]float64, long)
+			s.Surprise, s.Peak = [][]float64{make([]float64, long), make([]float64, long)}, [][]float64{make([]float64, long), make([]float64, long)}
+		}
+		l, err := List(f, reference, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		warned := slices.ContainsFunc(l.Warnings, func(w string) bool {
+			return strings.Contains(w, "the largest of more is larger by itself") && (c.listed == 1 || strings.HasPrefix(w, "20 of 50 videos, the first of them 30.mp4, are much longer"))
+		})
+		if warned != c.want {
+			t.Errorf("%+v: %q", c, l.Warnings)
+		}
+	}
+}
+
+// A content that groups of a reference share, which do not follow each other, is left out once.
+func TestListLeavesSharedContentOutOnce(t *testing.T) {
+	reference := madeUp(1, 40, 1, "p")
+	reference.Sets[0].Model.SHA256 = "feed"
+	reference.Sets = reference.Sets[:1]
+	var order []int // possible videos of groups 0, 1, 0, 2, of which 0 and 0 share what they show
+	for g := range 40 {
+		order = append(order, 4*g, 4*g+1)
+	}
+	for g := range 40 {
+		order = append(order, 4*g+2, 4*g+3)
+	}
+	videos, scores := reference.Videos, reference.Sets[0].Scores
+	reference.Videos, reference.Sets[0].Scores = nil, nil
+	for _, i := range order {
+		v := videos[i]
+		if v.Group == "0" && v.Label == 1 {
+			v.SHA256 = "shared"
+		}
+		reference.Videos = append(reference.Videos, v)
+		reference.Sets[0].Scores = append(reference.Sets[0].Scores, scores[i])
+	}
+	reference.Data = Digest(reference.Videos)
+	f := without([]float64{1e6})
+	f.Videos[0].SHA256 = "shared"
+	f.Data = Digest(f.Videos)
+	l, err := List(f, reference, Options{Aggregation: Aggregation{Name: "avg"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := l.Videos[0].Columns[0].P; p == nil || *p != 1.0/40 || l.Reference.Shared != 1 {
+		t.Errorf("by 39 groups of 40: %+v, reference %+v", l.Videos[0].Columns[0], l.Reference)
+	}
+}
+
 // Of a file with labels only the possible videos are ordinary.
 func TestListByPossibleVideos(t *testing.T) {
 	reference := madeUp(1, 12, 0.9, "permanence")

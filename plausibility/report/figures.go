@@ -211,6 +211,7 @@ func accuracyPlot(t *compare.Table) (*plot.Plot, error) {
 	}
 	p.X.Tick.Marker = percentTicks{}
 	p.NominalY(names...)
+	p.Y.Padding = vg.Points(8) // names take more room in the fonts of some browsers than in ours
 	p.Y.Min, p.Y.Max = -0.5-float64(legendRows(t)), float64(n)-0.5
 	p.X.Min, p.X.Max = -1.5, 101.5 // the ends of intervals stay clear of the names
 	return p, nil

@@ -127,7 +127,7 @@ type NameError struct {
 	Err   error
 }
 
-func (e *NameError) Error() string { return fmt.Sprintf("data %q: %v", e.Name, e.Err) }
+func (e *NameError) Error() string { return fmt.Sprintf("%q: %v", e.Name, e.Err) }
 func (e *NameError) Unwrap() error { return e.Err }
 
 type resolver struct {
