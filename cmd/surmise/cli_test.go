@@ -87,12 +87,15 @@ func TestBadInput(t *testing.T) {
 		{[]string{"train", "clips"}, 2, `Error: surmise train takes no arguments, got "clips": .*\nRun .*\n`},
 		{[]string{"watch", "sweeps/abc"}, 2, `Error: sweeps/abc is a sweep: 'surmise sweep sweeps/abc' shows its jobs, .*\nRun .*\n`},
 		{[]string{"job", "foo/bar"}, 2, `Error: job "foo/bar": want jobs/ID, as 'surmise jobs' lists them\nRun .*\n`},
-		{[]string{"compare", "jobs/abc"}, 2, `Error: jobs/abc: a coordinator knows it; 'surmise fetch jobs/abc scores' brings its scores\n`},
+		{[]string{"compare", "jobs/abc", "--coordinator", "127.0.0.1:1"}, 1, `Error: .*127.0.0.1:1.*\n`},
+		{[]string{"compare", "jobs/abc", "--published"}, 2, `Error: --published and --plot take files: .*\n`},
+		{[]string{"compare", "jobs/abc", "--reference", "s.json"}, 2, `Error: --reference: want a job of the same coordinator, jobs/ID, as the scores are\n`},
+		{[]string{"compare", "jobs/abc", "pairs.csv"}, 2, `Error: pairs.csv is a file, and others are jobs of a coordinator: .*\n`},
 		{[]string{"score", "--model", "jobs/abc", "--pairs", "pairs.csv", "--out", "s.json"}, 2, `Error: --model jobs/abc: a coordinator knows it; .*\n`},
 		{[]string{"score", "--model", ".", "--pairs", "pairs.csv", "--out", "."}, 2, `Error: --out \.: it is a folder; name a file in it\n`},
 		{[]string{"coordinator", "--listen", "7433", "--data-dir", "state"}, 2, `Error: --listen 7433: .*; want HOST:PORT\n`},
 		{[]string{"worker", "--gpus", "two"}, 2, `Error: invalid argument "two" for "--gpus" flag: invalid syntax\nRun .*\n`},
-		{[]string{"compare"}, 2, `Error: surmise compare takes one score file or more, got none\nRun .*\n`},
+		{[]string{"compare"}, 2, `Error: surmise compare takes one score file, or scoring job, or more, got none\nRun .*\n`},
 		{[]string{"token", "create", "--role", "viewer", "--owner", "o", "--expires", "-1h"}, 2, `Error: --expires -1h0m0s: want more than 0\n`},
 		{[]string{"jobs", "--coordinator", "http://lab:7433"}, 2, `Error: --coordinator "http://lab:7433": want HOST:PORT, without http://; .*\n`},
 		{[]string{"submit", "--train", "a\xffb"}, 2, `Error: --train "a\\xffb": is not UTF-8, and no job can hold it: .*\n`},
@@ -399,6 +402,12 @@ func TestUp(t *testing.T) {
 		if got, want := b.Sets[0].Scores[i].Surprise[0][0], a.Sets[0].Scores[i].Surprise[0][0]; got != want {
 			t.Errorf("video %d: surprise %g here, %g at the worker", i, got, want)
 		}
+	}
+	if here, there := ok(t, "compare", shownJob.Result.Artifacts[0].Path), ok(t, "compare", to, scored); here != there {
+		t.Errorf("compared here\n%s\nby the coordinator\n%s", here, there)
+	}
+	if answer := ok(t, "compare", to, "--json", "--videos", scored); !strings.Contains(answer, `"videos":[`) {
+		t.Errorf("compare --json --videos of a job: %s", answer)
 	}
 	picture := filepath.Join(dir, "plot.png")
 	var table compare.Table

@@ -12,17 +12,20 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/surmise-ml/surmise/cmd/dial"
 	"github.com/surmise-ml/surmise/internal/terminal"
 	"github.com/surmise-ml/surmise/plausibility/compare"
 	"github.com/surmise-ml/surmise/plausibility/report"
+	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
 func newCompareCommand() *cobra.Command {
 	var measure, plot, reference string
 	var seed uint64
 	var asJSON, videos, published bool
+	var to *dial.Options
 	cmd := &cobra.Command{
-		Use:   "compare [NAME=]SCORES.json…",
+		Use:   "compare [NAME=]SCORES.json…|[NAME=]jobs/ID…",
 		Short: "Show what scores say, of one model or several",
 		Long: `Show how well surprise tells possible from impossible videos, per property, with 95 % intervals by bootstrap over groups.
 One file sets its model beside the untrained twin; several set the later models beside the first, for which they must have
@@ -30,8 +33,10 @@ been made with the same settings on the same videos. Files of one NAME are train
 figures are their means, and intervals resample them too. Without a NAME a model is called as its file.
 
 Videos without labels, of one file, are listed by how much they surprise. With --reference, the scores of ordinary videos by
-the same model, each has its percentile among those, and p, how often one of those would surprise as much.`,
-		Args: someArguments("one score file or more"),
+the same model, each has its percentile among those, and p, how often one of those would surprise as much.
+
+In place of files, jobs/ID names scoring jobs, which their coordinator compares.`,
+		Args: someArguments("one score file, or scoring job, or more"),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"json"}, cobra.ShellCompDirectiveFilterFileExt
 		},
@@ -39,6 +44,17 @@ the same model, each has its percentile among those, and p, how often one of tho
 			save := map[string]func(string, *compare.Table, []report.Pair) error{".png": report.SavePNG, ".svg": report.SaveSVG}[filepath.Ext(plot)]
 			if plot != "" && save == nil {
 				return badInput(fmt.Errorf("--plot %s: want a name that ends in .png or .svg", plot))
+			}
+			jobs, err := ofJobs(paths)
+			if err != nil {
+				return err
+			}
+			if jobs && (published || plot != "") {
+				return badInput(errors.New("--published and --plot take files: 'surmise fetch jobs/ID scores' brings those of a job"))
+			}
+			if jobs {
+				request := &surmisev1.CompareScoresRequest{Measure: measure, Seed: seed, Videos: videos, Reference: reference}
+				return compareJobs(cmd.Context(), cmd.OutOrStdout(), *to, paths, request, asJSON)
 			}
 			if published {
 				return writePublished(cmd.OutOrStdout(), paths, asJSON)
@@ -81,6 +97,7 @@ the same model, each has its percentile among those, and p, how often one of tho
 			return table.WriteVideos(out)
 		},
 	}
+	to = addCoordinatorFlag(cmd)
 	flags := cmd.Flags()
 	flags.StringVar(&measure, "measure", "", "avg, max, filtered_avg, filtered_max, peak, peak_avg, peak_after_parting, peak_at_parting or contrast_at_parting; of one context as in max@4 (default what suits the scores)")
 	flags.Uint64Var(&seed, "seed", 0, "seed of the bootstrap and of the halves of the groups")
