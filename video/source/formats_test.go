@@ -144,3 +144,31 @@ func TestBelowURI(t *testing.T) {
 		}
 	}
 }
+
+// A header is no video that is missing.
+func TestIndexHeaders(t *testing.T) {
+	for text, want := range map[string]string{
+		"path label\na.mp4 1\nb.mp4 0\n": "a.mp4 1, b.mp4 0",
+		"PATH\tLabel\na.mp4\t1\n":        "a.mp4 1",
+		"path,label\na.mp4,1\n":          "a.mp4 1",
+		"frames 3\na.mp4 1\n":            `error: line 1: "frames, 3" looks like a header: name the column of the files path, and that of labels label`,
+		"video,class\na.mp4,1\nb.mp4,0":  `error: line 1: "video, class" looks like a header: name the column of the files path, and that of labels label`,
+		"folder,1\nother,0\n":            "folder 1, other 0", // of frames
+		"set/one,1\na.mp4,0\n":           "set/one 1, a.mp4 0",
+		"a.mp4,1\nb.mp4,0\n":             "a.mp4 1, b.mp4 0",
+		"video\n":                        "video ",
+	} {
+		items, err := parseIndex(strings.NewReader(text))
+		var got []string
+		for _, item := range items {
+			got = append(got, item.Path+" "+item.Label)
+		}
+		said := strings.Join(got, ", ")
+		if err != nil {
+			said = "error: " + err.Error()
+		}
+		if said != want {
+			t.Errorf("%q: %s, want %s", text, said, want)
+		}
+	}
+}

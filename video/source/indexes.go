@@ -99,7 +99,7 @@ func parseCSV(text []byte, separator rune) ([]Item, error) {
 	for first := true; ; first = false {
 		record, err := reader.Read()
 		if errors.Is(err, io.EOF) {
-			return items, nil
+			return items, noHeader(items)
 		}
 		if err != nil {
 			return nil, err // names line and column
@@ -129,7 +129,20 @@ func column(record []string, i int) string {
 	return strings.TrimSpace(record[i])
 }
 
-// parseSpaced reads "path label". Paths may hold spaces: the label is what follows the last one, unless that
+// noHeader refuses an index that begins with a header of its own, which would be a video that is missing. A name without an
+// extension may be a folder of frames, so that of the next line counts too.
+func noHeader(items []Item) error {
+	if len(items) < 2 || strings.ContainsAny(items[0].Path, "./") || !hasExtension(items[1].Path, videoExtensions) {
+		return nil
+	}
+	header := items[0].Path
+	if items[0].Label != "" {
+		header += ", " + items[0].Label
+	}
+	return fmt.Errorf("line 1: %q looks like a header: name the column of the files path, and that of labels label", header)
+}
+
+// parseSpaced reads "path label", with or without a first line that says so. Paths may hold spaces: the label is what follows the last one, unless that
 // ends like a video's name, for then the line is a path alone.
 func parseSpaced(text []byte) ([]Item, error) {
 	var items []Item
@@ -139,7 +152,7 @@ func parseSpaced(text []byte) ([]Item, error) {
 	for lines.Scan() {
 		number++
 		item := Item{Path: strings.TrimSpace(lines.Text())}
-		if item.Path == "" {
+		if item.Path == "" || number == 1 && slices.Equal(strings.Fields(strings.ToLower(item.Path)), []string{"path", "label"}) {
 			continue
 		}
 		if i := strings.LastIndexAny(item.Path, " \t"); i >= 0 && !hasExtension(item.Path[i+1:], videoExtensions) {
@@ -153,7 +166,7 @@ func parseSpaced(text []byte) ([]Item, error) {
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("line %d: %w (limit %d bytes)", number+1, err, maxLineBytes)
 	}
-	return items, nil
+	return items, noHeader(items)
 }
 
 func appendItem(items []Item, item Item, line int) ([]Item, error) {

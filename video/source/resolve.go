@@ -213,7 +213,13 @@ func (r *resolver) path(ctx context.Context, path string) error {
 	return r.add(Item{Path: real})
 }
 
+// folder adds what lies in a folder and in those below it, links to folders included; each folder once, wherever links lead.
 func (r *resolver) folder(ctx context.Context, dir string) error {
+	return r.walk(ctx, dir, map[string]bool{})
+}
+
+// walk is folder but for those walked through already, by where their links lead.
+func (r *resolver) walk(ctx context.Context, dir string, walked map[string]bool) error {
 	// A separator at the end has a link at the root followed.
 	return filepath.WalkDir(strings.TrimSuffix(dir, string(filepath.Separator))+string(filepath.Separator), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -222,10 +228,26 @@ func (r *resolver) folder(ctx context.Context, dir string) error {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
 		}
-		if !entry.IsDir() && hasExtension(path, otherExtensions) {
+		if entry.IsDir() {
+			real, err := filepath.EvalSymlinks(path)
+			if err == nil && walked[real] {
+				return fs.SkipDir
+			}
+			walked[real] = true
+			return err
+		}
+		if entry.Type()&fs.ModeSymlink != 0 {
+			if info, err := os.Stat(path); err == nil && info.IsDir() {
+				if _, err := Below(r.roots, path); err != nil {
+					return err
+				}
+				return r.walk(ctx, path, walked)
+			}
+		}
+		if hasExtension(path, otherExtensions) {
 			r.passed[strings.ToLower(filepath.Ext(path))]++
 		}
-		if entry.IsDir() || !hasExtension(path, slices.Concat(videoExtensions, shardExtensions)) {
+		if !hasExtension(path, slices.Concat(videoExtensions, shardExtensions)) {
 			return nil
 		}
 		real, err := Below(r.roots, path)

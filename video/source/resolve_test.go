@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -237,5 +238,40 @@ func TestALinkedFolder(t *testing.T) {
 		if items, err := Resolve(t.Context(), []string{link}, roots, nil); err != nil || len(items) != 1 {
 			t.Errorf("roots %q: %v, %v", roots, items, err)
 		}
+	}
+}
+
+// Data sets on clusters are folders of links; each folder counts once, and a circle ends.
+func TestLinksToFolders(t *testing.T) {
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	for _, name := range []string{"data/a.mp4", "data/sub/b.mp4", "else/where/c.mp4", "else/d.mp4"} {
+		write(t, at(name), "x")
+	}
+	for name, to := range map[string]string{
+		"data/linked": "else", "data/again": "else/where", "data/circle": "data", "data/inner": "data/sub", "else/back": "data/sub", "data/nowhere": "gone",
+	} {
+		if err := os.Symlink(at(to), at(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, roots := range [][]string{nil, {dir}} {
+		items, err := Resolve(t.Context(), []string{at("data")}, roots, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := map[string]int{}
+		for _, item := range items {
+			found[filepath.Base(item.Path)]++
+		}
+		if !maps.Equal(found, map[string]int{"a.mp4": 1, "b.mp4": 1, "c.mp4": 1, "d.mp4": 1}) {
+			t.Errorf("roots %q: %v", roots, items)
+		}
+	}
+	if _, err := Resolve(t.Context(), []string{at("data")}, []string{at("data")}, nil); err == nil || !strings.Contains(err.Error(), "outside the folders") {
+		t.Errorf("a link to a folder that may not be read: %v", err)
 	}
 }
