@@ -74,6 +74,10 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		return Result{}, err
 	}
 	s.due = func(step int) bool { return cfg.reports(step) || cfg.saves(step) || hooks.evaluates(cfg, step) }
+	newest, err := s.newest(dir) // before the videos too: another config is found out without them
+	if err != nil {
+		return Result{}, fmt.Errorf("resume from %s: %w", dir, err)
+	}
 	decoders, done := video.OwnPool(hooks.Decoders)
 	defer done()
 	data, err := video.OpenDataset(ctx, decoders, cfg.Data, hooks.Indexing)
@@ -87,7 +91,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			return result, err
 		}
 	}
-	resumed, err := s.begin(dir)
+	resumed, err := s.begin(dir, newest)
 	if err != nil {
 		return result, ofTheHour(err, result.Verdicts)
 	}
@@ -179,7 +183,8 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			return result, err
 		}
 	}
-	if result.Checkpoint == "" { // resumed at the end: nothing was left to do
+	if result.Checkpoint == "" { // resumed at the end
+		slog.InfoContext(ctx, "nothing was left to do: all steps of the run were done before", "steps", cfg.Steps, "checkpoint", s.resumedFrom)
 		result.Checkpoint = s.resumedFrom
 	}
 	return result, nil
@@ -345,13 +350,16 @@ func StoppedTogether(err error) bool {
 }
 
 // begin resumes, and gives all processes of the run what the first one begins with. It returns the steps that are done.
-func (s *stepper) begin(dir string) (resumed int, err error) {
+func (s *stepper) begin(dir string, newest *checkpoint.Checkpoint) (resumed int, err error) {
 	if err := s.share.sameRun(s.cfg, s.precision, s.dataset); err != nil {
 		return 0, err
 	}
 	if s.share.leads() {
-		if resumed, err = s.resume(dir); err != nil {
-			return 0, fmt.Errorf("resume from %s: %w", dir, err)
+		if newest != nil {
+			if err := s.resume(newest); err != nil {
+				return 0, fmt.Errorf("resume from %s: %s: %w", dir, newest.Path, err)
+			}
+			resumed = newest.Manifest.Step
 		}
 		if s.resumedFrom == "" && s.cfg.Init.From != "" {
 			if err := s.start(); err != nil {
@@ -399,50 +407,56 @@ func (s *stepper) leaveToTheFirst(step int) (bool, error) {
 	return !s.share.leads(), s.share.sameWeights(step, weights)
 }
 
-// resume loads the newest whole checkpoint of dir, if there is one, and returns the
-// steps that are done. A checkpoint of another config or other videos is refused with
-// the field's name.
-func (s *stepper) resume(dir string) (int, error) {
+// newest is the newest whole checkpoint of dir, nil if there is none or this process does not lead. One of another config is
+// refused with the field's name.
+func (s *stepper) newest(dir string) (*checkpoint.Checkpoint, error) {
+	if !s.share.leads() {
+		return nil, nil
+	}
 	c, ok, err := checkpoint.Latest(dir)
 	if err != nil || !ok {
-		return 0, err
+		return nil, err
 	}
-	path := c.Path
+	if err := sameRun(c.Manifest.Config, trainedIn(c.Manifest), s.cfg, s.precision); err != nil {
+		return nil, fmt.Errorf("%s: %w", c.Path, err)
+	}
+	return c, nil
+}
+
+// resume gives the machine the weights and moments of a checkpoint of the same config. One of other videos is refused.
+func (s *stepper) resume(c *checkpoint.Checkpoint) error {
 	trained := trainedIn(c.Manifest)
-	if err := sameRun(c.Manifest.Config, trained, s.cfg, s.precision); err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
-	}
 	if err := sameVideos(c.Manifest.Dataset, s.dataset); err != nil {
-		return 0, fmt.Errorf("%s: %w", path, err)
+		return err
 	}
 	if c.Manifest.Threads != s.cfg.Threads {
 		slog.Warn("resuming with another number of threads: sums round differently, so the weights will not be bit-identical",
-			"checkpoint", path, "threads", s.cfg.Threads, "checkpoint_threads", c.Manifest.Threads)
+			"checkpoint", c.Path, "threads", s.cfg.Threads, "checkpoint_threads", c.Manifest.Threads)
 	}
 	if trained != s.precision {
 		slog.Warn("resuming where precision auto means another: products round differently, so the weights will not be bit-identical",
-			"checkpoint", path, "precision", s.precision, "checkpoint_precision", trained)
+			"checkpoint", c.Path, "precision", s.precision, "checkpoint_precision", trained)
 	}
 	if want := int64(c.Manifest.Step) * int64(s.cfg.Batch); c.Manifest.DataPosition != want {
-		return 0, fmt.Errorf("%s: data_position is %d, want %d after %d steps of %d clips", path, c.Manifest.DataPosition, want, c.Manifest.Step, s.cfg.Batch)
+		return fmt.Errorf("data_position is %d, want %d after %d steps of %d clips", c.Manifest.DataPosition, want, c.Manifest.Step, s.cfg.Batch)
 	}
 	weights, moments, err := s.tensors()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if err := checkpoint.Match(weights, c.Model); err != nil {
-		return 0, fmt.Errorf("%s: weights: %w", path, err)
+		return fmt.Errorf("weights: %w", err)
 	}
 	// A frozen encoder is not read back: its digest is part of the config, and its memory is not ours to write to.
 	ours := func(all []checkpoint.Tensor) []checkpoint.Tensor {
 		return slices.DeleteFunc(all, func(t checkpoint.Tensor) bool { return s.frozen(t.Name) })
 	}
 	if err := checkpoint.Assign(ours(weights), ours(c.Model)); err != nil {
-		return 0, fmt.Errorf("%s: weights: %w", path, err)
+		return fmt.Errorf("weights: %w", err)
 	}
 	if err := checkpoint.Assign(moments, c.Optimizer); err != nil {
-		return 0, fmt.Errorf("%s: optimiser: %w", path, err)
+		return fmt.Errorf("optimiser: %w", err)
 	}
-	s.resumedFrom = path
-	return c.Manifest.Step, nil
+	s.resumedFrom = c.Path
+	return nil
 }

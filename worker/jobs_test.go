@@ -626,8 +626,8 @@ func TestBadJobsNameTheFault(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct{ spec, want string }{
-		"missing folder": {`{"train":{"data":["` + root + `/nope"]}}`, "train.data[0]: data \"" + root + "/nope\""},
-		"second name":    {`{"train":{"data":["` + videos.ClipsDir + `","/etc"]}}`, "train.data[1]: data \"/etc\""},
+		"missing folder": {`{"train":{"data":["` + root + `/nope"]}}`, "train.data[0]: \"" + root + "/nope\""},
+		"second name":    {`{"train":{"data":["` + videos.ClipsDir + `","/etc"]}}`, "train.data[1]: \"/etc\""},
 		"no video":       {`{"train":{"data":["` + notAVideo + `"]}}`, "train.data: none of the 1 files"},
 		"too short":      {`{"train":{"data":["` + videos.ClipsDir + `"],"model":{"frames":64}}}`, "clip-000000"},
 		"remote":         {`{"train":{"data":["s3://bucket/x"]}}`, "s3://bucket/x"},

@@ -95,7 +95,7 @@ func (j Jobs) unlabelled(ctx context.Context, names []string, decoders *video.Po
 	}
 	items, err := decoders.Resolve(ctx, names, j.DataRoots)
 	if unnamed := (*source.NameError)(nil); errors.As(err, &unnamed) {
-		return out, fmt.Errorf("score.videos[%d]: %q: %w", unnamed.Index, unnamed.Name, unnamed.Err)
+		return out, fmt.Errorf("score.videos[%d]: %w", unnamed.Index, unnamed)
 	}
 	if err == nil {
 		out.videos, out.folder, err = plausibility.Unlabelled(items)

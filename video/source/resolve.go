@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -127,7 +128,13 @@ type NameError struct {
 	Err   error
 }
 
-func (e *NameError) Error() string { return fmt.Sprintf("%q: %v", e.Name, e.Err) }
+func (e *NameError) Error() string {
+	name, says := strconv.Quote(e.Name), e.Err.Error()
+	if strings.HasPrefix(says, name) {
+		return says
+	}
+	return name + ": " + strings.TrimSuffix(says, ": "+name) // it is said once
+}
 func (e *NameError) Unwrap() error { return e.Err }
 
 type resolver struct {
