@@ -639,6 +639,9 @@ func TestValidateOnlyStoresNothing(t *testing.T) {
 	req.Scheduling.Deadline = &timestamppb.Timestamp{Nanos: -1}
 	_, err := s.jobs.SubmitJob(s.ctx, req)
 	wantField(t, err, "scheduling.deadline")
+	req.Scheduling.Deadline = timestamppb.New(s.clock.Now().Add(-time.Second))
+	_, err = s.jobs.SubmitJob(s.ctx, req)
+	wantField(t, err, "scheduling.deadline")
 	if list, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{}); err != nil || len(list.Jobs) != 0 {
 		t.Errorf("stored %v, %v", list, err)
 	}

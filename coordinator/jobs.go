@@ -49,7 +49,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 	if _, err := s.model(ctx, spec); err != nil {
 		return nil, statusOf(err)
 	}
-	scheduling, err := s.scheduling(ctx, req.Scheduling)
+	scheduling, err := s.scheduling(ctx, req.Scheduling, req.RequestId != "")
 	if err != nil {
 		return nil, statusOf(err)
 	}
@@ -338,8 +338,9 @@ func (s *Server) explainLaunch(m *surmisev1.Job, job queue.Job, workers crew) {
 	}
 }
 
-// scheduling is what a request asks for, as the queue takes it.
-func (s *Server) scheduling(ctx context.Context, m *surmisev1.Scheduling) (queue.Scheduling, error) {
+// scheduling is what a request asks for, as the queue takes it. again is set for one that may have been made before, and finds
+// its job after the deadline too.
+func (s *Server) scheduling(ctx context.Context, m *surmisev1.Scheduling, again bool) (queue.Scheduling, error) {
 	sched := queue.Scheduling{
 		Owner: m.GetOwner(), Priority: int(m.GetPriority()),
 		Needs: queue.Needs{
@@ -360,6 +361,9 @@ func (s *Server) scheduling(ctx context.Context, m *surmisev1.Scheduling) (queue
 		sched.Deadline = d.AsTime().Truncate(time.Microsecond)
 		if sched.Deadline.IsZero() { // which would stand for none
 			return sched, jobspec.Errors{{Field: "scheduling.deadline", Problem: "the first moment of the year 1 is no deadline; leave it out for none"}}
+		}
+		if now := s.clock.Now().UTC(); !again && !sched.Deadline.After(now) {
+			return sched, jobspec.Errors{{Field: "scheduling.deadline", Problem: fmt.Sprintf("%s is over, it is %s", sched.Deadline.Format(time.RFC3339), now.Format(time.RFC3339))}}
 		}
 	}
 	return sched.Normal(), nil

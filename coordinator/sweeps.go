@@ -58,7 +58,7 @@ func (s *Server) SubmitSweep(ctx context.Context, req *surmisev1.SubmitSweepRequ
 	if err := s.modelsExist(ctx, children); err != nil {
 		return nil, statusOf(err)
 	}
-	scheduling, err := s.scheduling(ctx, req.Scheduling)
+	scheduling, err := s.scheduling(ctx, req.Scheduling, req.RequestId != "")
 	if err != nil {
 		return nil, statusOf(err)
 	}

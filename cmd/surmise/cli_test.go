@@ -611,7 +611,7 @@ func TestJobsTable(t *testing.T) {
 	var got strings.Builder
 	err := writeJobs(&got, []*surmisev1.Job{
 		{Name: "jobs/c", Spec: score, State: surmisev1.JobState_QUEUED, QueuePosition: 2, Reason: "waiting for the only worker, which is busy", CreateTime: ago(30 * time.Second)},
-		{Name: "jobs/b", Spec: train, State: surmisev1.JobState_RUNNING, Worker: "w", CreateTime: ago(3 * time.Minute),
+		{Name: "jobs/b", Spec: train, State: surmisev1.JobState_RUNNING, Worker: "w", DisplayName: "the long one", CreateTime: ago(3 * time.Minute),
 			Progress: &surmisev1.Progress{Phase: "training", Step: 10, Steps: 600, Loss: 0.25, Eta: durationpb.New(90 * time.Second)}},
 		{Name: "jobs/a", Spec: train, State: surmisev1.JobState_FAILED, Reason: "3 of 4 files cannot be used:\n  a.mp4", CreateTime: ago(72 * time.Hour),
 			LastCheckpoint: &surmisev1.Checkpoint{Step: 8000}},
@@ -621,7 +621,7 @@ func TestJobsTable(t *testing.T) {
 	}
 	const want = `NAME    KIND   STATE    PROGRESS                     AGE  WORKER  NOTE
 jobs/c  score  QUEUED   -                            30s  -       place 2: waiting for the only worker, which is busy
-jobs/b  train  RUNNING  training 10/600 loss 0.2500  3m   w       eta 1m30s
+jobs/b  train  RUNNING  training 10/600 loss 0.2500  3m   w       the long one: eta 1m30s
 jobs/a  train  FAILED   checkpoint 8000              3d   -       3 of 4 files cannot be used: …
 `
 	if got.String() != want {

@@ -110,8 +110,11 @@ func writeJobs(w io.Writer, jobs []*surmisev1.Job, now time.Time) error {
 		} else if p := job.Progress; note == "" && p.GetEta() != nil && job.State == surmisev1.JobState_RUNNING {
 			note = "eta " + p.GetEta().AsDuration().Round(time.Second).String()
 		}
-		if note == "" {
-			note = job.DisplayName
+		switch name := job.DisplayName; {
+		case note == "":
+			note = name
+		case name != "":
+			note = firstLine(name, 40) + ": " + note
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", job.Name, kind, job.State, terminal.Line(progress),
 			age(now.Sub(job.GetCreateTime().AsTime())), orDash(terminal.Line(job.Worker)), orDash(firstLine(note, 80)))

@@ -304,7 +304,8 @@ type Scheduling struct {
 	Priority int32 `protobuf:"varint,2,opt,name=priority,proto3" json:"priority,omitempty"`
 	// What a worker must have; default nothing.
 	Needs *Needs `protobuf:"bytes,3,opt,name=needs,proto3" json:"needs,omitempty"`
-	// When the job fails if it has not ended by then, with a reason that begins with "DEADLINE"; default never.
+	// When the job fails if it has not ended by then, with a reason that begins with "DEADLINE"; default never. It must not be over,
+	// but where a request is made again with its request_id.
 	Deadline      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"github.com/ebitengine/purego"
+
+	"github.com/surmise-ml/surmise/trainer/xla/pjrt"
 )
 
 // Card is a GPU as the driver shows it.
@@ -49,7 +51,7 @@ func (s System) ReadDriver() (Driver, error) {
 	if name == "" {
 		name = "libcuda.so.1"
 	}
-	library, err := purego.Dlopen(name, purego.RTLD_LAZY|purego.RTLD_GLOBAL)
+	library, err := pjrt.OpenLibrary(name, purego.RTLD_LAZY|purego.RTLD_GLOBAL)
 	if err != nil {
 		return Driver{}, &NoDriverError{Missing: true, Err: err}
 	}
@@ -99,7 +101,7 @@ func (s System) Free(c Card) (int64, error) {
 	if name == "" {
 		name = "libnvidia-ml.so.1"
 	}
-	library, err := purego.Dlopen(name, purego.RTLD_LAZY|purego.RTLD_LOCAL)
+	library, err := pjrt.OpenLibrary(name, purego.RTLD_LAZY|purego.RTLD_LOCAL)
 	if err != nil {
 		return 0, fmt.Errorf("asking for the free memory of %v: %w", c, err)
 	}

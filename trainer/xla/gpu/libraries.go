@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/ebitengine/purego"
+
+	"github.com/surmise-ml/surmise/trainer/xla/pjrt"
 )
 
 // library is one of NVIDIA's that a plugin uses. It opens them by name while it works, and where one is missing then, it
@@ -77,7 +79,7 @@ func (p Plugin) preload() error {
 		}
 	}
 	for _, l := range inOrder(libraries[p.CUDA], paths) {
-		_, err := purego.Dlopen(paths[l.name], purego.RTLD_LAZY|purego.RTLD_GLOBAL)
+		_, err := pjrt.OpenLibrary(paths[l.name], purego.RTLD_LAZY|purego.RTLD_GLOBAL)
 		if err == nil || l.optional {
 			continue
 		}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"unsafe"
 
@@ -44,11 +45,19 @@ func Load(path string) (*Plugin, error) {
 	return p, nil
 }
 
+// OpenLibrary is purego.Dlopen on one thread: the system tells what went wrong to the thread that asked, and elsewhere the error
+// says nothing.
+func OpenLibrary(path string, mode int) (uintptr, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return purego.Dlopen(path, mode)
+}
+
 func load(path string) (*Plugin, error) {
 	if unsafe.Sizeof(uintptr(0)) != 8 {
 		return nil, errors.New("plugins are for 64-bit machines only")
 	}
-	library, err := purego.Dlopen(path, purego.RTLD_NOW|purego.RTLD_LOCAL)
+	library, err := OpenLibrary(path, purego.RTLD_NOW|purego.RTLD_LOCAL)
 	if err != nil {
 		return nil, err
 	}
