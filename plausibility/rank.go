@@ -166,7 +166,7 @@ func (r *Ranker) sequences(ctx context.Context, set RankSet) ([]*video.Clip, []s
 		return nil, nil, fmt.Errorf("candidates: %d, want at least two", len(set.Candidates))
 	}
 	if past.Frames < r.ContextFrames {
-		return nil, nil, fmt.Errorf("context: %s has %d frames, context_frames is %d", set.Context, past.Frames, r.ContextFrames)
+		return nil, nil, fmt.Errorf("context: %s has %d frames after sampling, context_frames is %d", set.Context, past.Frames, r.ContextFrames)
 	}
 	if past.More {
 		return nil, nil, fmt.Errorf("context: %s goes on after %d frames, the most that are read, and its last frames are the past: cut it", set.Context, past.Frames)
@@ -234,7 +234,7 @@ func (r *Ranker) made(set RankSet, clip *video.Clip) (futures []madeFuture, from
 		return nil, 0, fmt.Errorf("make: %q, want one of %s", set.Make, strings.Join(Makers(), ", "))
 	}
 	if clip.Frames < need {
-		return nil, 0, fmt.Errorf("context: %s has %d frames, make %s needs %d", set.Context, clip.Frames, set.Make, need)
+		return nil, 0, fmt.Errorf("context: %s has %d frames after sampling, make %s needs %d", set.Context, clip.Frames, set.Make, need)
 	}
 	future := func(name string, at func(i int) int) {
 		f := madeFuture{name: name}

@@ -75,7 +75,7 @@ func TestMadeFutures(t *testing.T) {
 		t.Errorf("%d different orders for two clips, want 8", len(orders))
 	}
 	for kind, frames := range map[string]int{TimeDirection: 8, Speed: 11, Shuffle: 7} {
-		if _, _, err := r.made(RankSet{Make: kind}, &video.Clip{Frames: frames}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("has %d frames, make %s needs %d", frames, kind, frames+1)) {
+		if _, _, err := r.made(RankSet{Make: kind}, &video.Clip{Frames: frames}); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("has %d frames after sampling, make %s needs %d", frames, kind, frames+1)) {
 			t.Errorf("%s of %d frames: %v", kind, frames, err)
 		}
 	}
@@ -184,7 +184,7 @@ func TestRankRefuses(t *testing.T) {
 		"candidates[1]: no such":     {nil, RankSet{Context: "past", Candidates: []string{"fine", "gone"}}},
 		"the shortest has 2":         {nil, RankSet{Context: "past", Candidates: []string{"fine", "short"}}},
 		"long goes on after 9":       {nil, RankSet{Context: "long", Candidates: []string{"fine", "fine"}}},
-		"short has 2 frames, contex": {nil, RankSet{Context: "short", Candidates: []string{"fine", "fine"}}},
+		"short has 2 frames after sampling, contex": {nil, RankSet{Context: "short", Candidates: []string{"fine", "fine"}}},
 	} {
 		r, _ := ranker(func(name string) *video.Clip { return clips[name] })
 		if c.change != nil {

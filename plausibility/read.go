@@ -121,7 +121,7 @@ func read(ctx context.Context, c *Config, path string, first int) (decodedVideo,
 	case err != nil:
 		return decodedVideo{}, err
 	case clip.More && c.Spec.MaxFrames == 0:
-		return decodedVideo{skip: fmt.Sprintf("longer than %d frames after sampling", c.MaxFrames)}, nil
+		return decodedVideo{skip: fmt.Sprintf("longer than %d frames after sampling: max_frames takes more, a smaller fps or a larger frame_step fewer", c.MaxFrames)}, nil
 	case clip.Frames < c.Spec.Window:
 		return decodedVideo{skip: fmt.Sprintf("%d frames after sampling, a window has %d", clip.Frames, c.Spec.Window)}, nil
 	case clip.Height != c.Size || clip.Width != c.Size || len(clip.Times) != clip.Frames || len(clip.Pix) != clip.Frames*c.Size*c.Size*3:

@@ -54,6 +54,9 @@ func readRequest(what, path string, in io.Reader, request proto.Message) error {
 		if job && strings.Contains(says, "unknown field") && !hasKind(text) {
 			says += "; " + jobKinds
 		}
+		if job && strings.Contains(says, `unknown field "parameters"`) {
+			says += "; a job that varies is a sweep: 'surmise sweep -f'"
+		}
 		if len(bytes.TrimSpace(text)) == 0 {
 			says = "it is empty"
 		}

@@ -94,6 +94,9 @@ other pairs.`,
 			if asJSON || request.ValidateOnly {
 				return writeProto(out, sweep)
 			}
+			if sweep.Children == 1 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "one child: the sweep varies nothing, as parameters has one value or none; 'surmise submit' runs one job")
+			}
 			_, err = fmt.Fprintln(out, sweep.Name)
 			return err
 		case cancel:

@@ -71,6 +71,11 @@ type Reference struct {
 // RareP is the p-value up to which a video counts as rare.
 const RareP = 0.05
 
+// fewestOrdinary is of how many groups a reference must be for p to be RareP.
+const fewestOrdinary = 19 // 1/RareP - 1
+
+func (r *Reference) tooFew() bool { return r.Groups < fewestOrdinary }
+
 // MinRanked is the number of videos below which a correlation of ranks is not computed.
 const MinRanked = 5
 
@@ -294,8 +299,8 @@ func (l *Listing) judge(f, reference *File, surprise map[string][]float64, o Opt
 	for _, note := range notes {
 		l.Warnings = append(l.Warnings, "the reference: "+note)
 	}
-	if least := int(math.Ceil(1/RareP)) - 1; groups < least {
-		l.Warnings = append(l.Warnings, fmt.Sprintf("the reference has videos of %d groups: no p can be below %.2g; take at least %d", groups, 1/float64(1+groups), least))
+	if l.Reference.tooFew() {
+		l.Warnings = append(l.Warnings, fmt.Sprintf("the reference has videos of %d groups: no p can be below %.2g; take at least %d", groups, 1/float64(1+groups), fewestOrdinary))
 	}
 	return nil
 }

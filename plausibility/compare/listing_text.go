@@ -88,8 +88,12 @@ func (l *Listing) Sentences() []string {
 	if r := l.Reference; r == nil {
 		out = append(out, "Without a reference of ordinary videos nothing says how much surprise is much: give their scores as reference.")
 	} else {
-		out = append(out, fmt.Sprintf("Of %d videos %d surprise the model as only few of the reference do (p at most %.2g); were all like the reference, it would be %.1f on average, or fewer.",
-			len(l.Videos), r.Rare, RareP, r.Expected))
+		if r.tooFew() {
+			out = append(out, fmt.Sprintf("The reference has videos of %d groups, too few to say that anything is rare: no p can be below %.2g.", r.Groups, 1/float64(1+r.Groups)))
+		} else {
+			out = append(out, fmt.Sprintf("Of %d videos %d surprise the model as only few of the reference do (p at most %.2g); were all like the reference, it would be %.1f on average, or fewer.",
+				len(l.Videos), r.Rare, RareP, r.Expected))
+		}
 		if r.Shared > 0 {
 			out = append(out, fmt.Sprintf("%d of them are in the reference too, and are judged by the others of it.", r.Shared))
 		}

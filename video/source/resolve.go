@@ -353,7 +353,7 @@ func Below(roots []string, path string) (string, error) {
 			return real, nil
 		}
 	}
-	return "", fmt.Errorf("%q lies outside the folders that may be read (%s)", path, strings.Join(roots, ", "))
+	return "", fmt.Errorf("%q lies outside the folders that may be read (%s; --data-root of what reads it names more)", path, strings.Join(roots, ", "))
 }
 
 // realPath follows the links of a path as far as it exists and keeps the rest, so that what is missing can be
