@@ -24,7 +24,7 @@ const (
 
 var pairsColumns = []string{"path", "label", "group", "property"}
 
-// ReadPairs reads a pairs file: CSV with the header path,label,group,property.
+// ReadPairs reads a pairs file: CSV with a header that names path, label, group and property, in any order and among others.
 // Paths are relative to the file's folder, or URIs; with roots, only what lies below one of
 // these is accepted, links resolved (see source.Below and source.BelowURI). Errors name the
 // line and the field, or the group that has fewer than two videos, one label only,
@@ -58,7 +58,7 @@ func ReadPairs(path string, roots []string) ([]Video, error) {
 func parsePairs(r io.Reader) ([]Video, error) {
 	counted := &countingReader{r: io.LimitReader(r, maxPairsBytes+1)}
 	in := csv.NewReader(counted)
-	in.FieldsPerRecord = -1 // counted below, to name the line in our words
+	in.FieldsPerRecord, in.TrimLeadingSpace = -1, true // counted below, to name the line in our words
 	header, err := in.Read()
 	if errors.Is(err, io.EOF) {
 		return nil, errors.New("empty")
@@ -67,9 +67,14 @@ func parsePairs(r io.Reader) ([]Video, error) {
 		return nil, fmt.Errorf("header: %w", err)
 	}
 	header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets write a byte order mark
-	if !slices.Equal(header, pairsColumns) {
-		return nil, fmt.Errorf("line 1: header %q, want %q", strings.Join(header, ","), strings.Join(pairsColumns, ","))
+	at := make([]int, len(pairsColumns))                // of each of our columns
+	for i, name := range pairsColumns {
+		at[i] = slices.IndexFunc(header, func(h string) bool { return strings.EqualFold(strings.TrimSpace(h), name) })
+		if at[i] < 0 {
+			return nil, fmt.Errorf("line 1: header %q has no column %s, want %s", strings.Join(header, ","), name, strings.Join(pairsColumns, ","))
+		}
 	}
+	columns := len(header)
 	var videos []Video
 	lineOf := map[string]int{}
 	for {
@@ -84,9 +89,10 @@ func parsePairs(r io.Reader) ([]Video, error) {
 			return nil, err // names the line
 		}
 		line, _ := in.FieldPos(0)
-		if len(row) != len(pairsColumns) {
-			return nil, fmt.Errorf("line %d: %d fields, want %d (%s)", line, len(row), len(pairsColumns), strings.Join(pairsColumns, ","))
+		if len(row) != columns {
+			return nil, fmt.Errorf("line %d: %d fields, want %d as in the header", line, len(row), columns)
 		}
+		row = []string{row[at[0]], row[at[1]], row[at[2]], row[at[3]]}
 		for i, field := range row {
 			if err := checkField(field); err != nil {
 				return nil, fmt.Errorf("line %d: %s: %w", line, pairsColumns[i], err)

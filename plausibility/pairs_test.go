@@ -35,6 +35,19 @@ func TestReadPairs(t *testing.T) {
 	}
 }
 
+// People have columns of their own.
+func TestReadPairsFindsItsColumns(t *testing.T) {
+	got, err := parsePairs(strings.NewReader("\ufeffGroup, note, Property, Path, label\ng, x, p, a.mp4, 1\ng, , p, b.mp4, 0\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []Video{{Path: "a.mp4", Name: "a.mp4", Label: 1, Group: "g", Property: "p"}, {Path: "b.mp4", Name: "b.mp4", Group: "g", Property: "p"}} {
+		if got[i] != want {
+			t.Errorf("%+v, want %+v", got[i], want)
+		}
+	}
+}
+
 func TestReadPairsNamesTheFault(t *testing.T) {
 	const header = "path,label,group,property\n"
 	for text, want := range map[string]string{

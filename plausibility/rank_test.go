@@ -175,15 +175,15 @@ func TestRankRefuses(t *testing.T) {
 		change func(*Ranker)
 		set    RankSet
 	}{
-		"context_frames: 3":          {func(r *Ranker) { r.ContextFrames = 3 }, RankSet{Context: "past", Make: Shuffle}},
-		"context_frames: 8":          {func(r *Ranker) { r.ContextFrames = 8 }, RankSet{Context: "past", Make: Shuffle}},
-		"measure: \"sum\"":           {func(r *Ranker) { r.Measure = "sum" }, RankSet{Context: "past", Make: Shuffle}},
-		"make: \"mirror\"":           {nil, RankSet{Context: "past", Make: "mirror"}},
-		"candidates: 1":              {nil, RankSet{Context: "past", Candidates: []string{"fine"}}},
-		"context: no such":           {nil, RankSet{Context: "gone", Make: Shuffle}},
-		"candidates[1]: no such":     {nil, RankSet{Context: "past", Candidates: []string{"fine", "gone"}}},
-		"the shortest has 2":         {nil, RankSet{Context: "past", Candidates: []string{"fine", "short"}}},
-		"long goes on after 9":       {nil, RankSet{Context: "long", Candidates: []string{"fine", "fine"}}},
+		"context_frames: 3":                         {func(r *Ranker) { r.ContextFrames = 3 }, RankSet{Context: "past", Make: Shuffle}},
+		"context_frames: 8":                         {func(r *Ranker) { r.ContextFrames = 8 }, RankSet{Context: "past", Make: Shuffle}},
+		"measure: \"sum\"":                          {func(r *Ranker) { r.Measure = "sum" }, RankSet{Context: "past", Make: Shuffle}},
+		"make: \"mirror\"":                          {nil, RankSet{Context: "past", Make: "mirror"}},
+		"candidates: 1":                             {nil, RankSet{Context: "past", Candidates: []string{"fine"}}},
+		"context: no such":                          {nil, RankSet{Context: "gone", Make: Shuffle}},
+		"candidates[1]: no such":                    {nil, RankSet{Context: "past", Candidates: []string{"fine", "gone"}}},
+		"the shortest has 2":                        {nil, RankSet{Context: "past", Candidates: []string{"fine", "short"}}},
+		"long goes on after 9":                      {nil, RankSet{Context: "long", Candidates: []string{"fine", "fine"}}},
 		"short has 2 frames after sampling, contex": {nil, RankSet{Context: "short", Candidates: []string{"fine", "fine"}}},
 	} {
 		r, _ := ranker(func(name string) *video.Clip { return clips[name] })

@@ -706,6 +706,9 @@ func testCollapseMonitors(t *testing.T, perClip, d int) {
 		if math.Abs(c.EffectiveRank-x.rank) > slack*x.rank || math.Abs(c.Cosine-x.cosine) > 0.02 {
 			t.Errorf("%s: rank %g, cosine %g, want about %g and %g", name, c.EffectiveRank, c.Cosine, x.rank, x.cosine)
 		}
+		if c.Collapsed() != (name == "constant") {
+			t.Errorf("%s: collapsed %t", name, c.Collapsed())
+		}
 	}
 	if c := measureCollapse(constant, clips, d); c.FeatureStd > 1e-6 {
 		t.Errorf("constant tokens have spread %g", c.FeatureStd)

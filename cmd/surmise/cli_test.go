@@ -116,7 +116,7 @@ func TestBadInput(t *testing.T) {
 		{[]string{"--log-level", "loud", "version"}, 2, `Error: --log-level "loud": want debug, info, warn or error\nRun .*\n`},
 		{[]string{"submit", "-f", "nope.json"}, 2, `Error: job file: open nope.json: no such file or directory\n`},
 		{[]string{"submit", "-f", "flat.json"}, 2, `Error: job file flat.json: \(line 1:2\): unknown field "data"; a job is {"train": {…}}, {"score": .*\n`},
-		{[]string{"submit", "-f", "unknown.json"}, 2, `Error: job file unknown.json: \(line 1:28\): unknown field "stepz"\n`},
+		{[]string{"submit", "-f", "unknown.json"}, 2, `Error: job file unknown.json: train: no field "stepz"; it has data, steps, .*\n`},
 		{[]string{"submit", "-f", "both.json"}, 2, `Error: job file both.json: \(line 1:25\): error parsing "score", oneof .*\n`},
 		{[]string{"submit", "-f", "list.json"}, 2, `Error: job file list.json: syntax error \(line 1:1\): unexpected token \[\n`},
 		{[]string{"train", "-f", "empty.json"}, 2, `Error: job file empty.json: it is empty\n`},

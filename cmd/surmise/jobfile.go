@@ -51,6 +51,9 @@ func readRequest(what, path string, in io.Reader, request proto.Message) error {
 	_, job := request.(*surmisev1.SubmitJobRequest)
 	if err := protojson.Unmarshal(text, request); err != nil {
 		says := plainProto(err)
+		if fault := jsonFault(text, request.ProtoReflect().Descriptor()); fault != "" {
+			says = fault
+		}
 		if job && strings.Contains(says, "unknown field") && !hasKind(text) {
 			says += "; " + jobKinds
 		}
