@@ -142,8 +142,12 @@ func (o benchOptions) run(ctx context.Context, in io.Reader, out io.Writer) (err
 		return badInput(err)
 	}
 	if o.score {
+		batch := worker.BatchOn(on, cfg.Model)
+		if on != nil {
+			batch = min(batch, o.windows) // an accelerator computes whole batches
+		}
 		result, err := plausibility.Benchmark(ctx, cfg.Model, plausibility.BenchmarkOptions{
-			Windows: o.windows, Passes: o.steps, Batch: worker.BatchOn(on, cfg.Model), Machine: cpu.Options{Threads: threads, Precision: precision}, Device: on})
+			Windows: o.windows, Passes: o.steps, Batch: batch, Machine: cpu.Options{Threads: threads, Precision: precision}, Device: on})
 		if err != nil {
 			return err
 		}

@@ -19,6 +19,7 @@ type bundle struct {
 	surmise string // what surmise does, by its arguments, in shell
 	step    string // what pytorch/step.py does, likewise
 	golden  string // what the tests print
+	ends    string // how they end, in shell; "" for by what they print
 	curve   []float64
 	env     []string
 }
@@ -65,7 +66,7 @@ func (b *bundle) run(t *testing.T) (said string, code int) {
 	}
 	write("surmise", "#!/bin/sh\n"+b.surmise+"\n")
 	for _, test := range []string{"model", "trainer", "plausibility"} {
-		write(test+".test", "#!/bin/sh\ncat <<'E'\n"+b.golden+"E\ncase '"+b.golden+"' in *FAIL*) exit 1 ;; esac\n")
+		write(test+".test", "#!/bin/sh\ncat <<'E'\n"+b.golden+"E\ncase '"+b.golden+"' in *FAIL*) exit 1 ;; esac\n"+b.ends+"\n")
 	}
 	// Python is what it is, but for what it would need PyTorch for.
 	write("bin/python", "#!/bin/sh\ncase $1 in\npytorch/step.py) "+b.step+" ;;\n"+
@@ -102,12 +103,12 @@ func expect(t *testing.T, said string, code, want int, parts ...string) {
 func TestCheckThatHolds(t *testing.T) {
 	said, code := newBundle(t).run(t)
 	expect(t, said, code, 0,
-		"model: holds (1 tests)",
+		"model: holds (2 tests)",
 		"holds: nano, losses of every tenth of 310 steps, from 1.0000 to 0.0323: at most 0.00 % apart (2 % allowed)",
 		"- Machine: NVIDIA H200, 580.1, 143771 MiB, 0 MiB (model, driver, memory, memory in use).",
 		"surmise v1, go version go1.26; NVIDIA H200 (cuda 0), up to 126.0 GiB.",
 		"- PyTorch 2.11.0, CUDA 13.0, cuDNN 91900.",
-		"model holds, trainer holds, plausibility holds",
+		"model holds (2 tests), trainer holds (2 tests), training holds (2 tests), plausibility holds (2 tests)",
 		"| nano (16) | 2.00 | 4.00 | compiled-graph | **2.00** | 50 % | 25 % | 1.0 % |",
 		"| base (16) | 2.00 | 4.00 | compiled | **2.00** |",
 		"| tiny (8) | 1.000 | 2.000 | **2.00** |",
@@ -119,7 +120,7 @@ func TestCheckThatFindsFaults(t *testing.T) {
 		b := newBundle(t)
 		b.surmise = `echo "warn  GPU plugin  no working NVIDIA driver"`
 		said, code := b.run(t)
-		expect(t, said, code, 1, "no working NVIDIA driver", "The GPU cannot be used: see above.")
+		expect(t, said, code, 1, "no working NVIDIA driver", "The GPU cannot be used: see above, and probe.txt.", "| nano (16) | not run | 4.00 |", "model not run")
 	})
 	t.Run("parity", func(t *testing.T) {
 		b := newBundle(t)
@@ -132,6 +133,12 @@ func TestCheckThatFindsFaults(t *testing.T) {
 		b.golden = "testing: warning: no tests to run\nPASS\n"
 		said, code := b.run(t)
 		expect(t, said, code, 1, "model: DOES NOT HOLD", "no tests to run")
+	})
+	t.Run("parity that was cut off", func(t *testing.T) {
+		b := newBundle(t)
+		b.golden, b.ends = "=== RUN TestGoldenForward\n    --- PASS: TestGoldenForward/xla (0.10s)\n", "exit 124"
+		said, code := b.run(t)
+		expect(t, said, code, 2, "trainer: cut off after 150 s, 1 tests passed and none failed", "trainer cut off after")
 	})
 	t.Run("losses", func(t *testing.T) {
 		b := newBundle(t)
@@ -151,6 +158,22 @@ func TestCheckThatFindsFaults(t *testing.T) {
 		said, code := b.run(t)
 		expect(t, said, code, 1, "train-tiny-surmise: FAILED: out of memory", "| tiny (16) | not run | 4.00 |", "| small (16) | 2.00 |")
 	})
+}
+
+// What was found is in one file, whatever the folder it is asked for from.
+func TestCheckPacks(t *testing.T) {
+	b := newBundle(t)
+	to := t.TempDir()
+	b.env = []string{"PACK=" + filepath.Join(to, "r.tar.gz"), "RESULTS=" + filepath.Join(to, "r")}
+	if said, code := b.run(t); code != 0 {
+		t.Fatal(said)
+	}
+	names, err := exec.CommandContext(t.Context(), "tar", "-tzf", filepath.Join(to, "r.tar.gz")).Output()
+	for _, want := range []string{"./section.md", "./train-base-surmise.json", "./golden-training.log", "./flags-nano-dump.json"} {
+		if err != nil || !strings.Contains(string(names), want) {
+			t.Errorf("%v: no %s in\n%s", err, want, names)
+		}
+	}
 }
 
 // Without PyTorch, and with PyTorch that cannot do all, the rest is measured all the same.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"strings"
+	"sync"
 
 	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/trainer/xla/pjrt"
@@ -14,11 +15,13 @@ import (
 
 // Device is an open GPU. It is an xla.Device.
 type Device struct {
-	client    *pjrt.Client
-	device    *pjrt.Device
-	plugin    Plugin
-	overrides map[string]any
-	copied    int // bytes of a tensor at most that is copied before it is sent
+	client *pjrt.Client
+	device *pjrt.Device
+	plugin Plugin
+	copied int // bytes of a tensor at most that is copied before it is sent
+
+	optionsMu sync.Mutex
+	overrides map[string]any // replaced, never changed: a compilation may be reading it
 }
 
 var _ xla.Device = (*Device)(nil)
@@ -98,12 +101,13 @@ func (d *Device) Compile(ctx context.Context, m xla.Module) (xla.Executable, err
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", m.Name, err)
 	}
-	x, err := d.client.Compile([]byte(m.Text), pjrt.CompileOptions{Overrides: d.overrides})
+	overrides := d.options()
+	x, err := d.client.Compile([]byte(m.Text), pjrt.CompileOptions{Overrides: overrides})
 	for name := range usual {
-		if _, given := d.overrides[name]; err != nil && given && strings.Contains(err.Error(), "No such compile option: '"+name+"'") {
+		if _, given := overrides[name]; err != nil && given && strings.Contains(err.Error(), "No such compile option: '"+name+"'") {
 			slog.Warn("the plugin's compiler no longer has an option, and goes by its own choice", "option", name, "device", d.Name())
-			delete(d.overrides, name)
-			x, err = d.client.Compile([]byte(m.Text), pjrt.CompileOptions{Overrides: d.overrides})
+			overrides = d.without(name)
+			x, err = d.client.Compile([]byte(m.Text), pjrt.CompileOptions{Overrides: overrides})
 		}
 	}
 	if err != nil {
@@ -117,6 +121,21 @@ func (d *Device) Compile(ctx context.Context, m xla.Module) (xla.Executable, err
 		p.donated = append(p.donated, i)
 	}
 	return p, nil
+}
+
+func (d *Device) options() map[string]any {
+	d.optionsMu.Lock()
+	defer d.optionsMu.Unlock()
+	return d.overrides
+}
+
+// without leaves an option out from now on.
+func (d *Device) without(name string) map[string]any {
+	d.optionsMu.Lock()
+	defer d.optionsMu.Unlock()
+	d.overrides = maps.Clone(d.overrides)
+	delete(d.overrides, name)
+	return d.overrides
 }
 
 // outOfMemory makes an error of lacking memory one that names the sizes. wanted is used where the plugin names none.
