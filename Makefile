@@ -30,7 +30,7 @@ RACED   := ./artifact \
            ./trainer/xla/pjrt
 CONTROL := bin/kubernetes/kube-apiserver bin/kubernetes/kube-controller-manager bin/kubernetes/kube-scheduler
 
-.PHONY: help setup build mpi demo test test-mpi test-kubernetes test-fresh check lint race pure sanitize generate generated bench microbench fuzz chaos gpu-check-bundle clean
+.PHONY: help setup build mpi demo test test-mpi test-kubernetes test-fresh check lint race pure levels sanitize generate generated bench microbench fuzz chaos gpu-check-bundle clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 24
@@ -51,7 +51,7 @@ demo: build ## train a small model on made clips, score held-out pairs, write a 
 
 test: setup check lint generated bin/tools/grpcurl ## everything: checks, all tests, race detector, sanitizers, the build without cgo
 	go test ./...
-	$(MAKE) race pure sanitize test-mpi
+	$(MAKE) race pure levels sanitize test-mpi
 
 check: setup ## vet and gofmt
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt wants changes in:'; gofmt -l .; exit 1; }
@@ -69,6 +69,10 @@ pure: setup ## what must work without cgo
 	CGO_ENABLED=0 go build -o /dev/null ./cmd/coordinator
 	CGO_ENABLED=0 go test $(PURE)
 	go test -tags nonative ./trainer/cpu/...
+
+levels: setup ## whole steps with the kernels of older processors
+	SURMISE_KERNELS=baseline go test ./trainer/cpu ./trainer/model
+	if grep -qw avx2 /proc/cpuinfo && grep -qw fma /proc/cpuinfo; then SURMISE_KERNELS=avx2 go test ./trainer/cpu ./trainer/model; fi
 
 test-kubernetes: build $(CONTROL) ## the launcher and the manifests on a private Kubernetes, which the first time is compiled
 	./deploy/setup.sh cluster

@@ -12,7 +12,7 @@ import (
 // FirstNonFinite repeats the last run, one clip and one operation after the other, up to the first value that is NaN or
 // infinite, and says which operation made it and of which tensor: the weights that the operation reads, or the nearest
 // ones below it. A state or input that holds such a value is named with operation "input". ok is false where there is
-// none. The state is not changed; sums are.
+// none. The state is not changed; sums are, so no Update may follow before another Run.
 func (m *Machine) FirstNonFinite() (op, tensorName string, ok bool) {
 	p := m.plan
 	for _, n := range p.once {
@@ -20,6 +20,7 @@ func (m *Machine) FirstNonFinite() (op, tensorName string, ok bool) {
 			return "input", n.Name(), true
 		}
 	}
+	m.ran = false
 	var found *G.Node
 	err := m.all(func(w *worker) error {
 		if w.index > 0 {

@@ -121,7 +121,9 @@ func Compile(p *graph.Program, o Options) (*Machine, error) {
 	if o.Precision != FP32 && o.Precision != BF16 {
 		return nil, fmt.Errorf("precision is %q, want fp32 or bf16", o.Precision)
 	}
-	kernel.Setup()
+	if err := kernel.Setup(); err != nil {
+		return nil, err
+	}
 	pl, err := newPlan(p, o.Precision)
 	if err != nil {
 		return nil, fmt.Errorf("plan for the CPU: %w", err)

@@ -25,21 +25,27 @@ func availableIn(root fs.FS) (bytes int64, ok bool) {
 		switch {
 		case len(parts) < 3:
 		case parts[1] == "": // version 2; inside a container the path is / and the limit lies at the root
-			bytes = min(bytes, roomInGroup(root, "sys/fs/cgroup", parts[2], "memory.max", "memory.current", "inactive_file"))
+			bytes = min(bytes, roomInGroup(root, "sys/fs/cgroup", parts[2], "memory.current", "inactive_file", "memory.max", "memory.high"))
 		case parts[1] == "memory":
-			bytes = min(bytes, roomInGroup(root, "sys/fs/cgroup/memory", parts[2], "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))
+			bytes = min(bytes, roomInGroup(root, "sys/fs/cgroup/memory", parts[2], "memory.usage_in_bytes", "total_inactive_file", "memory.limit_in_bytes"))
 		}
 	}
 	return bytes, bytes < math.MaxInt64
 }
 
 // roomInGroup is the least that a control group and those above it leave: limit less
-// usage, not counting cached files, which give way. MaxInt64 without a limit.
-func roomInGroup(root fs.FS, mount, group, limitFile, usageFile, cacheField string) int64 {
+// usage, not counting cached files, which give way. MaxInt64 without a limit. Above memory.high a group is not ended but
+// slowed down to next to nothing, so it is a limit too.
+func roomInGroup(root fs.FS, mount, group, usageFile, cacheField string, limitFiles ...string) int64 {
 	room := int64(math.MaxInt64)
 	for dir := path.Join("/", group); ; dir = path.Dir(dir) {
 		at := mount + dir
-		limit, limited := number(root, path.Join(at, limitFile))
+		limit, limited := int64(math.MaxInt64), false
+		for _, file := range limitFiles {
+			if n, ok := number(root, path.Join(at, file)); ok {
+				limit, limited = min(limit, n), true
+			}
+		}
 		usage, known := number(root, path.Join(at, usageFile))
 		if limited && known {
 			cache, _ := field(root, path.Join(at, "memory.stat"), cacheField)

@@ -23,6 +23,13 @@ func TestAvailableMemory(t *testing.T) {
 			"sys/fs/cgroup/slurm/job_1/memory.current":        file("3000\n"),
 			"sys/fs/cgroup/slurm/job_1/memory.stat":           file("anon 2000\ninactive_file 500\n"),
 		}, 2500, true},
+		"version 2, throttled before it is ended": {fstest.MapFS{
+			"proc/meminfo":                   file("MemAvailable: 4000 kB\n"),
+			"proc/self/cgroup":               file("0::/x\n"),
+			"sys/fs/cgroup/x/memory.max":     file("max\n"),
+			"sys/fs/cgroup/x/memory.high":    file("3000\n"),
+			"sys/fs/cgroup/x/memory.current": file("1000\n"),
+		}, 2000, true},
 		"version 2, in a container": {fstest.MapFS{
 			"proc/self/cgroup":             file("0::/\n"),
 			"sys/fs/cgroup/memory.max":     file("700\n"),

@@ -18,7 +18,9 @@ func Roofline(threads int, precision Precision, length time.Duration) (float64, 
 	if threads < 1 {
 		return 0, fmt.Errorf("threads is %d, want at least 1", threads)
 	}
-	kernel.Setup()
+	if err := kernel.Setup(); err != nil {
+		return 0, err
+	}
 	const m, n, k, rounds = 512, 576, 192, 20 // a clip's rows, and the qkv map of 192 features
 	half := precision == BF16
 	panels := kernel.PanelFloats(k, n, half)
@@ -48,17 +50,23 @@ func Roofline(threads int, precision Precision, length time.Duration) (float64, 
 				x, w = kernel.Cells{H: aHalf}, kernel.Cells{H: bHalf}
 			}
 			kernel.PackColumns(packed, w, k, n)
-			measure := func(product func()) {
-				round := time.Now()
+			measure := func(product func() bool) {
+				round, done := time.Now(), true
 				for range rounds {
-					product()
+					done = product() && done
+				}
+				if !done {
+					return
 				}
 				best[t] = max(best[t], 2*m*n*k*rounds/time.Since(round).Seconds())
 			}
 			for began := time.Now(); time.Since(began) < length; {
-				measure(func() { kernel.Product(kernel.Plain, kernel.Cells{F: c}, x, m, n, k, packed, nil, kernel.Cells{}) })
+				measure(func() bool {
+					kernel.Product(kernel.Plain, kernel.Cells{F: c}, x, m, n, k, packed, nil, kernel.Cells{})
+					return true
+				})
 				if !half {
-					measure(func() { kernel.LibraryProduct(c, a, b, m, n, k) })
+					measure(func() bool { return kernel.LibraryProduct(c, a, b, m, n, k) })
 				}
 			}
 		})

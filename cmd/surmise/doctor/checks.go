@@ -37,6 +37,8 @@ const (
 func processor(p Probes) Check {
 	c := Check{Name: "processor", Status: OK, Value: p.Features()}
 	switch {
+	case strings.HasPrefix(c.Value, "SURMISE_KERNELS"):
+		c.Status, c.Remedy = Fail, "unset it, or name instructions that this processor has"
 	case !p.Native:
 		c.Status, c.Remedy = Warn, "this build has no native kernels; build with cgo and without the tag nonative"
 	case !strings.Contains(strings.ToLower(c.Value), "avx"):

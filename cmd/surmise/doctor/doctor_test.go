@@ -80,6 +80,9 @@ func TestFaults(t *testing.T) {
 		damage func(*Options, *Probes, fstest.MapFS)
 	}{
 		{"processor", Warn, "nonative", func(_ *Options, p *Probes, _ fstest.MapFS) { p.Native = false }},
+		{"processor", Fail, "unset it", func(_ *Options, p *Probes, _ fstest.MapFS) {
+			p.Features = func() string { return "SURMISE_KERNELS is amx, which this processor does not have" }
+		}},
 		{"processor", Warn, "AVX2", func(_ *Options, p *Probes, _ fstest.MapFS) { p.Features = func() string { return "baseline" } }},
 		{"threads", Warn, "2 of 8 cores", func(_ *Options, p *Probes, _ fstest.MapFS) { p.Threads = func() int { return 2 } }},
 		{"memory", Fail, "100 MiB", func(_ *Options, p *Probes, _ fstest.MapFS) {

@@ -20,12 +20,6 @@ static long tile_rows(long keys, long block) {
 	return rows < keys ? rows : keys;
 }
 
-static long seen_keys(long last_row, long block, long keys) {
-	if (block <= 0) return keys;
-	long seen = (last_row / block + 1) * block;
-	return seen < keys ? seen : keys;
-}
-
 // head is one head of one segment. Matrices of tokens are [keys, dim] with row strides of elements; float32, or bfloat16.
 typedef struct {
 	int half;
@@ -61,7 +55,7 @@ INLINE void softmax_rows(const int half, const int rough, const head_t *h, long 
 	for (long r = 0; r < rows; r++, narrowed += half ? h->ld : 0) {
 		float *s = h->scores + r * h->ld;
 		void *to = half ? (void *)narrowed : (void *)s;
-		const long seen = visible(first + r, h->block, width), end = round_up(seen);
+		const long seen = visible(first + r, h->block, width), end = whole(seen, LANES);
 		float max;
 		if (seen == width) {
 			max = lane_max(load(h->max + r * LANES)); // scores_of left -inf behind the last key
@@ -105,7 +99,7 @@ static void softmax_tile_half(const head_t *h, long rows, long width, long first
 // row_grad prepares softmax_tile_grad of row r: 1/sum, and the sum of P dP. Hidden columns of d become 0.
 INLINE float row_grad(const head_t *h, float *d, long r, long width, long first, float *norm) {
 	const float *p = h->scores + r * h->ld;
-	const long seen = visible(first + r, h->block, width), end = round_up(seen), last = whole(width, NR);
+	const long seen = visible(first + r, h->block, width), end = whole(seen, LANES), last = whole(width, NR);
 	for (long i = seen; i < last; i++) d[i] = 0;
 	vec sum0 = SPLAT(0.0f), sum1 = sum0;
 	long i = 0;
@@ -124,7 +118,7 @@ static void softmax_tile_grad(const head_t *h, float *d, long rows, long width, 
 	for (long r = 0; r < rows; r++, d += h->ld) {
 		float *p = h->scores + r * h->ld, norm;
 		const float dot = row_grad(h, d, r, width, first, &norm);
-		const long end = round_up(visible(first + r, h->block, width));
+		const long end = whole(visible(first + r, h->block, width), LANES);
 		for (long i = 0; i < end; i += LANES) {
 			vec q = load(p + i) * norm;
 			store(p + i, q);
@@ -241,7 +235,7 @@ static void attention(int half, void *out, const void *qkv, const int32_t *offse
 			panels_by_rows(l.values, cell(half, q, 2 * width), keys, dim, stride, half);
 			for (long first = 0; first < count; first += rows) {
 				const long m = count - first < rows ? count - first : rows;
-				const long seen = seen_keys(first + m - 1, block, keys);
+				const long seen = visible(first + m - 1, block, keys);
 				if (queries) {
 					pick(half, l.picked, q, stride, queries + from + first, m, dim);
 					scores_of(&h, m, seen, l.picked, dim, l.keys);
@@ -285,7 +279,7 @@ static void attention_grad(int half, void *dqkv, const void *qkv, const void *do
 			int kind = SET;
 			for (long first = (keys - 1) / rows * rows; first >= 0; first -= rows, kind = ADD) {
 				const long m = keys - first < rows ? keys - first : rows;
-				const long seen = seen_keys(first + m - 1, block, keys);
+				const long seen = visible(first + m - 1, block, keys);
 				const void *qt = cell(half, q, first * stride), *gt = cell(half, go, first * width);
 				panels_by_rows(l.query_rows, qt, m, dim, stride, half);
 				panels_by_rows(l.out_rows, gt, m, dim, width, half);

@@ -18,11 +18,16 @@ import (
 	"sync"
 )
 
-var setup = sync.OnceFunc(implementation{}.setup)
+var setup = sync.OnceValue(implementation{}.setup)
 
-// Setup chooses the widest instruction set that this processor has. It is called before the first kernel; without it
-// the baseline runs. Calls after the first do nothing.
-func Setup() { setup() }
+// LevelVariable is the variable of the environment that names an instruction set below the widest, to repeat the bits of another
+// machine or to rule a kernel out: baseline, avx2, avx512, avx512bf16 or amx.
+const LevelVariable = "SURMISE_KERNELS"
+
+// Setup chooses the widest instruction set that this processor has, or the one that LevelVariable names. It is called before
+// the first kernel; without it the baseline runs. Calls after the first do nothing, and give the error of the first: of a
+// name that is unknown, or of what this processor does not have.
+func Setup() error { return setup() }
 
 // Cells are the elements of a matrix, row-major: float32 in F, or bfloat16 (the upper half of a float32) in H. The other
 // one is nil.
@@ -121,16 +126,17 @@ func ProductSum(c []float32, a, b Cells, m, n, k int, scratch []float32) {
 func ProductSumScratch(m, n int) int { return implementation{}.productSumScratch(m, n) }
 
 // LibraryProduct sets c [m,n] to A Bᵀ, for a [m,k] and b [n,k], by a library, oneDNN in native builds, on the calling thread:
-// what the machine's speed is measured with, beside Product.
-func LibraryProduct(c, a, b []float32, m, n, k int) {
+// what the machine's speed is measured with, beside Product. It says whether the library did it: one that may not make code, or
+// has no memory, does nothing.
+func LibraryProduct(c, a, b []float32, m, n, k int) bool {
 	if m == 0 || n == 0 {
-		return
+		return true
 	}
 	if k == 0 { // an empty sum; libraries differ on it
 		clear(cut(c, m*n))
-		return
+		return true
 	}
-	implementation{}.libraryProduct(cut(c, m*n), cut(a, m*k), cut(b, n*k), m, n, k)
+	return implementation{}.libraryProduct(cut(c, m*n), cut(a, m*k), cut(b, n*k), m, n, k)
 }
 
 // GELU sets out to x Φ(x), Φ the normal distribution function: the exact GELU, not the tanh form. Its error is below
@@ -404,7 +410,9 @@ func SetFlushToZero() { implementation{}.setFlushToZero() }
 
 // Features names the instruction set of the kernels and the product library, for logs and benchmark reports.
 func Features() string {
-	Setup()
+	if err := Setup(); err != nil {
+		return err.Error()
+	}
 	return implementation{}.features()
 }
 
@@ -436,6 +444,8 @@ func checkOffsets(offsets []int32) (rows, longest int) {
 
 // NativeBF16 tells whether this processor multiplies bfloat16 matrices itself.
 func NativeBF16() bool {
-	Setup()
+	if Setup() != nil {
+		return false
+	}
 	return implementation{}.nativeBF16()
 }

@@ -109,12 +109,13 @@ func (reference) gemm(transA bool, m, n, k int, a, b []float32, beta float32, c 
 	}
 }
 
-func (reference) libraryProduct(c, a, b []float32, m, n, k int) {
+func (reference) libraryProduct(c, a, b []float32, m, n, k int) bool {
 	for i := range m {
 		for j := range n {
 			c[i*n+j] = float32(dot(a[i*k:][:k], b[j*k:][:k]))
 		}
 	}
+	return true
 }
 
 func (reference) gelu(out, x []float32) {

@@ -686,6 +686,111 @@ func TestNaN(t *testing.T) {
 	})
 }
 
+// The same of what works on either kind: in every operand, the first and the last element.
+func TestNaNOfEitherKind(t *testing.T) {
+	const m, n, k, heads, dim = 7, 40, 36, 2, 18 // with edges
+	nan := float32(math.NaN())
+	eachLevel(t, func(t *testing.T) {
+		for _, half := range []bool{false, true} {
+			of := func(rows, columns int) Cells {
+				x := make([]float32, rows*columns)
+				for i := range x {
+					x[i] = float32(i%7)/8 - 0.4
+				}
+				if !half {
+					return f32(x)
+				}
+				c := Cells{H: make([]uint16, len(x))}
+				Narrow(c.H, x)
+				return c
+			}
+			spoil := func(c Cells, at int) Cells {
+				if half {
+					c.H[at] = 0x7fc0
+				} else {
+					c.F[at] = nan
+				}
+				return c
+			}
+			expect := func(what string, got []float32) {
+				t.Helper()
+				if !slices.ContainsFunc(got, func(v float32) bool { return v != v }) {
+					t.Errorf("bfloat16 %t: %s lost the NaN", half, what)
+				}
+			}
+			panelsOf := func(b Cells) []float32 {
+				panels := make([]float32, PanelFloats(k, n, half))
+				PackColumns(panels, b, k, n)
+				return panels
+			}
+			finishes := map[string]Finish{"plain": Plain, "bias": WithBias, "GELU": WithGELU, "GELU'": WithGELUGrad}
+			if !half {
+				finishes["adding"], finishes["residual"] = Adding, WithResidual
+			}
+			for name, finish := range finishes {
+				for _, at := range []int{0, m*k - 1} {
+					c := of(m, n)
+					Product(finish, c, spoil(of(m, k), at), m, n, k, panelsOf(of(n, k)), make([]float32, n), of(m, n))
+					expect("a product, "+name+", of a", float32s(c))
+				}
+				for _, at := range []int{0, n*k - 1} {
+					c := of(m, n)
+					Product(finish, c, of(m, k), m, n, k, panelsOf(spoil(of(n, k), at)), make([]float32, n), of(m, n))
+					expect("a product, "+name+", of b", float32s(c))
+				}
+			}
+			for _, at := range []int{0, m*n - 1} {
+				sums, scratch := make([]float32, n*n), make([]float32, ProductSumScratch(n, n))
+				ProductSum(sums, spoil(of(m, n), at), of(m, n), n, n, m, scratch)
+				expect("a sum of products, of a", sums)
+				clear(sums)
+				ProductSum(sums, of(m, n), spoil(of(m, n), at), n, n, m, scratch)
+				expect("a sum of products, of b", sums)
+				for what, do := range map[string]func(y Cells){
+					"SwiGLU of a":  func(y Cells) { SwiGLU(y, spoil(of(m, n), at), of(m, n), m*n) },
+					"SwiGLU of b":  func(y Cells) { SwiGLU(y, of(m, n), spoil(of(m, n), at), m*n) },
+					"SwiGLU' by a": func(y Cells) { SwiGLUGrad(y, spoil(of(m, n), at), of(m, n), of(m, n), 0, m*n) },
+					"SwiGLU' by b": func(y Cells) { SwiGLUGrad(y, of(m, n), of(m, n), spoil(of(m, n), at), 1, m*n) },
+					"LayerNorm":    func(y Cells) { LayerNorm(y, float32s(spoil(of(m, n), at)), m, n, nil, nil, 1e-6) },
+				} {
+					y := of(m, n)
+					do(y)
+					expect(what, float32s(y))
+				}
+				dx := make([]float32, m*n)
+				LayerNormGrad(dx, nil, float32s(of(m, n)), spoil(of(m, n), at), m, n, nil, 1e-6, nil, nil)
+				expect("LayerNorm'", dx)
+				ColumnSum(sums[:n], spoil(of(m, n), at), m, n)
+				expect("ColumnSum", sums[:n])
+			}
+			const width = heads * dim
+			offsets, scratch := []int32{0, m}, make([]float32, AttentionScratch(m, dim, 0, half))
+			for _, at := range []int{0, width, 2 * width, m*3*width - 1} { // in a query, a key, a value, the last value
+				out, dqkv := of(m, width), of(m, 3*width)
+				Attention(out, spoil(of(m, 3*width), at), offsets, heads, dim, 0, scratch)
+				expect(fmt.Sprintf("attention of element %d", at), float32s(out))
+				AttentionGrad(dqkv, spoil(of(m, 3*width), at), of(m, width), offsets, heads, dim, 0, scratch)
+				expect(fmt.Sprintf("attention' of element %d", at), float32s(dqkv))
+				Rotate(dqkv, spoil(of(m, 3*width), at), make([]int32, m), make([]float32, dim), make([]float32, dim), heads, dim, dim)
+				expect(fmt.Sprintf("rotation of element %d", at), float32s(dqkv))
+			}
+			dqkv := of(m, 3*width)
+			AttentionGrad(dqkv, of(m, 3*width), spoil(of(m, width), m*width-1), offsets, heads, dim, 0, scratch)
+			expect("attention' of its gradient", float32s(dqkv))
+		}
+		p := []float32{1, 2, 3}
+		AdamWEMA(p, []float32{0, nan, 0}, make([]float32, 3), make([]float32, 3), nil, AdamW{Scale: 1, Correction1: 1, Correction2: 1, Eps: 1e-8, LR: 0.1})
+		if p[1] == p[1] || p[0] != p[0] {
+			t.Errorf("AdamW: %v", p)
+		}
+		errs := make([]float32, 2)
+		RowAbsError(errs, []float32{1, 2, nan, 4}, make([]float32, 4), 2, 2)
+		if errs[1] == errs[1] || errs[0] != errs[0] {
+			t.Errorf("RowAbsError: %v", errs)
+		}
+	})
+}
+
 // Values whose squares overflow come out right or as NaN, never as a finite row that says nothing of them.
 func TestLayerNormOverflow(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
@@ -707,8 +812,8 @@ func TestLayerNormOverflow(t *testing.T) {
 	})
 }
 
-// run is a mix of kernels on data from one seed, with every buffer shifted by some floats.
-func run(shift int) []float32 {
+// run is a mix of kernels on data from one seed, of float32 or bfloat16, with every buffer shifted by some elements.
+func run(shift int, half bool) []float32 {
 	const rows, heads, dim, width = 140, 2, 64, 128
 	rng := rand.New(rand.NewPCG(8, 9))
 	buffer := func(n int) []float32 {
@@ -718,18 +823,31 @@ func run(shift int) []float32 {
 		}
 		return s
 	}
-	qkv, weights, out, dqkv := buffer(rows*3*width), buffer(width*4*width), buffer(rows*width), buffer(rows*3*width)
-	product, sum, scratch := buffer(rows*4*width), buffer(4*width), buffer(AttentionScratch(rows, dim, 0, false))
-	Attention(f32(out), f32(qkv), []int32{0, 9, rows}, heads, dim, 0, scratch)
-	AttentionGrad(f32(dqkv), f32(qkv), f32(out), []int32{0, 9, rows}, heads, dim, 0, scratch)
-	panels := buffer(PanelFloats(width, 4*width, false))
-	PackColumns(panels, f32(weights), width, 4*width)
-	Product(Plain, f32(product), f32(out), rows, 4*width, width, panels, nil, Cells{})
-	ProductSum(weights, f32(product), f32(out), 4*width, width, rows, buffer(ProductSumScratch(4*width, width)))
-	GELU(product, product)
-	ColumnSum(sum, f32(product), rows, 4*width)
-	return slices.Concat(out, dqkv, product, weights, sum,
-		[]float32{float32(SumSquares(product)), float32(LpSum(qkv, dqkv, 1))})
+	cells := func(n int) Cells {
+		x := buffer(n)
+		if !half {
+			return f32(x)
+		}
+		c := Cells{H: make([]uint16, n+shift)[shift:]}
+		Narrow(c.H, x)
+		return c
+	}
+	qkv, weights, out, dqkv := cells(rows*3*width), cells(width*4*width), cells(rows*width), cells(rows*3*width)
+	product, sums, sum, scratch := cells(rows*4*width), buffer(width*4*width), buffer(4*width), buffer(AttentionScratch(rows, dim, 0, half))
+	gamma, residual := buffer(width), buffer(rows*width)
+	Rotate(qkv, qkv, make([]int32, rows), buffer(dim), buffer(dim), heads, dim, dim)
+	Attention(out, qkv, []int32{0, 9, rows}, heads, dim, 0, scratch)
+	AttentionGrad(dqkv, qkv, out, []int32{0, 9, rows}, heads, dim, 0, scratch)
+	panels := buffer(PanelFloats(width, 4*width, half))
+	PackColumns(panels, weights, width, 4*width)
+	Product(WithGELU, product, out, rows, 4*width, width, panels, sum, cells(rows*4*width))
+	ProductSum(sums, product, out, 4*width, width, rows, buffer(ProductSumScratch(4*width, width)))
+	SwiGLU(product, product, product, rows*4*width)
+	ColumnSum(sum, product, rows, 4*width)
+	LayerNorm(out, residual, rows, width, gamma, gamma, 1e-6)
+	LayerNormGrad(residual, residual, residual, out, rows, width, gamma, 1e-6, gamma, nil)
+	return slices.Concat(float32s(out), float32s(dqkv), float32s(product), sums, sum, residual, gamma,
+		[]float32{float32(SumSquares(sums)), float32(LpSum(sums, float32s(weights), 1))})
 }
 
 func sameBits(t *testing.T, what string, got, want []float32) {
@@ -744,19 +862,21 @@ func sameBits(t *testing.T, what string, got, want []float32) {
 // The same input gives the same bits wherever its buffers lie and whichever threads run beside it.
 func TestDeterminism(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
-		want := run(0)
-		for shift := 1; shift < 9; shift++ {
-			sameBits(t, fmt.Sprintf("buffers shifted by %d floats", shift), run(shift), want)
-		}
-		results := make(chan []float32)
-		for range 4 {
-			go func() {
-				runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-				results <- run(0)
-			}()
-		}
-		for range 4 {
-			sameBits(t, "on a thread of its own", <-results, want)
+		for _, half := range []bool{false, true} {
+			want := run(0, half)
+			for shift := 1; shift < 9; shift++ {
+				sameBits(t, fmt.Sprintf("bfloat16 %t, buffers shifted by %d elements", half, shift), run(shift, half), want)
+			}
+			results := make(chan []float32)
+			for range 4 {
+				go func() {
+					runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+					results <- run(0, half)
+				}()
+			}
+			for range 4 {
+				sameBits(t, fmt.Sprintf("bfloat16 %t, on a thread of its own", half), <-results, want)
+			}
 		}
 	})
 }

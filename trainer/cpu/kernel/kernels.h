@@ -98,7 +98,7 @@ KERNELS(X)
 extern const kernel_table surmise_baseline, surmise_avx2, surmise_avx512, surmise_avx512bf16, surmise_amx;
 
 // surmise_library_product is C[m,n] = A[m,k] B[n,k]ᵀ, row-major, on the calling thread alone.
-void surmise_library_product(long m, long n, long k, const float *a, const float *b, float *c);
+int surmise_library_product(long m, long n, long k, const float *a, const float *b, float *c);
 
 // surmise_product_into is surmise_product for contiguous matrices: what Go calls, without a struct of pointers.
 void surmise_product_into(int pairs, int kind, long m, long n, long k, const void *a, const void *panels, void *c,

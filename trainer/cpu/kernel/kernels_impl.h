@@ -14,6 +14,10 @@
 //
 // All sums run in a fixed order: the same input gives the same bits on the same instruction set.
 
+#ifdef __FAST_MATH__
+#error "exponentials, rounding and what is no number need the order and the values of IEEE 754: leave -ffast-math out"
+#endif
+
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -326,7 +330,6 @@ INLINE long visible(long i, long block, long width) {
 	long seen = (i / block + 1) * block;
 	return seen < width ? seen : width;
 }
-INLINE long round_up(long n) { return (n + LANES - 1) / LANES * LANES; }
 
 #include "attention_impl.h"
 

@@ -13,7 +13,7 @@ void surmise_library_version(int version[3]) {
 
 extern void omp_set_num_threads(int);
 
-void surmise_library_product(long m, long n, long k, const float *a, const float *b, float *c) {
+int surmise_library_product(long m, long n, long k, const float *a, const float *b, float *c) {
 	static __thread int prepared;
 	if (!prepared) {
 		// libgomp keeps the thread count per calling thread and gives each its own pool: ask for one thread before its
@@ -21,5 +21,5 @@ void surmise_library_product(long m, long n, long k, const float *a, const float
 		omp_set_num_threads(1);
 		prepared = 1;
 	}
-	dnnl_sgemm('N', 'T', m, n, k, 1.0f, a, k, b, k, 0.0f, c, n);
+	return dnnl_sgemm('N', 'T', m, n, k, 1.0f, a, k, b, k, 0.0f, c, n) == dnnl_success;
 }

@@ -3,6 +3,7 @@
 package kernel
 
 /*
+#cgo CFLAGS: -fno-strict-aliasing
 #cgo !sanitize CFLAGS: -O3
 #cgo sanitize CFLAGS: -DSANITIZE
 #cgo LDFLAGS: -ldnnl -lgomp -lm
@@ -65,6 +66,9 @@ import "C"
 import (
 	"fmt"
 	"math"
+	"os"
+	"slices"
+	"strings"
 	"unsafe"
 )
 
@@ -88,14 +92,25 @@ const (
 	amx
 )
 
-// setup chooses the widest instruction set of this processor.
-func (native) setup() {
-	for l := amx; l >= baseline; l-- {
+var levelNames = [...]string{baseline: "baseline", avx2: "avx2", avx512: "avx512", avx512bf16: "avx512bf16", amx: "amx"}
+
+// setup chooses the widest instruction set of this processor, or the one that is wanted.
+func (native) setup() error {
+	widest, least := amx, baseline
+	if wanted := os.Getenv(LevelVariable); wanted != "" {
+		at := slices.Index(levelNames[:], wanted)
+		if at < 0 {
+			return fmt.Errorf("%s is %q, want one of %s", LevelVariable, wanted, strings.Join(levelNames[:], ", "))
+		}
+		widest, least = level(at), level(at)
+	}
+	for l := widest; l >= least; l-- {
 		if use(l) {
 			nativeBF16 = l >= avx512bf16
-			return
+			return nil
 		}
 	}
+	return fmt.Errorf("%s is %s, which this processor does not have, or the system does not allow", LevelVariable, levelNames[least])
 }
 
 var nativeBF16 bool
@@ -123,8 +138,8 @@ func flag(b bool) C.int {
 	return 0
 }
 
-func (native) libraryProduct(c, a, b []float32, m, n, k int) {
-	C.surmise_library_product(C.long(m), C.long(n), C.long(k), floats(a), floats(b), floats(c))
+func (native) libraryProduct(c, a, b []float32, m, n, k int) bool {
+	return C.surmise_library_product(C.long(m), C.long(n), C.long(k), floats(a), floats(b), floats(c)) != 0
 }
 
 func (native) gelu(out, x []float32) {

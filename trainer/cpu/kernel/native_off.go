@@ -8,7 +8,7 @@ type implementation = reference
 // Native tells whether this build has native kernels.
 const Native = false
 
-func (reference) setup() {}
+func (reference) setup() error { return nil }
 
 func (reference) nativeBF16() bool { return false }
 
