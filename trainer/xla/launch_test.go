@@ -2,6 +2,8 @@ package xla_test
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -76,6 +78,59 @@ func TestExpectedStepsCompileOnce(t *testing.T) {
 	if compiled != 1 {
 		t.Errorf("%d modules were compiled", compiled)
 	}
+}
+
+// Runs that are laid out alike send their tables once; another layout, of the same shape or a larger one, sends its own.
+func TestTablesAreSentOnce(t *testing.T) {
+	c := kinds["masked"].config
+	s, err := model.NewScoring(c, 2, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	oracle, err := graph.NewTape(s.Program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, d := machine(t, s.Program, xla.Options{})
+	for _, b := range []graph.Buffers{oracle, m} {
+		for name, n := range s.Params {
+			copy(b.Floats(n), c.Init(3)[name])
+		}
+	}
+	tubelets := [][]int{{1, 1}, {1, 1}, {2, 2}, {2, 2}, {1, 1}, {1, 2}} // that the windows of a run see
+	tables, sent := []bool{true, false, true, false, true, true}, 0
+	for run, seen := range tubelets {
+		var context, pred [][]int32
+		for _, n := range seen {
+			visible, hidden, err := c.Future(n * c.Tubelet)
+			if err != nil {
+				t.Fatal(err)
+			}
+			context, pred = append(context, visible), append(pred, hidden)
+		}
+		for _, b := range []graph.Buffers{oracle, m} {
+			rng := rand.New(rand.NewPCG(uint64(run), 1))
+			for i := range b.Floats(s.Clip) {
+				b.Floats(s.Clip)[i] = float32(rng.NormFloat64())
+			}
+			if err := s.Pack(b, context, pred); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := d.Uploads
+		if err := errors.Join(oracle.Run(), m.Run()); err != nil {
+			t.Fatal(err)
+		}
+		if run > 0 && (d.Uploads-before > 1) != tables[run] { // the clips, and the tables
+			t.Errorf("run %d: %d uploads", run, d.Uploads-before)
+		}
+		sent += d.Uploads - before
+		for g := range seen {
+			first, last, _ := s.PredictedRows(m, g)
+			near(t, fmt.Sprintf("run %d, window %d", run, g), m.Floats(s.Errors)[first:last], oracle.Floats(s.Errors)[first:last], 1e-5)
+		}
+	}
+	t.Logf("%d uploads", sent)
 }
 
 // What cannot be compiled with fused attention is compiled without, once and for all; what cannot be compiled at all is

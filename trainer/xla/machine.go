@@ -101,6 +101,7 @@ type Machine struct {
 	state     map[*flat]*mirrored
 	constants []Buffer
 	alive     Buffer
+	kept      keptTables
 
 	shape       *shape
 	executables map[string]*compiled // for the shape
@@ -478,8 +479,11 @@ func (m *Machine) start(update bool, count int) error {
 		return m.err
 	}
 	slots := m.slots[:count]
-	if err := m.fit(slots); err != nil {
-		return err
+	again := !update && m.kept.serve(slots[0])
+	if !again {
+		if err := m.fit(slots); err != nil {
+			return err
+		}
 	}
 	if update { // one module for any count of steps: to compile another takes longer than some steps without effect
 		slots = m.slots
@@ -489,7 +493,13 @@ func (m *Machine) start(update bool, count int) error {
 	if err != nil {
 		return err
 	}
-	inputs, err := m.upload(e, slots, count)
+	inputs, tables, err := m.upload(e, slots, count, again)
+	switch {
+	case update || err != nil && !again: // closed with the inputs
+		inputs, tables = append(inputs, tables...), nil
+	case err == nil && !again:
+		err = m.keepTables(e, slots[0], tables)
+	}
 	if err != nil {
 		return errors.Join(m.settle(), m.explain("send the inputs", err), closeAll(inputs))
 	}
@@ -503,7 +513,7 @@ func (m *Machine) start(update bool, count int) error {
 	}
 	// To start a program of hundreds of operations takes a device's host as long as to make the inputs ready for it.
 	m.starting = make(chan error, 1)
-	go func() { m.starting <- m.launch(e, inputs, count) }()
+	go func() { m.starting <- m.launch(e, inputs, tables, count) }()
 	return nil
 }
 
@@ -519,9 +529,9 @@ func (m *Machine) settle() error {
 	return m.err
 }
 
-// launch starts a module on inputs, which it takes over.
-func (m *Machine) launch(e *compiled, inputs []Buffer, count int) error {
-	args, err := m.arguments(e, inputs)
+// launch starts a module on inputs, which it takes over, and on those that are kept.
+func (m *Machine) launch(e *compiled, inputs, kept []Buffer, count int) error {
+	args, err := m.arguments(e, slices.Concat(inputs, kept))
 	if err != nil {
 		return errors.Join(m.explain("send the state", err), closeAll(inputs))
 	}
@@ -605,10 +615,50 @@ func (m *Machine) arguments(e *compiled, inputs []Buffer) ([]Buffer, error) {
 	return slices.Concat(args, m.constants, inputs), nil
 }
 
-// upload sends the inputs and tables of a launch, the tables while the inputs are on their way. Buffers that it returns
-// are to be closed, after an error too; some may be nil then.
-func (m *Machine) upload(e *compiled, slots []*slot, count int) ([]Buffer, error) {
-	inputs := make([]Buffer, len(e.inputs))
+// keptTables are those of the newest Run: scoring lays out its windows alike from batch to batch, and to check, fill and send
+// tables of a million entries takes longer than the windows themselves.
+type keptTables struct {
+	ints   map[*G.Node][]int32 // that they were made of; nil: there are none
+	tables []Buffer
+}
+
+// serve tells whether the tables are those of a slot.
+func (k *keptTables) serve(s *slot) bool {
+	if k.ints == nil {
+		return false
+	}
+	for n, x := range s.ints {
+		if !slices.Equal(x, k.ints[n]) {
+			return false
+		}
+	}
+	return true
+}
+
+// keepTables takes over tables that were made of a slot's inputs. Those that were made of other numbers as well are kept for
+// one Run.
+func (m *Machine) keepTables(e *compiled, s *slot, tables []Buffer) error {
+	err := m.dropTables()
+	m.kept.tables = tables
+	if len(e.tables) == 0 {
+		m.kept.ints = map[*G.Node][]int32{}
+		for n, x := range s.ints {
+			m.kept.ints[n] = slices.Clone(x)
+		}
+	}
+	return err
+}
+
+func (m *Machine) dropTables() error {
+	err := closeAll(m.kept.tables)
+	m.kept = keptTables{}
+	return err
+}
+
+// upload sends the inputs and tables of a launch, the tables while the inputs are on their way; again is set where the tables
+// that are kept will do. Buffers that it returns are to be closed, but for those, after an error too; some may be nil then.
+func (m *Machine) upload(e *compiled, slots []*slot, count int, again bool) (inputs, tables []Buffer, err error) {
+	inputs = make([]Buffer, len(e.inputs))
 	sent := make(chan error, 1)
 	go func() {
 		for i, n := range e.inputs {
@@ -625,9 +675,10 @@ func (m *Machine) upload(e *compiled, slots []*slot, count int) ([]Buffer, error
 		}
 		sent <- nil
 	}()
-	tables, err := m.uploadTables(e, slots, count)
-	err = errors.Join(err, <-sent)
-	return append(inputs, tables...), err
+	if tables = m.kept.tables; !again {
+		tables, err = m.uploadTables(e, slots, count)
+	}
+	return inputs, tables, errors.Join(err, <-sent)
 }
 
 func (m *Machine) uploadTables(e *compiled, slots []*slot, count int) (sent []Buffer, err error) {
@@ -866,7 +917,7 @@ func (m *Machine) Check() error {
 }
 
 func (m *Machine) closeExecutables() error {
-	var err error
+	err := m.dropTables() // which are of the shape that the modules were
 	for _, e := range m.executables {
 		err = errors.Join(err, e.Close())
 	}
