@@ -406,6 +406,9 @@ func TestUp(t *testing.T) {
 	if here, there := ok(t, "compare", shownJob.Result.Artifacts[0].Path), ok(t, "compare", to, scored); here != there {
 		t.Errorf("compared here\n%s\nby the coordinator\n%s", here, there)
 	}
+	if here, there := ok(t, "compare", "--videos", shownJob.Result.Artifacts[0].Path), ok(t, "compare", to, "--videos", scored); here != there || !strings.Contains(here, "label, property") {
+		t.Errorf("videos here\n%s\nby the coordinator\n%s", here, there)
+	}
 	if answer := ok(t, "compare", to, "--json", "--videos", scored); !strings.Contains(answer, `"videos":[`) {
 		t.Errorf("compare --json --videos of a job: %s", answer)
 	}

@@ -71,6 +71,7 @@ func machineProbes(to dial.Options, gpus gpuOptions) doctor.Probes {
 	return doctor.Probes{
 		Root:       os.DirFS("/"),
 		Features:   kernel.Features,
+		Kernels:    kernel.Setup,
 		Native:     kernel.Native,
 		NativeBF16: kernel.NativeBF16,
 		Cores:      runtime.NumCPU,

@@ -23,8 +23,17 @@ failed=0
 late=0
 mkdir -p "$out" || exit 1
 out=$(cd "$out" && pwd)
-if [ -n "$pack" ]; then pack=$(cd "$(dirname "$pack")" && pwd)/$(basename "$pack") || exit 1; fi
-python=$(command -v "$python") || exit 1
+if [ -n "$pack" ]; then
+	to=$(cd "$(dirname "$pack")" && pwd) || exit 1
+	pack=$to/$(basename "$pack")
+	case $pack in "$out"/*)
+		echo "PACK lies in the folder of the results, which it would pack too: $pack" >&2
+		exit 1
+		;;
+	esac
+fi
+found=$(command -v "$python") || { echo "no $python here: name one in PYTHON" >&2; exit 1; }
+python=$found
 case $python in /*) ;; *) python=$PWD/$python ;; esac
 cd "$here" || exit 1
 

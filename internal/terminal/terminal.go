@@ -10,13 +10,12 @@ import (
 
 // Text is s with what is no letter, sign, space or line break written as an escape, such as the sequences that terminals obey.
 func Text(s string) string {
-	if prints(strings.ReplaceAll(s, "\n", "")) {
-		return s
-	}
-	lines := strings.Split(s, "\n")
+	lines := strings.Split(s, "\n") // one by one: bytes around a break may not join into a character
 	for i, line := range lines {
-		quoted := strconv.Quote(line)
-		lines[i] = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+		if !prints(line) {
+			quoted := strconv.Quote(line)
+			lines[i] = strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+		}
 	}
 	return strings.Join(lines, "\n")
 }

@@ -19,6 +19,9 @@ const (
 // Resolve returns what p means on this processor, FP32 or BF16. BF16 on a processor that has no instructions for it,
 // and any other word, is an error.
 func (p Precision) Resolve() (Precision, error) {
+	if err := kernel.Setup(); err != nil {
+		return "", err
+	}
 	switch {
 	case p == FP32, p == BF16 && kernel.NativeBF16():
 		return p, nil

@@ -95,10 +95,13 @@ func parseCSV(text []byte, separator rune) ([]Item, error) {
 	reader.TrimLeadingSpace = true
 	reader.ReuseRecord = true
 	var items []Item
-	pathColumn, labelColumn := 0, 1
+	pathColumn, labelColumn, headed := 0, 1, false
 	for first := true; ; first = false {
 		record, err := reader.Read()
 		if errors.Is(err, io.EOF) {
+			if headed {
+				return items, nil
+			}
 			return items, noHeader(items)
 		}
 		if err != nil {
@@ -110,7 +113,7 @@ func parseCSV(text []byte, separator rune) ([]Item, error) {
 				names[i] = strings.ToLower(strings.TrimSpace(name))
 			}
 			if i := slices.Index(names, "path"); i >= 0 {
-				pathColumn, labelColumn = i, slices.Index(names, "label")
+				pathColumn, labelColumn, headed = i, slices.Index(names, "label"), true
 				continue
 			}
 		}
@@ -139,7 +142,7 @@ func noHeader(items []Item) error {
 	if items[0].Label != "" {
 		header += ", " + items[0].Label
 	}
-	return fmt.Errorf("line 1: %q looks like a header: name the column of the files path, and that of labels label", header)
+	return fmt.Errorf("line 1: %q looks like a header: name the column of the files path, and that of labels label; if it is a folder of frames, put a header above it", header)
 }
 
 // parseSpaced reads "path label", with or without a first line that says so. Paths may hold spaces: the label is what follows the last one, unless that
@@ -148,11 +151,15 @@ func parseSpaced(text []byte) ([]Item, error) {
 	var items []Item
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	lines.Buffer(nil, maxLineBytes)
-	number := 0
+	number, headed := 0, false
 	for lines.Scan() {
 		number++
 		item := Item{Path: strings.TrimSpace(lines.Text())}
-		if item.Path == "" || number == 1 && slices.Equal(strings.Fields(strings.ToLower(item.Path)), []string{"path", "label"}) {
+		if number == 1 && slices.Equal(strings.Fields(strings.ToLower(item.Path)), []string{"path", "label"}) {
+			headed = true
+			continue
+		}
+		if item.Path == "" {
 			continue
 		}
 		if i := strings.LastIndexAny(item.Path, " \t"); i >= 0 && !hasExtension(item.Path[i+1:], videoExtensions) {
@@ -165,6 +172,9 @@ func parseSpaced(text []byte) ([]Item, error) {
 	}
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("line %d: %w (limit %d bytes)", number+1, err, maxLineBytes)
+	}
+	if headed {
+		return items, nil
 	}
 	return items, noHeader(items)
 }

@@ -79,16 +79,19 @@ func list(ctx context.Context, f *compare.File, reference *coordinator.ScoreFile
 	if err != nil {
 		return nil, err
 	}
-	return listingMessage(listing)
+	return listingMessage(listing, o.Videos)
 }
 
-func listingMessage(l *compare.Listing) (*surmisev1.CompareScoresResponse, error) {
-	const most = 100 // of the text; the message has more
+func listingMessage(l *compare.Listing, all bool) (*surmisev1.CompareScoresResponse, error) {
+	most := 20 // of the text, as 'surmise compare' has it; the message has more
+	if all {
+		most = 0
+	}
 	var text strings.Builder
 	if err := l.WriteText(&text, most); err != nil {
 		return nil, err
 	}
-	m := &surmisev1.CompareScoresResponse{Measure: l.Aggregation.String(), Columns: l.Columns, Warnings: l.Warnings, Text: text.String(),
+	m := &surmisev1.CompareScoresResponse{Measure: l.Aggregation.String(), Columns: l.Columns, Warnings: l.Warnings, Text: cutText(text.String()),
 		Protocol: l.Protocol, TwinRankCorrelation: l.TwinCorrelation}
 	if r := l.Reference; r != nil {
 		m.Reference = &surmisev1.ReferenceVideos{Videos: int32(r.Videos), Groups: int32(r.Groups), Rare: int32(r.Rare), RareExpected: r.Expected, Shared: int32(r.Shared)}
@@ -109,6 +112,18 @@ func listingMessage(l *compare.Listing) (*surmisev1.CompareScoresResponse, error
 
 // maxVideosBytes is what the videos of an answer may take: half of what gRPC's customary 4 MiB hold.
 const maxVideosBytes = 2 << 20
+
+// maxTextBytes is what the text of an answer may take.
+const maxTextBytes = 1 << 20
+
+// cutText ends a text that is too long after a line.
+func cutText(text string) string {
+	if len(text) <= maxTextBytes {
+		return text
+	}
+	text = text[:maxTextBytes]
+	return text[:strings.LastIndexByte(text, '\n')+1] + "… and more, which there is no room for\n"
+}
 
 // leaveOut drops the last videos where they are too many for an answer.
 func leaveOut(m *surmisev1.CompareScoresResponse) {
@@ -165,11 +180,11 @@ func surpriseMessage(spec compare.Spec, set *compare.Set, i int) *surmisev1.Vide
 
 func tableMessage(t *compare.Table) (*surmisev1.CompareScoresResponse, error) {
 	var text strings.Builder
-	if err := t.WriteText(&text); err != nil {
+	if err := errors.Join(t.WriteText(&text), t.WriteVideos(&text)); err != nil {
 		return nil, err
 	}
 	m := &surmisev1.CompareScoresResponse{
-		Measure: t.Aggregation.String(), Columns: t.Columns, Warnings: t.Warnings, Text: text.String(), Protocol: t.Protocol,
+		Measure: t.Aggregation.String(), Columns: t.Columns, Warnings: t.Warnings, Text: cutText(text.String()), Protocol: t.Protocol,
 	}
 	for _, r := range t.Rows {
 		row := &surmisev1.ComparisonRow{Property: r.Name, Pooled: r.Pooled, Groups: int32(r.Groups), Pairs: int32(r.Pairs)}

@@ -36,9 +36,11 @@ const (
 
 func processor(p Probes) Check {
 	c := Check{Name: "processor", Status: OK, Value: p.Features()}
+	if err := p.Kernels(); err != nil {
+		c.Status, c.Value, c.Remedy = Fail, err.Error(), "unset it, or name instructions that this processor has"
+		return c
+	}
 	switch {
-	case strings.HasPrefix(c.Value, "SURMISE_KERNELS"):
-		c.Status, c.Remedy = Fail, "unset it, or name instructions that this processor has"
 	case !p.Native:
 		c.Status, c.Remedy = Warn, "this build has no native kernels; build with cgo and without the tag nonative"
 	case !strings.Contains(strings.ToLower(c.Value), "avx"):

@@ -44,6 +44,7 @@ type Probes struct {
 	Root fs.FS // the file system at "/": proc, sys and dev are read
 
 	Features   func() string // instruction set and product library of the kernels
+	Kernels    func() error  // what is wrong with the instruction set that was asked for
 	Native     bool          // the kernels are native code
 	NativeBF16 func() bool   // the processor multiplies bfloat16
 	Cores      func() int    // cores that the process may run on, by its affinity

@@ -29,6 +29,7 @@ func sound() (Options, Probes, fstest.MapFS) {
 	return Options{DataDir: "/data/state", TempDir: "/tmp", Server: "coordinator:7433"}, Probes{
 		Root:       root,
 		Features:   func() string { return "AVX-512, oneDNN 2.6" },
+		Kernels:    func() error { return nil },
 		Native:     true,
 		NativeBF16: func() bool { return true },
 		Cores:      func() int { return 8 },
@@ -81,7 +82,7 @@ func TestFaults(t *testing.T) {
 	}{
 		{"processor", Warn, "nonative", func(_ *Options, p *Probes, _ fstest.MapFS) { p.Native = false }},
 		{"processor", Fail, "unset it", func(_ *Options, p *Probes, _ fstest.MapFS) {
-			p.Features = func() string { return "SURMISE_KERNELS is amx, which this processor does not have" }
+			p.Kernels = func() error { return errors.New("SURMISE_KERNELS is amx, which this processor does not have") }
 		}},
 		{"processor", Warn, "AVX2", func(_ *Options, p *Probes, _ fstest.MapFS) { p.Features = func() string { return "baseline" } }},
 		{"threads", Warn, "2 of 8 cores", func(_ *Options, p *Probes, _ fstest.MapFS) { p.Threads = func() int { return 2 } }},

@@ -190,12 +190,17 @@ func precisions() []string {
 
 // A FlagError is an option that cannot be.
 type FlagError struct {
-	Flag  string // such as "data-root"
+	Flag  string // such as "data-root"; "" for a variable of the environment, which Err names
 	Value string
 	Err   error
 }
 
-func (e *FlagError) Error() string { return fmt.Sprintf("--%s %q: %v", e.Flag, e.Value, e.Err) }
+func (e *FlagError) Error() string {
+	if e.Flag == "" {
+		return e.Err.Error()
+	}
+	return fmt.Sprintf("--%s %q: %v", e.Flag, e.Value, e.Err)
+}
 func (e *FlagError) Unwrap() error { return e.Err }
 
 // dataRoots makes the roots absolute and refuses one that is no folder; the beginning of a URI stays as it is.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/surmise-ml/surmise/trainer/cpu/kernel"
 	"github.com/surmise-ml/surmise/trainer/xla"
 	"github.com/surmise-ml/surmise/trainer/xla/gpu"
 	"github.com/surmise-ml/surmise/worker"
@@ -31,6 +32,9 @@ func (o DeviceOptions) GPUs() (*worker.GPUs, error) {
 	g := &worker.GPUs{Device: o.Device, Plugin: o.Plugin, System: gpu.Here(), Tuning: o.Tuning}
 	if o.Tuning.Steps < 0 || o.Tuning.Steps > 1024 {
 		return nil, &FlagError{"gpu-steps", fmt.Sprint(o.Tuning.Steps), errors.New("want 0 to 1024")}
+	}
+	if err := kernel.Setup(); err != nil { // else every job would fail by what is set here
+		return nil, &FlagError{Err: err}
 	}
 	if err := g.Check(); err != nil {
 		return nil, &FlagError{"device", o.Device, err}

@@ -238,7 +238,8 @@ type CompareScoresResponse struct {
 	// Properties in order of first appearance, then the pooled "visible", "occluded" and "all"; of controls no pooled ones.
 	Rows     []*ComparisonRow `protobuf:"bytes,3,rep,name=rows,proto3" json:"rows,omitempty"`
 	Warnings []string         `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"`
-	// All of it as a table for a terminal.
+	// All of it as a table for a terminal, as much as 1 MiB holds; videos where they are asked for, and of those without labels the
+	// first 20 in any case.
 	Text string `protobuf:"bytes,5,opt,name=text,proto3" json:"text,omitempty"`
 	// Trainings per column, where any has more than one; of untrained twins, those that differ.
 	Trainings []int32 `protobuf:"varint,6,rep,packed,name=trainings,proto3" json:"trainings,omitempty"`

@@ -2,13 +2,23 @@
 
 package kernel
 
+import (
+	"fmt"
+	"os"
+)
+
 // implementation is what the exported functions run.
 type implementation = reference
 
 // Native tells whether this build has native kernels.
 const Native = false
 
-func (reference) setup() error { return nil }
+func (reference) setup() error {
+	if wanted := os.Getenv(LevelVariable); wanted != "" {
+		return fmt.Errorf("%s is %q, and the kernels of this build are in Go alone", LevelVariable, wanted)
+	}
+	return nil
+}
 
 func (reference) nativeBF16() bool { return false }
 
