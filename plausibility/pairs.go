@@ -58,7 +58,7 @@ func ReadPairs(path string, roots []string) ([]Video, error) {
 func parsePairs(r io.Reader) ([]Video, error) {
 	counted := &countingReader{r: io.LimitReader(r, maxPairsBytes+1)}
 	in := csv.NewReader(counted)
-	in.FieldsPerRecord, in.TrimLeadingSpace = -1, true // counted below, to name the line in our words
+	in.FieldsPerRecord = -1 // counted below, to name the line in our words
 	header, err := in.Read()
 	if errors.Is(err, io.EOF) {
 		return nil, errors.New("empty")
@@ -69,12 +69,16 @@ func parsePairs(r io.Reader) ([]Video, error) {
 	header[0] = strings.TrimPrefix(header[0], "\ufeff") // spreadsheets write a byte order mark
 	at := make([]int, len(pairsColumns))                // of each of our columns
 	for i, name := range pairsColumns {
-		at[i] = slices.IndexFunc(header, func(h string) bool { return strings.EqualFold(strings.TrimSpace(h), name) })
+		named := func(h string) bool { return strings.EqualFold(strings.TrimSpace(h), name) }
+		at[i] = slices.IndexFunc(header, named)
+		if at[i] >= 0 && slices.ContainsFunc(header[at[i]+1:], named) {
+			return nil, fmt.Errorf("line 1: header %q has two columns %s", strings.Join(header, ","), name)
+		}
 		if at[i] < 0 {
 			return nil, fmt.Errorf("line 1: header %q has no column %s, want %s", strings.Join(header, ","), name, strings.Join(pairsColumns, ","))
 		}
 	}
-	columns := len(header)
+	columns, spaced := len(header), slices.ContainsFunc(header, func(h string) bool { return h != strings.TrimSpace(h) })
 	var videos []Video
 	lineOf := map[string]int{}
 	for {
@@ -93,6 +97,11 @@ func parsePairs(r io.Reader) ([]Video, error) {
 			return nil, fmt.Errorf("line %d: %d fields, want %d as in the header", line, len(row), columns)
 		}
 		row = []string{row[at[0]], row[at[1]], row[at[2]], row[at[3]]}
+		if spaced { // "path, label", as people write it
+			for i := range row {
+				row[i] = strings.TrimSpace(row[i])
+			}
+		}
 		for i, field := range row {
 			if err := checkField(field); err != nil {
 				return nil, fmt.Errorf("line %d: %s: %w", line, pairsColumns[i], err)

@@ -26,8 +26,8 @@ func SourceConfig(path string) (Config, error) {
 
 // Begun is the config of the run that has left checkpoints in dir; ok is false where there are none.
 func Begun(dir string) (c Config, ok bool) {
-	text, ok := checkpoint.LatestConfig(dir)
-	if !ok || json.Unmarshal(text, &c) != nil {
+	m, _, ok := checkpoint.LatestManifest(dir)
+	if !ok || json.Unmarshal(m.Config, &c) != nil {
 		return Config{}, false
 	}
 	return c, true

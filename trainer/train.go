@@ -74,9 +74,10 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 		return Result{}, err
 	}
 	s.due = func(step int) bool { return cfg.reports(step) || cfg.saves(step) || hooks.evaluates(cfg, step) }
-	newest, err := s.newest(dir) // before the videos too: another config is found out without them
-	if err != nil {
-		return Result{}, fmt.Errorf("resume from %s: %w", dir, err)
+	if m, path, ok := checkpoint.LatestManifest(dir); ok && part.leads() { // before the videos too: another config is known at once
+		if err := s.sameRunAs(m, path); err != nil {
+			return Result{}, fmt.Errorf("resume from %s: %w", dir, err)
+		}
 	}
 	decoders, done := video.OwnPool(hooks.Decoders)
 	defer done()
@@ -91,7 +92,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			return result, err
 		}
 	}
-	resumed, err := s.begin(dir, newest)
+	resumed, err := s.begin(dir)
 	if err != nil {
 		return result, ofTheHour(err, result.Verdicts)
 	}
@@ -354,16 +355,13 @@ func StoppedTogether(err error) bool {
 }
 
 // begin resumes, and gives all processes of the run what the first one begins with. It returns the steps that are done.
-func (s *stepper) begin(dir string, newest *checkpoint.Checkpoint) (resumed int, err error) {
+func (s *stepper) begin(dir string) (resumed int, err error) {
 	if err := s.share.sameRun(s.cfg, s.precision, s.dataset); err != nil {
 		return 0, err
 	}
 	if s.share.leads() {
-		if newest != nil {
-			if err := s.resume(newest); err != nil {
-				return 0, fmt.Errorf("resume from %s: %s: %w", dir, newest.Path, err)
-			}
-			resumed = newest.Manifest.Step
+		if resumed, err = s.resume(dir); err != nil {
+			return 0, fmt.Errorf("resume from %s: %w", dir, err)
 		}
 		if s.resumedFrom == "" && s.cfg.Init.From != "" {
 			if err := s.start(); err != nil {
@@ -411,24 +409,33 @@ func (s *stepper) leaveToTheFirst(step int) (bool, error) {
 	return !s.share.leads(), s.share.sameWeights(step, weights)
 }
 
-// newest is the newest whole checkpoint of dir, nil if there is none or this process does not lead. One of another config is
-// refused with the field's name.
-func (s *stepper) newest(dir string) (*checkpoint.Checkpoint, error) {
-	if !s.share.leads() {
-		return nil, nil
+// sameRunAs refuses a checkpoint of another config with the field's name.
+func (s *stepper) sameRunAs(m checkpoint.Manifest, path string) error {
+	if err := sameRun(m.Config, trainedIn(m), s.cfg, s.precision); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
 	}
-	c, ok, err := checkpoint.Latest(dir)
-	if err != nil || !ok {
-		return nil, err
-	}
-	if err := sameRun(c.Manifest.Config, trainedIn(c.Manifest), s.cfg, s.precision); err != nil {
-		return nil, fmt.Errorf("%s: %w", c.Path, err)
-	}
-	return c, nil
+	return nil
 }
 
-// resume gives the machine the weights and moments of a checkpoint of the same config. One of other videos is refused.
-func (s *stepper) resume(c *checkpoint.Checkpoint) error {
+// resume loads the newest whole checkpoint of dir, if there is one, and returns the steps that are done. A checkpoint of
+// another config or other videos is refused with the field's name.
+func (s *stepper) resume(dir string) (int, error) {
+	c, ok, err := checkpoint.Latest(dir)
+	if err != nil || !ok {
+		return 0, err
+	}
+	if err := s.sameRunAs(c.Manifest, c.Path); err != nil {
+		return 0, err
+	}
+	if err := s.load(c); err != nil {
+		return 0, fmt.Errorf("%s: %w", c.Path, err)
+	}
+	s.resumedFrom = c.Path
+	return c.Manifest.Step, nil
+}
+
+// load gives the machine the weights and moments of a checkpoint of the same config. One of other videos is refused.
+func (s *stepper) load(c *checkpoint.Checkpoint) error {
 	trained := trainedIn(c.Manifest)
 	if err := sameVideos(c.Manifest.Dataset, s.dataset); err != nil {
 		return err
@@ -461,6 +468,5 @@ func (s *stepper) resume(c *checkpoint.Checkpoint) error {
 	if err := checkpoint.Assign(moments, c.Optimizer); err != nil {
 		return fmt.Errorf("optimiser: %w", err)
 	}
-	s.resumedFrom = c.Path
 	return nil
 }

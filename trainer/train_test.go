@@ -283,22 +283,15 @@ func TestResumeIsStrict(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.m.Close()
-	if c, err := s.newest(t.TempDir()); c != nil || err != nil {
-		t.Errorf("an empty folder: %v, %v, want a start from 0", c, err)
+	if done, err := s.resume(t.TempDir()); done != 0 || err != nil {
+		t.Errorf("an empty folder: %d, %v, want a start from 0", done, err)
 	}
 	good := t.TempDir()
 	if _, err := s.save(good, 4); err != nil {
 		t.Fatal(err)
 	}
-	resume := func(dir string) (*checkpoint.Checkpoint, error) {
-		c, err := s.newest(dir)
-		if err == nil {
-			err = s.resume(c)
-		}
-		return c, err
-	}
-	if c, err := resume(good); err != nil || c.Manifest.Step != 4 {
-		t.Errorf("an own checkpoint: %v, %v, want 4 steps done", c, err)
+	if done, err := s.resume(good); done != 4 || err != nil {
+		t.Errorf("an own checkpoint: %d, %v, want 4 steps done", done, err)
 	}
 	for want, change := range map[string]func(c *checkpoint.Checkpoint){
 		"data_position is 7, want 8": func(c *checkpoint.Checkpoint) { c.Manifest.DataPosition = 7 },
@@ -313,7 +306,7 @@ func TestResumeIsStrict(t *testing.T) {
 		if _, err := checkpoint.Save(dir, c.Manifest, c.Model, c.Optimizer); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := resume(dir); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := s.resume(dir); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want an error that says %s", err, want)
 		}
 	}
@@ -496,11 +489,7 @@ func (s *stepper) resumeIn(t *testing.T, c *checkpoint.Checkpoint, asked cpu.Pre
 	defer slog.SetDefault(before)
 	other := *s
 	other.cfg.Precision = asked
-	newest, err := other.newest(dir)
-	if err == nil {
-		err = other.resume(newest)
-	}
-	if err != nil {
+	if _, err := other.resume(dir); err != nil {
 		return err.Error()
 	}
 	return log.String()

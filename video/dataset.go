@@ -154,7 +154,7 @@ func (d *Dataset) reopenKilled(ctx context.Context, items []source.Item) error {
 			again = append(again, d.verdicts[i])
 		}
 		if len(again) == several {
-			return &DecoderError{&UnusableError{again, len(items), d.spec.MaxUnusable}}
+			return &DecoderError{fmt.Errorf("the decoders of %d files were killed twice, as a system that is short of memory does, the first of %q", several, again[0].Path)}
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -368,11 +369,14 @@ func (o *reportOptions) addPairs(ctx context.Context, p *report.Page, notes io.W
 	return nil
 }
 
+// overlayName is a file name that reports give to overlays.
+var overlayName = regexp.MustCompile(`^overlay-\d{2,}(-.*)?` + regexp.QuoteMeta(overlay.Extension) + `$`)
+
 // removeOverlays removes what an earlier report left in a folder, and would pass for videos of this one.
 func removeOverlays(dir string) error {
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {
-		if name := e.Name(); strings.HasPrefix(name, "overlay-") && strings.HasSuffix(name, overlay.Extension) {
+		if name := e.Name(); e.Type().IsRegular() && overlayName.MatchString(name) {
 			err = errors.Join(err, os.Remove(filepath.Join(dir, name)))
 		}
 	}

@@ -44,8 +44,10 @@ mv "$work/curve.json" "$out/curve.json"
 	go version
 	date -u +%Y-%m-%d
 } > "$out/BUILT"
+rm -f "$out.tar.xz" # of an earlier build
 if command -v xz > /dev/null; then # the programs have most of their bytes in common, further apart than xz looks by itself
-	tar -C "$(dirname "$out")" -cf - "$(basename "$out")" | xz -T1 --x86 --lzma2=preset=6,dict=256MiB > "$out.tar.xz.part"
+	tar -C "$(dirname "$out")" -cf "$work/bundle.tar" "$(basename "$out")"
+	xz -T1 --x86 --lzma2=preset=6,dict=256MiB < "$work/bundle.tar" > "$out.tar.xz.part"
 	mv "$out.tar.xz.part" "$out.tar.xz"
 	ls -l "$out.tar.xz"
 fi

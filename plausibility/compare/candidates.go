@@ -85,15 +85,23 @@ func candidates(models []Candidate, o Options) (*Table, error) {
 		model, twin := column{name: names[i], file: base}, column{name: names[i], file: base}
 		for _, f := range m.Files {
 			set, _ := f.Set(ModelSet)
-			own := aligned(base, f, set)
-			model.sets = append(model.sets, own)
-			for _, other := range columns {
-				if slices.ContainsFunc(other.sets, own.sameWeights) {
-					notes = append(notes, fmt.Sprintf("%s and %s hold scores of the same weights: between them there is nothing to tell", other.name, names[i]))
-				}
-			}
+			model.sets = append(model.sets, aligned(base, f, set))
 			if set, ok := f.Set(TwinSet); ok {
 				twin.sets = append(twin.sets, aligned(base, f, set))
+			}
+		}
+		for _, other := range columns {
+			shared := 0
+			for _, set := range model.sets {
+				if slices.ContainsFunc(other.sets, set.sameWeights) {
+					shared++
+				}
+			}
+			switch {
+			case shared > 0 && shared == len(model.sets) && shared == len(other.sets):
+				notes = append(notes, fmt.Sprintf("%s and %s hold scores of the same weights: between them there is nothing to tell", other.name, names[i]))
+			case shared > 0:
+				notes = append(notes, fmt.Sprintf("%s and %s have %d trainings in common", other.name, names[i], shared))
 			}
 		}
 		columns = append(columns, model)

@@ -168,13 +168,13 @@ func TestRankByHand(t *testing.T) {
 }
 
 // Possible videos that come from one place raise a false alarm in at most a tenth of cases, also where those of a group are
-// nearly one video: counted as two, they did in 12 to 15 %.
+// nearly one video: counted as two, they did in 12.5 % of 30 groups.
 func TestCalibratedFalseAlarms(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		groups int
 		alike  bool
-	}{{"each its own", 24, false}, {"alike within groups", 24, true}, {"the fewest groups", 2 * MinCalibration, true}} {
+	}{{"each its own", 24, false}, {"alike within groups", 30, true}, {"the fewest groups", 2 * MinCalibration, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			var alarms float64
 			const files = 150
@@ -205,7 +205,7 @@ func TestCalibratedFalseAlarms(t *testing.T) {
 				}
 			}
 			// 150 files of at least 18 groups: a standard error of 0.6 points, half as much again as groups share their judges.
-			if t.Logf("%.1f %% false alarms", 100*alarms); alarms > 0.12 {
+			if t.Logf("%.1f %% false alarms", 100*alarms); alarms > 0.11 {
 				t.Errorf("%.1f %% false alarms, want at most 10", 100*alarms)
 			}
 		})

@@ -311,6 +311,8 @@ func writeColumns(b *strings.Builder, lines [][]string) {
 	var width []int
 	for _, line := range lines {
 		for i, cell := range line {
+			cell = terminal.Line(cell) // names stay on their line
+			line[i] = cell
 			if i == len(width) {
 				width = append(width, 0)
 			}

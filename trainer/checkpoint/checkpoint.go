@@ -285,19 +285,19 @@ func Latest(dir string) (_ *Checkpoint, ok bool, err error) {
 	return nil, false, nil
 }
 
-// LatestConfig is the config of the newest checkpoint in dir whose manifest can be read; ok is false where there is none. The
-// checkpoint itself may be damaged.
-func LatestConfig(dir string) (config json.RawMessage, ok bool) {
+// LatestManifest is that of the newest checkpoint in dir whose manifest can be read, with the checkpoint's path; ok is false
+// where there is none. The checkpoint itself may be damaged.
+func LatestManifest(dir string) (m Manifest, path string, ok bool) {
 	paths, err := list(dir)
 	if err != nil {
-		return nil, false
+		return Manifest{}, "", false
 	}
 	for _, path := range paths {
 		if m, err := readManifest(path); err == nil {
-			return m.Config, true
+			return m, path, true
 		}
 	}
-	return nil, false
+	return Manifest{}, "", false
 }
 
 // Prune removes the checkpoints in dir that are older than the newest keep whole ones. Whole means here

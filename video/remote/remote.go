@@ -169,7 +169,8 @@ func (s *Store) bucket(ctx context.Context, u *url.URL) (*blob.Bucket, error) {
 	}
 	b, err := blob.OpenBucket(context.WithoutCancel(ctx), strings.TrimSuffix(name, "?")) // it is kept, and renews its tokens with this context
 	if err != nil {
-		return nil, fmt.Errorf("opening bucket %s://%s: %w", u.Scheme, u.Host, err)
+		// Of this machine's credentials or settings, and of no object.
+		return nil, &source.AwayError{Err: fmt.Errorf("opening bucket %s://%s: %w", u.Scheme, u.Host, err)}
 	}
 	s.buckets[name] = b
 	return b, nil

@@ -225,10 +225,15 @@ func (r *resolver) folder(ctx context.Context, dir string) error {
 	return r.walk(ctx, dir, map[string]bool{})
 }
 
-// walk is folder but for those walked through already, by where their links lead.
+// walk is folder but for those walked through already, by where they really are.
 func (r *resolver) walk(ctx context.Context, dir string, walked map[string]bool) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
 	// A separator at the end has a link at the root followed.
-	return filepath.WalkDir(strings.TrimSuffix(dir, string(filepath.Separator))+string(filepath.Separator), func(path string, entry fs.DirEntry, err error) error {
+	root := strings.TrimSuffix(dir, string(filepath.Separator)) + string(filepath.Separator)
+	return filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -236,19 +241,20 @@ func (r *resolver) walk(ctx context.Context, dir string, walked map[string]bool)
 			return context.Cause(ctx)
 		}
 		if entry.IsDir() {
-			real, err := filepath.EvalSymlinks(path)
-			if err == nil && walked[real] {
+			at := filepath.Join(real, strings.TrimPrefix(path, root))
+			if walked[at] {
 				return fs.SkipDir
 			}
-			walked[real] = true
-			return err
+			walked[at] = true
+			return nil
 		}
 		if entry.Type()&fs.ModeSymlink != 0 {
-			if info, err := os.Stat(path); err == nil && info.IsDir() {
-				if _, err := Below(r.roots, path); err != nil {
-					return err
-				}
-				return r.walk(ctx, path, walked)
+			to, err := r.linkedFolder(ctx, path)
+			if err != nil {
+				return err
+			}
+			if to != "" {
+				return r.walk(ctx, to, walked)
 			}
 		}
 		if hasExtension(path, otherExtensions) {
@@ -266,6 +272,26 @@ func (r *resolver) walk(ctx context.Context, dir string, walked map[string]bool)
 		}
 		return r.add(Item{Path: real})
 	})
+}
+
+// linkedFolder is where a link to a folder leads; "" for any other link, and for a folder that may not be read, which is passed
+// over with a word: it may well hold no videos.
+func (r *resolver) linkedFolder(ctx context.Context, path string) (string, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if !info.IsDir() {
+		return "", nil
+	}
+	if _, err := Below(r.roots, path); err != nil {
+		slog.WarnContext(ctx, "a link to a folder was not followed", "link", path, "reason", err)
+		return "", nil
+	}
+	return filepath.EvalSymlinks(path)
 }
 
 // index adds what an index names. path is the file, which for an index elsewhere was fetched from uri.

@@ -305,7 +305,7 @@ type Scheduling struct {
 	// What a worker must have; default nothing.
 	Needs *Needs `protobuf:"bytes,3,opt,name=needs,proto3" json:"needs,omitempty"`
 	// When the job fails if it has not ended by then, with a reason that begins with "DEADLINE"; default never. It must not be over,
-	// but where a request is made again with its request_id.
+	// but in a request with a request_id, which may be made again.
 	Deadline      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
