@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -64,5 +67,31 @@ func TestLeftOutLinesOutliveAFullDisk(t *testing.T) {
 	a.attached(now, auth.Identity{ID: "token/x"}, nil, "w")
 	if last := lines.records[len(lines.records)-1]; last.LeftOut != 50 {
 		t.Errorf("%d left out, want 50", last.LeftOut)
+	}
+}
+
+// A file that is moved or removed from outside is followed by a new one, so that no record goes where nobody finds it.
+func TestAuditFileIsFollowed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	a, err := OpenAuditFile(path, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for i, move := range []func() error{
+		func() error { return nil },
+		func() error { return os.Rename(path, path+".old") },
+		func() error { return os.Remove(path) },
+	} {
+		if err := move(); err != nil {
+			t.Fatal(err)
+		}
+		line := fmt.Sprintf("line %d\n", i)
+		if err := a.Append([]byte(line)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(path); err != nil || string(got) != line {
+			t.Errorf("after move %d the log holds %q, %v", i, got, err)
+		}
 	}
 }

@@ -79,6 +79,10 @@ func (a *AuditFile) open() error {
 func (a *AuditFile) Append(line []byte) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.f != nil && !a.inPlace() {
+		_ = a.f.Close() // every line was synced
+		a.f = nil
+	}
 	if a.f == nil {
 		if err := a.open(); err != nil {
 			return err
@@ -99,6 +103,17 @@ func (a *AuditFile) Append(line []byte) error {
 		a.f = nil
 	}
 	return err
+}
+
+// inPlace tells whether the path still names the file that is open: one that was moved or removed from outside, by a program that
+// rotates logs, say, is followed by a new one.
+func (a *AuditFile) inPlace() bool {
+	ours, err := a.f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(a.path)
+	return err == nil && os.SameFile(ours, there)
 }
 
 // rotate puts the file aside as path.1, after moving each older one up by one.

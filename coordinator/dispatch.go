@@ -31,6 +31,7 @@ func (s *Server) dispatch(ctx context.Context) {
 		}
 		var due <-chan time.Time
 		if wait >= 0 {
+			wait = min(wait, longestSleep)
 			due = s.clock.After(wait - s.clock.Now().Sub(began)) // the store counted from about then
 		}
 		select {
@@ -41,6 +42,9 @@ func (s *Server) dispatch(ctx context.Context) {
 		}
 	}
 }
+
+// longestSleep is after how long leases are looked at again though none is due by the clock: it may have been set meanwhile.
+const longestSleep = 30 * time.Second
 
 // storePatience is how long the store may take about one step of dispatch. A connection that is dead without a word must
 // not hold up leases that run out.

@@ -90,12 +90,16 @@ func (s *Server) Workers(needs queue.Needs) (attached, able, idle int) {
 	return c.attached, c.able, c.idle
 }
 
-// Ready is nil when jobs can be taken: the coordinator is not stopping, and its store answers and takes changes.
+// Ready is nil when jobs can be taken: the coordinator is not stopping, its store answers and takes changes, and so does its
+// audit log.
 func (s *Server) Ready(ctx context.Context) error {
 	select {
 	case <-s.stopping:
 		return errors.New("stopping")
 	default:
+	}
+	if s.audit.broke() {
+		return errors.New("the audit log cannot be written")
 	}
 	if _, _, err := s.store.List(ctx, queue.Filter{Page: queue.Page{Limit: 1}}); err != nil {
 		return err

@@ -52,7 +52,9 @@ func program(name string) string {
 
 var cmdLine = regexp.MustCompile(`(?m)^CMD (\[.*\])$`)
 
-// starts are all command lines in images, compose.yaml and manifests.
+var execStart = regexp.MustCompile(`(?m)^ExecStart=(.*)$`)
+
+// starts are all command lines in images, compose.yaml, manifests and systemd's units.
 func starts(t *testing.T) (all []start) {
 	t.Helper()
 	glob := func(pattern string) []string {
@@ -102,14 +104,22 @@ func starts(t *testing.T) (all []start) {
 			all = append(all, start{path, program(c.Image), c.Args})
 		}
 	}
+	for _, path := range glob("systemd/*.service") {
+		found := execStart.FindStringSubmatch(read(t, path))
+		if found == nil {
+			t.Fatalf("%s: no ExecStart", path)
+		}
+		words := strings.Fields(found[1])
+		all = append(all, start{path, program(words[0]), words[1:]})
+	}
 	return all
 }
 
 // Every flag that is used somewhere is one of the program's, with a value that it takes.
 func TestFlagsExist(t *testing.T) {
 	all := starts(t)
-	if len(all) != 9 {
-		t.Errorf("%d command lines, want 3 of images, 3 of compose.yaml and 3 of manifests", len(all))
+	if len(all) != 11 {
+		t.Errorf("%d command lines, want 3 of images, 3 of compose.yaml, 3 of manifests and 2 of systemd", len(all))
 	}
 	for _, s := range all {
 		if err := parse(s); err != nil {
@@ -124,9 +134,9 @@ func TestFlagsExist(t *testing.T) {
 func parse(s start) error {
 	var cmd *cobra.Command
 	if s.program == "coordinator" {
-		cmd = daemon.Alone(coordinatorcmd.Command())
+		cmd = daemon.Alone(coordinatorcmd.Command(), "")
 	} else {
-		cmd = daemon.Alone(workercmd.Command(""))
+		cmd = daemon.Alone(workercmd.Command(""), "")
 	}
 	cmd.SetErr(io.Discard)
 	if err := cmd.ParseFlags(s.args); err != nil {

@@ -79,6 +79,7 @@ func TestOverlappingWindowsAreExact(t *testing.T) {
 	kinds := map[string]func(*model.Config){
 		"as it is": func(*model.Config) {},
 		"pixels":   func(c *model.Config) { c.Target = model.Pixels },
+		"raw":      func(c *model.Config) { c.Target = model.RawPixels },
 		"frozen":   func(c *model.Config) { c.FrozenEncoder = true },
 		"rotary":   func(c *model.Config) { c.Positions = model.RoPEInterleaved; c.Dim, c.PredDim = 48, 48 },
 		"deep":     func(c *model.Config) { c.Dim, c.Heads, c.Depth, c.PredDim, c.PredDepth = 24, 3, 2, 24, 2 },

@@ -4,8 +4,6 @@ import (
 	"math"
 
 	"gonum.org/v1/gonum/mat"
-
-	"github.com/surmise-ml/surmise/trainer/model"
 )
 
 // Collapse holds the monitors of collapse, measured on the target encoder's
@@ -28,7 +26,7 @@ func (c Collapse) Collapsed() bool {
 // collapse measures the batch of the newest step. Pixels cannot collapse: a model that
 // predicts them has zeros.
 func (s *stepper) collapse() Collapse {
-	if s.cfg.Model.Target == model.Pixels {
+	if s.cfg.Model.OfPixels() {
 		return Collapse{}
 	}
 	return measureCollapse(s.m.Floats(s.model.Target), s.model.Clips, s.cfg.Model.TargetDim())

@@ -2,23 +2,21 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/surmise-ml/surmise/cmd/coordinator/coordinatorcmd"
 	"github.com/surmise-ml/surmise/cmd/daemon"
 )
 
+var version string // set by the linker
+
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal kills
+	ctx, stop := daemon.Context()
 	stopTracing, err := daemon.StartTracing(ctx)
 	if err == nil {
-		err = daemon.Alone(coordinatorcmd.Command()).ExecuteContext(ctx)
+		err = daemon.Alone(coordinatorcmd.Command(), daemon.Version(version)).ExecuteContext(ctx)
 		stopTracing()
 	}
 	if err != nil {

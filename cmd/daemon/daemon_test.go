@@ -119,8 +119,16 @@ func TestAlone(t *testing.T) {
 	cmd := Alone(&cobra.Command{Use: "serve", RunE: func(*cobra.Command, []string) error {
 		slog.Debug("served", "worker", "w")
 		return nil
-	}})
+	}}, "v1")
 	cmd.SetErr(&out)
+	cmd.SetOut(&out)
+	cmd.SetArgs([]string{"--version"})
+	if err := cmd.Execute(); err != nil || out.String() != "serve version v1\n" {
+		t.Errorf("--version prints %q (%v)", out.String(), err)
+	}
+	if err := cmd.Flags().Set("version", "false"); err != nil {
+		t.Fatal(err)
+	}
 	cmd.SetArgs([]string{"--log-level", "debug", "--log-format", "json"})
 	if err := cmd.Execute(); err != nil || !strings.Contains(out.String(), `"worker":"w"`) {
 		t.Errorf("logged %q (%v)", out.String(), err)

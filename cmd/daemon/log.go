@@ -38,9 +38,10 @@ func (l Logging) Logger(w io.Writer) (*slog.Logger, error) {
 	return nil, fmt.Errorf("--log-format %q: want text or json", l.Format)
 }
 
-// Alone makes a command of a larger program a program of its own: it gets the flags of logging, and slog's default
-// logger follows them.
-func Alone(cmd *cobra.Command) *cobra.Command {
+// Alone makes a command of a larger program a program of its own: it gets --version and the flags of logging, and slog's
+// default logger follows them.
+func Alone(cmd *cobra.Command, version string) *cobra.Command {
+	cmd.Version = version
 	var l Logging
 	l.Flags(cmd.Flags())
 	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {

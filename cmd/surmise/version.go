@@ -7,12 +7,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
+	"github.com/surmise-ml/surmise/cmd/daemon"
 )
 
 var version string // set by the linker
 
-func programVersion() string { return workercmd.Version(version) }
+func programVersion() string { return daemon.Version(version) }
 
 func newVersionCommand() *cobra.Command {
 	var asJSON bool

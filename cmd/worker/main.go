@@ -2,11 +2,8 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/surmise-ml/surmise/cmd/daemon"
 	"github.com/surmise-ml/surmise/cmd/worker/workercmd"
@@ -17,11 +14,11 @@ var version string // set by the linker
 
 func main() {
 	video.ServeIfAsked()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal kills
+	ctx, stop := daemon.Context()
+	defer stop()
 	stopTracing, err := daemon.StartTracing(ctx)
 	if err == nil {
-		err = daemon.Alone(workercmd.Command(workercmd.Version(version))).ExecuteContext(ctx)
+		err = daemon.Alone(workercmd.Command(daemon.Version(version)), daemon.Version(version)).ExecuteContext(ctx)
 		stopTracing()
 	}
 	if err != nil {

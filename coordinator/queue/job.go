@@ -187,9 +187,7 @@ func Apply(j Job, e Event, now time.Time) (Job, Effects, error) {
 		if err := j.heldAt(e.Epoch); err != nil {
 			return j, Effects{}, err
 		}
-		if until := now.Add(e.For); until.After(j.LeaseUntil) {
-			j.LeaseUntil = until
-		}
+		j.LeaseUntil = now.Add(e.For) // not the later of both: a clock that was set back would let a dead worker keep the job
 		effects := j.start(now)
 		if e.Progress != nil {
 			j.Progress = e.Progress

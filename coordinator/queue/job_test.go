@@ -217,9 +217,7 @@ func (o *oracle) apply(e queue.Event, now time.Time) error {
 		}
 		g := o.current()
 		g.reported = true
-		if now.Add(e.For).After(g.until) {
-			g.until = now.Add(e.For)
-		}
+		g.until = now.Add(e.For)
 	case queue.Checkpointed:
 		if !mine(e.Epoch) {
 			return queue.ErrStale

@@ -63,6 +63,7 @@ type Store struct {
 	changes     *changes     // tells other coordinators; nil: there are none
 	lock        io.Closer    // of an SQLite file; nil: none
 	doubted     atomic.Bool  // whether changes can be stored
+	roomSeen    atomic.Int64 // when room was last seen, by now, Unix microseconds
 	room        func() error // nil when the disk has room; nil itself: it is not ours
 }
 
@@ -320,7 +321,7 @@ func (s *Store) update(ctx context.Context, f change) error {
 // it stores one of no meaning, and sees whether the disk has room for larger ones.
 func (s *Store) Writable(ctx context.Context) error {
 	if !s.doubted.Load() {
-		return nil
+		return s.stillRoom()
 	}
 	err := s.update(ctx, func(ctx context.Context, t tx) error {
 		return t.do(ctx, "UPDATE goose_db_version SET is_applied = is_applied WHERE version_id = 1")
@@ -332,6 +333,27 @@ func (s *Store) Writable(ctx context.Context) error {
 		return fmt.Errorf("storing changes: %w", err)
 	}
 	s.doubted.Store(false)
+	return nil
+}
+
+// roomEvery is how often a disk is looked at that nothing was refused by: one that fills up while nobody changes anything would
+// refuse the next caller.
+const roomEvery = 30 * time.Second
+
+// stillRoom sees whether the disk has room, once in a while.
+func (s *Store) stillRoom() error {
+	if s.room == nil { // the disk is another machine's, and so is the clock
+		return nil
+	}
+	now := s.now()
+	if seen := time.UnixMicro(s.roomSeen.Load()); now.Sub(seen).Abs() < roomEvery {
+		return nil
+	}
+	if err := s.room(); err != nil {
+		s.doubted.Store(true)
+		return fmt.Errorf("storing changes: %w", err)
+	}
+	s.roomSeen.Store(now.UnixMicro())
 	return nil
 }
 

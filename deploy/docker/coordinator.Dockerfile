@@ -1,14 +1,15 @@
 # The coordinator: one static program and the certificates of public authorities, nothing else. Built from the root of the
 # repository:
 #
-#	docker build -f deploy/docker/coordinator.Dockerfile -t surmise/coordinator:dev .
+#	docker build -f deploy/docker/coordinator.Dockerfile --build-arg VERSION=$(git describe --always) -t surmise/coordinator:dev .
 
 FROM golang:1.26.8-bookworm AS build
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags '-s -w' -o /out/coordinator ./cmd/coordinator
+ARG VERSION=unknown
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$VERSION" -o /out/coordinator ./cmd/coordinator
 # Folders that the program may write to when nothing is mounted there.
 RUN mkdir -p /out/state /out/tmp && chmod 1777 /out/tmp
 

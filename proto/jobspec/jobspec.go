@@ -218,8 +218,8 @@ func completeTrain(t *surmisev1.TrainSpec) Errors {
 		setDefault(&t.Model.Objective, "masked")
 	}
 	if t.Encoder != nil {
-		if t.Model.Target == "pixels" {
-			errs = append(errs, FieldError{"train.model.target", "must be representation with train.encoder, got pixels"})
+		if t.Model.Target == "pixels" || t.Model.Target == "raw_pixels" {
+			errs = append(errs, FieldError{"train.model.target", "must be representation with train.encoder, got " + t.Model.Target})
 		}
 		setDefault(&t.Model.PredMlp, "gelu")
 		preset.model = predictorOf(preset.model)

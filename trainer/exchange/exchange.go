@@ -249,7 +249,7 @@ func (s *source) add(prefix, name string, t tensor) {
 func (s *source) chooseEncoders(which string) error {
 	encoder, target := s.networks[model.EncoderPrefix], s.networks[model.TargetPrefix]
 	s.Encoders = which
-	if s.config != nil && s.config.Target == model.Pixels { // ours, which has no target encoder
+	if s.config != nil && s.config.OfPixels() { // ours, which has no target encoder
 		s.Encoders = Encoder
 		return nil
 	}

@@ -46,7 +46,7 @@ const (
 // frozen. Pixels come from no network; for them it is "".
 func (c Config) TargetNetwork() string {
 	switch {
-	case c.Target == Pixels:
+	case c.OfPixels():
 		return ""
 	case c.FrozenEncoder:
 		return EncoderPrefix

@@ -79,8 +79,8 @@ func NewTubelets(c Config, clips int) (*Tubelets, error) {
 		t.Goal = network(of)
 	}
 	switch {
-	case c.Target == Pixels:
-		t.Goal = b.node(graph.Normalize(patches, targetEps))
+	case c.OfPixels():
+		t.Goal = b.pixels(patches)
 	case c.Objective == NextTubelet:
 		t.Goal = b.node(graph.Normalize(t.Goal, targetEps))
 	}

@@ -139,8 +139,8 @@ func NewEmbedding(c Config, clips int, prefix string) (*Embedding, error) {
 	if prefix != EncoderPrefix && prefix != TargetPrefix {
 		return nil, fmt.Errorf("build embedding graph: network %q, want %q or %q", prefix, EncoderPrefix, TargetPrefix)
 	}
-	if prefix == TargetPrefix && c.Target == Pixels {
-		return nil, fmt.Errorf("build embedding graph: a model that predicts %s has no target encoder", Pixels)
+	if prefix == TargetPrefix && c.OfPixels() {
+		return nil, fmt.Errorf("build embedding graph: a model that predicts %s has no target encoder", c.Target)
 	}
 	if prefix == TargetPrefix {
 		prefix = c.TargetNetwork()

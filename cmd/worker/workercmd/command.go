@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -225,29 +224,6 @@ func dataRoots(roots []string) ([]string, error) {
 		out = append(out, path)
 	}
 	return out, nil
-}
-
-// Version is the version of this program: as the linker was told, else the module's and the commit it was built from.
-func Version(linked string) string {
-	if linked != "" {
-		return linked
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	revision, modified := "", ""
-	for _, s := range info.Settings {
-		switch s.Key {
-		case "vcs.revision":
-			revision = "-" + s.Value[:min(12, len(s.Value))]
-		case "vcs.modified":
-			if s.Value == "true" {
-				modified = "-modified"
-			}
-		}
-	}
-	return info.Main.Version + revision + modified
 }
 
 // Command is "worker". It stops in order when its context ends.

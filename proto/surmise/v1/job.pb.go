@@ -959,7 +959,8 @@ type ModelSpec struct {
 	Mlp     string `protobuf:"bytes,30,opt,name=mlp,proto3" json:"mlp,omitempty"`
 	PredMlp string `protobuf:"bytes,31,opt,name=pred_mlp,json=predMlp,proto3" json:"pred_mlp,omitempty"`
 	// What is predicted of a token: "representation" (default), the target encoder's output, or "pixels", its own pixels,
-	// normalised per token: the baseline with the same encoder and predictor that tells whether representations are better.
+	// normalised per token: the baseline with the same encoder and predictor that tells whether representations are better; or
+	// "raw_pixels", the same not normalised per token, which takes brightness and strength of colour from patches of one colour.
 	Target        string `protobuf:"bytes,20,opt,name=target,proto3" json:"target,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2854,7 +2855,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\xbaH\ar\x05\x10\x01\x18\x80 R\x05pairs\x12\"\n" +
 	"\x05every\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\x05every\x12\"\n" +
 	"\x06stride\x18\x03 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x06stride\"\x8a\x06\n" +
+	"\xbaH\a\x1a\x05\x18\x90N(\x00R\x06stride\"\x96\x06\n" +
 	"\tModelSpec\x12;\n" +
 	"\tobjective\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18R\x00R\x06maskedR\fnext_tubeletR\tobjective\x12\x1e\n" +
 	"\x04size\x18\x02 \x01(\x05B\n" +
@@ -2881,8 +2882,9 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\xbaH\a\x1a\x05\x18\x80\x01(\x00R\tpredHeads\x12N\n" +
 	"\tpositions\x18\f \x01(\tB0\xbaH-r+R\x00R\x06sincosR\auniformR\x04ropeR\x10rope_interleavedR\tpositions\x12'\n" +
 	"\x03mlp\x18\x1e \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04geluR\x06swigluR\x03mlp\x120\n" +
-	"\bpred_mlp\x18\x1f \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04geluR\x06swigluR\apredMlp\x127\n" +
-	"\x06target\x18\x14 \x01(\tB\x1f\xbaH\x1cr\x1aR\x00R\x0erepresentationR\x06pixelsR\x06target\"\xea\x01\n" +
+	"\bpred_mlp\x18\x1f \x01(\tB\x15\xbaH\x12r\x10R\x00R\x04geluR\x06swigluR\apredMlp\x12C\n" +
+	"\x06target\x18\x14 \x01(\tB+\xbaH(r&R\x00R\x0erepresentationR\x06pixelsR\n" +
+	"raw_pixelsR\x06target\"\xea\x01\n" +
 	"\bMaskSpec\x127\n" +
 	"\x04kind\x18\x01 \x01(\tB#\xbaH r\x1eR\x00R\fmultiblock3dR\x04tubeR\x06causalR\x04kind\x128\n" +
 	"\x06blocks\x18\x02 \x03(\v2\x16.surmise.v1.MaskBlocksB\b\xbaH\x05\x92\x01\x02\x10\x10R\x06blocks\x12-\n" +
