@@ -114,6 +114,9 @@ func checkDashboards(t *testing.T, text string) {
 		t.Error("alerts.yml has no expression")
 	}
 	for _, e := range expressions {
+		if strings.HasPrefix(e[1], `up{job="surmise-coordinator"} == 0`) { // Prometheus' own, of a scrape that failed
+			continue
+		}
 		exported.check(t, "alerts.yml", e[1])
 	}
 }
