@@ -14,13 +14,17 @@ type Collapse struct {
 	// Garrido et al. 2023).
 	EffectiveRank float64
 	FeatureStd    float64 // standard deviation over tokens, mean over features; 0: every token is alike
-	Cosine        float64 // mean cosine between tokens of different clips; near 1: every clip is alike
+	Cosine        float64 // mean cosine between tokens of different clips, wherever they lie; near 1: every token is alike
+	// ClipShare is the share of the variance of tokens that lies between clips at one place, 0 to 1; near 0 every clip is alike.
+	// Tokens that depend on their place alone have a high rank, a spread and no cosine, and yet say nothing of a clip: a
+	// predictor that is told the place predicts them without looking. It is 1 of a single clip, which is like no other.
+	ClipShare float64
 }
 
 // Collapsed says whether every clip looks nearly alike to the encoder: what it predicts then says nothing of a video. A training
-// that goes well ends above a rank of 10 and below a cosine of 0.8 (docs/guides have several).
+// that goes well ends above a rank of 10, below a cosine of 0.8 and above a share of 0.3.
 func (c Collapse) Collapsed() bool {
-	return c != (Collapse{}) && (c.EffectiveRank < 2 || c.Cosine > 0.98)
+	return c != (Collapse{}) && (c.EffectiveRank < 2 || c.Cosine > 0.98 || c.ClipShare < 0.02)
 }
 
 // collapse measures the batch of the newest step. Pixels cannot collapse: a model that
@@ -98,7 +102,47 @@ func measureCollapse(x []float32, clips, d int) Collapse {
 	if pairs > 0 {
 		c.Cosine = (all - within) / pairs
 	}
+	c.ClipShare = clipShare(x, clips, d)
 	return c
+}
+
+// clipShare is Collapse.ClipShare of x [clips·N,d]: of evenly spaced places where all have more than monitorRows rows.
+func clipShare(x []float32, clips, d int) float64 {
+	perClip := len(x) / d / clips
+	if clips < 2 || perClip == 0 {
+		return 1
+	}
+	stride := max(1, (perClip*clips+monitorRows-1)/monitorRows)
+	var n float64
+	mean, square := make([]float64, d), make([]float64, d) // Σ and Σ of squares over all rows
+	var between float64                                    // Σ over places and features of the variance between clips
+	here, squareHere := make([]float64, d), make([]float64, d)
+	for at := 0; at < perClip; at += stride {
+		clear(here)
+		clear(squareHere)
+		for b := range clips {
+			row := x[(b*perClip+at)*d:][:d]
+			for j, v := range row {
+				here[j] += float64(v)
+				squareHere[j] += float64(v) * float64(v)
+			}
+		}
+		for j := range d {
+			between += (squareHere[j] - here[j]*here[j]/float64(clips)) / float64(clips-1)
+			mean[j] += here[j]
+			square[j] += squareHere[j]
+		}
+		n++
+	}
+	rows := n * float64(clips)
+	var whole float64
+	for j := range d {
+		whole += square[j]/rows - mean[j]/rows*mean[j]/rows
+	}
+	if whole <= 0 { // every token is one
+		return 0
+	}
+	return min(1, max(0, between/n/whole))
 }
 
 // someRows is at most so many rows of x, evenly spaced.

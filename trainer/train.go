@@ -186,7 +186,8 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 	}
 	if last := result.Last.Collapse; last.Collapsed() && s.encoder == nil {
 		slog.WarnContext(ctx, "the model looks collapsed: all clips are nearly alike to it, so its surprise says nothing; try a lower learning rate",
-			"effective_rank", fmt.Sprintf("%.3g", last.EffectiveRank), "feature_std", fmt.Sprintf("%.3g", last.FeatureStd), "cosine", fmt.Sprintf("%.3g", last.Cosine))
+			"effective_rank", fmt.Sprintf("%.3g", last.EffectiveRank), "feature_std", fmt.Sprintf("%.3g", last.FeatureStd), "cosine", fmt.Sprintf("%.3g", last.Cosine),
+			"clip_share", fmt.Sprintf("%.3g", last.ClipShare))
 	}
 	if result.Checkpoint == "" { // resumed at the end
 		slog.InfoContext(ctx, "nothing was left to do: all steps of the run were done before", "steps", cfg.Steps, "checkpoint", s.resumedFrom)

@@ -672,9 +672,11 @@ func testCollapseMonitors(t *testing.T, perClip, d int) {
 	const clips = 4
 	rng := rand.New(rand.NewPCG(1, 2))
 	random, constant, perClipConstant := make([]float32, clips*perClip*d), make([]float32, clips*perClip*d), make([]float32, clips*perClip*d)
+	ofPlace := make([]float32, clips*perClip*d)
 	for i := range random {
 		random[i] = float32(rng.NormFloat64())
 		constant[i] = float32(i % d)
+		ofPlace[i] = random[i%(perClip*d)]
 	}
 	for b := range clips { // every clip one direction of its own
 		for i := range perClip {
@@ -682,10 +684,10 @@ func testCollapseMonitors(t *testing.T, perClip, d int) {
 		}
 	}
 	for name, x := range map[string]struct {
-		data         []float32
-		rank, cosine float64
+		data                []float32
+		rank, cosine, share float64
 	}{
-		"random": {random, float64(min(d, rankSide)), 0}, "constant": {constant, 1, 1}, "one direction a clip": {perClipConstant, clips, 0},
+		"random": {random, float64(min(d, rankSide)), 0, 1}, "constant": {constant, 1, 1, 0}, "one direction a clip": {perClipConstant, clips, 0, 1},
 	} {
 		c := measureCollapse(x.data, clips, d)
 		slack := 0.05
@@ -695,9 +697,16 @@ func testCollapseMonitors(t *testing.T, perClip, d int) {
 		if math.Abs(c.EffectiveRank-x.rank) > slack*x.rank || math.Abs(c.Cosine-x.cosine) > 0.02 {
 			t.Errorf("%s: rank %g, cosine %g, want about %g and %g", name, c.EffectiveRank, c.Cosine, x.rank, x.cosine)
 		}
+		if math.Abs(c.ClipShare-x.share) > 0.05 {
+			t.Errorf("%s: share between clips %g, want about %g", name, c.ClipShare, x.share)
+		}
 		if c.Collapsed() != (name == "constant") {
 			t.Errorf("%s: collapsed %t", name, c.Collapsed())
 		}
+	}
+	// Every clip is one, and no other monitor sees it.
+	if c := measureCollapse(ofPlace, clips, d); c.ClipShare > 1e-6 || !c.Collapsed() || c.EffectiveRank < 10 || c.Cosine > 0.1 {
+		t.Errorf("tokens of their place alone: %+v, collapsed %t", c, c.Collapsed())
 	}
 	if c := measureCollapse(constant, clips, d); c.FeatureStd > 1e-6 {
 		t.Errorf("constant tokens have spread %g", c.FeatureStd)

@@ -42,6 +42,7 @@ func (c *curves) step(p trainer.Progress) {
 	}
 	if p.EffectiveRank > 0 { // pixels have no monitors
 		figures["collapse/effective_rank"], figures["collapse/feature_std"], figures["collapse/cosine"] = p.EffectiveRank, p.FeatureStd, p.Cosine
+		figures["collapse/clip_share"] = p.ClipShare
 	}
 	c.add(p.Step, figures)
 }

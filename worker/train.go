@@ -270,6 +270,9 @@ func trainProgress(p trainer.Progress) *surmisev1.Progress {
 		Videos:         int32(p.Videos),
 		UnusableVideos: int32(p.Unusable),
 	}
+	if p.Collapse != (trainer.Collapse{}) { // pixels have no monitors
+		out.ClipShare = &p.ClipShare
+	}
 	if p.ETA > 0 {
 		out.Eta = durationpb.New(p.ETA)
 	}
@@ -286,6 +289,7 @@ func trainMetrics(p trainer.Progress) map[string]float64 {
 		"effective_rank":   p.EffectiveRank,
 		"feature_std":      p.FeatureStd,
 		"cosine":           p.Cosine,
+		"clip_share":       p.ClipShare,
 		"videos":           float64(p.Videos),
 		"unusable_videos":  float64(p.Unusable),
 	}

@@ -98,6 +98,9 @@ func newBarView(w io.Writer) *barView {
 	return v
 }
 
+// lowClipShare is the share of variance between clips below which it is shown; those that go well have several times as much.
+const lowClipShare = 0.1
+
 func (v *barView) update(p *surmisev1.Progress) {
 	v.newest.Store(p)
 	v.bar.SetTotal(int64(p.GetSteps()), false)
@@ -127,6 +130,9 @@ func figures(p *surmisev1.Progress) string {
 	}
 	if p.GetEffectiveRank() > 0 {
 		fmt.Fprintf(&b, "  rank %.1f std %.3f cos %.3f", p.GetEffectiveRank(), p.GetFeatureStd(), p.GetCosine())
+	}
+	if p.ClipShare != nil && p.GetClipShare() < lowClipShare {
+		fmt.Fprintf(&b, "  between clips %.0f %%", 100*p.GetClipShare())
 	}
 	if e := p.GetEvaluation(); e != nil {
 		fmt.Fprintf(&b, "  %.0f %% of %d pairs at step %d", 100*e.GetAccuracy(), e.GetPairs(), e.GetStep())

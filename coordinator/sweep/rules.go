@@ -31,10 +31,15 @@ func working(p *surmisev1.Progress) bool {
 // Collapsed says why a child is ended as collapsed; "" when it is not.
 func (r Rules) Collapsed(p *surmisev1.Progress) string {
 	c := r.Collapse
-	if c == nil || !working(p) || p.EffectiveRank == 0 || p.Step < c.AfterSteps || p.EffectiveRank >= c.MinEffectiveRank {
+	switch {
+	case c == nil, !working(p), p.EffectiveRank == 0, p.Step < c.AfterSteps:
 		return ""
+	case p.EffectiveRank < c.MinEffectiveRank:
+		return fmt.Sprintf("ended early: collapsed: effective rank %.3g at step %d is below %g", p.EffectiveRank, p.Step, c.MinEffectiveRank)
+	case p.ClipShare != nil && p.GetClipShare() < c.MinClipShare:
+		return fmt.Sprintf("ended early: collapsed: the share of variance between clips, %.3g at step %d, is below %g", p.GetClipShare(), p.Step, c.MinClipShare)
 	}
-	return fmt.Sprintf("ended early: collapsed: effective rank %.3g at step %d is below %g", p.EffectiveRank, p.Step, c.MinEffectiveRank)
+	return ""
 }
 
 // Rung is the highest rung that a report has come to, from 0, and the metric there; ok is false below the first rung, or

@@ -15,7 +15,8 @@
 //	surmise_training_grad_norm               before clipping
 //	surmise_collapse_effective_rank          collapse monitors of the target representations: effective rank, 1 to the
 //	surmise_collapse_feature_std             features; mean standard deviation of a feature over tokens; mean cosine
-//	surmise_collapse_cosine                  between tokens, near 1 when collapsed
+//	surmise_collapse_cosine                  between tokens, near 1 when collapsed; share of their variance between clips at
+//	surmise_collapse_clip_share              one place, near 0 when collapsed
 //	surmise_worker_busy                      1 while a job runs
 //	surmise_worker_attached                  1 while the coordinator is there
 //	surmise_attempts_total{outcome}          attempts ended: done, failed (through the job), infrastructure, stopped
@@ -121,6 +122,7 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 	rank := gauge("surmise.collapse.effective_rank", "", "Effective rank of the target representations, 1 to the number of features.")
 	std := gauge("surmise.collapse.feature_std", "", "Mean standard deviation of a target feature over tokens.")
 	cosine := gauge("surmise.collapse.cosine", "", "Mean cosine between target tokens; near 1 when collapsed.")
+	clipShare := gauge("surmise.collapse.clip_share", "", "Share of the variance of target tokens that lies between clips at one place; near 0 when collapsed.")
 	busy := gauge("surmise.worker.busy", "", "1 while a job runs.")
 	attached := gauge("surmise.worker.attached", "", "1 while the coordinator is there.")
 	attempts, failed := meter.Int64Counter("surmise.attempts", metric.WithUnit("{attempt}"), metric.WithDescription("Attempts ended, by outcome."))
@@ -171,9 +173,12 @@ func (m *Metrics) register(meter metric.Meter) (err error) {
 			o.ObserveFloat64(rank, last.GetEffectiveRank())
 			o.ObserveFloat64(std, last.GetFeatureStd())
 			o.ObserveFloat64(cosine, last.GetCosine())
+			if last.ClipShare != nil {
+				o.ObserveFloat64(clipShare, last.GetClipShare())
+			}
 		}
 		return nil
-	}, starts, restarts, verdicts, clips, step, wait, rate, steps, loss, learning, norm, rank, std, cosine, busy, attached)
+	}, starts, restarts, verdicts, clips, step, wait, rate, steps, loss, learning, norm, rank, std, cosine, clipShare, busy, attached)
 	return err
 }
 

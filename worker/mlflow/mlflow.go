@@ -139,6 +139,9 @@ func (r reports) Progress(p *surmisev1.Progress) {
 	if p.GetEffectiveRank() > 0 {
 		figures["effective_rank"], figures["feature_std"], figures["cosine"] = p.GetEffectiveRank(), p.GetFeatureStd(), p.GetCosine()
 	}
+	if p.ClipShare != nil {
+		figures["clip_share"] = p.GetClipShare()
+	}
 	if e := p.GetEvaluation(); e != nil && p.GetPhase() == "evaluating" {
 		figures["eval_accuracy"], figures["eval_group_accuracy"], figures["eval_auroc"] = e.GetAccuracy(), e.GetGroupAccuracy(), e.GetAuroc()
 	}

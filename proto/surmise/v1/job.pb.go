@@ -2276,6 +2276,9 @@ type Progress struct {
 	EffectiveRank float64 `protobuf:"fixed64,12,opt,name=effective_rank,json=effectiveRank,proto3" json:"effective_rank,omitempty"`
 	FeatureStd    float64 `protobuf:"fixed64,13,opt,name=feature_std,json=featureStd,proto3" json:"feature_std,omitempty"`
 	Cosine        float64 `protobuf:"fixed64,14,opt,name=cosine,proto3" json:"cosine,omitempty"`
+	// Share of the variance of tokens that lies between clips at one place, 0 to 1: near 0 every clip is alike, also where
+	// effective_rank, feature_std and cosine look well, as of tokens that depend on their place alone. 1 of a single clip.
+	ClipShare *float64 `protobuf:"fixed64,21,opt,name=clip_share,json=clipShare,proto3,oneof" json:"clip_share,omitempty"`
 	// Expected time to the end; absent when not known yet.
 	Eta *durationpb.Duration `protobuf:"bytes,15,opt,name=eta,proto3" json:"eta,omitempty"`
 	// Files found, and those of them that cannot be used.
@@ -2411,6 +2414,13 @@ func (x *Progress) GetFeatureStd() float64 {
 func (x *Progress) GetCosine() float64 {
 	if x != nil {
 		return x.Cosine
+	}
+	return 0
+}
+
+func (x *Progress) GetClipShare() float64 {
+	if x != nil && x.ClipShare != nil {
+		return *x.ClipShare
 	}
 	return 0
 }
@@ -3042,7 +3052,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x04peak\x18\x06 \x01(\x01R\x04peak\x12$\n" +
 	"\vtwin_energy\x18\a \x01(\x01H\x00R\n" +
 	"twinEnergy\x88\x01\x01B\x0e\n" +
-	"\f_twin_energy\"\xf8\x04\n" +
+	"\f_twin_energy\"\xab\x05\n" +
 	"\bProgress\x12\x1d\n" +
 	"\x05phase\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18@R\x05phase\x12\x1b\n" +
 	"\x04step\x18\x02 \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04step\x12\x1d\n" +
@@ -3059,13 +3069,16 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\x0eeffective_rank\x18\f \x01(\x01R\reffectiveRank\x12\x1f\n" +
 	"\vfeature_std\x18\r \x01(\x01R\n" +
 	"featureStd\x12\x16\n" +
-	"\x06cosine\x18\x0e \x01(\x01R\x06cosine\x12+\n" +
+	"\x06cosine\x18\x0e \x01(\x01R\x06cosine\x12\"\n" +
+	"\n" +
+	"clip_share\x18\x15 \x01(\x01H\x00R\tclipShare\x88\x01\x01\x12+\n" +
 	"\x03eta\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\x03eta\x12\x16\n" +
 	"\x06videos\x18\x10 \x01(\x05R\x06videos\x12'\n" +
 	"\x0funusable_videos\x18\x11 \x01(\x05R\x0eunusableVideos\x126\n" +
 	"\n" +
 	"evaluation\x18\x14 \x01(\v2\x16.surmise.v1.EvaluationR\n" +
-	"evaluation\"\xb2\x02\n" +
+	"evaluationB\r\n" +
+	"\v_clip_share\"\xb2\x02\n" +
 	"\n" +
 	"Evaluation\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\x05R\x04step\x12\x1a\n" +
@@ -3215,6 +3228,7 @@ func file_surmise_v1_job_proto_init() {
 	file_surmise_v1_job_proto_msgTypes[13].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[14].OneofWrappers = []any{}
 	file_surmise_v1_job_proto_msgTypes[18].OneofWrappers = []any{}
+	file_surmise_v1_job_proto_msgTypes[19].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -704,6 +704,8 @@ type CollapseRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Effective rank of the target representations (1 to the feature count) below which a child is ended.
 	MinEffectiveRank float64 `protobuf:"fixed64,1,opt,name=min_effective_rank,json=minEffectiveRank,proto3" json:"min_effective_rank,omitempty"`
+	// Share of their variance between clips (Progress.clip_share) below which a child is ended too; default 0, for none.
+	MinClipShare float64 `protobuf:"fixed64,3,opt,name=min_clip_share,json=minClipShare,proto3" json:"min_clip_share,omitempty"`
 	// Steps before which nothing is ended; default 0.
 	AfterSteps    int32 `protobuf:"varint,2,opt,name=after_steps,json=afterSteps,proto3" json:"after_steps,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -743,6 +745,13 @@ func (*CollapseRule) Descriptor() ([]byte, []int) {
 func (x *CollapseRule) GetMinEffectiveRank() float64 {
 	if x != nil {
 		return x.MinEffectiveRank
+	}
+	return 0
+}
+
+func (x *CollapseRule) GetMinClipShare() float64 {
+	if x != nil {
+		return x.MinClipShare
 	}
 	return 0
 }
@@ -1296,9 +1305,10 @@ const file_surmise_v1_sweep_service_proto_rawDesc = "" +
 	"\x04goal\x18\x02 \x01(\x0e2\x10.surmise.v1.GoalB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04goal\"]\n" +
 	"\aHalving\x12)\n" +
 	"\tmin_steps\x18\x01 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x01R\bminSteps\x12'\n" +
-	"\treduction\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\treduction\"\x84\x01\n" +
+	"\treduction\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\x18d(\x00R\treduction\"\xc3\x01\n" +
 	"\fCollapseRule\x12E\n" +
-	"\x12min_effective_rank\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00j\xf8@!\x00\x00\x00\x00\x00\x00\x00\x00R\x10minEffectiveRank\x12-\n" +
+	"\x12min_effective_rank\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00j\xf8@!\x00\x00\x00\x00\x00\x00\x00\x00R\x10minEffectiveRank\x12=\n" +
+	"\x0emin_clip_share\x18\x03 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00R\fminClipShare\x12-\n" +
 	"\vafter_steps\x18\x02 \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\n" +
 	"afterSteps\"\xdd\x03\n" +
 	"\x05Sweep\x12\x12\n" +
