@@ -37,6 +37,8 @@ func (o Options) Explain(err error) error {
 		return err
 	case says("first record does not look like a TLS handshake"):
 		return fmt.Errorf("what answers at %s serves without TLS: %w", o.Address, err)
+	case says("x509: certificate has expired or is not yet valid"):
+		return fmt.Errorf("the certificate of %s has expired and must be renewed there, or one of the two clocks is wrong: %w", o.Address, err)
 	case says("x509: "):
 		return fmt.Errorf("the certificate of %s is not trusted (--tls-ca names who signed it, --tls-server-name whose it is): %w", o.Address, err)
 	case o.Secure() && (says("remote error: tls: ") || says("server preface", "authentication handshake") && says("broken pipe", "reset by peer", "EOF")):

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -50,7 +51,8 @@ func newTokenCreateCommand(now func() time.Time) *cobra.Command {
 	file := addTokensFlag(cmd)
 	cmd.Flags().StringVar(&role, "role", "", "viewer, submitter, worker or admin")
 	cmd.Flags().StringVar(&owner, "owner", "", "whose token it is, and whose its jobs will be")
-	cmd.Flags().DurationVar(&expires, "expires", 720*time.Hour, "how long it is good for")
+	expires = 30 * day
+	cmd.Flags().Var((*daysValue)(&expires), "expires", "how long it is good for: days, as in 90d, or a duration, as in 12h")
 	_ = cmd.MarkFlagRequired("role") // the flags are there
 	_ = cmd.MarkFlagRequired("owner")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -124,3 +126,32 @@ func newTokenRevokeCommand(now func() time.Time) *cobra.Command {
 	}
 	return cmd
 }
+
+const day = 24 * time.Hour
+
+// daysValue is a flag of a duration that may be given in days.
+type daysValue time.Duration
+
+func (d *daysValue) String() string {
+	if t := time.Duration(*d); t%day != 0 {
+		return t.String()
+	}
+	return fmt.Sprintf("%dd", time.Duration(*d)/day)
+}
+
+func (d *daysValue) Set(text string) error {
+	if number, ok := strings.CutSuffix(text, "d"); ok {
+		n, err := strconv.Atoi(number)
+		if err != nil || n > 36500 || n < -36500 {
+			return fmt.Errorf("%q: want a number of days, as in 90d", text)
+		}
+		*d = daysValue(time.Duration(n) * day)
+		return nil
+	}
+	t, err := time.ParseDuration(text)
+	*d = daysValue(t)
+	return err
+}
+
+// Type names the value in the help.
+func (d *daysValue) Type() string { return "duration" }

@@ -64,6 +64,9 @@ func OpenSQLite(ctx context.Context, path string, now func() time.Time) (*Store,
 // openAlone is OpenSQLite for who shares the file with nobody: it holds path.lock until the store is closed, or the process
 // ends, however it ends. What a coordinator knows of who is attached, and of what just changed, no other is told.
 func openAlone(ctx context.Context, path string, now func() time.Time) (*Store, error) {
+	if real, err := filepath.EvalSymlinks(path); err == nil { // the lock lies beside the file, whatever links name it
+		path = real
+	}
 	lock, err := lockFile(path + ".lock")
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store %s: %w", path, err)

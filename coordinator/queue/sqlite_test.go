@@ -55,11 +55,17 @@ func TestSQLiteIsOpenedOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if second, err := queue.Open(t.Context(), path, time.Now); err == nil {
-		second.Close()
-		t.Error("opened twice")
-	} else if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "another coordinator uses it") {
-		t.Error(err)
+	link := filepath.Join(t.TempDir(), "jobs.db")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, link} {
+		if second, err := queue.Open(t.Context(), name, time.Now); err == nil {
+			second.Close()
+			t.Errorf("%s was opened twice", name)
+		} else if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "another coordinator uses it") {
+			t.Error(err)
+		}
 	}
 	if err := first.Close(); err != nil {
 		t.Fatal(err)

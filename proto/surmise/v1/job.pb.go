@@ -1457,6 +1457,11 @@ type OptimizerSpec struct {
 	LossExponent float64 `protobuf:"fixed64,10,opt,name=loss_exponent,json=lossExponent,proto3" json:"loss_exponent,omitempty"`
 	// Weight of the variance regulariser; default 0: none.
 	VarianceCoeff float64 `protobuf:"fixed64,11,opt,name=variance_coeff,json=varianceCoeff,proto3" json:"variance_coeff,omitempty"`
+	// Schedules of learning rate, weight decay and momentum run over so many times the steps, and end where the steps do; default
+	// 1. V-JEPA's configurations have 1.25.
+	ScheduleScale float64 `protobuf:"fixed64,12,opt,name=schedule_scale,json=scheduleScale,proto3" json:"schedule_scale,omitempty"`
+	// Steps before gradients are clipped; default 0. V-JEPA's configurations wait for the warmup.
+	ClipAfter     int32 `protobuf:"varint,13,opt,name=clip_after,json=clipAfter,proto3" json:"clip_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1564,6 +1569,20 @@ func (x *OptimizerSpec) GetLossExponent() float64 {
 func (x *OptimizerSpec) GetVarianceCoeff() float64 {
 	if x != nil {
 		return x.VarianceCoeff
+	}
+	return 0
+}
+
+func (x *OptimizerSpec) GetScheduleScale() float64 {
+	if x != nil {
+		return x.ScheduleScale
+	}
+	return 0
+}
+
+func (x *OptimizerSpec) GetClipAfter() int32 {
+	if x != nil {
+		return x.ClipAfter
 	}
 	return 0
 }
@@ -2942,7 +2961,7 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"saturation\x12)\n" +
 	"\x03hue\x18\x10 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xe0?)\x00\x00\x00\x00\x00\x00\x00\x00R\x03hue:h\xbaHe\x1ac\n" +
 	"\x11frame_step_or_fps\x12%frame_step and fps exclude each other\x1a'this.frame_step == 0 || this.fps == 0.0B\x0f\n" +
-	"\r_max_unusable\"\xab\a\n" +
+	"\r_max_unusable\"\xdc\b\n" +
 	"\rOptimizerSpec\x12<\n" +
 	"\rlearning_rate\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00R\flearningRate\x12L\n" +
 	"\x13start_learning_rate\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x11startLearningRate\x88\x01\x01\x12L\n" +
@@ -2956,7 +2975,11 @@ const file_surmise_v1_job_proto_rawDesc = "" +
 	"\rloss_exponent\x18\n" +
 	" \x01(\x01BZ\xbaHW\xba\x01I\n" +
 	"\x12zero_or_at_least_1\x12\x17must be 0 or at least 1\x1a\x1athis == 0.0 || this >= 1.0\x12\t\x19\x00\x00\x00\x00\x00\x00 @R\flossExponent\x12>\n" +
-	"\x0evariance_coeff\x18\v \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\rvarianceCoeffB\x16\n" +
+	"\x0evariance_coeff\x18\v \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x80\x84.A)\x00\x00\x00\x00\x00\x00\x00\x00R\rvarianceCoeff\x12\x81\x01\n" +
+	"\x0eschedule_scale\x18\f \x01(\x01BZ\xbaHW\xba\x01I\n" +
+	"\x12zero_or_at_least_1\x12\x17must be 0 or at least 1\x1a\x1athis == 0.0 || this >= 1.0\x12\t\x19\x00\x00\x00\x00\x00\x00Y@R\rscheduleScale\x12+\n" +
+	"\n" +
+	"clip_after\x18\r \x01(\x05B\f\xbaH\t\x1a\a\x18\x80\xc2\xd7/(\x00R\tclipAfterB\x16\n" +
 	"\x14_start_learning_rateB\x16\n" +
 	"\x14_final_learning_rateB\x0f\n" +
 	"\r_warmup_stepsB\x0f\n" +
