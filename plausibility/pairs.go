@@ -72,10 +72,11 @@ func parsePairs(r io.Reader) ([]Video, error) {
 		named := func(h string) bool { return strings.EqualFold(strings.TrimSpace(h), name) }
 		at[i] = slices.IndexFunc(header, named)
 		if at[i] >= 0 && slices.ContainsFunc(header[at[i]+1:], named) {
-			return nil, fmt.Errorf("line 1: header %q has two columns %s", strings.Join(header, ","), name)
+			return nil, fmt.Errorf("line 1: the header has two columns %s", name)
 		}
 		if at[i] < 0 {
-			return nil, fmt.Errorf("line 1: header %q has no column %s, want %s", strings.Join(header, ","), name, strings.Join(pairsColumns, ","))
+			// Of %d columns, and not which: the file may be any that this process can read, named by who may not.
+			return nil, fmt.Errorf("line 1: a header of %d columns without %s, want %s", len(header), name, strings.Join(pairsColumns, ","))
 		}
 	}
 	columns, spaced := len(header), slices.ContainsFunc(header, func(h string) bool { return h != strings.TrimSpace(h) })

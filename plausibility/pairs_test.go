@@ -53,7 +53,7 @@ func TestReadPairsNamesTheFault(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                                       "empty",
 		header:                                   "names no video",
-		"path label\n":                           `line 1: header "path label"`,
+		"path label\n":                           "line 1: a header of 1 columns without path",
 		header + "a,1,g\n":                       "line 2: 3 fields, want 4",
 		header + "a,1,g,p\nb,2,g,p\n":            `line 3: label: "2"`,
 		header + "a,1,g,p\nb,possible,g,p\n":     `line 3: label: "possible"`,

@@ -189,7 +189,7 @@ func Run(ctx context.Context, cfg Config, dir string, hooks Hooks) (Result, erro
 			"effective_rank", fmt.Sprintf("%.3g", last.EffectiveRank), "feature_std", fmt.Sprintf("%.3g", last.FeatureStd), "cosine", fmt.Sprintf("%.3g", last.Cosine),
 			"clip_share", fmt.Sprintf("%.3g", last.ClipShare))
 	}
-	if result.Checkpoint == "" { // resumed at the end
+	if result.Checkpoint == "" && resumed >= cfg.Steps { // resumed at the end
 		slog.InfoContext(ctx, "nothing was left to do: all steps of the run were done before", "steps", cfg.Steps, "checkpoint", s.resumedFrom)
 		result.Checkpoint = s.resumedFrom
 	}

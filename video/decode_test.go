@@ -350,4 +350,3 @@ func TestStampsRepeatNoGap(t *testing.T) {
 		t.Errorf("at %v s, want %v", got[:3], want)
 	}
 }
-

@@ -29,6 +29,8 @@ const flushPatience = 5 * time.Second
 //
 // stop sends what is left.
 func StartTracing(ctx context.Context) (stop func(), err error) {
+	// Metrics come this way too, whether or not there are traces: a gauge whose store is away, say.
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { slog.Warn("telemetry", "error", err) }))
 	wanted, err := tracingWanted(os.Getenv)
 	if err != nil || !wanted {
 		return func() {}, err
@@ -44,7 +46,6 @@ func StartTracing(ctx context.Context) (stop func(), err error) {
 	provider := sdk.NewTracerProvider(sdk.WithBatcher(exporter), sdk.WithResource(about))
 	otel.SetTracerProvider(provider)
 	otel.SetTextMapPropagator(propagation.TraceContext{})
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { slog.Warn("tracing", "error", err) }))
 	return func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushPatience)
 		defer cancel()

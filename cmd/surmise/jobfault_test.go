@@ -9,7 +9,7 @@ import (
 func TestJSONFault(t *testing.T) {
 	for text, want := range map[string]string{
 		`{"train":{"data":"my"}}`:                                                   `train.data: want a list, as in ["my"]`,
-		`{"train":{"data":["a"],"optimizer":{"momentum":0.9}}}`:                     `train.optimizer: no field "momentum"; it has learning_rate, start_learning_rate, final_learning_rate, warmup_steps, weight_decay, final_weight_decay, ema_start, ema_end, clip_norm, loss_exponent, variance_coeff`,
+		`{"train":{"data":["a"],"optimizer":{"momentum":0.9}}}`:                     `train.optimizer: no field "momentum"; it has learning_rate, start_learning_rate, final_learning_rate, warmup_steps, weight_decay, final_weight_decay, ema_start, ema_end, clip_norm, loss_exponent, variance_coeff, schedule_scale, clip_after`,
 		`{"train":{"data":["a"],"optimizer":{"learningRate":1,"learning_rate":1}}}`: "",
 		`{"train":{"optimizer":3}}`:                                                 "train.optimizer: want an object, not a number",
 		`{"train":{"precision":16}}`:                                                "train.precision: want a text in quotes, not 16",

@@ -25,6 +25,7 @@ func OpenPostgres(ctx context.Context, address string, now func() time.Time) (*S
 	if err != nil {
 		return nil, fmt.Errorf("opening the job store: %w", err) // pgx takes the password out
 	}
+	config.Password = strings.TrimRight(config.Password, "\r\n") // of a file with a line, as secrets are often made of
 	for name, value := range map[string]string{
 		// Every statement has an index made for it. The planner, which does not know yet that few of many new jobs are held,
 		// would pass over all, or gather them in a bitmap, which does not clean the index of what is over.

@@ -151,8 +151,8 @@ func TestIndexHeaders(t *testing.T) {
 		"path label\na.mp4 1\nb.mp4 0\n": "a.mp4 1, b.mp4 0",
 		"PATH\tLabel\na.mp4\t1\n":        "a.mp4 1",
 		"path,label\na.mp4,1\n":          "a.mp4 1",
-		"frames 3\na.mp4 1\n":            `error: line 1: "frames, 3" looks like a header: name the column of the files path, and that of labels label; if it is a folder of frames, put a header above it`,
-		"video,class\na.mp4,1\nb.mp4,0":  `error: line 1: "video, class" looks like a header: name the column of the files path, and that of labels label; if it is a folder of frames, put a header above it`,
+		"frames 3\na.mp4 1\n":            `error: line 1 looks like a header: name the column of the files path, and that of labels label; if it is a folder of frames, put a header above it`,
+		"video,class\na.mp4,1\nb.mp4,0":  `error: line 1 looks like a header: name the column of the files path, and that of labels label; if it is a folder of frames, put a header above it`,
 		"folder,1\nother,0\n":            "folder 1, other 0", // of frames
 		"path,label\nfolder,1\nb.mp4,0":  "folder 1, b.mp4 0",
 		"label,path\n1,clip7\n0,b.mp4\n": "clip7 1, b.mp4 0",

@@ -138,11 +138,7 @@ func noHeader(items []Item) error {
 	if len(items) < 2 || strings.ContainsAny(items[0].Path, "./") || !hasExtension(items[1].Path, videoExtensions) {
 		return nil
 	}
-	header := items[0].Path
-	if items[0].Label != "" {
-		header += ", " + items[0].Label
-	}
-	return fmt.Errorf("line 1: %q looks like a header: name the column of the files path, and that of labels label; if it is a folder of frames, put a header above it", header)
+	return errors.New("line 1 looks like a header: name the column of the files path, and that of labels label; if it is a folder of frames, put a header above it")
 }
 
 // parseSpaced reads "path label", with or without a first line that says so. Paths may hold spaces: the label is what follows the last one, unless that

@@ -6,9 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -117,6 +120,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if o.Store == "" {
 		o.Store = filepath.Join(o.DataDir, "jobs.db")
+	}
+	if _, err := os.Stat(o.Store); errors.Is(err, fs.ErrNotExist) && !strings.Contains(o.Store, "://") { // as where a disk was not mounted
+		o.Logger.Info("there is no job store yet: a new one is made, without jobs", "store", o.Store)
 	}
 	store, err := queue.Open(ctx, o.Store, time.Now)
 	if err != nil {

@@ -98,6 +98,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if len(roots) == 0 && (o.Coordinator.TokenFile != "" || os.Getenv(dial.TokenVariable) != "") { // others submit, then
+		o.Logger.Warn("jobs may name any file that this worker can read, as videos, pairs or models; --data-root says which folders may be named")
+	}
 	threads, err := trainer.Threads(0)
 	if err != nil {
 		return err
