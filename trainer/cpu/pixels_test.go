@@ -12,11 +12,14 @@ import (
 // A step of a model that predicts pixels, on the machine and on the tape machine; and its
 // loss, worked out from predictions and clip without any graph.
 func TestPixelTargetsAgainstTheTape(t *testing.T) {
-	for objective, groups := range map[string]int{model.Masked: 2, model.NextTubelet: 1} {
-		t.Run(objective, func(t *testing.T) {
-			c := smallModel(objective)
-			c.Target = model.Pixels
-			tr, err := model.NewTraining(c, 3, groups, model.TrainingOptions{Exponent: 1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8})
+	for _, k := range []struct {
+		objective, target string
+		groups            int
+	}{{model.Masked, model.Pixels, 2}, {model.NextTubelet, model.Pixels, 1}, {model.NextTubelet, model.RawPixels, 1}} {
+		t.Run(k.objective+" "+k.target, func(t *testing.T) {
+			c := smallModel(k.objective)
+			c.Target = k.target
+			tr, err := model.NewTraining(c, 3, k.groups, model.TrainingOptions{Exponent: 1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -60,7 +63,7 @@ func TestPixelTargetsAgainstTheTape(t *testing.T) {
 }
 
 // pixelLoss is the mean over groups of the mean over predicted tokens and their values of
-// |prediction - (pixel - mean) / sqrt(variance + 1e-5)|, each token by itself.
+// |prediction - (pixel - mean) / sqrt(variance + 1e-5)|, each token by itself, or |prediction - pixel| of raw ones.
 func pixelLoss(tr *model.Training, m graph.Buffers) float64 {
 	c := tr.Config
 	_, h, w := c.Grid()
@@ -88,6 +91,9 @@ func pixelLoss(tr *model.Training, m graph.Buffers) float64 {
 			}
 			for _, v := range x {
 				variance += (v - mean) * (v - mean) / float64(d)
+			}
+			if c.Target == model.RawPixels {
+				mean, variance = 0, 1-1e-5
 			}
 			for j, v := range x {
 				sums[k%tr.Groups] += math.Abs(float64(pred[row*d+j]) - (v-mean)/math.Sqrt(variance+1e-5))
