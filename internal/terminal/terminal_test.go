@@ -9,7 +9,7 @@ func TestText(t *testing.T) {
 	for text, want := range map[string]string{
 		"plain, ünïcode, \"quoted\"":         "plain, ünïcode, \"quoted\"",
 		"\x1b[31mred\x1b]0;t\a":              `\x1b[31mred\x1b]0;t\a`,
-		"\xc3\n\x9b1mred": "\\xc3\n\\x9b1mred",
+		"\xc3\n\x9b1mred":                    "\\xc3\n\\x9b1mred",
 		"a C1 byte \x9b1m":                   `a C1 byte \x9b1m`,
 		"right\u202eleft":                    `right\u202eleft`,
 		"two\nlines and \"\x1b[1m\" a quote": "two\nlines and \"\\x1b[1m\" a quote",

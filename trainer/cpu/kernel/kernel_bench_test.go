@@ -21,7 +21,9 @@ func random(n int) []float32 {
 
 // measure runs f and reports GFLOP/s for the given FLOP per call (0: none) and GB/s for the given bytes.
 func measure(b *testing.B, flop, bytes int, f func()) {
-	Setup()
+	if err := Setup(); err != nil {
+		b.Fatal(err)
+	}
 	runtime.LockOSThread() // as the machine's threads are; never unlocked, for the mode stays with the thread
 	SetFlushToZero()
 	f()
@@ -39,7 +41,9 @@ func BenchmarkProduct(b *testing.B) {
 	for _, s := range []struct{ m, n, k int }{
 		{392, 576, 192}, {392, 192, 192}, {392, 768, 192}, {392, 192, 768}, {512, 384, 128}, {512, 128, 512}, {1568, 1152, 384}, {100, 576, 192},
 	} {
-		Setup()
+		if err := Setup(); err != nil {
+			b.Fatal(err)
+		}
 		x, w, y, bias := random(s.m*s.k), random(s.n*s.k), random(s.m*s.n), random(s.n)
 		panels, back := random(PanelFloats(s.k, s.n, false)), random(PanelFloats(s.n, s.k, false))
 		z, scratch := random(s.m*s.n), random(ProductSumScratch(s.n, s.k))
