@@ -29,8 +29,8 @@ const LevelVariable = "SURMISE_KERNELS"
 // name that is unknown, or of what this processor does not have.
 func Setup() error { return setup() }
 
-// Cells are the elements of a matrix, row-major: float32 in F, or bfloat16 (the upper half of a float32) in H. The other
-// one is nil.
+// Cells are the elements of a matrix, row-major: float32 in F, or bfloat16 (the upper half of a float32) in H, which begins at a
+// multiple of 4 bytes, as pairs are read. The other one is nil.
 type Cells struct {
 	F []float32
 	H []uint16

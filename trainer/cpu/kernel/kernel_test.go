@@ -828,7 +828,7 @@ func run(shift int, half bool) []float32 {
 		if !half {
 			return f32(x)
 		}
-		c := Cells{H: make([]uint16, n+shift)[shift:]}
+		c := Cells{H: make([]uint16, n+2*shift)[2*shift:]} // pairs of them are read as one
 		Narrow(c.H, x)
 		return c
 	}
