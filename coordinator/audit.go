@@ -86,16 +86,6 @@ func (a *auditLog) ready(now time.Time) error {
 	return auth.Refusal(codes.Unavailable, ReasonAudit, "the audit log cannot be written, so nothing may be changed; the coordinator's log says more")
 }
 
-// broke tells whether the newest record could not be written.
-func (a *auditLog) broke() bool {
-	if a == nil {
-		return false
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.broken
-}
-
 func (a *auditLog) write(r auditRecord) error {
 	a.mu.Lock()
 	r.LeftOut, a.leftOut = a.leftOut, 0

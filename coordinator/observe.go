@@ -98,7 +98,7 @@ func (s *Server) Ready(ctx context.Context) error {
 		return errors.New("stopping")
 	default:
 	}
-	if s.audit.broke() {
+	if err := s.audit.ready(s.clock.Now()); err != nil { // it is tried again: nobody may call where this says no
 		return errors.New("the audit log cannot be written")
 	}
 	if _, _, err := s.store.List(ctx, queue.Filter{Page: queue.Page{Limit: 1}}); err != nil {

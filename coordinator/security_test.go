@@ -436,7 +436,13 @@ func TestNoChangeWithoutAudit(t *testing.T) {
 	if _, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{}); err != nil {
 		t.Errorf("reading: %v", err)
 	}
+	if s.srv.Ready(s.ctx) == nil {
+		t.Error("ready without an audit log")
+	}
 	sink.set(false)
+	if err := s.srv.Ready(s.ctx); err != nil { // though nobody called: what is not ready is not called
+		t.Errorf("with the log back, not ready: %v", err)
+	}
 	s.submit(train())
 }
 

@@ -23,7 +23,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "Error:", err)
 		stop()
 		code := 1
-		if usage := (*coordinatorcmd.UsageError)(nil); errors.As(err, &usage) {
+		var usage *coordinatorcmd.UsageError
+		var flag *daemon.UsageError
+		if errors.As(err, &usage) || errors.As(err, &flag) {
 			code = 2
 		}
 		os.Exit(code)

@@ -55,6 +55,18 @@ func run(t *testing.T, dir string) (*exec.Cmd, surmisev1.JobServiceClient) {
 	return cmd, surmisev1.NewJobServiceClient(conn)
 }
 
+// A service that a supervisor starts ends with 2 where starting it again would not help.
+func TestWrongFlagEndsWith2(t *testing.T) {
+	for _, args := range [][]string{{"--no-such-flag"}, {"--log-level", "loud"}, {"--listen", "nowhere"}, {"--lease", "-1s"}} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], append(args, "--data-dir", t.TempDir())...)
+		cmd.Env = append(os.Environ(), asCoordinator+"=1")
+		said, err := cmd.CombinedOutput()
+		if code := cmd.ProcessState.ExitCode(); code != 2 || !strings.Contains(string(said), "Error: ") {
+			t.Errorf("%v: exit code %d (%v), said %q", args, code, err, said)
+		}
+	}
+}
+
 func TestKilledCoordinatorKeepsWhatItAnswered(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

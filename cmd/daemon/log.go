@@ -42,12 +42,13 @@ func (l Logging) Logger(w io.Writer) (*slog.Logger, error) {
 // default logger follows them.
 func Alone(cmd *cobra.Command, version string) *cobra.Command {
 	cmd.Version = version
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &UsageError{err} })
 	var l Logging
 	l.Flags(cmd.Flags())
 	cmd.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		logger, err := l.Logger(cmd.ErrOrStderr())
 		if err != nil {
-			return err
+			return &UsageError{err}
 		}
 		slog.SetDefault(logger)
 		return nil

@@ -20,6 +20,12 @@ func Context() (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
+// UsageError is a flag that there is not, or that cannot be: to start the program again would not help. Its exit code is 2.
+type UsageError struct{ Err error }
+
+func (e *UsageError) Error() string { return e.Err.Error() }
+func (e *UsageError) Unwrap() error { return e.Err }
+
 // Version is the version of this program: as the linker was told, else the module's and the commit it was built from.
 func Version(linked string) string {
 	if linked != "" {

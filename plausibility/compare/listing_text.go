@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-
-	"github.com/surmise-ml/surmise/internal/terminal"
 )
 
 // WriteText prints the listing for a terminal: the most surprising videos, at most so many of them, 0 for all; then what may
@@ -63,7 +61,7 @@ func (l *Listing) lines(videos []Listed) [][]string {
 	}
 	lines := [][]string{append(header, "surprises most at")}
 	for _, v := range videos {
-		line := []string{terminal.Line(v.Path)}
+		line := []string{v.Path}
 		for c, one := range v.Columns {
 			line = append(line, fmt.Sprintf("%.4f", one.Surprise))
 			switch {

@@ -152,7 +152,7 @@ func (t *Table) WriteVideos(w io.Writer) error {
 	}
 	lines[0] = append(lines[0], "label, property")
 	for _, v := range t.Videos {
-		line := []string{terminal.Line(v.Path)}
+		line := []string{v.Path}
 		for _, c := range v.Columns {
 			percentile := "too few"
 			if c.Percentile != nil {
