@@ -71,7 +71,7 @@ func (s *Server) SubmitJob(ctx context.Context, req *surmisev1.SubmitJobRequest)
 	if created {
 		s.changed(job, queue.Effects{Log: queue.LogSubmitted, Offer: true})
 	}
-	answer, err := s.describe(ctx, job)
+	answer, err := s.describe(context.WithoutCancel(ctx), job) // it is stored: who has left must still learn its name
 	if err != nil {
 		return nil, err
 	}

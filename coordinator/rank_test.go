@@ -8,6 +8,8 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/surmise-ml/surmise/coordinator"
+	"github.com/surmise-ml/surmise/coordinator/queue"
 	surmisev1 "github.com/surmise-ml/surmise/proto/surmise/v1"
 )
 
@@ -126,6 +128,36 @@ func TestRankContinuationsOfACallerThatLeaves(t *testing.T) {
 	w.settled(surmisev1.JobState_SUCCEEDED)
 	if got := <-answer; got.err != nil || got.response.Name != lease.Lease.Job {
 		t.Errorf("the same request again: %v", got)
+	}
+}
+
+// leavingStore has the caller leave once its job is stored.
+type leavingStore struct {
+	coordinator.Store
+	leave context.CancelFunc
+}
+
+func (s *leavingStore) Submit(ctx context.Context, sub queue.Submission) (queue.Job, bool, error) {
+	job, created, err := s.Store.Submit(ctx, sub)
+	s.leave()
+	<-ctx.Done()
+	return job, created, err
+}
+
+// However early the caller leaves, no job stays that nobody waits for.
+func TestRankContinuationsOfACallerThatLeavesAtOnce(t *testing.T) {
+	var store leavingStore
+	s := start(t, func(c *coordinator.Config) { store.Store, c.Store = c.Store, &store })
+	var ctx context.Context
+	ctx, store.leave = context.WithCancel(s.ctx)
+	wantCode(t, (<-s.rank(ctx, rankRequest(""))).err, codes.Canceled)
+	jobs, err := s.jobs.ListJobs(s.ctx, &surmisev1.ListJobsRequest{})
+	if err != nil || len(jobs.Jobs) != 1 {
+		t.Fatalf("jobs %v (%v), want one", jobs, err)
+	}
+	events := s.watch(jobs.Jobs[0].Name, 0, surmisev1.JobEventType_JOB_ENDED)
+	if last := events[len(events)-1].Job.State; last != surmisev1.JobState_CANCELLED {
+		t.Errorf("the job ended as %v", last)
 	}
 }
 
